@@ -1,0 +1,105 @@
+"""Files that are either whole or absent: written under a temporary name, then moved into place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import secrets
+from collections.abc import Iterator
+
+
+def _temporary_sibling(path: pathlib.Path) -> pathlib.Path:
+    # The stem is cut so that the temporary name stays within a file system's 255 bytes.
+    return path.with_name(f".{path.stem[:32]}.{secrets.token_hex(6)}{path.suffix}")
+
+
+def check_writable(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Make sure that a file can be written at `path`, before work whose result would be lost.
+
+    Missing parent folders are created. A file which already stands at `path` is left as it is.
+
+    Args:
+        path: Where the file is to be written.
+
+    Returns:
+        `path` as a `pathlib.Path`.
+
+    Raises:
+        OSError: If `path` is a folder, if a parent of it is a file, or if its folder cannot be
+            created or written to.
+
+    Example:
+
+    >>> check_writable("exports/student.tflite")
+    PosixPath('exports/student.tflite')
+    """
+    target = pathlib.Path(path)
+    if target.is_dir() or not target.name:
+        raise IsADirectoryError(
+            f"Cannot write '{target}': it is a folder. Give the path of a file inside it."
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        blocking = next(p for p in target.parents if p.exists() and not p.is_dir())
+        raise NotADirectoryError(
+            f"Cannot write '{target}': '{blocking}' is a file, and a folder was expected there."
+        ) from None
+    except OSError as error:
+        raise type(error)(
+            f"Cannot write '{target}': its folder '{target.parent}' cannot be created "
+            f"({error.strerror}). Give a path in a folder that can be written to."
+        ) from None
+    # os.access is no answer for the superuser or a read-only mount: a file is really created.
+    probe = _temporary_sibling(target)
+    try:
+        probe.touch(exist_ok=False)
+    except OSError as error:
+        raise type(error)(
+            f"Cannot write '{target}': no file can be created in '{target.parent}' "
+            f"({error.strerror}). Give a path in a folder that can be written to."
+        ) from None
+    probe.unlink()
+    return target
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Give a temporary path to write to, and move the file to `path` once it is whole.
+
+    The temporary file is in the folder of `path` and has its suffix. On any error, and on an
+    interrupt, it is removed and whatever stood at `path` before stays. A process killed outright
+    may leave the temporary file (its name starts with a dot), never a part of a file at `path`.
+
+    Args:
+        path: The file's final path. Missing parent folders are created.
+
+    Yields:
+        A `pathlib.Path` at which the body of the `with` statement must write one file.
+
+    Raises:
+        OSError: If `path` cannot be written to (see `check_writable`), before the body runs.
+        FileNotFoundError: If the body wrote no file.
+
+    Example:
+
+    ```python
+    with atomic_path("exports/report.json") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    ```
+    """
+    target = check_writable(path)
+    temporary = _temporary_sibling(target)
+    try:
+        yield temporary
+        if not temporary.is_file():
+            raise FileNotFoundError(
+                f"'{target}' was not written: nothing was put at '{temporary}'."
+            )
+        # Without this, a power cut after the rename can leave an empty file under the final name.
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
