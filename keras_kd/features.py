@@ -1,0 +1,146 @@
+"""Reading the outputs of inner layers from the one pass that a model makes anyway."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+
+def find_layer(model: Any, path: str) -> Any:
+    """Return the layer of `model` at `path`.
+
+    Args:
+        model: A Keras 3 or `tf_keras` model.
+        path: A layer's name, or names joined with `/` that lead into nested models, such as
+            `"backbone/block3_out"`.
+
+    Raises:
+        ValueError: If there is no such layer; the message lists those that exist.
+    """
+    layer = model
+    rest = path
+    while rest:
+        names = {child.name: child for child in getattr(layer, "layers", [])}
+        if rest in names:
+            return names[rest]
+        head, _, rest = rest.partition("/")
+        if head not in names or not rest:
+            existing = ", ".join(layer_paths(model)) or "none"
+            raise ValueError(
+                f"Model '{model.name}' has no layer '{path}'. Its layers are: {existing}."
+            )
+        layer = names[head]
+    raise ValueError("A hint needs the name of a layer, but received an empty string.")
+
+
+def layer_paths(model: Any) -> list[str]:
+    """Return the path of every layer of `model`, those of nested models behind their own."""
+    paths = []
+    for layer in getattr(model, "layers", []):
+        paths.append(layer.name)
+        paths += [f"{layer.name}/{path}" for path in layer_paths(layer)]
+    return paths
+
+
+class FeatureReader:
+    """Hands out what the named layers of a model return while the model runs.
+
+    Every layer is watched only while a `reading` is open, so the model is left as it was found.
+    Works on functional, sequential, nested and subclassed models of Keras 3 and of `tf_keras`,
+    and under strategies that run a replica in each thread.
+
+    Args:
+        model: The model.
+        paths: Paths of its layers, as in `find_layer`.
+        layer_names: For a model whose layers were renamed, the present name of each path.
+            Defaults to `None`.
+    """
+
+    def __init__(
+        self, model: Any, paths: Sequence[str], layer_names: Mapping[str, str] | None = None
+    ) -> None:
+        names = layer_names or {}
+        self._layers = {path: find_layer(model, names.get(path, path)) for path in paths}
+        self._model_name = model.name
+        self._lock = threading.Lock()
+        self._open = 0
+        self._local = threading.local()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[dict[str, Any]]:
+        """Fill a dictionary of path -> output while the model is called once inside the block."""
+        features: dict[str, Any] = {}
+        self._local.features = features
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                for path, layer in self._layers.items():
+                    _watch(layer, path, self._local)
+        try:
+            yield features
+        finally:
+            self._local.features = None
+            with self._lock:
+                self._open -= 1
+                if self._open == 0:
+                    for layer in self._layers.values():
+                        _unwatch(layer)
+
+    def run(self, model: Any, inputs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
+        """Call `model` once.
+
+        Returns:
+            Its outputs, and path -> output of each layer.
+
+        Raises:
+            ValueError: If the model's pass did not call one of the layers.
+        """
+        if not self._layers:
+            return model(inputs, training=training), {}
+        with self.reading() as features:
+            outputs = model(inputs, training=training)
+        missing = [path for path in self._layers if path not in features]
+        if missing:
+            raise ValueError(
+                f"Layer '{missing[0]}' of model '{self._model_name}' has no output that a hint "
+                "could read: the model's pass does not call it as a layer. Name another layer."
+            )
+        return outputs, features
+
+
+def _watch(layer: Any, path: str, local: Any) -> None:
+    previous = layer.__dict__.get("call")
+    original = layer.call
+
+    @tf.autograph.experimental.do_not_convert
+    def call(*args: Any, **kwargs: Any) -> Any:
+        outputs = original(*args, **kwargs)
+        features = getattr(local, "features", None)
+        if features is not None:
+            features[path] = outputs
+        return outputs
+
+    call.previous = previous  # type: ignore[attr-defined]
+    object.__setattr__(layer, "call", call)
+
+
+def _unwatch(layer: Any) -> None:
+    previous = layer.__dict__["call"].previous
+    if previous is None:
+        object.__delattr__(layer, "call")
+    else:
+        object.__setattr__(layer, "call", previous)
+
+
+def feature_shape(model: Any, path: str) -> tuple[int | None, ...] | None:
+    """Return the shape of a layer's output, batch first, or `None` where only a pass can tell."""
+    try:
+        output = find_layer(model, path).output
+    except (AttributeError, ValueError):
+        find_layer(model, path)
+        return None
+    return tuple(output.shape) if hasattr(output, "shape") else None

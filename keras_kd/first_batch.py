@@ -1,0 +1,67 @@
+"""One look at the data before training begins."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstBatch:
+    """The inputs of a first batch, and the labels of it or, where they are in memory, all."""
+
+    inputs: Any
+    labels: Any
+
+
+def first_batch(x: Any, y: Any = None) -> FirstBatch | None:
+    """Return a first batch of `fit`'s data.
+
+    Args:
+        x: Arrays or tensors, a `tf.data.Dataset` or a `keras.utils.PyDataset`.
+        y: Labels, where `x` is arrays or tensors. Defaults to `None`.
+
+    Returns:
+        The batch, or `None` where looking would use it up (generators, distributed data sets).
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    if isinstance(x, tf.data.Dataset):
+        for batch in x.take(1):
+            inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            return FirstBatch(inputs, None if labels is None else _arrays(labels))
+        raise ValueError(_EMPTY)
+    if isinstance(x, keras.utils.PyDataset):
+        if len(x) == 0:
+            raise ValueError(_EMPTY)
+        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(x[0])
+        return FirstBatch(_tensors(inputs), labels)
+    leaves = keras.tree.flatten(x)
+    if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
+        return None
+    if any(leaf.shape[0] == 0 for leaf in leaves):
+        raise ValueError(_EMPTY)
+    return FirstBatch(
+        _tensors(keras.tree.map_structure(lambda leaf: leaf[:32], x)),
+        None if y is None else _arrays(y),
+    )
+
+
+_EMPTY = (
+    "The data set holds no examples, so there is nothing to train on. Check the path, the split "
+    "and the filters it was made with; `batch(..., drop_remainder=True)` drops a data set that is "
+    "smaller than one batch."
+)
+
+
+def _arrays(structure: Any) -> Any:
+    return keras.tree.map_structure(np.asarray, structure)
+
+
+def _tensors(structure: Any) -> Any:
+    return keras.tree.map_structure(tf.convert_to_tensor, structure)

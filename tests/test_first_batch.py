@@ -1,0 +1,61 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_kd.first_batch import first_batch
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, count):
+        super().__init__()
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return np.full((2, 3), index, "float32"), np.array([0, 1])
+
+
+def test_arrays_give_few_inputs_and_every_label():
+    batch = first_batch(np.zeros((100, 3), "float32"), np.arange(100))
+    assert batch.inputs.shape == (32, 3)
+    np.testing.assert_array_equal(batch.labels, np.arange(100))
+
+
+def test_datasets_give_their_first_batch():
+    dataset = tf.data.Dataset.from_tensor_slices((np.ones((6, 3)), np.arange(6))).batch(4)
+    batch = first_batch(dataset)
+    assert batch.inputs.shape == (4, 3)
+    np.testing.assert_array_equal(batch.labels, [0, 1, 2, 3])
+
+
+def test_datasets_without_labels():
+    assert first_batch(tf.data.Dataset.from_tensor_slices(np.ones((6, 3))).batch(4)).labels is None
+
+
+def test_py_datasets():
+    assert first_batch(Batches(2)).inputs.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        np.zeros((0, 3)),
+        tf.data.Dataset.from_tensor_slices((np.ones((3, 3)), np.ones(3))).batch(
+            4, drop_remainder=True
+        ),
+        Batches(0),
+    ],
+    ids=["array", "dataset", "py_dataset"],
+)
+def test_empty_data_is_refused(data):
+    with pytest.raises(ValueError, match="holds no examples"):
+        first_batch(data)
+
+
+def test_generators_are_not_used_up():
+    generator = ((np.ones((2, 3)), np.ones(2)) for _ in range(3))
+    assert first_batch(generator) is None
+    assert len(list(generator)) == 3
