@@ -98,7 +98,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
                 f"'{target}' was not written: nothing was put at '{temporary}'."
             )
         # Without this, a power cut after the rename can leave an empty file under the final name.
-        with open(temporary, "rb") as written:
+        with open(temporary, "r+b") as written:
             os.fsync(written.fileno())
         os.replace(temporary, target)
     finally:

@@ -89,9 +89,7 @@ def test_check_writable_refuses_a_folder(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("tail", ["a.tflite", "deeper/a.tflite"])
-def test_check_writable_names_the_parent_which_is_a_file(
-    tmp_path: pathlib.Path, tail: str
-) -> None:
+def test_check_writable_names_the_parent_which_is_a_file(tmp_path: pathlib.Path, tail: str) -> None:
     (tmp_path / "blocking").write_text("a file")
     with pytest.raises(NotADirectoryError, match="blocking' is a file"):
         files.check_writable(tmp_path / "blocking" / tail)
