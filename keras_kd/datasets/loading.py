@@ -1,0 +1,149 @@
+"""`tfds.load` with `digits` registered and with one clear error when the data cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import io
+import logging
+import os
+import urllib.error
+from collections.abc import Iterator
+from typing import Any
+
+# Seconds to connect and to wait for bytes. TFDS itself waits without limit.
+_CONNECT_TIMEOUT = 5
+_READ_TIMEOUT = 60
+# TFDS retries 10 times with growing pauses: 200 seconds until a missing network is reported.
+_RETRIES = 2
+
+
+def register() -> None:
+    """Make `digits` known to TFDS, so that `tfds.load("digits")` works; doing so twice is fine."""
+    import keras_kd.datasets.digits  # noqa: F401 - TFDS registers a builder when its class is made
+
+
+def load(name: str, *, split: Any = None, **kwargs: Any) -> Any:
+    """Load a data set with `tfds.load`, `digits` included.
+
+    Where the data is neither on disk nor can be downloaded, one error says so within seconds,
+    where TFDS retries for minutes.
+
+    Args:
+        name: Name of a TFDS data set, such as `"digits"`, `"fashion_mnist"`, `"mnist:3.0.1"`.
+        split: As in `tfds.load`: `"train"`, `["train", "test"]`, `"train[:80%]"`. Defaults to
+            `None`, which gives a dict of all splits.
+        **kwargs: Further arguments of `tfds.load`, such as `as_supervised`, `batch_size`,
+            `data_dir`, `with_info`.
+
+    Returns:
+        What `tfds.load` returns: one or several `tf.data.Dataset`, with a `DatasetInfo` beside
+        them for `with_info=True`.
+
+    Raises:
+        ValueError: If no data set has this name (close names are listed) or if it has no such
+            split.
+        FileNotFoundError: If the data is absent and cannot be downloaded.
+
+    Example:
+
+    ```python
+    train, test = kd.datasets.load("digits", split=["train", "test"], as_supervised=True)
+    ```
+    """
+    import tensorflow_datasets as tfds
+
+    register()
+    base = name.split("/")[0].split(":")[0]
+    # `digits` is prepared in a second or two: TFDS's progress bars would only be noise.
+    quiet = _silent() if base == "digits" else contextlib.nullcontext()
+    try:
+        with quiet, _impatient_downloads():
+            return tfds.load(name, split=split, **kwargs)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(_unknown_name(name, base)) from None
+    except Exception as error:
+        if not _is_absence(error):
+            raise
+        raise FileNotFoundError(_absence(name, kwargs.get("data_dir"), error)) from error
+
+
+def _unknown_name(name: str, base: str) -> str:
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(base, known, n=5, cutoff=0.6)
+    advice = (
+        f"Names close to it: {', '.join(close)}."
+        if close
+        else "tfds.list_builders() gives the names."
+    )
+    return f"There is no data set '{name}' in TensorFlow Datasets. {advice}"
+
+
+def _is_absence(error: Exception) -> bool:
+    """Whether `error` says that data is absent or out of reach (not, say, that a disk is full)."""
+    import requests
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    if isinstance(error, AssertionError):  # TFDS's way to report absent data
+        text = str(error).lower()
+        return "could not find data" in text or "manual" in text
+    return isinstance(
+        error,
+        (
+            requests.exceptions.RequestException,
+            urllib.error.URLError,
+            DownloadError,
+            ConnectionError,
+            TimeoutError,
+        ),
+    )
+
+
+def _absence(name: str, data_dir: Any, error: Exception) -> str:
+    import tensorflow_datasets as tfds
+
+    folder = os.path.expanduser(str(data_dir or tfds.core.constants.DATA_DIR))
+    variable = os.environ.get("TFDS_DATA_DIR")
+    setting = f"is '{variable}'" if variable else "is not set"
+    reason = " ".join(str(error).split())
+    if len(reason) > 300:
+        reason = reason[:300] + " ..."
+    return (
+        f"The data set '{name}' is not in '{folder}' and could not be downloaded. Connect to the "
+        "network, or set the environment variable TFDS_DATA_DIR, before Python starts, to a "
+        f"folder that holds the data set (it {setting}). The data set 'digits' needs no download. "
+        f"The cause: {type(error).__name__}: {reason}"
+    )
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _impatient_downloads() -> Iterator[None]:
+    """Give TFDS's downloads few retries and a time limit; what it logs about retries is muted."""
+    from tensorflow_datasets.core.download import downloader
+
+    open_url = getattr(downloader, "_open_url", None)
+    retries = getattr(downloader, "MAX_RETRIES", None)
+    if open_url is None or retries is None:  # another version of TFDS: its own patience
+        yield
+        return
+    retry_log = logging.getLogger("urllib3.connectionpool")
+    level = retry_log.level
+    timeout = (_CONNECT_TIMEOUT, _READ_TIMEOUT)
+    downloader._open_url = functools.partial(open_url, timeout=timeout)
+    downloader.MAX_RETRIES = min(retries, _RETRIES)
+    retry_log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        downloader._open_url = open_url
+        downloader.MAX_RETRIES = retries
+        retry_log.setLevel(level)
