@@ -1,0 +1,1 @@
+"""Compression: stages that change a student while its teacher keeps teaching."""

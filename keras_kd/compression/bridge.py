@@ -1,0 +1,369 @@
+"""The bridge from Keras 3 to `tf_keras`, on which TF-MOT works."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.compression.same_layers import same_layer
+from keras_kd.compression.tfmot import import_tf_keras
+
+_TOLERANCE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class BridgedModel:
+    """A Keras 3 model rebuilt in `tf_keras`.
+
+    Attributes:
+        model: The `tf_keras` model, functional and flat.
+        layer_names: From the path of every Keras 3 layer (`"backbone/block1"` inside a nested
+            model) to the name of the `tf_keras` layer that returns the same output.
+        weight_layers: From the path to the name of the `tf_keras` layer that holds its weights.
+    """
+
+    model: Any
+    layer_names: Mapping[str, str]
+    weight_layers: Mapping[str, str]
+
+
+def check_bridgeable(model: keras.Model) -> None:
+    """Refuse a model that has no graph of layers to rebuild.
+
+    Raises:
+        ValueError: If the model, or a model nested in it, is neither functional nor sequential,
+            or is not built.
+    """
+    if not _is_graph(model):
+        raise ValueError(
+            f"Model '{model.name}' is a {type(model).__name__}, a subclassed model: it has no "
+            "graph of layers that TF-MOT could work on. Write it as a functional model "
+            "(keras.Model(inputs, outputs)), or leave this stage out; Prune takes it as it is."
+        )
+    if not model.inputs:
+        raise ValueError(
+            f"Model '{model.name}' has no input shape yet. Begin it with keras.Input(shape), or "
+            "call it on a batch first."
+        )
+    for layer in model.layers:
+        if isinstance(layer, keras.Model) and _is_graph(layer):
+            check_bridgeable(layer)
+
+
+def to_tf_keras(model: keras.Model) -> BridgedModel:
+    """Rebuild a functional or sequential Keras 3 model in `tf_keras`, with its weights.
+
+    The graph is walked node by node. Nested models are inlined, shared layers stay shared, and
+    what has no equal in `tf_keras` (operators, newer layers, layers of one's own) runs in a
+    `HostedLayer`. Everything computes in float32.
+
+    Args:
+        model: A built functional or sequential model.
+
+    Returns:
+        A `BridgedModel`. Its outputs were compared to the original's on random inputs.
+
+    Raises:
+        ValueError: If a layer cannot be rebuilt, or the outputs differ by more than 1e-5.
+
+    Example:
+
+    >>> bridged = to_tf_keras(keras.applications.MobileNetV2(weights=None))
+    >>> bridged.model.predict(images)
+    """
+    check_bridgeable(model)
+    model = _in_float32(model)
+    builder = _Builder()
+    bridged = builder.build(model)
+    _verify(model, bridged)
+    return BridgedModel(bridged, builder.layer_names, builder.weight_layers)
+
+
+def _is_graph(model: Any) -> bool:
+    if isinstance(model, keras.Sequential):
+        return True
+    functional: Any = next((c for c in type(model).__mro__ if c.__name__ == "Functional"), None)
+    return functional is not None and model.__class__.call is functional.call
+
+
+def _graph(model: Any) -> Any:
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.tf_keras = import_tf_keras()
+        self.layer_names: dict[str, str] = {}
+        self.weight_layers: dict[str, str] = {}
+        self._used: set[str] = set()
+        self._rebuilt: dict[int, list[Any]] = {}
+        self._kept: list[Any] = []
+        self._hosts: dict[tuple[int, str], Any] = {}
+
+    def build(self, model: keras.Model) -> Any:
+        graph = _graph(model)
+        inputs: Any = []
+        for tensor in graph.inputs:
+            layer = tensor._keras_history.operation
+            name = self._name(layer.name)
+            inputs.append(
+                self.tf_keras.Input(
+                    batch_shape=tuple(tensor.shape), dtype=str(tensor.dtype), name=name
+                )
+            )
+            self.layer_names[layer.name] = name
+        outputs = self._walk(graph, inputs, prefix="")
+        structure = keras.tree.pack_sequence_as(graph._outputs_struct, outputs)
+        if isinstance(graph._inputs_struct, dict):
+            inputs = dict(zip(sorted(graph._inputs_struct), inputs, strict=True))
+        elif len(inputs) == 1:
+            inputs = inputs[0]
+        return self.tf_keras.Model(inputs, structure, name=_legal(model.name))
+
+    def _walk(self, graph: Any, inputs: list[Any], prefix: str) -> list[Any]:
+        values = {id(t): v for t, v in zip(graph.inputs, inputs, strict=True)}
+        for depth in sorted(graph._nodes_by_depth, reverse=True):
+            for node in graph._nodes_by_depth[depth]:
+                if node.is_input or all(id(t) in values for t in node.outputs):
+                    continue
+                outputs = self._node(node, values, prefix)
+                values.update({id(t): v for t, v in zip(node.outputs, outputs, strict=True)})
+        return [values[id(tensor)] for tensor in graph.outputs]
+
+    def _node(self, node: Any, values: dict[int, Any], prefix: str) -> list[Any]:
+        operation = node.operation
+        kwargs = dict(node.arguments.kwargs)
+        # Keras 3 lets the `training` of the outermost call override one given inside the graph.
+        kwargs.pop("training", None)
+        if kwargs.get("mask", 0) is None:
+            del kwargs["mask"]
+        inputs = [values[id(tensor)] for tensor in node.arguments.keras_tensors]
+        path = prefix + operation.name
+        if isinstance(operation, keras.Model) and _is_graph(operation):
+            outputs = self._walk(_graph(operation), inputs, f"{path}/")
+            if len(outputs) == 1:
+                self.layer_names[path] = _layer_of(outputs[0])
+            return outputs
+        chain = self._native(operation, path, node, kwargs)
+        if chain is None:
+            chain = [self._host(operation, path, node, kwargs)]
+        first = chain[0]
+        is_list = len(inputs) != 1 or (
+            type(first).__name__ != "HostedLayer"
+            and isinstance(node.arguments.args[0] if node.arguments.args else None, (list, tuple))
+        )
+        x: Any = inputs if is_list else inputs[0]
+        try:
+            for layer in chain:
+                x = layer(x)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise ValueError(_cannot(operation, path, str(error).splitlines()[0])) from error
+        self._copy_weights(operation, first, path)
+        outputs = _flatten(x)
+        self.layer_names[path] = chain[-1].name
+        if operation_weights(operation):
+            self.weight_layers[path] = first.name
+        return outputs
+
+    def _native(
+        self, operation: Any, path: str, node: Any, kwargs: dict[str, Any]
+    ) -> list[Any] | None:
+        known = self._rebuilt.get(id(operation))
+        if known is not None:
+            return known
+        name = type(operation).__name__
+        module = type(operation).__module__
+        arguments = node.arguments
+        if not isinstance(operation, keras.layers.Layer):
+            positional = list(arguments.args)
+            if (
+                name in _MERGING_OPERATIONS
+                and module == "keras.src.ops.numpy"
+                and len(arguments.keras_tensors) == 2
+                and len(positional) == 2
+                and positional[0].shape == positional[1].shape
+                and all("float" in str(tensor.dtype) for tensor in positional)
+            ):
+                layer_class = getattr(self.tf_keras.layers, name)
+                return [layer_class(name=self._name(path))]
+            return None
+        if kwargs or len(arguments.args) != 1:
+            return None
+        layer, activation = same_layer(self.tf_keras, operation)
+        if layer is None and activation is None:
+            return None
+        chain = []
+        if layer is not None:
+            layer._name = self._name(path)
+            chain.append(layer)
+        if activation is not None:
+            chain.append(self._activation(activation, f"{path}_activation" if chain else path))
+        self._rebuilt[id(operation)] = chain
+        self._kept.append(operation)
+        return chain
+
+    def _activation(self, activation: Any, path: str) -> Any:
+        if activation == "relu6":
+            return self.tf_keras.layers.ReLU(max_value=6.0, name=self._name(path))
+        if isinstance(activation, dict):
+            activation = keras.saving.deserialize_keras_object(activation)
+        layer = keras.layers.Activation(activation, dtype="float32")
+        template = json.dumps({"args": [_FIRST_TENSOR], "kwargs": {}})
+        return self._hosted(layer, path, template, ["float32"])
+
+    def _host(self, operation: Any, path: str, node: Any, kwargs: dict[str, Any]) -> Any:
+        from keras_kd.compression.hosted_layer import call_template
+
+        try:
+            template, _ = call_template(
+                node.arguments.args, kwargs, lambda leaf: isinstance(leaf, keras.KerasTensor)
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(_cannot(operation, path, str(error).splitlines()[0])) from error
+        key = (id(operation), template)
+        if key in self._hosts:
+            return self._hosts[key]
+        if operation_weights(operation) and any(k[0] == id(operation) for k in self._hosts):
+            raise ValueError(
+                _cannot(operation, path, "it is shared and called with different arguments")
+            )
+        dtypes = [str(tensor.dtype) for tensor in node.arguments.keras_tensors]
+        host = self._hosted(operation, path, template, dtypes)
+        self._hosts[key] = host
+        self._kept.append(operation)
+        return host
+
+    def _hosted(self, operation: Any, path: str, template: str, dtypes: list[str]) -> Any:
+        from keras_kd.compression.hosted_layer import HostedLayer
+
+        try:
+            config = json.dumps(keras.saving.serialize_keras_object(operation))
+            return HostedLayer(config, template, dtypes, name=self._name(path))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(_cannot(operation, path, reason)) from error
+
+    def _copy_weights(self, operation: Any, layer: Any, path: str) -> None:
+        if hasattr(layer, "copy_weights"):
+            if type(layer.operation) is type(operation):
+                layer.copy_weights(operation)
+            return
+        weights = operation_weights(operation)
+        targets = layer.weights
+        if [tuple(w.shape) for w in weights] != [tuple(w.shape) for w in targets]:
+            raise ValueError(
+                _cannot(
+                    operation,
+                    path,
+                    f"its weights have shapes {[tuple(w.shape) for w in weights]}, those of "
+                    f"tf_keras {[tuple(w.shape) for w in targets]}",
+                )
+            )
+        if weights:
+            layer.set_weights([keras.ops.convert_to_numpy(w.value) for w in weights])
+
+    def _name(self, path: str) -> str:
+        name = base = _legal(path)
+        count = 1
+        while name in self._used:
+            count += 1
+            name = f"{base}_{count}"
+        self._used.add(name)
+        return name
+
+
+_MERGING_OPERATIONS = ("Add", "Subtract", "Multiply")
+
+_FIRST_TENSOR = "__keras_kd_tensor_0__"
+
+
+def operation_weights(operation: Any) -> list[Any]:
+    """Return the weights of a Keras 3 layer; none for an operation without."""
+    return list(getattr(operation, "weights", []))
+
+
+def _flatten(structure: Any) -> list[Any]:
+    import tensorflow as tf
+
+    return list(tf.nest.flatten(structure))
+
+
+def _layer_of(tensor: Any) -> str:
+    return str(tensor._keras_history.layer.name)
+
+
+def _legal(name: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+    return name if re.match(r"[A-Za-z0-9.]", name) else f"layer{name}"
+
+
+def _cannot(operation: Any, path: str, reason: str) -> str:
+    return (
+        f"Layer '{path}' ({type(operation).__name__}) cannot be rebuilt in tf_keras, which this "
+        f"stage needs: {reason.rstrip('.')}. Register the class with "
+        "@keras.saving.register_keras_serializable() and give it a get_config, replace the "
+        "layer, or leave this stage out."
+    )
+
+
+def _in_float32(model: Any) -> Any:
+    policies = {
+        layer.dtype_policy.name
+        for layer in model._flatten_layers()
+        if hasattr(layer, "dtype_policy")
+    }
+    if policies <= {"float32"}:
+        return model
+
+    def clone(layer: Any) -> Any:
+        config = layer.get_config()
+        if not isinstance(layer, keras.Model):
+            config["dtype"] = "float32"
+        return layer.__class__.from_config(config)
+
+    copied = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copied.set_weights(model.get_weights())
+    return copied
+
+
+def _verify(model: Any, bridged: Any) -> None:
+    generator = np.random.default_rng(0)
+    inputs = [_random_input(model, tensor, generator) for tensor in _graph(model).inputs]
+    structure = _graph(model)._inputs_struct
+    packed = keras.tree.pack_sequence_as(structure, inputs)
+    expected = [
+        keras.ops.convert_to_numpy(value)
+        for value in keras.tree.flatten(model(packed, training=False))
+    ]
+    received = [np.asarray(value) for value in _flatten(bridged(packed, training=False))]
+    for e, r in zip(expected, received, strict=True):
+        scale = max(1.0, float(np.abs(e).max(initial=0.0)))
+        difference = float(np.abs(e - r).max(initial=0.0))
+        if not difference <= _TOLERANCE * scale:
+            raise ValueError(
+                f"Model '{model.name}' rebuilt in tf_keras returns other values than the "
+                f"original: they differ by {difference:.3g} at most, where {_TOLERANCE:g} is "
+                "allowed. Please report the model's layers; leave this stage out meanwhile."
+            )
+
+
+def _random_input(model: Any, tensor: Any, generator: np.random.Generator) -> np.ndarray:
+    shape = [2 if i == 0 else 16 for i in range(len(tensor.shape))]
+    shape = [
+        fixed if size is None else size for size, fixed in zip(tensor.shape, shape, strict=True)
+    ]
+    dtype = str(tensor.dtype)
+    if "float" in dtype:
+        return generator.uniform(-1.0, 1.0, shape).astype(dtype)
+    vocabularies = [
+        layer.input_dim
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Embedding)
+    ]
+    return generator.integers(0, min(vocabularies, default=2), shape).astype(dtype)
