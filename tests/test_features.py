@@ -20,6 +20,7 @@ class Subclassed(keras.Model):
         super().__init__()
         self.first = keras.layers.Dense(3, name="first")
         self.second = keras.layers.Dense(2, name="second")
+        self.unused = keras.layers.Dense(1, name="unused")
 
     def call(self, x, training=None):
         return self.second(self.first(x))
@@ -91,7 +92,6 @@ def test_subclassed_models_can_be_read():
 def test_layer_that_is_not_called_is_named():
     model = Subclassed()
     model(tf.zeros((1, 4)))
-    model.unused = keras.layers.Dense(1, name="unused")
     with pytest.raises(ValueError, match="'unused'.*has no output"):
         FeatureReader(model, ["unused"]).run(model, tf.ones((2, 4)), training=False)
 
