@@ -1,0 +1,82 @@
+"""The one table of a result, as rows of text and as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_kd.report.derive import complete_result
+from keras_kd.report.numbers import (
+    accuracy_text,
+    bytes_text,
+    change_text,
+    count_text,
+    milliseconds_text,
+    ratio_text,
+)
+
+COLUMNS = (
+    "model",
+    "parameters",
+    "not zero",
+    "file",
+    "zipped",
+    "accuracy",
+    "points",
+    "measured on",
+    "latency ms",
+    "bytes vs teacher",
+)
+
+
+def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return one row of text a model, in the order of `COLUMNS`.
+
+    Args:
+        result: A result that `complete_result` has completed.
+    """
+    rows: list[tuple[str, ...]] = []
+    for model in result["models"]:
+        file = model["file"] or {}
+        rows.append(
+            (
+                model["title"],
+                count_text(model["parameters"]),
+                count_text(model["nonzero_parameters"]),
+                bytes_text(file.get("bytes")),
+                bytes_text(file.get("zipped_bytes")),
+                accuracy_text(model["accuracy"]["mean"], model["accuracy"]["std"]),
+                change_text(model["accuracy_drop_points"]),
+                "file" if model["accuracy_of"] == "file" else "Keras model",
+                milliseconds_text(file.get("latency_ms_median")),
+                ratio_text(model["ratio_to_teacher"]["bytes"]),
+            )
+        )
+    return rows
+
+
+def format_table(result: Mapping[str, Any]) -> str:
+    """Return the table of a result as text: a row a model, columns aligned.
+
+    Args:
+        result: A dict in the form of `keras_kd.report.schema.Result`. Derived keys may be absent.
+
+    Returns:
+        Lines without a final newline. `points` is the change in accuracy against the teacher in
+        percentage points; `bytes vs teacher` divides the sizes of the files.
+
+    Raises:
+        ValueError: If keys are missing.
+    """
+    rows = [COLUMNS, *table_rows(complete_result(result))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+
+    def line(row: tuple[str, ...]) -> str:
+        first, *others = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join([first, *others]).rstrip()
+
+    rule = "-" * len(line(COLUMNS))
+    return "\n".join([line(rows[0]), rule, *(line(row) for row in rows[1:])])
