@@ -67,15 +67,21 @@ def accuracy_against_size(models: list[dict[str, Any]]) -> str | None:
             )
         sizes = [size for size, _ in points]
         axes.set_xlim(min(sizes) / 1.6, max(sizes) * 1.6)
-        wide = max(sizes) / min(sizes) > 100
-        axes.xaxis.set_major_locator(LogLocator(10, subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        spread = max(sizes) / min(sizes)
+        steps = (1.0, 2.0, 5.0) if spread < 20 else (1.0, 3.0) if spread < 300 else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(10, subs=steps))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: bytes_text(size)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _tick_text(size)))
         axes.margins(y=0.12)
         axes.set_xlabel("size of the file (logarithmic)")
         axes.set_ylabel("accuracy, %")
         _legend_below(axes, columns=2)
         return _svg(figure, "size", "Accuracy against the size of the file, one marker a model")
+
+
+def _tick_text(size: float) -> str:
+    number, unit = bytes_text(size).split()
+    return f"{float(number):g} {unit}"
 
 
 def training_curves(curves: list[dict[str, Any]]) -> list[tuple[str, str]]:

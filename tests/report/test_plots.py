@@ -18,7 +18,7 @@ def test_size_plot_names_every_model_with_a_file(result):
     for title in ("Teacher", "Student alone", "Distilled student", "Pruned and int8"):
         assert title in shown
     assert "Pareto front" in shown and "Pruned" not in shown
-    assert "100 kB" in shown and "1.00 MB" in shown
+    assert "100 kB" in shown and "1 MB" in shown
 
 
 def test_size_plot_without_files_is_absent(result):
