@@ -19,7 +19,7 @@ class CapturedOutput:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(mode="w+b")
+        self._file = tempfile.TemporaryFile(mode="w+b")  # noqa: SIM115
         self._text: str | None = None
 
     def fileno(self) -> int:

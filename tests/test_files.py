@@ -44,9 +44,11 @@ def test_atomic_path_keeps_the_old_file_on_error(
 
 
 def test_atomic_path_says_when_nothing_was_written(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(FileNotFoundError, match="was not written"):
-        with files.atomic_path(tmp_path / "a.txt"):
-            pass
+    with (
+        pytest.raises(FileNotFoundError, match="was not written"),
+        files.atomic_path(tmp_path / "a.txt"),
+    ):
+        pass
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,251 @@
+"""Reading data as NumPy batches which a model's inputs accept."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input of a model.
+
+    Attributes:
+        name: Its name in the signature.
+        shape: Its shape, batch dimension first; `None` where any size is accepted.
+        dtype: Its NumPy type, before any quantization.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+
+    def __str__(self) -> str:
+        """Return the input as it is named in error messages."""
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape[1:])
+        return f"'{self.name}' of shape (batch{', ' if sizes else ''}{sizes}), {self.dtype.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One batch of data.
+
+    Attributes:
+        inputs: Arrays by input name, of the inputs' types.
+        x: The same inputs in the structure in which the data gave them, for the Keras model.
+        y: Labels as the data gave them, or `None`.
+        size: Number of samples.
+    """
+
+    inputs: dict[str, np.ndarray]
+    x: Any
+    y: Any
+    size: int
+
+
+def safe_name(name: str) -> str:
+    """Return `name` as TensorFlow writes it into a signature."""
+    return re.sub(r"\W", "_", name)
+
+
+def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) -> Iterator[Batch]:
+    """Read `data` batch by batch.
+
+    Args:
+        data: A `tf.data.Dataset` (batched or not), a `keras.utils.PyDataset` or another iterable of
+            `x`, `(x, y)` or `(x, y, sample_weight)` elements; or arrays: `x`, `(x, y)` or
+            `(x, y, sample_weight)`. With several inputs, `x` is a dict by name or a tuple in the
+            model's order.
+        inputs: The model's inputs.
+        batch_size: Batch size for arrays and for data sets which are not batched.
+        argument: The name under which the caller's user knows `data`, for error messages.
+
+    Yields:
+        `Batch`es of one sample or more.
+
+    Raises:
+        ValueError: If the data's structure, shapes or sizes do not fit the inputs.
+        TypeError: If the data is not numeric, or fractional where integers are expected.
+    """
+    for element in _elements(data, inputs, batch_size, argument):
+        x, y = _split(element, inputs)
+        named = _by_name(x, inputs, argument)
+        arrays = {i.name: _as_array(named[i.name], i, argument) for i in inputs}
+        sizes = {array.shape[0] for array in arrays.values()}
+        sizes |= {np.shape(labels)[0] for labels in _leaves(y) if np.ndim(labels)}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"`{argument}` gives inputs and labels of different lengths in one batch: "
+                f"{sorted(sizes)}. Give as many labels as samples."
+            )
+        size = sizes.pop()
+        if size:
+            yield Batch(arrays, x, y, size)
+
+
+def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) -> Iterator[Any]:
+    import keras
+    import tensorflow as tf
+
+    if isinstance(data, tf.data.Dataset):
+        x, _ = _split(data.element_spec, inputs)
+        rank = _leaves(x)[0].shape.rank
+        if rank is not None and rank == len(inputs[0].shape) - 1:
+            data = data.batch(batch_size)
+        for element in data:
+            yield tf.nest.map_structure(np.asarray, element)
+    elif isinstance(data, keras.utils.PyDataset):
+        for i in range(len(data)):
+            yield data[i]
+    elif _is_arrays(data):
+        leaves = _leaves(data)
+        lengths = {len(leaf) for leaf in leaves if np.ndim(leaf)}
+        if len(lengths) != 1:
+            raise ValueError(
+                f"`{argument}` gives arrays of different lengths: {sorted(lengths)}. "
+                "Give as many labels as samples."
+            )
+        for start in range(0, lengths.pop(), batch_size):
+            yield _map(data, lambda leaf, s=start: np.asarray(leaf)[s : s + batch_size])
+    elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
+        rank = len(inputs[0].shape)
+        for element in data:
+            x, _ = _split(element, inputs)
+            alone = np.ndim(_leaves(x)[0]) == rank - 1
+            yield _map(element, lambda leaf: np.asarray(leaf)[None]) if alone else element
+    else:
+        raise TypeError(
+            f"`{argument}` must be a tf.data.Dataset, arrays (x, y) or an iterable of batches. "
+            f"Received: {type(data).__name__}."
+        )
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _is_arrays(data: Any) -> bool:
+    leaves = _leaves(data) if isinstance(data, (tuple, Mapping)) else [data]
+    return bool(leaves) and all(leaf is None or _is_array(leaf) for leaf in leaves)
+
+
+def _leaves(structure: Any) -> list[Any]:
+    if structure is None:
+        return []
+    if isinstance(structure, Mapping):
+        return [leaf for value in structure.values() for leaf in _leaves(value)]
+    if isinstance(structure, (tuple, list)) and not hasattr(structure, "shape"):
+        return [leaf for value in structure for leaf in _leaves(value)]
+    return [structure]
+
+
+def _map(structure: Any, function: Any) -> Any:
+    if structure is None:
+        return None
+    if isinstance(structure, Mapping):
+        return {key: _map(value, function) for key, value in structure.items()}
+    if isinstance(structure, (tuple, list)):
+        return tuple(_map(value, function) for value in structure)
+    return function(structure)
+
+
+def _split(element: Any, inputs: Sequence[Input]) -> tuple[Any, Any]:
+    """Separate `x` from `y`, dropping a sample weight."""
+    if not isinstance(element, tuple) or not element:
+        return element, None
+    several = len(inputs) > 1
+    if several and not isinstance(element[0], (tuple, list, Mapping)):
+        return element, None  # the inputs themselves, without labels
+    return element[0], element[1] if len(element) > 1 else None
+
+
+def _by_name(x: Any, inputs: Sequence[Input], argument: str) -> dict[str, Any]:
+    expected = "; ".join(str(i) for i in inputs)
+    if isinstance(x, Mapping):
+        given = {safe_name(str(name)): value for name, value in x.items()}
+        missing = [i.name for i in inputs if i.name not in given]
+        if missing:
+            raise ValueError(
+                f"`{argument}` gives no value for the input(s) {missing}. "
+                f"Given: {sorted(given)}; expected: {expected}."
+            )
+        return given
+    values = list(x) if isinstance(x, (tuple, list)) and not hasattr(x, "shape") else [x]
+    if len(values) != len(inputs):
+        raise ValueError(
+            f"`{argument}` gives {len(values)} input(s) and the model has {len(inputs)}: "
+            f"{expected}."
+        )
+    return {i.name: value for i, value in zip(inputs, values, strict=True)}
+
+
+def _as_array(value: Any, target: Input, argument: str) -> np.ndarray:
+    array = np.asarray(value)
+    wanted = target.shape
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"`{argument}` gives values of type {array.dtype} where the model has the input "
+            f"{target}. Give numbers."
+        )
+    fits = array.ndim == len(wanted) and all(
+        size is None or size == given
+        for size, given in zip(wanted[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"`{argument}` gives a batch of shape {array.shape} where the model has the input "
+            f"{target}."
+        )
+    if target.dtype.kind in "iu" and array.dtype.kind == "f":
+        whole = array.astype(target.dtype)
+        if not np.array_equal(whole, array):
+            raise TypeError(
+                f"`{argument}` gives fractions where the model has the integer input {target}."
+            )
+        return whole
+    return np.ascontiguousarray(array.astype(target.dtype, copy=False))
+
+
+def representative_samples(
+    data: Any, inputs: Sequence[Input], count: int, argument: str = "representative_data"
+) -> list[dict[str, np.ndarray]]:
+    """Take `count` samples, each as a batch of one.
+
+    Arrays are sampled at even distances, so that data sorted by class is covered; of data sets,
+    the first samples are taken.
+
+    Args:
+        data: What `iterate` accepts.
+        inputs: The model's inputs.
+        count: Number of samples, fewer if the data has fewer.
+        argument: The name of `data` in error messages.
+
+    Returns:
+        A list of arrays by input name, each of batch size 1.
+
+    Raises:
+        ValueError: If the data is empty or does not fit the inputs.
+    """
+    if _is_arrays(data):
+        length = min((len(leaf) for leaf in _leaves(data) if np.ndim(leaf)), default=0)
+        chosen = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
+        data = _map(data, lambda leaf: np.asarray(leaf)[chosen]) if length else data
+    samples: list[dict[str, np.ndarray]] = []
+    for batch in iterate(data, inputs, min(count, 32), argument):
+        for i in range(min(batch.size, count - len(samples))):
+            samples.append({name: array[i : i + 1] for name, array in batch.inputs.items()})
+        if len(samples) == count:
+            break
+    if not samples:
+        raise ValueError(f"`{argument}` is empty. Give at least one batch of the training data.")
+    for sample in samples:
+        for name, array in sample.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"`{argument}` holds NaN or infinite values for input '{name}'.")
+    return samples

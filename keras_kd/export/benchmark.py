@@ -1,0 +1,127 @@
+"""How long a TFLite file takes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kd.export.runtime import LiteRuntime
+
+
+def benchmark_tflite(
+    path: str | os.PathLike[str],
+    runs: int = 50,
+    warmup: int = 10,
+    threads: int = 1,
+    *,
+    inputs: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """Measure the latency of a TFLite file at batch 1 (or at the file's own fixed batch).
+
+    Only the run itself is timed; inputs are written once. LiteRT's default delegate (XNNPACK) is
+    used. Quantized kernels are made for Arm: on an x86 machine an int8 file is often slower than
+    a float one, and a latency says little about a phone. To compare files, measure them side by
+    side with `benchmark_tflite_files`.
+
+    Args:
+        path: The file.
+        runs: How many runs are timed. Defaults to `50`.
+        warmup: How many runs go before them. Defaults to `10`.
+        threads: Number of threads. Defaults to `1`.
+        inputs: Arrays by input name. Defaults to normal numbers (zeros for integer inputs).
+
+    Returns:
+        A dict of `median_ms`, `p90_ms`, `mean_ms`, `min_ms` (milliseconds), `runs`, `warmup`,
+        `threads`, `batch` and `delegate`.
+
+    Raises:
+        OSError: If there is no file at `path`.
+        ValueError: If LiteRT cannot run it, or a number is too small.
+
+    Example:
+
+    >>> benchmark_tflite("exports/student.tflite")["median_ms"]  # doctest: +SKIP
+    0.21
+    """
+    _check_counts(runs=runs)
+    return measure([LiteRuntime(path, threads)], runs, warmup, inputs)[0]
+
+
+def benchmark_tflite_files(
+    paths: Sequence[str | os.PathLike[str]],
+    rounds: int = 50,
+    warmup: int = 10,
+    threads: int = 1,
+) -> dict[str, dict[str, Any]]:
+    """Measure the latencies of several files side by side.
+
+    In every round each file runs once, in turn, so that whatever else the machine does falls on all
+    of them. The ratio of two medians from one call is what should be quoted.
+
+    Args:
+        paths: The files.
+        rounds: How many timed runs each file has. Defaults to `50`.
+        warmup: How many rounds go before them. Defaults to `10`.
+        threads: Number of threads. Defaults to `1`.
+
+    Returns:
+        What `benchmark_tflite` returns, by path (as a string).
+
+    Raises:
+        OSError: If there is no file at one of the paths.
+        ValueError: If `paths` is empty, LiteRT cannot run a file, or a number is too small.
+    """
+    if isinstance(paths, (str, os.PathLike)):
+        raise ValueError(f"`paths` must be a list of paths. Received: {paths!r}.")
+    if not paths:
+        raise ValueError("`paths` is empty: give at least one file.")
+    _check_counts(rounds=rounds)
+    results = measure([LiteRuntime(path, threads) for path in paths], rounds, warmup)
+    return {os.fspath(path): result for path, result in zip(paths, results, strict=True)}
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+
+
+def measure(
+    runtimes: Sequence[LiteRuntime],
+    rounds: int,
+    warmup: int,
+    inputs: Mapping[str, np.ndarray] | None = None,
+) -> list[dict[str, Any]]:
+    """Time loaded files in turn; see `benchmark_tflite_files`."""
+    if not isinstance(warmup, int) or warmup < 0:
+        raise ValueError(f"`warmup` must be an integer of at least 0. Received: {warmup!r}.")
+    batches = []
+    for runtime in runtimes:
+        given = runtime.example_inputs() if inputs is None else inputs
+        runtime.set_inputs(given)
+        batches.append(len(next(iter(given.values()))))
+    times = np.empty((rounds, len(runtimes)))
+    for i in range(-warmup, rounds):
+        for k, runtime in enumerate(runtimes):
+            start = time.perf_counter_ns()
+            runtime.invoke()
+            if i >= 0:
+                times[i, k] = (time.perf_counter_ns() - start) / 1e6
+    return [
+        {
+            "median_ms": float(np.median(column)),
+            "p90_ms": float(np.percentile(column, 90)),
+            "mean_ms": float(np.mean(column)),
+            "min_ms": float(np.min(column)),
+            "runs": rounds,
+            "warmup": warmup,
+            "threads": runtime.threads,
+            "batch": batch,
+            "delegate": runtime.delegate,
+        }
+        for column, runtime, batch in zip(times.T, runtimes, batches, strict=True)
+    ]

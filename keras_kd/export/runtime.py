@@ -1,0 +1,252 @@
+"""Running a TFLite file in LiteRT: loading, batches, quantized inputs and outputs."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_kd.export import probe
+from keras_kd.export.batches import Input
+from keras_kd.export.flatbuffer import IDENTIFIER, ModelFile
+from keras_kd.quiet import capture_output
+
+_checked: set[tuple[str, int, int]] = set()
+
+
+def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Make sure that the file at `path` is a TFLite file which LiteRT can load and run.
+
+    A damaged file can end the process which loads it, so the first look is taken by another one.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `path` as a `pathlib.Path`.
+
+    Raises:
+        FileNotFoundError: If there is no file at `path`.
+        OSError: If it is a folder or cannot be read.
+        ValueError: If it is empty, of another format, damaged, or LiteRT cannot run it.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder; a .tflite file was expected.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file at '{path}'.")
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if not head:
+        raise ValueError(f"'{path}' is empty; a TFLite file was expected. Export the model again.")
+    if head[4:8] != IDENTIFIER:
+        raise ValueError(
+            f"'{path}' is not a TFLite file: bytes 4 to 8 are {head[4:8]!r} where "
+            f"{IDENTIFIER!r} was expected."
+        )
+    status = path.stat()
+    key = str(path.resolve()), status.st_mtime_ns, status.st_size
+    if key in _checked or not sys.executable:
+        return path
+    # The script's own folder must not be on the path, and everything importable here must be.
+    code = (
+        f"import runpy, sys; sys.path[:] = {sys.path!r}; "
+        f"runpy.run_path({probe.__file__!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path.resolve())],
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode == 3:
+        raise ValueError(f"LiteRT cannot run '{path}': {done.stdout.strip()}")
+    if done.returncode < 0:
+        raise ValueError(
+            f"'{path}' is damaged: LiteRT crashed on it (signal {-done.returncode}). "
+            "Export the model again."
+        )
+    if done.returncode:
+        raise ValueError(f"LiteRT cannot load '{path}': {done.stderr.strip()[-2000:]}")
+    _checked.add(key)
+    return path
+
+
+class LiteRuntime:
+    """A TFLite file loaded in LiteRT, with inputs and outputs as plain numbers.
+
+    Quantized inputs are quantized and quantized outputs dequantized with the file's own scales, so
+    that every file of one model takes and gives the same numbers.
+
+    Args:
+        path: The file.
+        threads: Number of threads. Defaults to `1`.
+        xnnpack: Whether LiteRT may use its default delegate. Defaults to `True`.
+
+    Attributes:
+        path: The file.
+        file: Its `ModelFile`.
+        inputs: Its inputs, as `Input`s, in the file's order.
+        output_names: Its outputs' names, in the file's order.
+        threads: Number of threads.
+
+    Raises:
+        OSError: If there is no readable file at `path`.
+        ValueError: If the file is not one which LiteRT can run, or `threads` is below 1.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], threads: int = 1, xnnpack: bool = True
+    ) -> None:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        if not isinstance(threads, int) or threads < 1:
+            raise ValueError(f"`threads` must be an integer of at least 1. Received: {threads!r}.")
+        self.path = check_file(path)
+        self.threads = threads
+        content = self.path.read_bytes()
+        self.file = ModelFile(content)
+        resolver = (
+            OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        )
+        with capture_output():
+            self._interpreter = Interpreter(
+                model_content=content,
+                num_threads=threads,
+                experimental_op_resolver_type=resolver,
+            )
+            probe.run_once(self._interpreter)
+        named_inputs, named_outputs = self.file.signature()
+        input_names = {index: name for name, index in named_inputs.items()}
+        output_names = {index: name for name, index in named_outputs.items()}
+        self._input_details = self._interpreter.get_input_details()
+        self._output_details = self._interpreter.get_output_details()
+        self.inputs = [
+            Input(
+                name=input_names.get(d["index"], d["name"]),
+                shape=tuple(None if s == -1 else int(s) for s in d["shape_signature"]),
+                dtype=np.dtype(np.float32 if _is_quantized(d) else d["dtype"]),
+            )
+            for d in self._input_details
+        ]
+        self.output_names = [output_names.get(d["index"], d["name"]) for d in self._output_details]
+
+    @property
+    def delegate(self) -> str:
+        """What runs the operators: XNNPACK, in one or several parts of the graph, or nothing."""
+        # The interpreter has no public list of its delegated nodes.
+        nodes = self._interpreter._get_ops_details()
+        parts = [node for node in nodes if node["op_name"] == "DELEGATE"]
+        if not parts:
+            return "none (LiteRT's own kernels)"
+        return f"XNNPACK ({len(parts)} part{'s' if len(parts) > 1 else ''})"
+
+    def describe_tensors(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return name, shape, dtype and quantization of every input and of every output."""
+
+        def describe(detail: Mapping[str, Any], name: str) -> dict[str, Any]:
+            scale, zero_point = detail["quantization"]
+            return {
+                "name": name,
+                "shape": [None if s == -1 else int(s) for s in detail["shape_signature"]],
+                "dtype": np.dtype(detail["dtype"]).name,
+                "scale": float(scale) if _is_quantized(detail) else None,
+                "zero_point": int(zero_point) if _is_quantized(detail) else None,
+            }
+
+        return (
+            [describe(d, i.name) for d, i in zip(self._input_details, self.inputs, strict=True)],
+            [describe(d, n) for d, n in zip(self._output_details, self.output_names, strict=True)],
+        )
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch of any size.
+
+        A file with a fixed batch is run as often as needed, its last run filled up by repeating
+        a sample.
+
+        Args:
+            inputs: Arrays by input name, as `keras_kd.export.batches.iterate` gives them.
+
+        Returns:
+            Arrays by output name; float32 where the file's output is quantized.
+        """
+        fixed = self.inputs[0].shape[0] if self.inputs[0].shape else None
+        size = len(inputs[self.inputs[0].name])
+        if fixed is None or not self.inputs[0].shape:
+            return self._run(inputs)
+        parts = []
+        for start in range(0, size, fixed):
+            chosen = np.minimum(np.arange(start, start + fixed), size - 1)
+            outputs = self._run({name: array[chosen] for name, array in inputs.items()})
+            kept = min(fixed, size - start)
+            parts.append({name: array[:kept] for name, array in outputs.items()})
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.set_inputs(inputs)
+        self.invoke()
+        # Output shapes can depend on the inputs: they are read after the run.
+        details = self._output_details
+        return {
+            name: _dequantize(self._interpreter.get_tensor(d["index"]), d)
+            for name, d in zip(self.output_names, details, strict=True)
+        }
+
+    def set_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Write one batch into the input tensors, resizing them where the file allows it."""
+        arrays = [inputs[i.name] for i in self.inputs]
+        resize = [
+            tuple(d["shape"]) != array.shape
+            for d, array in zip(self._input_details, arrays, strict=True)
+        ]
+        if any(resize):
+            for detail, array in zip(self._input_details, arrays, strict=True):
+                self._interpreter.resize_tensor_input(detail["index"], array.shape)
+            with capture_output():
+                self._interpreter.allocate_tensors()
+            self._input_details = self._interpreter.get_input_details()
+        for detail, array in zip(self._input_details, arrays, strict=True):
+            self._interpreter.set_tensor(detail["index"], _quantize(array, detail))
+
+    def invoke(self) -> None:
+        """Run the file on what its input tensors hold."""
+        self._interpreter.invoke()
+
+    def example_inputs(self, seed: int = 0) -> dict[str, np.ndarray]:
+        """Return a batch of one: normal numbers for float inputs, zeros for integer ones."""
+        generator = np.random.default_rng(seed)
+        arrays = {}
+        for detail, target in zip(self._input_details, self.inputs, strict=True):
+            # probe.run_once has left a shape which works where the file allows any.
+            shape = (1, *detail["shape"][1:]) if target.shape[:1] == (None,) else detail["shape"]
+            if target.dtype.kind == "f":
+                arrays[target.name] = generator.standard_normal(shape).astype(target.dtype)
+            else:
+                arrays[target.name] = np.zeros(shape, target.dtype)
+        return arrays
+
+
+def _is_quantized(detail: Mapping[str, Any]) -> bool:
+    return np.dtype(detail["dtype"]).kind in "iu" and detail["quantization"][0] != 0
+
+
+def _quantize(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    if not _is_quantized(detail):
+        return np.ascontiguousarray(array, dtype=detail["dtype"])
+    scale, zero_point = detail["quantization"]
+    limits = np.iinfo(detail["dtype"])
+    scaled = np.round(array.astype(np.float64) / scale) + zero_point
+    return np.clip(scaled, limits.min, limits.max).astype(detail["dtype"])
+
+
+def _dequantize(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    if not _is_quantized(detail):
+        return array
+    scale, zero_point = detail["quantization"]
+    return ((array.astype(np.float64) - zero_point) * scale).astype(np.float32)
