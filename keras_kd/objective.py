@@ -67,8 +67,7 @@ class Objective:
     @teacher.setter
     def teacher(self, teacher: Any) -> None:
         self._teacher = teacher
-        paths = _paths(self.distillation_losses, "teacher")
-        self._teacher_reader = None if teacher is None else FeatureReader(teacher, paths)
+        self._teacher_reader: FeatureReader | None = None
 
     @property
     def hints(self) -> list[Hint]:
@@ -172,11 +171,14 @@ class Objective:
         """
         if not self.distils:
             return None
-        if self._teacher_reader is None:
+        if self.teacher is None:
             raise ValueError(
                 "There is no teacher: a loaded Distiller is saved without it. "
                 "Set `distiller.teacher = teacher` before `fit`."
             )
+        if self._teacher_reader is None:
+            paths = _paths(self.distillation_losses, "teacher")
+            self._teacher_reader = FeatureReader(self.teacher, paths)
         outputs, features = self._teacher_reader.run(self.teacher, x, training=False)
         return TeacherSignals(
             keras.tree.map_structure(ops.stop_gradient, outputs),
