@@ -1,0 +1,236 @@
+"""CompressedModel: what `compress` gives back."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import zipfile
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.compression.layer_record import LayerRecord, kernel_values, zero_fraction
+from keras_kd.files import atomic_path
+
+
+class CompressedModel:
+    """A compressed student.
+
+    Attributes:
+        model: The student: a Keras 3 model, or a `tf_keras` model after quantization-aware
+            training.
+        layers: A `LayerRecord` for each layer of the original student.
+        history: The history of each stage, by its name: one list a metric.
+        quantization_aware: Whether the model was trained for 8 bits.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: list[LayerRecord],
+        history: dict[str, dict[str, list[float]]],
+        quantization_aware: bool,
+        loss: Any = None,
+        metrics: Any = None,
+    ) -> None:
+        self.model = model
+        self.layers = layers
+        self.history = history
+        self.quantization_aware = quantization_aware
+        self._loss = loss
+        self._metrics = metrics
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.model.name)
+
+    @property
+    def input_shape(self) -> Any:
+        """The shape of the input, batch first; a list or dictionary for several inputs."""
+        return self.model.input_shape
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros among the weights of two and more axes."""
+        return zero_fraction(kernel_values(self.model)) or 0.0
+
+    def count_params(self) -> int:
+        """Return the number of parameters of the student, zeros included.
+
+        The ranges that quantization-aware training adds are not counted: they are no weights of
+        the exported file.
+        """
+        return sum(record.parameters for record in self.layers)
+
+    def __call__(self, x: Any) -> Any:
+        """Return the outputs for a batch, in inference mode."""
+        return self.model(x, training=False)
+
+    def predict(self, x: Any, batch_size: int = 32) -> Any:
+        """Return the outputs as NumPy arrays.
+
+        Args:
+            x: Arrays of inputs, or a `tf.data.Dataset` of batches, with or without labels.
+            batch_size: Size of a batch, where `x` is arrays. Defaults to `32`.
+        """
+        if isinstance(x, tf.data.Dataset):
+            x = x.map(lambda *batch: batch[0])
+        else:
+            x = tf.data.Dataset.from_tensor_slices(x).batch(batch_size)
+
+        run = tf.function(self.__call__, autograph=False, reduce_retracing=True)
+        outputs = [tf.nest.map_structure(np.asarray, run(batch)) for batch in x]
+        return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+
+    def evaluate(self, data: Any) -> dict[str, float]:
+        """Return the loss on labels and the metrics that the distiller was compiled with.
+
+        Args:
+            data: A `tf.data.Dataset` of batches with labels.
+
+        Raises:
+            ValueError: If the model was loaded from a file, which holds no metrics.
+        """
+        if self._loss is None and self._metrics is None:
+            raise ValueError(
+                "There is no loss and no metric to evaluate: the distiller was compiled without, "
+                "or this model was loaded from a file. Use `predict`."
+            )
+        mean = keras.metrics.Mean(name="loss")
+        if self._metrics is not None:
+            self._metrics.reset_state()
+
+        def step(x: Any, y: Any, sample_weight: Any) -> None:
+            y_pred = self(x)
+            if self._loss is not None:
+                size = tf.shape(keras.tree.flatten(x)[0])[0]
+                mean.update_state(self._loss(y, y_pred, sample_weight), sample_weight=size)
+            if self._metrics is not None:
+                self._metrics.update_state(y, y_pred, sample_weight)
+
+        compiled: Any = None
+        for batch in data:
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+            if compiled is None:
+                # The first step is eager: metrics make their variables in it.
+                step(x, y, sample_weight)
+                compiled = tf.function(step, autograph=False, reduce_retracing=True)
+            else:
+                compiled(x, y, sample_weight)
+        results = {} if self._loss is None else {"loss": float(mean.result())}
+        if self._metrics is not None:
+            results |= {name: float(value) for name, value in self._metrics.result().items()}
+        return results
+
+    def write_saved_model(self, folder: str | os.PathLike[str]) -> None:
+        """Write a SavedModel whose signature `serving_default` takes the model's inputs.
+
+        Args:
+            folder: The folder to write to.
+        """
+        if self.quantization_aware:
+            self.model.export(str(folder))
+        else:
+            self.model.export(str(folder), format="tf_saved_model", verbose=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save model, records and histories in one file, for `load_compressed`.
+
+        Args:
+            path: The file: `.keras` for a Keras 3 model, which `keras.models.load_model` reads as
+                well; `.h5` after quantization-aware training, whose model `tf_keras` reads inside
+                `tfmot.quantization.keras.quantize_scope()`.
+
+        Raises:
+            ValueError: If the path ends in another suffix.
+            OSError: If the file cannot be written.
+        """
+        suffix = ".h5" if self.quantization_aware else ".keras"
+        path = pathlib.Path(path)
+        if path.suffix != suffix:
+            kind = "quantization-aware" if self.quantization_aware else "Keras 3"
+            raise ValueError(
+                f"A {kind} model is saved in a '{suffix}' file, but the path is '{path}'. "
+                f"Use '{path.with_suffix(suffix)}'."
+            )
+        text = json.dumps(
+            {
+                "layers": [vars(record) for record in self.layers],
+                "history": {
+                    stage: {key: [float(v) for v in values] for key, values in history.items()}
+                    for stage, history in self.history.items()
+                },
+            }
+        )
+        with atomic_path(path) as temporary:
+            if self.quantization_aware:
+                import h5py
+
+                self.model.save(str(temporary), include_optimizer=False, save_format="h5")
+                with h5py.File(temporary, "a") as file:
+                    file.attrs[_RECORD] = text
+            else:
+                self.model.save(temporary)
+                with zipfile.ZipFile(temporary, "a") as file:
+                    file.writestr(f"{_RECORD}.json", text)
+
+
+_RECORD = "keras_kd_compressed"
+
+
+def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
+    """Load what `CompressedModel.save` wrote.
+
+    Args:
+        path: A `.keras` or `.h5` file.
+
+    Returns:
+        A `CompressedModel`; its `evaluate` has no loss and no metrics.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file was not written by `CompressedModel.save`.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'.")
+    quantization_aware = path.suffix == ".h5"
+    text: Any = None
+    if quantization_aware:
+        import h5py
+
+        with h5py.File(path) as file:
+            text = file.attrs.get(_RECORD)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if f"{_RECORD}.json" in file.namelist():
+                text = file.read(f"{_RECORD}.json")
+    if text is None:
+        raise ValueError(
+            f"'{path}' was not written by `CompressedModel.save`: it holds no record of stages."
+        )
+    content = json.loads(text)
+    if quantization_aware:
+        from keras_kd.compression import hosted_layer as hosted_layer
+        from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+
+        with import_tfmot().quantization.keras.quantize_scope():
+            model = import_tf_keras().models.load_model(path, compile=False)
+    else:
+        model = keras.models.load_model(path, compile=False)
+    layers = [
+        LayerRecord(
+            **{
+                **record,
+                "shapes": tuple(tuple(shape) for shape in record["shapes"]),
+                "done": tuple(record["done"]),
+                "not_done": tuple(record["not_done"]),
+            }
+        )
+        for record in content["layers"]
+    ]
+    return CompressedModel(model, layers, content["history"], quantization_aware)

@@ -1,0 +1,157 @@
+"""The distiller's objective, data and metrics, handed to the stages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kd.compression.stage import StudentState
+from keras_kd.distiller import Distiller
+from keras_kd.objective import Objective
+
+
+class Teaching:
+    """What a stage needs to go on teaching.
+
+    Args:
+        distiller: A compiled `Distiller`; it is not changed.
+        train: Training data, as a `tf.data.Dataset` of batches or a `keras.utils.PyDataset`.
+        validation_data: Validation data, or `None`.
+        verbose: Verbosity of `fit`.
+    """
+
+    def __init__(self, distiller: Any, train: Any, validation_data: Any, verbose: Any) -> None:
+        self.distiller = distiller
+        self.train = train
+        self.validation_data = validation_data
+        self.verbose = verbose
+        self._steps: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches in an epoch; an unknown number is counted once."""
+        if self._steps is None:
+            self._steps = count_batches(self.train)
+        return self._steps
+
+    def objective_for(self, state: StudentState) -> Objective:
+        """Return the objective for a changed student, without hints at layers it lacks.
+
+        Raises:
+            ValueError: If nothing would be left to learn from.
+        """
+        objective = self.distiller.objective.without_missing_hints(state.model, state.layer_names)
+        if not objective.distillation_losses and objective.student_loss_weight == 0:
+            raise ValueError(
+                "Every distillation loss is a hint at a layer that this stage removes, and "
+                "`student_loss_weight` is 0: nothing is left to learn from. Add a loss on the "
+                "outputs, such as keras_kd.losses.KLDivergence(temperature=4.0)."
+            )
+        return objective
+
+    @contextlib.contextmanager
+    def keras_trainer(self, state: StudentState, optimizer: Any) -> Iterator[Distiller]:
+        """Give a compiled `Distiller` for a Keras 3 student."""
+        objective = self.objective_for(state)
+        trainer = Distiller(
+            objective.teacher,
+            state.model,
+            objective.distillation_losses,
+            objective.distillation_loss_weights,
+            objective.student_loss_weight,
+        )
+        loss = self.distiller._compile_loss
+        metrics, weighted_metrics = self.user_metrics()
+        trainer.compile(
+            optimizer,
+            loss=None if loss is None else loss._user_loss,
+            loss_weights=None if loss is None else loss._user_loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=self.distiller.run_eagerly,
+            jit_compile=self.distiller.jit_compile,
+        )
+        yield trainer
+
+    def user_metrics(self) -> tuple[Any, Any]:
+        """Return fresh copies of the metrics and weighted metrics given to `compile`."""
+        compiled = self.distiller._compile_metrics
+        if compiled is None:
+            return None, None
+        return (
+            keras.tree.map_structure(_fresh, compiled._user_metrics),
+            keras.tree.map_structure(_fresh, compiled._user_weighted_metrics),
+        )
+
+    def metrics(self) -> Any:
+        """Return the metrics as one object with `update_state`, `result` and `reset_state`.
+
+        Returns:
+            `None` if `compile` was given none.
+        """
+        compiled = self.distiller._compile_metrics
+        if compiled is None:
+            return None
+        metrics, weighted_metrics = self.user_metrics()
+        return type(compiled)(metrics, weighted_metrics, output_names=compiled.output_names)
+
+
+def _fresh(metric: Any) -> Any:
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric
+
+
+def count_batches(data: Any) -> int:
+    """Return the number of batches in one pass over `data`.
+
+    Raises:
+        ValueError: If there are none, or no end.
+    """
+    if isinstance(data, keras.utils.PyDataset):
+        count = len(data)
+    else:
+        count = int(data.cardinality())
+        if count == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(
+                "The training data has no end (a `repeat()` without a count): the stages need "
+                "epochs. Use `train.take(steps_per_epoch)`."
+            )
+        if count == tf.data.UNKNOWN_CARDINALITY:
+            count = sum(1 for _ in data)
+    if count == 0:
+        raise ValueError(
+            "The data set holds no examples, so there is nothing to train on. Check the path, the "
+            "split and the filters it was made with; `batch(..., drop_remainder=True)` drops a "
+            "data set that is smaller than one batch."
+        )
+    return count
+
+
+def as_dataset(data: Any) -> Any:
+    """Return `data` as a `tf.data.Dataset` of batches.
+
+    Args:
+        data: A `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, or `None`.
+    """
+    if not isinstance(data, keras.utils.PyDataset):
+        return data
+    first = data[0]
+
+    def signature(value: Any) -> tf.TensorSpec:
+        value = tf.convert_to_tensor(value)
+        return tf.TensorSpec((None, *value.shape[1:]), value.dtype)
+
+    def batches() -> Iterator[Any]:
+        for i in range(len(data)):
+            yield data[i]
+        data.on_epoch_end()
+
+    dataset = tf.data.Dataset.from_generator(
+        batches, output_signature=tf.nest.map_structure(signature, first)
+    )
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(data)))

@@ -1,0 +1,197 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.compression.bridge import to_tf_keras
+from keras_kd.compression.pipeline import compress
+from keras_kd.compression.prune import Prune, PruningCallback, prunable_weights
+from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+
+
+def _small():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(6, 3, activation="relu", name="conv"),
+            layers.DepthwiseConv2D(3, name="depthwise"),
+            layers.Flatten(),
+            layers.Dense(3, name="logits"),
+        ]
+    )
+
+
+def test_masks_and_weights_equal_those_of_tf_mot(data):
+    keras.utils.set_random_seed(3)
+    model = _small()
+    tf_keras, schedules = import_tf_keras(), import_tfmot().sparsity.keras
+    twin = to_tf_keras(model).model
+    schedule = schedules.PolynomialDecay(0.1, 0.8, 1, 7, frequency=2)
+    twin = schedules.prune_low_magnitude(twin, pruning_schedule=schedule)
+    twin.compile(
+        tf_keras.optimizers.SGD(0.1, momentum=0.9),
+        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    twin.fit(data, epochs=3, verbose=0, callbacks=[schedules.UpdatePruningStep()])
+    twin = schedules.strip_pruning(twin)
+
+    distiller = kd.Distiller(_small(), model, [kd.losses.KLDivergence()], student_loss_weight=1.0)
+    distiller.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stage = Prune(schedule=schedule, epochs=3, optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
+    compressed = compress(distiller, data, stages=[stage], verbose=0)
+
+    for name, sparsity in (("conv", 0.8), ("depthwise", 0.0), ("logits", 0.8)):
+        ours = compressed.model.get_layer(name).get_weights()[0]
+        theirs = twin.get_layer(name).get_weights()[0]
+        np.testing.assert_array_equal(ours == 0, theirs == 0)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+        assert (ours == 0).mean() == pytest.approx(sparsity, abs=0.02)
+
+
+def test_result_is_a_keras_3_model_with_the_zeros_asked_for(distiller, data):
+    before = [w.copy() for w in distiller.student.get_weights()]
+    compressed = compress(
+        distiller, data, validation_data=data, stages=[Prune(0.75, epochs=2)], verbose=0
+    )
+    assert isinstance(compressed.model, keras.Model)
+    records = {record.name: record for record in compressed.layers}
+    for name, record in records.items():
+        if record.class_name in ("Conv2D", "Dense"):
+            size = int(np.prod(record.shapes[0]))
+            assert record.sparsity == pytest.approx(1 - max(1, round(size * 0.25)) / size), name
+            assert record.done[0].startswith("pruned to 7")
+    assert records["stem_bn"].not_done == ("not pruned: TF-MOT does not prune BatchNormalization",)
+    assert compressed.sparsity == pytest.approx(0.75, abs=0.01)
+    history = compressed.history["prune"]
+    assert len(history["accuracy"]) == len(history["val_accuracy"]) == 2
+    assert history["kl_divergence"][0] > 0
+    for now, then in zip(distiller.student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_forward_passes_see_the_masks(data):
+    # The last batch before validation leaves unmasked weights behind; validation must not see them.
+    model = _small()
+    kernels, _ = prunable_weights(model)
+    schedule = import_tfmot().sparsity.keras.ConstantSparsity(0.5, 0, -1, 1)
+    callback = PruningCallback(kernels, schedule, 3)
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append((model.get_layer("conv").get_weights()[0] == 0).mean())
+
+        def on_test_batch_begin(self, batch, logs=None):
+            seen.append((model.get_layer("conv").get_weights()[0] == 0).mean())
+
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(data, validation_data=data, epochs=1, verbose=0, callbacks=[callback, Look()])
+    np.testing.assert_allclose(seen, 0.5)
+
+
+def test_early_end_still_reaches_the_sparsity(data):
+    model = _small()
+    kernels, _ = prunable_weights(model)
+    schedule = Prune(0.9, epochs=100).make_schedule(300)
+    callback = PruningCallback(kernels, schedule, 300)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.warns(UserWarning, match="ended before the schedule reached a sparsity of 90%"):
+        model.fit(data, epochs=1, verbose=0, callbacks=[callback])
+    assert (model.get_layer("logits").get_weights()[0] == 0).mean() == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 100, 1234])
+@pytest.mark.parametrize("frequency", [None, 5])
+def test_default_schedule_is_evaluated_at_its_end(steps, frequency):
+    schedule = Prune(0.6, frequency=frequency).make_schedule(steps)
+    values = [schedule(tf.constant(step, tf.int64)) for step in range(1, steps + 1)]
+    last = [float(sparsity) for update, sparsity in values if bool(update)][-1]
+    assert last == pytest.approx(0.6)
+
+
+def test_data_of_unknown_length_is_counted(distiller, data):
+    unknown = data.filter(lambda x, y: True)
+    compressed = compress(distiller, unknown, stages=[Prune(0.5, epochs=1)], verbose=0)
+    assert compressed.sparsity == pytest.approx(0.5, abs=0.02)
+
+
+def test_subclassed_students_are_pruned(data):
+    @keras.saving.register_keras_serializable(package="tests")
+    class Net(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.blocks = [layers.Conv2D(4, 3, name="a"), layers.Conv2D(4, 3, name="b")]
+            self.head = layers.Dense(3, name="head")
+
+        def call(self, x):
+            for block in self.blocks:
+                x = keras.ops.relu(block(x))
+            return self.head(keras.ops.mean(x, (1, 2)))
+
+        def get_config(self):
+            return {"name": self.name}
+
+    net = Net(name="net")
+    net(np.zeros((1, 8, 8, 1), "float32"))
+    distiller = kd.Distiller(_small(), net, [kd.losses.KLDivergence()])
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    compressed = compress(distiller, data, stages=[Prune(0.5, epochs=1)], verbose=0)
+    assert isinstance(compressed.model, Net)
+    assert [record.sparsity for record in compressed.layers] == [0.5, 0.5, 0.5]
+
+
+def test_attention_and_recurrent_kernels_are_found():
+    inputs = keras.Input((4, 8))
+    x = layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    x = layers.LSTM(3, name="lstm")(layers.LayerNormalization(name="norm")(x))
+    model = keras.Model(inputs, layers.Dense(2, name="dense")(x))
+    kernels, skipped = prunable_weights(model)
+    assert {path: len(found) for path, found in kernels.items()} == {
+        "attention": 4,
+        "lstm": 2,
+        "dense": 1,
+    }
+    assert set(skipped) == {"norm"}
+
+
+def test_a_model_without_kernels_is_refused(data):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.BatchNormalization(name="norm")(
+        layers.DepthwiseConv2D(3, depth_multiplier=3)(inputs)
+    )
+    student = keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="bare")
+    distiller = kd.Distiller(_small(), student, [kd.losses.KLDivergence()])
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"no kernel to prune in model 'bare'.*'norm': TF-MOT"):
+        compress(distiller, data, stages=[Prune(0.5)], verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sparsity": 75}, "write Prune\\(0.75\\)"),
+        ({"sparsity": 1.0}, "below 1"),
+        ({"epochs": 0}, "`epochs` must be a whole number"),
+        ({"begin": 0.9, "end": 0.5}, "0 <= begin <= end"),
+        ({"optimizer": keras.optimizers.SGD(), "learning_rate": 1.0}, "Remove `learning_rate`"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Prune(**arguments)
+
+
+def test_config_round_trip():
+    schedules = import_tfmot().sparsity.keras
+    stage = Prune(
+        0.3,
+        epochs=3,
+        schedule=schedules.ConstantSparsity(0.4, 2),
+        optimizer=keras.optimizers.SGD(0.3, momentum=0.8),
+    )
+    copied = Prune.from_config(stage.get_config())
+    assert copied.get_config() == stage.get_config()
+    assert copied.schedule.target_sparsity == 0.4
+    assert float(copied.make_optimizer().learning_rate) == pytest.approx(0.3)
