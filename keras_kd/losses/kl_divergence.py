@@ -1,0 +1,73 @@
+"""KLDivergence: the teacher's softened class probabilities as targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import require_positive
+from keras_kd.losses.logits import LogitsLoss
+
+
+def kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
+    """Return `T^2 * sum_c p_t (log p_t - log p_s)` with `p = softmax(logits / T)`.
+
+    Args:
+        teacher: Logits of the teacher, `[..., classes]`.
+        student: Logits of the student, `[..., classes]`.
+        temperature: `T`. Defaults to `4.0`.
+
+    Returns:
+        Tensor `[...]`, in nats times `T^2`.
+    """
+    log_teacher = ops.log_softmax(teacher / temperature, axis=-1)
+    log_student = ops.log_softmax(student / temperature, axis=-1)
+    divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
+    return temperature**2 * divergence
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class KLDivergence(LogitsLoss):
+    """Kullback-Leibler divergence of the student's softened predictions from the teacher's.
+
+    `T^2 * mean_b sum_c p_t (log p_t - log p_s)`, both `p = softmax(logits / T)`. The temperature
+    shows how the teacher ranks the wrong classes. Softening divides the gradient by some `T^2`;
+    the factor `T^2` keeps it comparable with that of the loss on labels when `T` changes. It is
+    computed from log-softmax, and so is exact on logits of any size.
+
+    Args:
+        temperature: `T`, above 0; higher is softer. Defaults to `4.0`.
+        from_logits: Whether the outputs are logits; probabilities otherwise, which are softened as
+            `softmax(log p / T)`. Defaults to `True`.
+        name: Name of the loss. Defaults to `"kl_divergence"`.
+
+    Raises:
+        ValueError: If `temperature` is not above 0.
+
+    Example:
+
+    ```python
+    loss = keras_kd.losses.KLDivergence(temperature=4.0)
+    loss(teacher_logits, student_logits)  # both [batch, ..., classes]
+    ```
+
+    Reference:
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
+    """
+
+    def __init__(
+        self, temperature: float = 4.0, from_logits: bool = True, name: str | None = None
+    ) -> None:
+        super().__init__(from_logits, name)
+        require_positive("KLDivergence", temperature=temperature)
+        self.temperature = temperature
+
+    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+        """Return the divergence of each sample or position, `[batch, ...]`."""
+        return kl_divergence(self.as_logits(teacher), self.as_logits(student), self.temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "temperature": self.temperature}
