@@ -102,14 +102,7 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
         for i in range(len(data)):
             yield data[i]
     elif _is_arrays(data):
-        leaves = _leaves(data)
-        lengths = {len(leaf) for leaf in leaves if np.ndim(leaf)}
-        if len(lengths) != 1:
-            raise ValueError(
-                f"`{argument}` gives arrays of different lengths: {sorted(lengths)}. "
-                "Give as many labels as samples."
-            )
-        for start in range(0, lengths.pop(), batch_size):
+        for start in range(0, _length(data, argument), batch_size):
             yield _map(data, lambda leaf, s=start: np.asarray(leaf)[s : s + batch_size])
     elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
         rank = len(inputs[0].shape)
@@ -131,6 +124,16 @@ def _is_array(value: Any) -> bool:
 def _is_arrays(data: Any) -> bool:
     leaves = _leaves(data) if isinstance(data, (tuple, Mapping)) else [data]
     return bool(leaves) and all(leaf is None or _is_array(leaf) for leaf in leaves)
+
+
+def _length(arrays: Any, argument: str) -> int:
+    lengths = {len(leaf) for leaf in _leaves(arrays) if np.ndim(leaf)}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"`{argument}` gives arrays of different lengths: {sorted(lengths)}. "
+            "Give as many labels as samples."
+        )
+    return lengths.pop()
 
 
 def _leaves(structure: Any) -> list[Any]:
@@ -233,7 +236,7 @@ def representative_samples(
         ValueError: If the data is empty or does not fit the inputs.
     """
     if _is_arrays(data):
-        length = min((len(leaf) for leaf in _leaves(data) if np.ndim(leaf)), default=0)
+        length = _length(data, argument)
         chosen = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
         data = _map(data, lambda leaf: np.asarray(leaf)[chosen]) if length else data
     samples: list[dict[str, np.ndarray]] = []

@@ -230,7 +230,12 @@ class _Conversion:
     def _convert(self, batch_size: int | None) -> bytes:
         # The converter quantizes nothing inside loops, and its calibration crashes on them.
         unroll = self._quantization != "float32" and bool(self._source.recurrent_layers)
-        with tempfile.TemporaryDirectory() as name, capture_output(False) as captured:
+        with (
+            tempfile.TemporaryDirectory() as name,
+            capture_output(False) as captured,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
             folder = pathlib.Path(name)
             signature = self._source.write(folder, batch_size, unroll)
             self._prepare(signature, folder)
@@ -238,7 +243,7 @@ class _Conversion:
             try:
                 content = converter.convert()
             except Exception as error:
-                raise ValueError(_explain(error, captured.text)) from error
+                raise ValueError(_explain(error, captured.text)) from None
         return order_inputs_and_outputs(
             content, [i.name for i in signature.inputs], signature.outputs
         )
@@ -316,8 +321,11 @@ def _flex_names(text: str) -> list[str]:
 
 
 def _shorten(text: str, limit: int = 4000) -> str:
-    text = text.strip()
-    return text if len(text) <= limit else f"{text[:limit]} [...]"
+    # The notes repeat, for every error, the functions around it and the whole graph.
+    lines = text.strip().split("<unknown>:0: note: see current operation")[0].splitlines()
+    kept = dict.fromkeys(line for line in lines if not line.startswith("<unknown>:0: note:"))
+    short = "\n".join(kept)
+    return short if len(short) <= limit else f"{short[:limit]} [...]"
 
 
 def _refuse_custom_operators(operators: list[Operator], target: pathlib.Path) -> None:
