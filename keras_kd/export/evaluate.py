@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -167,6 +168,7 @@ def evaluate_tflite(
     if from_logits is None:
         from_logits = runtime.file.output_operator(position) != "LOGISTIC"
     scores = _Scores(runtime.output_names, position, 0.0 if from_logits else 0.5)
+    answer = None if model is None else _reference(model, runtime, position)
     first: dict[str, np.ndarray] | None = None
     for batch in iterate(data, runtime.inputs, batch_size, "data"):
         if max_samples is not None:
@@ -174,7 +176,7 @@ def evaluate_tflite(
         if first is None:
             first = {name: array[:1] for name, array in batch.inputs.items()}
         outputs = runtime.predict(batch.inputs)
-        reference = None if model is None else _reference(model, batch.x, runtime, position)
+        reference = None if answer is None else answer(batch.x)
         scores.add(batch, outputs[runtime.output_names[position]], reference)
         if scores.samples == max_samples:
             break
@@ -262,27 +264,37 @@ def _output_position(runtime: LiteRuntime, output: int | str) -> int:
     raise ValueError(f"`output` must be one of {names} or its position. Received: {output!r}.")
 
 
-def _reference(model: Any, x: Any, runtime: LiteRuntime, position: int) -> np.ndarray:
-    """The Keras model's answer for the output at `position`."""
-    if isinstance(model, keras.Model):
-        outputs = model(x, training=False)
-    elif callable(getattr(model, "predict", None)):
-        predict = model.predict_on_batch if hasattr(model, "predict_on_batch") else model.predict
-        outputs = predict(x)
+def _reference(model: Any, runtime: LiteRuntime, position: int) -> Callable[[Any], np.ndarray]:
+    """Return a function which gives the model's answer for the output at `position`."""
+    import tensorflow as tf
+
+    if isinstance(model, keras.Model) or hasattr(model, "predict_on_batch"):
+        run = partial(model, training=False)
+    elif callable(model) and hasattr(model, "predict"):
+        run = model
     else:
         raise TypeError(
             f"`model` must be a Keras model or a compressed one. Received: {type(model).__name__}."
         )
-    named = name_outputs(model, outputs)
-    by_name = {safe_name(name): tensor for name, tensor in named.items()}
     wanted = runtime.output_names[position]
-    if len(by_name) != len(runtime.output_names):
-        raise ValueError(
-            f"`model` has {len(by_name)} output(s) and '{runtime.path}' has "
-            f"{len(runtime.output_names)}: the file was not made from this model."
-        )
-    chosen = by_name[wanted] if wanted in by_name else list(named.values())[position]
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(chosen, "float32")))
+    compiled = tf.function(run, autograph=False, reduce_retracing=True)
+
+    def answer(x: Any) -> np.ndarray:
+        named = name_outputs(getattr(model, "model", model), compiled(_tensors(x)))
+        by_name = {safe_name(name): tensor for name, tensor in named.items()}
+        if len(by_name) != len(runtime.output_names):
+            raise ValueError(
+                f"`model` has {len(by_name)} output(s) and '{runtime.path}' has "
+                f"{len(runtime.output_names)}: the file was not made from this model."
+            )
+        chosen = by_name[wanted] if wanted in by_name else list(named.values())[position]
+        return np.asarray(tf.cast(chosen, tf.float32))
+
+    return answer
+
+
+def _tensors(x: Any) -> Any:
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, x)
 
 
 class _Scores:

@@ -94,6 +94,8 @@ class LiteRuntime:
         inputs: Its inputs, as `Input`s, in the file's order.
         output_names: Its outputs' names, in the file's order.
         threads: Number of threads.
+        delegate: What runs the operators: XNNPACK, in one or several parts of the graph, or
+            LiteRT's own kernels.
 
     Raises:
         OSError: If there is no readable file at `path`.
@@ -109,18 +111,24 @@ class LiteRuntime:
             raise ValueError(f"`threads` must be an integer of at least 1. Received: {threads!r}.")
         self.path = check_file(path)
         self.threads = threads
-        content = self.path.read_bytes()
-        self.file = ModelFile(content)
         resolver = (
             OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         )
-        with capture_output():
-            self._interpreter = Interpreter(
-                model_content=content,
-                num_threads=threads,
-                experimental_op_resolver_type=resolver,
-            )
-            probe.run_once(self._interpreter)
+        content = self.path.read_bytes()
+        try:
+            with capture_output():
+                self._interpreter = Interpreter(
+                    model_content=content,
+                    num_threads=threads,
+                    experimental_op_resolver_type=resolver,
+                )
+                probe.run_once(self._interpreter)
+                self.delegate = self._delegate()
+        except UnicodeDecodeError as error:  # LiteRT checks a file's numbers, not its names
+            raise ValueError(
+                f"'{path}' is damaged: a name in it is not text ({error}). Export the model again."
+            ) from None
+        self.file = ModelFile(content)
         named_inputs, named_outputs = self.file.signature()
         input_names = {index: name for name, index in named_inputs.items()}
         output_names = {index: name for name, index in named_outputs.items()}
@@ -136,15 +144,13 @@ class LiteRuntime:
         ]
         self.output_names = [output_names.get(d["index"], d["name"]) for d in self._output_details]
 
-    @property
-    def delegate(self) -> str:
-        """What runs the operators: XNNPACK, in one or several parts of the graph, or nothing."""
+    def _delegate(self) -> str:
         # The interpreter has no public list of its delegated nodes.
         nodes = self._interpreter._get_ops_details()
-        parts = [node for node in nodes if node["op_name"] == "DELEGATE"]
+        parts = sum(node["op_name"] == "DELEGATE" for node in nodes)
         if not parts:
             return "none (LiteRT's own kernels)"
-        return f"XNNPACK ({len(parts)} part{'s' if len(parts) > 1 else ''})"
+        return f"XNNPACK ({parts} part{'s' if parts > 1 else ''})"
 
     def describe_tensors(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return name, shape, dtype and quantization of every input and of every output."""

@@ -140,12 +140,21 @@ class SavedModelSource:
             )
         signature = loaded.signatures[SIGNATURE]
         specs = signature.structured_input_signature[1]
-        order = [safe_name(n) for n in getattr(self.model, "input_names", None) or specs]
+        order = [safe_name(n) for n in self._names("input_names") or specs]
         if set(order) != set(specs):
             order = list(specs)
+        written = sorted(signature.structured_outputs, key=_natural)
+        names = [safe_name(n) for n in self._names("output_names")]
+        if set(names) == set(written):
+            written = names
+        elif len(set(names)) != len(written) or written != [
+            f"output_{i}" for i in range(len(written))
+        ]:
+            names = written
 
         def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            return signature(**inputs)
+            outputs = signature(**inputs)
+            return {name: outputs[own] for name, own in zip(names, written, strict=True)}
 
         fixed = {
             name: tf.TensorSpec((batch_size, *specs[name].shape[1:]), specs[name].dtype, name=name)
@@ -158,23 +167,25 @@ class SavedModelSource:
         inputs = tuple(
             Input(n, tuple(specs[n].shape), np.dtype(specs[n].dtype.as_numpy_dtype)) for n in order
         )
-        outputs = [safe_name(n) for n in getattr(self.model, "output_names", None) or ()]
-        if set(outputs) != set(signature.structured_outputs):
-            outputs = sorted(signature.structured_outputs, key=_natural)
-        return Signature(inputs, tuple(outputs))
+        return Signature(inputs, tuple(names))
+
+    def _names(self, attribute: str) -> list[str]:
+        """Names which the model, or the model inside it, gives its inputs or outputs."""
+        inner = getattr(self.model, "model", self.model)
+        return list(getattr(inner, attribute, None) or ())
 
 
 class _LegacyKeras:
     """A `tf_keras` model as a `WritesSavedModel`."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        self.model = model
         self.quantization_aware = any(
             type(layer).__name__.startswith("Quantize") for layer in model._flatten_layers()
         )
 
     def write_saved_model(self, folder: str | os.PathLike[str]) -> None:
-        self._model.export(os.fspath(folder))
+        self.model.export(os.fspath(folder))
 
 
 def source_of(model: Any) -> KerasSource | SavedModelSource:

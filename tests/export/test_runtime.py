@@ -28,10 +28,14 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (lambda c: b"PK\x03\x04" + c, "is not a TFLite file: bytes 4 to 8 are"),
         (lambda c: c[: len(c) // 2], "LiteRT cannot run"),
         (lambda c: c[:-1], "LiteRT cannot run"),
+        (
+            lambda c: c.replace(b"serving_default_x:0", b"serving\xff\xfe\xfffault_x:0"),
+            "a name in it is not text",
+        ),
         # A root table far behind the end of the file.
         (lambda c: struct.pack("<I", 0x7FFFFF00) + b"TFL3", "LiteRT cannot run"),
     ],
-    ids=["empty", "short", "foreign", "half", "last byte", "wild offset"],
+    ids=["empty", "short", "foreign", "half", "last byte", "name", "wild offset"],
 )
 def test_damaged_files(tmp_path: pathlib.Path, content: bytes, damage, message: str) -> None:
     path = tmp_path / "a.tflite"

@@ -457,6 +457,30 @@ def test_a_model_which_writes_itself(
     assert result.inputs[0]["shape"][0] == (1 if flatten else None)
 
 
+def test_tf_keras_model_keeps_names_and_order(tmp_path: pathlib.Path) -> None:
+    import tf_keras
+
+    words = tf_keras.Input((6,), name="words", dtype="int32")
+    extra = tf_keras.Input((3,), name="extra")
+    x = tf_keras.layers.Flatten()(tf_keras.layers.Embedding(10, 4)(words))
+    x = tf_keras.layers.Concatenate()([x, extra])
+    outputs = [tf_keras.layers.Dense(3, name=name)(x) for name in ("topic", "mood")]
+    model = tf_keras.Model([words, extra], outputs)
+    data = two_inputs_data()
+    for quantization in ("float32", "int8"):
+        path = export(
+            model, tmp_path / "a.tflite", quantization, representative_data=(data, data[0])
+        )
+        runtime = LiteRuntime(path)
+        assert [i.name for i in runtime.inputs] == ["words", "extra"]
+        assert runtime.output_names == ["topic", "mood"]
+        for position, name in enumerate(runtime.output_names):
+            dataset = tf.data.Dataset.from_tensor_slices((data, np.zeros(20))).batch(8)
+            result = evaluate_tflite(path, dataset, model, output=position, runs=1)
+            assert result.output == name
+            assert result.max_difference < (1e-5 if quantization == "float32" else 0.1)
+
+
 def quantization_aware():
     import tf_keras
 
