@@ -1,0 +1,131 @@
+"""DIST: correlations of predictions within samples and within classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import require_positive
+from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.norms import norm
+from keras_kd.losses.weighting import spread, weighted_mean
+
+
+def pearson_distance(teacher: Any, student: Any, axis: int, weights: Any = None) -> Any:
+    """Return one minus the correlation along `axis`, `1e-8` added to the product of norms.
+
+    Args:
+        teacher: Tensor.
+        student: Tensor of the same shape.
+        axis: The axis of the correlated values.
+        weights: Weights of these values, which broadcast to the tensors. Defaults to `None`.
+
+    Returns:
+        Tensor without `axis`.
+    """
+    if weights is None:
+        centred = [x - ops.mean(x, axis=axis, keepdims=True) for x in (teacher, student)]
+    else:
+        total = ops.sum(weights, axis=axis, keepdims=True)
+        shares = weights / ops.where(total > 0, total, ops.ones_like(total))
+        roots = ops.sqrt(weights)
+        centred = [
+            roots * (x - ops.sum(shares * x, axis=axis, keepdims=True)) for x in (teacher, student)
+        ]
+    product = ops.sum(centred[0] * centred[1], axis=axis)
+    return 1.0 - product / (norm(centred[0], axis) * norm(centred[1], axis) + 1e-8)
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class DIST(LogitsLoss):
+    """Distillation from a stronger teacher: correlations instead of exact values.
+
+    `T^2 * (beta * mean over rows (1 - Pearson) + gamma * mean over columns (1 - Pearson))` of
+    `softmax(logits / T)`. Rows are samples, compared over classes; columns are classes, compared
+    over the batch. In sequence and dense outputs each position is a row. It is computed in float64,
+    since one minus a correlation cancels.
+
+    Weights and masks: rows are averaged as Keras averages; columns are correlated under the
+    weights, and their term is multiplied by the mean weight.
+
+    Args:
+        beta: Weight of the rows' term. Defaults to `1.0`.
+        gamma: Weight of the columns' term. Defaults to `1.0`.
+        temperature: `T`, above 0. Defaults to `1.0`.
+        from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
+        name: Name of the loss. Defaults to `"dist"`.
+
+    Raises:
+        ValueError: If `temperature` is not above 0.
+
+    Example:
+
+    ```python
+    loss = keras_kd.losses.DIST(beta=1.0, gamma=1.0, temperature=1.0)
+    loss(teacher_logits, student_logits)  # both [batch, ..., classes]
+    ```
+
+    Reference:
+        Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv:2205.10536.
+    """
+
+    def __init__(
+        self,
+        beta: float = 1.0,
+        gamma: float = 1.0,
+        temperature: float = 1.0,
+        from_logits: bool = True,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(from_logits, name)
+        require_positive("DIST", temperature=temperature)
+        self.beta = beta
+        self.gamma = gamma
+        self.temperature = temperature
+
+    def compute_loss(
+        self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any
+    ) -> Any:
+        """Return the weighted sum of the two terms."""
+        dtype = student.dtype
+        teacher, student = self._probabilities(teacher), self._probabilities(student)
+        rows = pearson_distance(teacher, student, axis=-1)
+        inter = weighted_mean(rows, sample_weight, mask)
+        weights = None
+        for name, part in (("mask", mask), ("sample_weight", sample_weight)):
+            if part is not None:
+                part = spread(ops.cast(ops.convert_to_tensor(part), "float64"), rows, name)
+                weights = part * (ops.ones_like(rows) if weights is None else weights)
+        scale = 1.0 if weights is None else weighted_mean(ops.ones_like(rows), sample_weight, mask)
+        intra = scale * ops.mean(self._columns(teacher, student, weights))
+        return ops.cast(self.temperature**2 * (self.beta * inter + self.gamma * intra), dtype)
+
+    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+        """Return values `[batch, ...]` of which the mean is the loss."""
+        dtype = student.dtype
+        teacher, student = self._probabilities(teacher), self._probabilities(student)
+        inter = pearson_distance(teacher, student, axis=-1)
+        intra = ops.mean(self._columns(teacher, student))
+        return ops.cast(self.temperature**2 * (self.beta * inter + self.gamma * intra), dtype)
+
+    def _probabilities(self, outputs: Any) -> Any:
+        logits = ops.cast(self.as_logits(outputs), "float64")
+        return ops.softmax(logits / self.temperature, axis=-1)
+
+    @staticmethod
+    def _columns(teacher: Any, student: Any, weights: Any = None) -> Any:
+        classes = student.shape[-1]
+        teacher, student = (ops.reshape(x, (-1, classes)) for x in (teacher, student))
+        weights = None if weights is None else ops.reshape(weights, (-1, 1))
+        return pearson_distance(teacher, student, axis=0, weights=weights)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "beta": self.beta,
+            "gamma": self.gamma,
+            "temperature": self.temperature,
+        }

@@ -1,0 +1,52 @@
+"""LogitsMSE: logits of the student regressed on those of the teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import DistillationLoss
+
+
+def logits_mse(teacher: Any, student: Any) -> Any:
+    """Return the squared difference of the logits, averaged over classes.
+
+    Args:
+        teacher: Logits of the teacher, `[..., classes]`.
+        student: Logits of the student, `[..., classes]`.
+
+    Returns:
+        Tensor `[...]`.
+    """
+    return ops.mean(ops.square(teacher - student), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class LogitsMSE(DistillationLoss):
+    """Mean squared difference of the logits, over batch and classes.
+
+    What `KLDivergence` tends to at high temperature, where the logits of either model sum to zero.
+
+    Args:
+        name: Name of the loss. Defaults to `"logits_mse"`.
+
+    Example:
+
+    ```python
+    loss = keras_kd.losses.LogitsMSE()
+    loss(teacher_logits, student_logits)  # both [batch, ..., classes]
+    ```
+
+    Reference:
+        Ba and Caruana, Do Deep Nets Really Need to be Deep?, 2014, arXiv:1312.6184.
+    """
+
+    uses_logits = True
+
+    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+        """Return the mean squared difference of each sample or position, `[batch, ...]`."""
+        if len(student.shape) < 2:
+            return ops.square(teacher - student)
+        return logits_mse(teacher, student)

@@ -1,0 +1,68 @@
+"""ProbabilityMSE: class probabilities of the student regressed on those of the teacher."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import require_positive
+from keras_kd.losses.logits import LogitsLoss
+
+
+def probability_mse(teacher: Any, student: Any, temperature: float = 1.0) -> Any:
+    """Return `1/2 sum_c (p_s - p_t)^2` with `p = softmax(logits / T)`.
+
+    Args:
+        teacher: Logits of the teacher, `[..., classes]`.
+        student: Logits of the student, `[..., classes]`.
+        temperature: `T`. Defaults to `1.0`.
+
+    Returns:
+        Tensor `[...]`.
+    """
+    difference = ops.softmax(student / temperature) - ops.softmax(teacher / temperature)
+    return 0.5 * ops.sum(ops.square(difference), axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class ProbabilityMSE(LogitsLoss):
+    """Half the squared difference of the class probabilities, summed over classes.
+
+    `mean_b 1/2 sum_c (p_s - p_t)^2`, both `p = softmax(logits / T)`; there is no factor `T^2`.
+
+    Args:
+        temperature: `T`, above 0. Defaults to `1.0`.
+        from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
+        name: Name of the loss. Defaults to `"probability_mse"`.
+
+    Raises:
+        ValueError: If `temperature` is not above 0.
+
+    Example:
+
+    ```python
+    loss = keras_kd.losses.ProbabilityMSE()
+    loss(teacher_logits, student_logits)  # both [batch, ..., classes]
+    ```
+
+    Reference:
+        Ba and Caruana, Do Deep Nets Really Need to be Deep?, 2014, arXiv:1312.6184, compare
+        regression on logits with regression on probabilities.
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, from_logits: bool = True, name: str | None = None
+    ) -> None:
+        super().__init__(from_logits, name)
+        require_positive("ProbabilityMSE", temperature=temperature)
+        self.temperature = temperature
+
+    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+        """Return half the squared difference of each sample or position, `[batch, ...]`."""
+        return probability_mse(self.as_logits(teacher), self.as_logits(student), self.temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "temperature": self.temperature}

@@ -1,0 +1,72 @@
+"""SoftCrossEntropy: cross-entropy with the teacher's softened probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import require_positive
+from keras_kd.losses.logits import LogitsLoss
+
+
+def soft_cross_entropy(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
+    """Return `-T^2 * sum_c p_t log p_s` with `p = softmax(logits / T)`.
+
+    Args:
+        teacher: Logits of the teacher, `[..., classes]`.
+        student: Logits of the student, `[..., classes]`.
+        temperature: `T`. Defaults to `4.0`.
+
+    Returns:
+        Tensor `[...]`.
+    """
+    targets = ops.softmax(teacher / temperature, axis=-1)
+    log_student = ops.log_softmax(student / temperature, axis=-1)
+    return -(temperature**2) * ops.sum(targets * log_student, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class SoftCrossEntropy(LogitsLoss):
+    """Cross-entropy of the student's softened predictions under the teacher's.
+
+    `T^2 * mean_b -sum_c p_t log p_s`, both `p = softmax(logits / T)`. It differs from
+    `KLDivergence` by the teacher's entropy: the student's gradient is the same, but the least
+    value is not zero.
+
+    Args:
+        temperature: `T`, above 0; higher is softer. Defaults to `4.0`.
+        from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
+        name: Name of the loss. Defaults to `"soft_cross_entropy"`.
+
+    Raises:
+        ValueError: If `temperature` is not above 0.
+
+    Example:
+
+    ```python
+    loss = keras_kd.losses.SoftCrossEntropy(temperature=4.0)
+    loss(teacher_logits, student_logits)  # both [batch, ..., classes]
+    ```
+
+    Reference:
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
+    """
+
+    def __init__(
+        self, temperature: float = 4.0, from_logits: bool = True, name: str | None = None
+    ) -> None:
+        super().__init__(from_logits, name)
+        require_positive("SoftCrossEntropy", temperature=temperature)
+        self.temperature = temperature
+
+    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+        """Return the cross-entropy of each sample or position, `[batch, ...]`."""
+        return soft_cross_entropy(
+            self.as_logits(teacher), self.as_logits(student), self.temperature
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "temperature": self.temperature}

@@ -1,0 +1,69 @@
+"""StandardizedKL: logits compared after their mean and spread are removed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import require_positive
+from keras_kd.losses.kl_divergence import kl_divergence
+from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.norms import norm
+
+
+def standardize(logits: Any) -> Any:
+    """Return `(x - mean) / (1e-7 + std)` along the last axis, `std` with `classes - 1`.
+
+    Equal logits give zeros, with a gradient of zero.
+    """
+    centred = logits - ops.mean(logits, axis=-1, keepdims=True)
+    length = norm(centred, keepdims=True)
+    deviation = length / (logits.shape[-1] - 1) ** 0.5
+    centred = ops.where(ops.equal(length, 0), ops.zeros_like(centred), centred)
+    return centred / (1e-7 + deviation)
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class StandardizedKL(LogitsLoss):
+    """`KLDivergence` of logits that are standardised row by row.
+
+    `z = (x - mean) / (1e-7 + std)`, so that the student need not match the size of the teacher's
+    logits but only their relations; then `T^2 * mean_b sum_c p_t (log p_t - log p_s)` with
+    `p = softmax(z / T)`.
+
+    Args:
+        temperature: `T`, above 0. Defaults to `2.0`.
+        from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
+        name: Name of the loss. Defaults to `"standardized_kl"`.
+
+    Raises:
+        ValueError: If `temperature` is not above 0.
+
+    Example:
+
+    ```python
+    loss = keras_kd.losses.StandardizedKL(temperature=2.0)
+    loss(teacher_logits, student_logits)  # both [batch, ..., classes]
+    ```
+
+    Reference:
+        Sun et al., Logit Standardization in Knowledge Distillation, 2024, arXiv:2403.01427.
+    """
+
+    def __init__(
+        self, temperature: float = 2.0, from_logits: bool = True, name: str | None = None
+    ) -> None:
+        super().__init__(from_logits, name)
+        require_positive("StandardizedKL", temperature=temperature)
+        self.temperature = temperature
+
+    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+        """Return the divergence of each sample or position, `[batch, ...]`."""
+        teacher, student = self.as_logits(teacher), self.as_logits(student)
+        return kl_divergence(standardize(teacher), standardize(student), self.temperature)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "temperature": self.temperature}

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.losses.norms import l2_normalize, norm
+
+
+def test_norm(check):
+    x = check.normal(3, 4, 5)
+    np.testing.assert_allclose(norm(x, (1, 2)), np.sqrt((x**2).sum((1, 2))))
+
+
+def test_normalised_vectors_have_length_one_down_to_the_floor(check):
+    x = check.normal(3, 4)
+    np.testing.assert_allclose(
+        l2_normalize(x), x / np.sqrt((x**2).sum(-1, keepdims=True)), rtol=1e-12
+    )
+    tiny = np.array([[1e-13, 0.0]])
+    np.testing.assert_allclose(l2_normalize(tiny), [[0.1, 0.0]])
+    np.testing.assert_allclose(l2_normalize(np.array([[3.0, 4.0]]), offset=5.0), [[0.3, 0.4]])
+
+
+def test_a_zero_vector_has_a_gradient_of_zero():
+    x = tf.Variable([[0.0, 0.0], [3.0, 4.0]])
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(l2_normalize(x) * [[1.0, 2.0]]) + tf.reduce_sum(norm(x))
+    gradient = tape.gradient(value, x).numpy()
+    np.testing.assert_array_equal(gradient[0], [0.0, 0.0])
+    assert np.isfinite(gradient[1]).all()
+    assert np.abs(gradient[1]).max() > 0.1
