@@ -30,7 +30,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (lambda c: c[:-1], "LiteRT cannot run"),
         (
             lambda c: c.replace(b"serving_default_x:0", b"serving\xff\xfe\xfffault_x:0"),
-            "a name in it is not text",
+            "can.t decode byte 0xff",
         ),
         # A root table far behind the end of the file.
         (lambda c: struct.pack("<I", 0x7FFFFF00) + b"TFL3", "LiteRT cannot run"),
