@@ -19,6 +19,7 @@ from keras_kd.outputs import (
     output_structure,
     student_loss_for,
 )
+from keras_kd.teachers.taught_inputs import student_inputs
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -232,6 +233,7 @@ class Distiller(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Return the student's outputs."""
+        inputs = student_inputs(inputs)
         if mask is not None:
             return self.student(inputs, training=training, mask=mask)
         return self.student(inputs, training=training)

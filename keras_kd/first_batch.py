@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.teachers.taught_inputs import student_inputs
+
 
 @dataclasses.dataclass(frozen=True)
 class FirstBatch:
@@ -34,7 +36,7 @@ def first_batch(x: Any, y: Any = None) -> FirstBatch | None:
     if isinstance(x, tf.data.Dataset):
         for batch in x.take(1):
             inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            return FirstBatch(inputs, None if labels is None else _arrays(labels))
+            return FirstBatch(student_inputs(inputs), None if labels is None else _arrays(labels))
         raise ValueError(_EMPTY)
     if isinstance(x, keras.utils.PyDataset):
         if len(x) == 0:

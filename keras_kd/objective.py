@@ -18,6 +18,7 @@ from keras import ops
 from keras_kd.features import FeatureReader, feature_shape, find_layer
 from keras_kd.hints import Hint
 from keras_kd.losses.base import DistillationLoss, snake_case
+from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +167,15 @@ class Objective:
     def teacher_signals(self, x: Any) -> TeacherSignals | None:
         """Run the teacher once, in inference mode; call this outside the gradient tape.
 
+        For `TaughtInputs` nothing is run: they bring the teacher's outputs along.
+
         Returns:
             Its outputs and features, or `None` where the teacher does not count.
         """
         if not self.distils:
             return None
+        if isinstance(x, TaughtInputs):
+            return TeacherSignals(x.outputs, x.features)
         if self.teacher is None:
             raise ValueError(
                 "There is no teacher: a loaded Distiller is saved without it. "
@@ -199,7 +204,7 @@ class Objective:
         if self._student_reader is None or self._student_reader[0] is not model:
             paths = _paths(self.distillation_losses, "student") if self.distils else []
             self._student_reader = (model, FeatureReader(model, paths, self._layer_names))
-        return self._student_reader[1].run(model, x, training)
+        return self._student_reader[1].run(model, student_inputs(x), training)
 
     def losses(
         self,
