@@ -1,0 +1,1 @@
+"""The demonstration: the whole chain on real data, from one command."""
