@@ -1,0 +1,96 @@
+"""CorrelationCongruence: kernel matrices of the batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import require_positive
+from keras_kd.losses.norms import norm
+from keras_kd.losses.pairwise import gram
+from keras_kd.losses.relation import RelationLoss, flatten, weigh_pairs
+
+
+def kernel_matrix(x: Any, gamma: float = 0.4, max_order: int = 2) -> Any:
+    """Return `exp(-2 gamma) sum_n (2 gamma)^n / n! (x . y)^n`, `n` from 0 to `max_order`.
+
+    The Taylor series of the Gaussian kernel `exp(-gamma |x - y|^2)` of unit vectors.
+
+    Args:
+        x: Vectors `[batch, values]`.
+        gamma: Of the Gaussian kernel. Defaults to `0.4`.
+        max_order: The last term. Defaults to `2`.
+
+    Returns:
+        Tensor `[batch, batch]`.
+    """
+    products = gram(x)
+    total, power = ops.ones_like(products), ops.ones_like(products)
+    for n in range(1, max_order + 1):
+        power = power * products
+        total = total + (2.0 * gamma) ** n / math.factorial(n) * power
+    return math.exp(-2.0 * gamma) * total
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class CorrelationCongruence(RelationLoss):
+    """Correlation congruence.
+
+    The Frobenius norm of the difference between the kernel matrices of teacher and student, over
+    `batch^2`. The kernel is the Taylor series of a Gaussian one for vectors of length one; as in
+    torchdistill's code, features are not normalised here. It is computed in float64.
+    `sample_weight` weighs the squared differences of pairs, by `w_i w_j`.
+
+    Args:
+        gamma: Of the Gaussian kernel, above 0. Defaults to `0.4`.
+        max_order: The last term of the series, a whole number above 0. Defaults to `2`.
+        name: Name of the loss. Defaults to `"correlation_congruence"`.
+
+    Raises:
+        ValueError: If `gamma` or `max_order` is not above 0; when called, if the batches differ in
+            size.
+
+    Example:
+
+    ```python
+    hint = keras_kd.Hint("embedding", "embedding", loss=keras_kd.losses.CorrelationCongruence())
+    ```
+
+    Reference:
+        Peng et al., Correlation Congruence for Knowledge Distillation, 2019, arXiv:1904.01802.
+    """
+
+    def __init__(self, gamma: float = 0.4, max_order: int = 2, name: str | None = None) -> None:
+        super().__init__(name)
+        require_positive("CorrelationCongruence", gamma=gamma, max_order=max_order)
+        if not isinstance(max_order, int):
+            raise ValueError(
+                f"CorrelationCongruence: `max_order` must be a whole number, not {max_order!r}."
+            )
+        self.gamma = gamma
+        self.max_order = max_order
+
+    def compute_loss(
+        self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any
+    ) -> Any:
+        """Return the Frobenius norm over `batch^2`."""
+        difference = self.call(teacher, student, labels)
+        pairs = ops.cast(ops.size(difference), difference.dtype)
+        if sample_weight is not None:
+            difference = weigh_pairs(difference, ops.sqrt(ops.cast(sample_weight, "float64")))
+        return ops.cast(norm(difference, axis=(0, 1)) / pairs, student.dtype)
+
+    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+        """Return the difference of the kernel matrices, `[batch, batch]`, in float64."""
+        teacher, student = (
+            kernel_matrix(ops.cast(flatten(x), "float64"), self.gamma, self.max_order)
+            for x in (teacher, student)
+        )
+        return teacher - student
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "gamma": self.gamma, "max_order": self.max_order}
