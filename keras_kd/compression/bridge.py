@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression.same_layers import same_layer
+from keras_kd.compression.same_layers import same_layers
 from keras_kd.compression.tfmot import import_tf_keras
 
 _TOLERANCE = 1e-5
@@ -25,12 +25,12 @@ class BridgedModel:
         model: The `tf_keras` model, functional and flat.
         layer_names: From the path of every Keras 3 layer (`"backbone/block1"` inside a nested
             model) to the name of the `tf_keras` layer that returns the same output.
-        weight_layers: From the path to the name of the `tf_keras` layer that holds its weights.
+        weight_layers: From the path to the names of the `tf_keras` layers that hold its weights.
     """
 
     model: Any
     layer_names: Mapping[str, str]
-    weight_layers: Mapping[str, str]
+    weight_layers: Mapping[str, tuple[str, ...]]
 
 
 def check_bridgeable(model: keras.Model) -> None:
@@ -100,7 +100,7 @@ class _Builder:
     def __init__(self) -> None:
         self.tf_keras = import_tf_keras()
         self.layer_names: dict[str, str] = {}
-        self.weight_layers: dict[str, str] = {}
+        self.weight_layers: dict[str, tuple[str, ...]] = {}
         self._used: set[str] = set()
         self._rebuilt: dict[int, list[Any]] = {}
         self._kept: list[Any] = []
@@ -164,11 +164,11 @@ class _Builder:
                 x = layer(x)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise ValueError(_cannot(operation, path, str(error).splitlines()[0])) from error
-        self._copy_weights(operation, first, path)
+        holders = self._copy_weights(operation, chain, path)
         outputs = _flatten(x)
         self.layer_names[path] = chain[-1].name
-        if operation_weights(operation):
-            self.weight_layers[path] = first.name
+        if holders:
+            self.weight_layers[path] = holders
         return outputs
 
     def _native(
@@ -195,13 +195,11 @@ class _Builder:
             return None
         if kwargs or len(arguments.args) != 1:
             return None
-        layer, activation = same_layer(self.tf_keras, operation)
-        if layer is None and activation is None:
+        chain, activation = same_layers(self.tf_keras, operation)
+        if not chain and activation is None:
             return None
-        chain = []
-        if layer is not None:
-            layer._name = self._name(path)
-            chain.append(layer)
+        for layer, suffix in zip(chain, ("", "_pointwise"), strict=False):
+            layer._name = self._name(path + suffix)
         if activation is not None:
             chain.append(self._activation(activation, f"{path}_activation" if chain else path))
         self._rebuilt[id(operation)] = chain
@@ -249,13 +247,13 @@ class _Builder:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(_cannot(operation, path, reason)) from error
 
-    def _copy_weights(self, operation: Any, layer: Any, path: str) -> None:
-        if hasattr(layer, "copy_weights"):
-            if type(layer.operation) is type(operation):
-                layer.copy_weights(operation)
-            return
+    def _copy_weights(self, operation: Any, chain: list[Any], path: str) -> tuple[str, ...]:
         weights = operation_weights(operation)
-        targets = layer.weights
+        if hasattr(chain[0], "copy_weights"):
+            if type(chain[0].operation) is type(operation):
+                chain[0].copy_weights(operation)
+            return (chain[0].name,) if weights else ()
+        targets = [weight for layer in chain for weight in layer.weights]
         if [tuple(w.shape) for w in weights] != [tuple(w.shape) for w in targets]:
             raise ValueError(
                 _cannot(
@@ -265,8 +263,9 @@ class _Builder:
                     f"tf_keras {[tuple(w.shape) for w in targets]}",
                 )
             )
-        if weights:
-            layer.set_weights([keras.ops.convert_to_numpy(w.value) for w in weights])
+        for target, weight in zip(targets, weights, strict=True):
+            target.assign(keras.ops.convert_to_numpy(weight.value))
+        return tuple(layer.name for layer in chain if layer.weights)
 
     def _name(self, path: str) -> str:
         name = base = _legal(path)

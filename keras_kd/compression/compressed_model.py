@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import warnings
 import zipfile
 from typing import Any
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from keras_kd.compression.layer_record import LayerRecord, kernel_values, zero_fraction
 from keras_kd.files import atomic_path
+from keras_kd.quiet import capture_output
 
 
 class CompressedModel:
@@ -133,7 +135,8 @@ class CompressedModel:
             folder: The folder to write to.
         """
         if self.quantization_aware:
-            self.model.export(str(folder))
+            with capture_output():
+                self.model.export(str(folder))
         else:
             self.model.export(str(folder), format="tf_saved_model", verbose=False)
 
@@ -170,7 +173,10 @@ class CompressedModel:
             if self.quantization_aware:
                 import h5py
 
-                self.model.save(str(temporary), include_optimizer=False, save_format="h5")
+                with capture_output(), warnings.catch_warnings():
+                    # tf_keras recommends a format that cannot hold TF-MOT's wrappers.
+                    warnings.simplefilter("ignore")
+                    self.model.save(str(temporary), include_optimizer=False, save_format="h5")
                 with h5py.File(temporary, "a") as file:
                     file.attrs[_RECORD] = text
             else:
@@ -216,6 +222,7 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
     content = json.loads(text)
     if quantization_aware:
         from keras_kd.compression import hosted_layer as hosted_layer
+        from keras_kd.compression import quantize_config as quantize_config
         from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
         with import_tfmot().quantization.keras.quantize_scope():

@@ -85,8 +85,10 @@ def layer_records(original: Any, state: Any) -> list[LayerRecord]:
     present = {} if state.weight_layers else dict(leaf_layers(state.model))
     records = []
     for path, layer in leaf_layers(original):
-        now = renamed.get(state.weight_layers.get(path)) or present.get(path)
-        kernels = kernel_values(now) if now is not None else []
+        holders = [renamed[name] for name in state.weight_layers.get(path, ())]
+        if path in present:
+            holders = [present[path]]
+        kernels = [kernel for holder in holders for kernel in kernel_values(holder)]
         notes = state.notes.get(path, LayerNotes())
         records.append(
             LayerRecord(

@@ -17,7 +17,7 @@ _SAME_LAYERS = frozenset(
         "GlobalAveragePooling3D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
         "GlobalMaxPooling3D", "LayerNormalization", "LeakyReLU", "MaxPooling1D", "MaxPooling2D",
         "MaxPooling3D", "Maximum", "Minimum", "Multiply", "PReLU", "Permute", "ReLU",
-        "RepeatVector", "Rescaling", "Reshape", "SeparableConv1D", "SeparableConv2D", "Softmax",
+        "RepeatVector", "Rescaling", "Reshape", "Softmax",
         "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "Subtract", "UpSampling1D",
         "UpSampling2D", "UpSampling3D", "ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D",
     }
@@ -40,21 +40,25 @@ _DROPPED_KEYS = frozenset(
 )
 
 
-def same_layer(tf_keras: Any, layer: Any) -> tuple[Any, Any]:
-    """Make the `tf_keras` layer that does what `layer` does.
+def same_layers(tf_keras: Any, layer: Any) -> tuple[list[Any], Any]:
+    """Make the `tf_keras` layers that do what `layer` does.
+
+    A separable convolution becomes the two convolutions that it is made of, as TF-MOT does it.
 
     Args:
         tf_keras: The module.
         layer: A Keras 3 layer.
 
     Returns:
-        The layer, and the activation to put behind it where `tf_keras` (or TF-MOT) has no such
-        activation, else `None`. `(None, None)` if there is no equal layer; `(None, activation)`
-        for an `Activation` layer that is only the activation.
+        The layers, one after the other, and the activation to put behind them where `tf_keras`
+        (or TF-MOT) has no such activation, else `None`. `([], None)` if there is no equal layer;
+        `([], activation)` for an `Activation` layer that is only the activation.
     """
     class_name = type(layer).__name__
-    if class_name not in _SAME_LAYERS or not type(layer).__module__.startswith("keras.src.layers."):
-        return None, None
+    if class_name not in _SAME_LAYERS | {"SeparableConv2D"} or not type(
+        layer
+    ).__module__.startswith("keras.src.layers."):
+        return [], None
     layer_class = getattr(tf_keras.layers, class_name)
     config = {
         key: value
@@ -66,7 +70,7 @@ def same_layer(tf_keras: Any, layer: Any) -> tuple[Any, Any]:
     if given is not None:
         same = _SAME_ACTIVATIONS.get(given) if isinstance(given, str) else None
         if same is None and class_name == "Activation":
-            return None, given
+            return [], given
         activation = given if same is None else None
         config["activation"] = same or "linear"
     if class_name == "LeakyReLU":
@@ -83,10 +87,40 @@ def same_layer(tf_keras: Any, layer: Any) -> tuple[Any, Any]:
         elif key.endswith("_regularizer"):
             config[key] = _regularizer(tf_keras, value)
             if config[key] is None:
-                return None, None
+                return [], None
         elif key.endswith("_constraint") or key not in accepted:
-            return None, None
-    return layer_class(**config), activation
+            return [], None
+    if class_name == "SeparableConv2D":
+        return _separable(tf_keras, config), activation
+    return [layer_class(**config)], activation
+
+
+def _separable(tf_keras: Any, config: dict[str, Any]) -> list[Any]:
+    depthwise = {
+        key: config[key]
+        for key in ("kernel_size", "strides", "padding", "depth_multiplier", "data_format")
+    }
+    pointwise = {
+        key: config[key]
+        for key in ("filters", "data_format", "activation", "use_bias", "bias_regularizer")
+        if key in config
+    }
+    return [
+        tf_keras.layers.DepthwiseConv2D(
+            **depthwise,
+            dilation_rate=config["dilation_rate"],
+            use_bias=False,
+            depthwise_regularizer=config.get("depthwise_regularizer"),
+            trainable=config["trainable"],
+        ),
+        tf_keras.layers.Conv2D(
+            **pointwise,
+            kernel_size=1,
+            kernel_regularizer=config.get("pointwise_regularizer"),
+            activity_regularizer=config.get("activity_regularizer"),
+            trainable=config["trainable"],
+        ),
+    ]
 
 
 def _regularizer(tf_keras: Any, config: Any) -> Any:

@@ -19,7 +19,7 @@ class StudentState:
         model: The student, of Keras 3 or, after quantization-aware training, of `tf_keras`.
         layer_names: From the path of each layer of the original student to the present name of
             the layer with the same output. Empty while no layer was renamed.
-        weight_layers: The same for the layer that holds the weights.
+        weight_layers: The same for the layers that hold the weights.
         pruned: Whether weights were pruned.
         quantization_aware: Whether the model was trained for 8 bits.
         notes: What the stages did to each layer, by path.
@@ -28,7 +28,7 @@ class StudentState:
 
     model: Any
     layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    weight_layers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weight_layers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     pruned: bool = False
     quantization_aware: bool = False
     notes: dict[str, LayerNotes] = dataclasses.field(default_factory=dict)

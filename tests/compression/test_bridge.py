@@ -93,7 +93,7 @@ def test_batch_statistics_move_alike():
     model = _shake(residual_network((8, 8, 1), 3, [4], [1], "net"))
     bridged = to_tf_keras(model)
     assert max(_differences(model, bridged, training=True)) <= 1e-4
-    name = bridged.weight_layers["stem_bn"]
+    (name,) = bridged.weight_layers["stem_bn"]
     moving = bridged.model.get_layer(name).moving_mean.numpy()
     np.testing.assert_allclose(moving, np.asarray(model.get_layer("stem_bn").moving_mean), 1e-5)
 

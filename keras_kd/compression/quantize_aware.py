@@ -1,0 +1,164 @@
+"""QuantizeAware: train a student for 8 bits."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_kd.compression.bridge import check_bridgeable, to_tf_keras
+from keras_kd.compression.prune import Prune
+from keras_kd.compression.quantized_model import (
+    QuantizedModel,
+    calibrate,
+    quantize,
+    widen_empty_ranges,
+    zero_masks,
+)
+from keras_kd.compression.stage import Stage, StudentState
+from keras_kd.compression.teaching import as_dataset
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class QuantizeAware(Stage):
+    """Trains a student while 8-bit weights and activations are emulated, with TF-MOT.
+
+    The student is rebuilt in `tf_keras`, which TF-MOT works on; nested models are inlined. The
+    ranges of the activations start at those of some training batches. After `Prune` the zeros
+    stay, by TF-MOT's prune-preserving scheme and a mask after every step. Layers that TF-MOT does
+    not know stay float and are named in one warning. Hints at layers that exist go on teaching,
+    and their projections go on learning.
+
+    Args:
+        epochs: Number of epochs of training. Defaults to `1`.
+        calibration_batches: Number of training batches that the first ranges are taken from.
+            Defaults to `10`.
+        optimizer: A Keras optimizer or its name, of a class that `tf_keras` has too. Defaults to
+            `None`: Adam.
+        learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-4`.
+        name: Name of the stage in the history. Defaults to `"quantize_aware"`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    compressed = keras_kd.compress(
+        distiller,
+        train,
+        validation_data=validation,
+        stages=[keras_kd.Prune(0.75, epochs=4), keras_kd.QuantizeAware(epochs=2)],
+    )
+    keras_kd.export_tflite(
+        compressed, "exports/student.tflite", quantization="int8", representative_data=train
+    )
+    ```
+
+    Reference:
+        Jacob et al., Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference, 2018, arXiv:1712.05877.
+    """
+
+    default_learning_rate = 1e-4
+
+    def __init__(
+        self,
+        epochs: int = 1,
+        calibration_batches: int = 10,
+        optimizer: Any = None,
+        learning_rate: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(epochs, optimizer, learning_rate, name)
+        if not isinstance(calibration_batches, int) or calibration_batches < 1:
+            raise ValueError(
+                "QuantizeAware: `calibration_batches` must be a whole number of at least 1, but "
+                f"received {calibration_batches!r}."
+            )
+        self.calibration_batches = calibration_batches
+
+    def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
+        """Refuse what cannot be rebuilt or quantized, and a second such stage.
+
+        The student is rebuilt and quantized on trial, so that nothing fails after hours of
+        training.
+        """
+        from keras_kd.compression.tf_keras_trainer import to_tf_keras_optimizer
+
+        if any(isinstance(stage, QuantizeAware) for stage in earlier):
+            raise ValueError(
+                "QuantizeAware appears twice in `stages`: the weights are trained for 8 bits "
+                "already. Keep one, as the last stage, with more `epochs`."
+            )
+        check_bridgeable(student)
+        to_tf_keras_optimizer(self.make_optimizer())
+        pruned = any(isinstance(stage, Prune) for stage in earlier)
+        quantize(to_tf_keras(student), pruned)
+
+    def run(self, state: StudentState, teaching: Any) -> None:
+        """Train for 8 bits; the state's model becomes a `tf_keras` model."""
+        from keras_kd.compression.tf_keras_trainer import TfKerasTrainer, to_tf_keras_optimizer
+
+        quantized = quantize(to_tf_keras(state.model), state.pruned)
+        _warn_of_float_layers(quantized)
+        state.model = quantized.model
+        state.layer_names = quantized.layer_names
+        state.weight_layers = quantized.weight_layers
+
+        train = as_dataset(teaching.train)
+        inputs = (
+            keras.utils.unpack_x_y_sample_weight(batch)[0]
+            for batch in itertools.islice(iter(train), self.calibration_batches)
+        )
+        masks = zero_masks(state.model) if state.pruned else []
+        calibrate(state.model, inputs)
+        trainer = TfKerasTrainer(
+            state.model, teaching.objective_for(state), teaching.metrics(), masks
+        )
+        trainer.compile(
+            optimizer=to_tf_keras_optimizer(self.make_optimizer()),
+            run_eagerly=teaching.distiller.run_eagerly,
+        )
+        history = trainer.fit(
+            train,
+            validation_data=as_dataset(teaching.validation_data),
+            epochs=self.epochs,
+            verbose=teaching.verbose,
+        )
+        widen_empty_ranges(state.model)
+        state.history[self.name] = {
+            key: [float(value) for value in values] for key, values in history.history.items()
+        }
+        state.quantization_aware = True
+        self._take_notes(state, quantized)
+
+    def _take_notes(self, state: StudentState, quantized: QuantizedModel) -> None:
+        for path in quantized.quantized:
+            state.note(path).done.append("trained for 8-bit weights")
+            state.note(path).bits = 8
+        for path in quantized.folded:
+            state.note(path).done.append("folded into the layer before it")
+        for path, class_name in quantized.float_layers.items():
+            reason = f"TF-MOT does not treat {class_name} at this place"
+            what = "its activation stays float" if path in quantized.quantized else "stays float"
+            state.note(path).not_done.append(f"{what}: {reason}")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration."""
+        return {**super().get_config(), "calibration_batches": self.calibration_batches}
+
+
+def _warn_of_float_layers(quantized: QuantizedModel) -> None:
+    names = [f"'{path}' ({name})" for path, name in quantized.float_layers.items()]
+    if not names:
+        return
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    warnings.warn(
+        f"QuantizeAware leaves {len(names)} layers in float, because TF-MOT does not quantize them "
+        f"at their place: {shown}.",
+        stacklevel=2,
+    )

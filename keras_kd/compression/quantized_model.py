@@ -1,0 +1,249 @@
+"""Making a quantization-aware `tf_keras` model of a bridged student."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import re
+import unittest.mock
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.compression.bridge import BridgedModel
+from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+from keras_kd.quiet import capture_output
+
+_FOLDED_INTO = ("Conv2D", "DepthwiseConv2D", "Dense")
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedModel:
+    """A model that emulates 8 bits.
+
+    Attributes:
+        model: The `tf_keras` model.
+        layer_names: From the path of each original layer to the present name of the layer with
+            the same output.
+        weight_layers: From the path to the present names of the layers that hold its weights.
+        quantized: Paths of the layers whose weights have 8 bits.
+        folded: Paths of the layers that the converter folds into the one before.
+        float_layers: The class by path of the layers that stay float.
+    """
+
+    model: Any
+    layer_names: Mapping[str, str]
+    weight_layers: Mapping[str, tuple[str, ...]]
+    quantized: tuple[str, ...]
+    folded: tuple[str, ...]
+    float_layers: Mapping[str, str]
+
+
+def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
+    """Put TF-MOT's quantizers into a bridged model.
+
+    Layers that TF-MOT does not know stay float, their output is quantized.
+
+    Args:
+        bridged: The model.
+        pruned: Whether zeros among the weights must stay.
+
+    Raises:
+        ValueError: If no layer has weights that can be quantized.
+    """
+    tfmot, tf_keras = import_tfmot(), import_tf_keras()
+    from keras_kd.compression.quantize_config import OutputQuantizeConfig
+
+    quantization = tfmot.quantization.keras
+    plan = {layer.name: _treatment(layer, bridged.model) for layer in bridged.model.layers}
+    if not any(plan[layer.name] == "quantize" and layer.weights for layer in bridged.model.layers):
+        found = sorted({_class_name(layer) for layer in bridged.model.layers if layer.weights})
+        raise ValueError(
+            f"QuantizeAware finds no layer that TF-MOT can quantize in model "
+            f"'{bridged.model.name}': its layers with weights are {', '.join(found) or 'none'}, "
+            "and TF-MOT quantizes Conv2D, DepthwiseConv2D, SeparableConv2D, Conv2DTranspose and "
+            'Dense. Leave this stage out and export with quantization="int8", which needs no '
+            "training."
+        )
+
+    def annotate(layer: Any) -> Any:
+        treatment = plan[layer.name]
+        if treatment == "float":
+            return layer
+        config = OutputQuantizeConfig() if treatment == "output" else None
+        if pruned and treatment == "quantize" and type(layer).__name__ == "Conv2DTranspose":
+            # The prune-preserving scheme does not know this layer; the zeros are kept anyway.
+            config = _default_config(layer)
+        return quantization.quantize_annotate_layer(layer, config)
+
+    scheme_class = (
+        tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme if pruned else None
+    )
+    with capture_output(), quantization.quantize_scope():
+        annotated = tf_keras.models.clone_model(bridged.model, clone_function=annotate)
+        arguments = [scheme_class()] if scheme_class is not None else []
+        model = quantization.quantize_apply(annotated, *arguments)
+
+    present = {layer.name: layer for layer in model.layers}
+
+    def renamed(name: str) -> str:
+        return f"quant_{name}" if f"quant_{name}" in present else name
+
+    by_weight_path = {
+        path: tuple(plan[name] for name in names) for path, names in bridged.weight_layers.items()
+    }
+    classes = {layer.name: _class_name(layer) for layer in bridged.model.layers}
+    return QuantizedModel(
+        model,
+        {path: renamed(name) for path, name in bridged.layer_names.items()},
+        {path: tuple(map(renamed, names)) for path, names in bridged.weight_layers.items()},
+        tuple(p for p, treatments in by_weight_path.items() if "quantize" in treatments),
+        tuple(p for p, treatments in by_weight_path.items() if treatments == ("fold",)),
+        {
+            path: classes[name]
+            for path, name in bridged.layer_names.items()
+            if plan[name] in ("output", "float") and classes[name] != "InputLayer"
+        },
+    )
+
+
+def _class_name(layer: Any) -> str:
+    operation = getattr(layer, "operation", None)
+    return type(layer if operation is None else operation).__name__
+
+
+def _treatment(layer: Any, model: Any) -> str:
+    """Return `"quantize"`, `"fold"`, `"output"` (float inside) or `"float"`."""
+    class_name = type(layer).__name__
+    if class_name == "InputLayer":
+        return "float"
+    nodes = [node for node in layer._inbound_nodes if node in _nodes(model)]
+    shared = len(nodes) > 1
+    if class_name == "BatchNormalization":
+        if not shared and _folds(layer, model):
+            return "fold"
+        return "output" if not shared else "float"
+    if _registry().supports(layer) and _accepts(layer):
+        return "quantize"
+    output = nodes[0].outputs
+    single = not isinstance(output, (list, tuple, dict))
+    return "output" if single and not shared and output.dtype.is_floating else "float"
+
+
+def _nodes(model: Any) -> list[Any]:
+    return [node for nodes in model._nodes_by_depth.values() for node in nodes]
+
+
+def _folds(layer: Any, model: Any) -> bool:
+    before = tf.nest.flatten(layer._inbound_nodes[0].inbound_layers)[0]
+    consumers = [node for node in before._outbound_nodes if node in _nodes(model)]
+    is_output = any(tensor is before.output for tensor in model.outputs)
+    return (
+        type(before).__name__ in _FOLDED_INTO
+        and len(consumers) == 1
+        and not is_output
+        and before.activation.__name__ == "linear"
+    )
+
+
+def _registry() -> Any:
+    import_tfmot()
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_quantize_registry,
+    )
+
+    return default_8bit_quantize_registry.Default8BitQuantizeRegistry()
+
+
+def _default_config(layer: Any) -> Any:
+    return _registry().get_quantize_config(layer)
+
+
+def _accepts(layer: Any) -> bool:
+    try:
+        _default_config(layer).get_output_quantizers(layer)
+    except (ValueError, RuntimeError):
+        return False
+    return True
+
+
+def calibrate(model: Any, batches: Iterable[Any]) -> None:
+    """Set the ranges of all activations to those seen in some batches, before training.
+
+    TF-MOT starts every range at -6 ... 6. A moving average with a decay of 0.999 needs thousands
+    of steps to leave it, and the range of the input never shrinks.
+
+    Args:
+        model: A quantization-aware model.
+        batches: Batches of inputs.
+    """
+    import_tfmot()
+    from tensorflow_model_optimization.python.core.quantization.keras import quant_ops
+
+    for variable in model.variables:
+        if re.search(r"_(min|max):\d+$", variable.name):
+            variable.assign(tf.zeros_like(variable))
+    updates: collections.Counter[int] = collections.Counter()
+
+    def updating(name: str) -> Any:
+        original = getattr(quant_ops, name)
+
+        def quantize(*args: Any, **kwargs: Any) -> Any:
+            kwargs["is_training"] = True
+            if "ema_decay" in kwargs:
+                # The mean so far; a shared layer updates its range several times a batch.
+                seen = updates[id(args[1])]
+                updates[id(args[1])] += 1
+                kwargs["ema_decay"] = seen / (seen + 1.0)
+            return original(*args, **kwargs)
+
+        return quantize
+
+    # Only the quantizers are in training mode: dropout is off, batch statistics stay.
+    names = ("MovingAvgQuantize", "AllValuesQuantize", "LastValueQuantize")
+    with unittest.mock.patch.multiple(quant_ops, **{name: updating(name) for name in names}):
+        for x in batches:
+            model(x, training=False)
+
+
+def widen_empty_ranges(model: Any) -> None:
+    """Give filters without any weight the range of their layer, after training.
+
+    Pruning may empty a whole filter. Its range is then 0 ... 0, from which the converter makes a
+    scale so small that the filter's bias, with BatchNormalization folded into it, does not fit
+    into 32 bits: the file returns other values than the model. What the model returns does not
+    change, since zero is zero in any range.
+
+    Args:
+        model: A quantization-aware model.
+    """
+    for layer in model.layers:
+        for _, _, ranges in getattr(layer, "_weight_vars", []):
+            low, high = ranges["min_var"], ranges["max_var"]
+            limit = np.maximum(np.abs(low.numpy()), np.abs(high.numpy()))
+            if limit.max(initial=0.0) == 0.0:
+                # Without a single weight any range will do.
+                widest = np.ones_like(limit)
+            else:
+                widest = np.full_like(limit, limit.max())
+            widening = np.where(limit == 0.0, widest, 0.0)
+            low.assign(low - widening)
+            high.assign(high + widening)
+
+
+def zero_masks(model: Any) -> list[tuple[Any, Any]]:
+    """Return variable and mask for every kernel that has zeros.
+
+    Args:
+        model: A `tf_keras` model.
+    """
+    masks = []
+    for variable in model.trainable_variables:
+        if variable.shape.rank is None or variable.shape.rank < 2:
+            continue
+        mask = np.asarray(variable) != 0
+        if mask.any() and not mask.all():
+            masks.append((variable, tf.constant(mask, variable.dtype)))
+    return masks

@@ -1,0 +1,143 @@
+"""Training a `tf_keras` student on the distiller's objective.
+
+Imports `tf_keras`: import this module only inside functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tf_keras
+
+from keras_kd.objective import Objective
+
+
+class TfKerasTrainer(tf_keras.Model):
+    """Trains a `tf_keras` student as `Distiller` trains a Keras 3 one.
+
+    Projections of hints go on being trained, by the same optimizer.
+
+    Args:
+        student: A `tf_keras` model.
+        objective: The objective for this student.
+        metrics: An object with `update_state`, `result` and `reset_state`, or `None`.
+        masks: Variables and masks that are applied after every step.
+    """
+
+    def __init__(
+        self, student: Any, objective: Objective, metrics: Any, masks: list[tuple[Any, Any]]
+    ) -> None:
+        super().__init__(name=f"{student.name}_trainer")
+        self.student = student
+        trackers = {
+            name: keras.metrics.Mean(name=name)
+            for name in ("distillation_loss", *objective.names, "loss", "student_loss")
+        }
+        # tf_keras would take what is assigned the usual way for layers and weights of its own.
+        object.__setattr__(self, "_teaching", (objective, metrics, trackers, masks))
+
+    @property
+    def metrics(self) -> list[Any]:
+        """No metrics of `tf_keras`: those of Keras 3 are used."""
+        return []
+
+    def reset_metrics(self) -> None:
+        """Start the metrics anew."""
+        _, metrics, trackers, _ = self._teaching
+        for tracker in trackers.values():
+            tracker.reset_state()
+        if metrics is not None:
+            metrics.reset_state()
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Return the student's outputs."""
+        return self.student(inputs, training=training)
+
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Teach the student one batch."""
+        objective, _, _, masks = self._teaching
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        signals = objective.teacher_signals(x)
+        with tf.GradientTape() as tape:
+            y_pred, features = objective.student_pass(self.student, x, training=True)
+            losses = objective.losses(signals, y, y_pred, features, sample_weight)
+            losses["loss"] += self._regularisation()
+        variables = [
+            *self.student.trainable_variables,
+            *(variable.value for variable in objective.trainable_variables),
+        ]
+        gradients = tape.gradient(losses["loss"], variables)
+        self.optimizer.apply_gradients(
+            [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        )
+        for variable, mask in masks:
+            variable.assign(variable * mask)
+        return self._track(losses, x, y, y_pred, sample_weight)
+
+    @tf.autograph.experimental.do_not_convert
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluate the student on one batch, without the teacher."""
+        objective, _, _, _ = self._teaching
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred, features = objective.student_pass(self.student, x, training=False)
+        student_loss = objective.losses(None, y, y_pred, features, sample_weight)["student_loss"]
+        losses = {"loss": student_loss + self._regularisation(), "student_loss": student_loss}
+        return self._track(losses, x, y, y_pred, sample_weight)
+
+    def _regularisation(self) -> Any:
+        losses = [tf.cast(loss, tf.float32) for loss in self.student.losses]
+        return tf.add_n(losses) if losses else tf.constant(0.0)
+
+    def _track(
+        self, losses: dict[str, Any], x: Any, y: Any, y_pred: Any, sample_weight: Any
+    ) -> dict[str, Any]:
+        _, metrics, trackers, _ = self._teaching
+        size = tf.shape(tf.nest.flatten(x)[0])[0]
+        results = {}
+        for name, tracker in trackers.items():
+            if name in losses:
+                tracker.update_state(losses[name], sample_weight=size)
+                results[name] = tracker.result()
+        if metrics is not None:
+            metrics.update_state(y, y_pred, sample_weight)
+            results.update(metrics.result())
+        return dict(sorted(results.items()))
+
+
+def to_tf_keras_optimizer(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the `tf_keras` optimizer of the same class and configuration.
+
+    Raises:
+        ValueError: If `tf_keras` has no such optimizer, or no such schedule.
+    """
+    class_name = type(optimizer).__name__
+    known = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion",
+             "Nadam", "RMSprop", "SGD")  # fmt: skip
+    if class_name not in known:
+        raise ValueError(
+            f"This stage trains with tf_keras, which has no optimizer {class_name}. Pass one of "
+            f"{', '.join(known)} as `optimizer`."
+        )
+    config = dict(optimizer.get_config())
+    for key in ("loss_scale_factor", "gradient_accumulation_steps"):
+        if config.pop(key, None) is not None:
+            raise ValueError(
+                f"This stage trains with tf_keras, whose {class_name} has no `{key}`. Leave it out."
+            )
+    rate = config["learning_rate"]
+    if isinstance(rate, dict):
+        schedule = getattr(tf_keras.optimizers.schedules, rate["class_name"], None)
+        if schedule is None or rate.get("registered_name"):
+            raise ValueError(
+                "This stage trains with tf_keras, which has no learning rate schedule "
+                f"{rate['class_name']}. Pass one of keras.optimizers.schedules, or a number."
+            )
+        config["learning_rate"] = schedule.from_config(rate["config"])
+    result = getattr(tf_keras.optimizers, class_name).from_config(config)
+    excluded = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    if excluded:
+        result.exclude_from_weight_decay(var_names=list(excluded))
+    return result
