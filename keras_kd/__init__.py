@@ -1,15 +1,31 @@
 """keras_kd: distil, prune, quantize and export Keras models, and measure the exported file."""
 
-import keras as _keras
+# ruff: noqa: E402 (Keras is imported first, and quietly)
+
+from keras_kd.quiet import capture_output as _capture_output
+
+with _capture_output():
+    import keras as _keras
 
 if _keras.backend.backend() != "tensorflow":
     raise ImportError(
-        f"keras_kd needs Keras's TensorFlow backend, but the backend is "
+        "keras_kd needs Keras's TensorFlow backend, but the backend is "
         f"'{_keras.backend.backend()}'. Set the environment variable KERAS_BACKEND=tensorflow "
         "before Keras is imported."
     )
 
 from keras_kd import losses as losses
+from keras_kd import teachers as teachers
 from keras_kd._version import __version__ as __version__
+from keras_kd.compression.compressed_model import CompressedModel as CompressedModel
+from keras_kd.compression.compressed_model import load_compressed as load_compressed
+from keras_kd.compression.pipeline import compress as compress
+from keras_kd.compression.prune import Prune as Prune
+from keras_kd.compression.quantize_aware import QuantizeAware as QuantizeAware
 from keras_kd.distiller import Distiller as Distiller
+from keras_kd.export.benchmark import benchmark_tflite as benchmark_tflite
+from keras_kd.export.benchmark import benchmark_tflite_files as benchmark_tflite_files
+from keras_kd.export.evaluate import TFLiteResult as TFLiteResult
+from keras_kd.export.evaluate import evaluate_tflite as evaluate_tflite
+from keras_kd.export.tflite import export_tflite as export_tflite
 from keras_kd.hints import Hint as Hint

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Sequence
 
+import tensorflow as tf
+
 from keras_kd._version import __version__
+from keras_kd.quiet import capture_output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Keras and TensorFlow warn of what the commands do on purpose.
     warnings.filterwarnings("ignore", module="keras|tf_keras|tensorflow")
     try:
+        with capture_output():
+            tf.config.list_logical_devices()
         return int(options.run(options))
     except (ValueError, OSError) as error:
         print(f"keras-kd: {error}", file=sys.stderr)

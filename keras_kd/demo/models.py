@@ -11,7 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression import CompressedModel, Stage, compress, load_compressed
+from keras_kd.compression.compressed_model import CompressedModel, load_compressed
+from keras_kd.compression.pipeline import compress
+from keras_kd.compression.stage import Stage
 from keras_kd.demo.data import (
     ImageData,
     draw_views,

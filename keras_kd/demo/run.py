@@ -18,7 +18,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression import CompressedModel, Prune, QuantizeAware
+from keras_kd.compression.compressed_model import CompressedModel
+from keras_kd.compression.prune import Prune
+from keras_kd.compression.quantize_aware import QuantizeAware
 from keras_kd.demo.data import load_images
 from keras_kd.demo.models import DemoModels
 from keras_kd.demo.recipes import RECIPES
