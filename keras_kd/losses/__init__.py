@@ -6,6 +6,7 @@ from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence as BinaryKLD
 from keras_kd.losses.bounded_regression import BoundedRegression as BoundedRegression
 from keras_kd.losses.correlation_congruence import CorrelationCongruence as CorrelationCongruence
 from keras_kd.losses.cosine_relation import CosineRelation as CosineRelation
+from keras_kd.losses.crd import CRD as CRD
 from keras_kd.losses.dist import DIST as DIST
 from keras_kd.losses.dkd import DKD as DKD
 from keras_kd.losses.fitnet import FitNet as FitNet
@@ -17,9 +18,11 @@ from keras_kd.losses.nkd import NKD as NKD
 from keras_kd.losses.nst import NST as NST
 from keras_kd.losses.pkt import PKT as PKT
 from keras_kd.losses.probability_mse import ProbabilityMSE as ProbabilityMSE
+from keras_kd.losses.review_kd import ReviewKD as ReviewKD
 from keras_kd.losses.rkd import RKD as RKD
 from keras_kd.losses.rkd_angle import RKDAngle as RKDAngle
 from keras_kd.losses.rkd_distance import RKDDistance as RKDDistance
 from keras_kd.losses.similarity_preserving import SimilarityPreserving as SimilarityPreserving
 from keras_kd.losses.soft_cross_entropy import SoftCrossEntropy as SoftCrossEntropy
 from keras_kd.losses.standardized_kl import StandardizedKL as StandardizedKL
+from keras_kd.losses.vid import VID as VID

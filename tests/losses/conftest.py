@@ -16,6 +16,7 @@ class Checks:
 
     def __init__(self):
         self.random = np.random.default_rng(0)
+        self.numeric_gradient = numeric_gradient
 
     def normal(self, *shape, scale=2.0):
         # Rounded to float32, so that both sides of a comparison see the same numbers.
