@@ -16,6 +16,7 @@ import tensorflow as tf
 from keras_kd.compression.layer_record import LayerRecord, kernel_values, zero_fraction
 from keras_kd.files import atomic_path
 from keras_kd.quiet import capture_output
+from keras_kd.teachers.taught_inputs import student_inputs
 
 
 class CompressedModel:
@@ -70,7 +71,7 @@ class CompressedModel:
 
     def __call__(self, x: Any) -> Any:
         """Return the outputs for a batch, in inference mode."""
-        return self.model(x, training=False)
+        return self.model(student_inputs(x), training=False)
 
     def predict(self, x: Any, batch_size: int = 32) -> Any:
         """Return the outputs as NumPy arrays.

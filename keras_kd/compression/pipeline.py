@@ -14,6 +14,7 @@ from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.teaching import Teaching
 from keras_kd.distiller import Distiller
 from keras_kd.first_batch import first_batch
+from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
 
 
 def compress(
@@ -57,17 +58,18 @@ def compress(
     print(compressed.evaluate(validation))
     ```
     """
-    stages = _check_arguments(distiller, stages)
     train = _batches(train, "train")
     validation_data = _batches(validation_data, "validation_data")
     example = first_batch(train)
-    inputs = None if example is None else example.inputs
+    given = None if example is None else example.inputs
+    stages = _check_arguments(distiller, stages, isinstance(given, TaughtInputs))
+    inputs = student_inputs(given)
     if not distiller.student.built and inputs is not None:
         distiller.student(inputs, training=False)
     student = distiller.student
     for i, stage in enumerate(stages):
         stage.check(student, stages[:i])
-    if distiller.objective.distils:
+    if distiller.objective.distils and distiller.teacher is not None:
         distiller.objective.build(student, inputs)
 
     state = StudentState(copy_model(student, inputs))
@@ -87,7 +89,7 @@ def compress(
     )
 
 
-def _check_arguments(distiller: Any, stages: Any) -> list[Stage]:
+def _check_arguments(distiller: Any, stages: Any, taught: bool) -> list[Stage]:
     if not isinstance(distiller, Distiller):
         raise TypeError(
             "`compress` takes a keras_kd.Distiller, which knows the teacher, the student and the "
@@ -98,7 +100,7 @@ def _check_arguments(distiller: Any, stages: Any) -> list[Stage]:
             "`compress` needs a compiled Distiller: call distiller.compile(optimizer, loss=..., "
             "metrics=[...]) first."
         )
-    if distiller.teacher is None and distiller.objective.distils:
+    if distiller.teacher is None and distiller.objective.distils and not taught:
         raise ValueError(
             "There is no teacher: a loaded Distiller is saved without it. Set "
             "`distiller.teacher = teacher` first."

@@ -20,6 +20,7 @@ from keras_kd.compression.quantized_model import (
 )
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.teaching import as_dataset
+from keras_kd.teachers.taught_inputs import student_inputs
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -111,7 +112,7 @@ class QuantizeAware(Stage):
 
         train = as_dataset(teaching.train)
         inputs = (
-            keras.utils.unpack_x_y_sample_weight(batch)[0]
+            student_inputs(keras.utils.unpack_x_y_sample_weight(batch)[0])
             for batch in itertools.islice(iter(train), self.calibration_batches)
         )
         masks = zero_masks(state.model) if state.pruned else []

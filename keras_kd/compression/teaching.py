@@ -56,7 +56,8 @@ class Teaching:
     @contextlib.contextmanager
     def keras_trainer(self, state: StudentState, optimizer: Any) -> Iterator[Distiller]:
         """Give a compiled `Distiller` for a Keras 3 student."""
-        objective = self.objective_for(state)
+        # Here weights are numbers: what was scheduled stays at what it has come to.
+        objective: Any = self.objective_for(state)
         trainer = Distiller(
             objective.teacher,
             state.model,

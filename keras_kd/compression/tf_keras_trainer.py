@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from keras_kd.objective import Objective
+from keras_kd.teachers.taught_inputs import student_inputs
 
 
 class TfKerasTrainer(tf_keras.Model):
@@ -53,7 +54,7 @@ class TfKerasTrainer(tf_keras.Model):
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """Return the student's outputs."""
-        return self.student(inputs, training=training)
+        return self.student(student_inputs(inputs), training=training)
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, Any]:

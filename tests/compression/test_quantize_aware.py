@@ -15,6 +15,7 @@ from keras_kd.compression.quantize_aware import QuantizeAware
 from keras_kd.compression.quantized_model import calibrate, quantize
 from keras_kd.compression.stage import Stage
 from keras_kd.demo.networks import residual_network
+from keras_kd.teachers.taught_inputs import TaughtInputs
 
 
 def make_distiller(student, hints=(), weight=0.5, loss="labels", metrics=("accuracy",)):
@@ -272,6 +273,19 @@ def test_without_labels(data):
     unlabelled = data.map(lambda x, y: x)
     result = compress(distiller, unlabelled, stages=[QuantizeAware()], verbose=0)
     assert result.history["quantize_aware"]["kl_divergence"][0] > 0
+
+
+def test_data_may_bring_the_teachers_outputs(data):
+    distiller = make_distiller(residual_network((8, 8, 1), 3, [4], [1], "student"))
+    teacher = distiller.teacher
+    taught = data.map(lambda x, y: (TaughtInputs(x, teacher(x, training=False)), y))
+    results = [
+        compress(distiller, dataset, stages=[QuantizeAware(learning_rate=1e-9)], verbose=0).history[
+            "quantize_aware"
+        ]
+        for dataset in (data, taught)
+    ]
+    np.testing.assert_allclose(results[0]["kl_divergence"], results[1]["kl_divergence"], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
