@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_kd.first_batch import first_batch
-from keras_kd.hints import Hint
-from keras_kd.losses.base import DistillationLoss
-from keras_kd.objective import Objective
-from keras_kd.outputs import (
-    check_labels,
-    last_activation,
-    look_like_probabilities,
-    output_structure,
-    student_loss_for,
+from keras_kd.arguments import (
+    check_losses,
+    check_model,
+    check_student_loss_weight,
+    check_weights,
 )
+from keras_kd.compatibility import (
+    check_all_labels,
+    check_probabilities,
+    check_shapes,
+    check_teacher,
+    compared_outputs,
+    resolve_losses,
+)
+from keras_kd.epochs import check_epoch, with_epoch_begin
+from keras_kd.first_batch import first_batch
+from keras_kd.objective import Objective
+from keras_kd.outputs import last_activation, output_names
+from keras_kd.precision import with_loss_scale
+from keras_kd.schedules import Scheduled, deserialize, deserialize_loss, serialize
+from keras_kd.teachers.adapted_teacher import Adapters, unadapted
 from keras_kd.teachers.taught_inputs import student_inputs
 
 
@@ -44,10 +54,22 @@ class Distiller(keras.Model):
             `keras_kd.Hint`s, losses of `keras.distillation`. For models with several outputs an
             element may be a structure of losses like the outputs', with `None` where an output
             is not distilled.
-        distillation_loss_weights: A weight for each loss. Defaults to `None`, all `1.0`.
-        student_loss_weight: The weight `w` of the loss on labels, between 0 and 1. Defaults to
-            `0.5`.
+        distillation_loss_weights: A weight `w_i` for each loss: a number; one of
+            `keras.optimizers.schedules`, evaluated at the optimizer's step; or a function of the
+            epoch, which counts from 0. The `temperature` of a loss may be of the same kinds.
+            Defaults to `None`, all `1.0`.
+        student_loss_weight: The weight `w` of the loss on labels, between 0 and 1, of the same
+            kinds. Defaults to `0.5`.
         name: Name of the model. Defaults to `"distiller"`.
+        teacher_inputs: Called with the student's inputs, returns the teacher's, where the teacher
+            takes another size or preprocessing. A layer, a model or a function. Defaults to
+            `None`, the same inputs.
+        teacher_outputs: Called with the teacher's outputs, returns what the student's are compared
+            with, where the teacher knows other classes or returns another structure. Defaults to
+            `None`, the outputs as they are.
+        stop_distillation_at: The epoch, counted from 0, from which the student learns from its
+            labels alone, `loss = student_loss`, and the teacher is not run. Defaults to `None`,
+            the teacher teaches to the end.
         **kwargs: Further arguments of `keras.Model`.
 
     Raises:
@@ -77,42 +99,64 @@ class Distiller(keras.Model):
     student = distiller.student
     ```
 
-    Reference:
+    A teacher of larger images and more classes, taught with at a falling temperature:
+
+    ```python
+    distiller = keras_kd.Distiller(
+        teacher,
+        student,
+        keras_kd.losses.KLDivergence(
+            temperature=keras.optimizers.schedules.PolynomialDecay(8.0, 10_000, 1.0)
+        ),
+        teacher_inputs=keras.layers.Resizing(224, 224),
+        teacher_outputs=lambda logits: keras.ops.take(logits, [3, 5, 8], axis=-1),
+    )
+    ```
+
+    Where only a part of the data has labels, give the others the label -1 and train with
+    `loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`: they
+    count in the distillation losses alone. Where nothing has labels, `student_loss_weight=0.0` and
+    `fit(x)` without `y`.
+
+    References:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
+        Cho and Hariharan, On the Efficacy of Knowledge Distillation, 2019, arXiv:1910.01348
+        (`stop_distillation_at`).
     """
+
+    optimizer: Any
 
     def __init__(
         self,
         teacher: keras.Model | None,
         student: keras.Model,
         distillation_losses: Any,
-        distillation_loss_weights: Sequence[float] | None = None,
-        student_loss_weight: float = 0.5,
+        distillation_loss_weights: Sequence[Scheduled] | Scheduled | None = None,
+        student_loss_weight: Scheduled = 0.5,
         name: str = "distiller",
+        *,
+        teacher_inputs: Callable[[Any], Any] | None = None,
+        teacher_outputs: Callable[[Any], Any] | None = None,
+        stop_distillation_at: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        _check_model(student, "student")
-        if teacher is not None:
-            _check_model(teacher, "teacher")
-        losses = _check_losses(distillation_losses)
-        weights = _check_weights(distillation_loss_weights, losses)
-        if not isinstance(student_loss_weight, (int, float)) or isinstance(
-            student_loss_weight, bool
-        ):
-            raise ValueError(
-                "`student_loss_weight` must be a number between 0 and 1, but received "
-                f"{student_loss_weight!r}."
-            )
-        if not 0.0 <= student_loss_weight <= 1.0:
-            raise ValueError(
-                f"`student_loss_weight` must lie between 0 and 1, but received "
-                f"{student_loss_weight}."
-            )
+        check_model(student, "student")
+        losses = check_losses(distillation_losses, student)
         self.student = student
-        self.objective = Objective(teacher, losses, weights, float(student_loss_weight))
+        self.stop_distillation_at = check_epoch(stop_distillation_at)
+        # Layers among them belong to the teacher: they are neither trained nor saved.
+        self._adapters = Adapters(teacher_inputs, teacher_outputs)
+        self.objective = Objective(
+            None,
+            losses,
+            check_weights(distillation_loss_weights, losses),
+            check_student_loss_weight(student_loss_weight),
+            output_names=output_names(student),
+        )
+        self.objective.schedules.step = self._step
         if teacher is not None:
-            self._check_teacher(teacher)
+            self.teacher = teacher
         self.teaching_layers = self.objective.layers
 
         self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
@@ -137,14 +181,17 @@ class Distiller(keras.Model):
     @property
     def teacher(self) -> Any:
         """The teacher; `None` after loading, until it is set again."""
-        return self.objective.teacher
+        return unadapted(self.objective.teacher)
 
     @teacher.setter
     def teacher(self, teacher: keras.Model) -> None:
-        _check_model(teacher, "teacher")
-        self._check_teacher(teacher)
+        check_model(teacher, "teacher")
+        teacher = self._adapters.adapt(teacher)
+        check_teacher(teacher, self.student, self.distillation_losses)
+        Objective(teacher, self.distillation_losses, [], 0.0).build(self.student)
         self.objective.teacher = teacher
         self.train_function = None
+        self.test_function = None
 
     @property
     def distillation_losses(self) -> list[Any]:
@@ -152,27 +199,27 @@ class Distiller(keras.Model):
         return self.objective.distillation_losses
 
     @property
-    def distillation_loss_weights(self) -> list[float]:
+    def distillation_loss_weights(self) -> list[Scheduled]:
         """The weight of each distillation loss."""
         return self.objective.distillation_loss_weights
 
     @property
-    def student_loss_weight(self) -> float:
+    def student_loss_weight(self) -> Scheduled:
         """The weight of the loss on labels."""
         return self.objective.student_loss_weight
 
-    def _check_teacher(self, teacher: keras.Model) -> None:
-        _check_activations(teacher, self.student, self.distillation_losses)
-        _check_shapes(teacher, self.student, self.distillation_losses)
-        objective = Objective(
-            teacher,
-            self.distillation_losses,
-            self.distillation_loss_weights,
-            self.student_loss_weight,
-        )
-        objective.build(self.student)
+    @property
+    def output_names(self) -> list[str] | None:
+        """The names of the student's outputs, by which losses and metrics may be given."""
+        return output_names(self.student)
 
-    def compile(  # noqa: D417 (the rest are Keras's)
+    def _step(self) -> Any:
+        optimizer: Any = getattr(self, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        # What learning rate schedules are evaluated at, also where gradients are accumulated.
+        return 0 if optimizer is None else optimizer._iterations
+
+    def compile(
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,
@@ -200,7 +247,7 @@ class Distiller(keras.Model):
             ValueError: If there is no loss although `student_loss_weight` is above 0, or its
                 `from_logits` contradicts the student's last activation.
         """
-        if loss is None and self.student_loss_weight > 0:
+        if loss is None and self.student_loss_weight != 0:
             raise ValueError(
                 f"`student_loss_weight` is {self.student_loss_weight}, but `compile` received no "
                 "`loss` for the labels. Pass loss=keras.losses."
@@ -208,14 +255,17 @@ class Distiller(keras.Model):
                 "student_loss_weight=0.0 to learn from the teacher alone."
             )
         self.evaluate_distillation = evaluate_distillation
+        self._compile_loss = self._compile_metrics = None
         super().compile(
             optimizer=optimizer,
-            loss=_resolve_losses(loss, self.student),
+            loss=resolve_losses(loss, self.student),
             loss_weights=loss_weights,
             metrics=metrics,
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
+        if kwargs.get("auto_scale_loss", True):
+            self.optimizer = with_loss_scale(self.optimizer, self.student)
         self.objective.student_loss = self._compile_loss
 
     def get_compile_config(self) -> dict[str, Any] | None:
@@ -254,18 +304,21 @@ class Distiller(keras.Model):
     def train_step(self, data: Any) -> dict[str, Any]:
         """Teach the student one batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None:
+            self._require_labels()
         signals = self.objective.teacher_signals(x)
         with tf.GradientTape() as tape:
             y_pred, features = self.objective.student_pass(self.student, x, training=True)
             losses = self.objective.losses(signals, y, y_pred, features, sample_weight)
             loss = losses["loss"] + self._regularisation()
             scaled_loss = self.optimizer.scale_loss(loss)
-        variables = self.trainable_weights
+        trained = self.student if self.objective.stopped else self
+        variables = trained.trainable_weights
         self.optimizer.apply_gradients(
             zip(tape.gradient(scaled_loss, variables), variables, strict=True)
         )
         self._track(losses, loss, x)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return self._results(signals, x, y, y_pred, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluate the student on one batch; the teacher runs only where it was asked for."""
@@ -276,14 +329,19 @@ class Distiller(keras.Model):
         if signals is None and self.objective.distils:
             losses["loss"] = losses["student_loss"]
         self._track(losses, losses["loss"] + self._regularisation(), x)
-        results = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return self._results(signals, x, y, y_pred, sample_weight)
+
+    def _results(self, signals: Any, x: Any, y: Any, y_pred: Any, weight: Any) -> dict[str, Any]:
+        results = self.compute_metrics(x, y, y_pred, sample_weight=weight)
         if signals is None:
             for name in ("distillation_loss", *self.objective.names):
                 results.pop(name, None)
         return results
 
     def _regularisation(self) -> Any:
-        losses = [self._aggregate_additional_loss(loss) for loss in self.losses]
+        losses = [
+            keras.ops.cast(self._aggregate_additional_loss(loss), "float32") for loss in self.losses
+        ]
         return keras.ops.sum(keras.ops.stack(losses)) if losses else 0.0
 
     def _track(self, losses: dict[str, Any], total: Any, x: Any) -> None:
@@ -307,43 +365,64 @@ class Distiller(keras.Model):
             ValueError: If the data set is empty, labels lie out of range, or the outputs on the
                 first batch do not fit the losses.
         """
+        if self.objective.stopped:
+            self.objective.stopped = False
+            self.train_function = self.test_function = None
         if self.compiled:
             self._check_data(x, y)
+        if self.objective.schedules.by_epoch or self.stop_distillation_at is not None:
+            return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
         return super().fit(x, y, *args, **kwargs)
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch; `fit` calls this before each, a loop of one's own should.
+
+        Args:
+            epoch: The epoch, counted from 0.
+        """
+        self.objective.schedules.begin_epoch(epoch)
+        stop = self.stop_distillation_at
+        stopped = stop is not None and epoch >= stop
+        if stopped == self.objective.stopped:
+            return
+        if self.student.built and not self.optimizer.built:
+            # Built in the step, it would not know the projections, which are not trained now.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        self.objective.stopped = stopped
+        self.test_function = None
+        self.make_train_function(force=True)
+
+    def _require_labels(self) -> None:
+        if self._compile_loss is not None and self.student_loss_weight != 0:
+            raise ValueError(
+                f"`student_loss_weight` is {self.student_loss_weight}, but the data holds no "
+                "labels. Pass labels `y`, or build the Distiller with student_loss_weight=0.0 to "
+                "learn from the teacher alone."
+            )
+
     def _check_data(self, x: Any, y: Any) -> None:
-        if self.objective.distils and self.teacher is None:
-            self.objective.teacher_signals(None)
+        objective = self.objective
+        if objective.distils and self.teacher is None:
+            objective.teacher_signals(None)
         batch = first_batch(x, y)
         if batch is None:
             return
-        inputs, labels = batch.inputs, batch.labels
-        teacher_activation = last_activation(self.teacher) if self.teacher is not None else None
-        known = last_activation(self.student) is not None and teacher_activation is not None
-        if self.objective.distils:
-            self.objective.build(self.student, inputs)
-            self.teaching_layers = self.objective.layers
-        if not known:
-            self._check_outputs(inputs)
-        if labels is not None and self._compile_loss is not None:
-            _check_labels(self._compile_loss._user_loss, labels, output_structure(self.student))
-
-    def _check_outputs(self, inputs: Any) -> None:
-        student = self.student(inputs, training=False)
-        models = [("student", student)]
-        if self.objective.distils:
-            teacher = self.teacher(inputs, training=False)
-            models.append(("teacher", teacher))
-            if _compares_outputs(self.distillation_losses):
-                _require_equal_shapes(teacher, student)
-        if not _reads_logits(self.distillation_losses):
-            return
-        for role, outputs in models:
-            if any(
-                look_like_probabilities(keras.ops.convert_to_numpy(output))
-                for output in keras.tree.flatten(outputs)
-            ):
-                raise ValueError(_softmax_message(role, "softmax"))
+        if batch.labels is None:
+            self._require_labels()
+        elif self._compile_loss is not None:
+            check_all_labels(self._compile_loss._user_loss, batch.labels, self.student)
+        if objective.distils:
+            objective.build(self.student, batch.inputs)
+            self.teaching_layers = objective.layers
+        known = _ends_known(self.student) and _ends_known(objective.teacher)
+        if not self.student.built or (objective.distils and not known):
+            student = self.student(batch.inputs, training=False)
+            self.built = True
+            if objective.distils and compared_outputs(self.distillation_losses):
+                teacher = objective.teacher(batch.inputs, training=False)
+                check_shapes(teacher, student, self.distillation_losses)
+                check_probabilities(objective.teacher, teacher, student, self.distillation_losses)
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, without the teacher."""
@@ -352,158 +431,34 @@ class Distiller(keras.Model):
             "teacher": None,
             "student": keras.saving.serialize_keras_object(self.student),
             "distillation_losses": [
-                keras.tree.map_structure(keras.saving.serialize_keras_object, loss)
-                for loss in self.distillation_losses
+                keras.tree.map_structure(serialize, loss) for loss in self.distillation_losses
             ],
-            "distillation_loss_weights": self.distillation_loss_weights,
-            "student_loss_weight": self.student_loss_weight,
+            "distillation_loss_weights": [serialize(w) for w in self.distillation_loss_weights],
+            "student_loss_weight": serialize(self.student_loss_weight),
+            "teacher_inputs": serialize(self._adapters.inputs),
+            "teacher_outputs": serialize(self._adapters.outputs),
+            "stop_distillation_at": self.stop_distillation_at,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Distiller:
         """Make a distiller from `get_config()`; its teacher must be set before `fit`."""
         config = dict(config)
-        for key in ("teacher", "student", "distillation_losses"):
-            config[key] = keras.saving.deserialize_keras_object(
-                config[key], custom_objects=custom_objects
-            )
+        for key in (
+            "teacher",
+            "student",
+            "distillation_loss_weights",
+            "student_loss_weight",
+            "teacher_inputs",
+            "teacher_outputs",
+        ):
+            config[key] = deserialize(config.get(key), custom_objects)
+        config["distillation_losses"] = deserialize_loss(
+            config["distillation_losses"], custom_objects
+        )
         return cls(**config)
 
 
-def _check_model(model: Any, role: str) -> None:
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"`{role}` must be a keras.Model, but received {type(model).__name__}: {model!r}."
-        )
-
-
-def _check_losses(losses: Any) -> list[Any]:
-    if losses is None:
-        raise ValueError(
-            "`distillation_losses` cannot be None. Pass a loss, such as "
-            "keras_kd.losses.KLDivergence(temperature=4.0), or a list of losses."
-        )
-    losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
-    accepted = (DistillationLoss, Hint, keras.distillation.DistillationLoss)
-    for loss in losses:
-        parts = [part for part in keras.tree.flatten(loss) if part is not None]
-        if not parts:
-            raise ValueError(
-                "An element of `distillation_losses` holds no loss: at least one output must be "
-                f"distilled. Received {loss!r}."
-            )
-        for part in parts:
-            if not isinstance(part, accepted):
-                raise ValueError(
-                    "`distillation_losses` takes losses of keras_kd.losses, keras_kd.Hint and "
-                    f"losses of keras.distillation, but received {part!r}."
-                )
-    return losses
-
-
-def _check_weights(weights: Sequence[float] | None, losses: list[Any]) -> list[float]:
-    if weights is None:
-        return [1.0] * len(losses)
-    weights = [weights] if isinstance(weights, (int, float)) else list(weights)
-    if len(weights) != len(losses):
-        raise ValueError(
-            f"`distillation_loss_weights` has {len(weights)} weights, but there are {len(losses)} "
-            "distillation losses: give one weight a loss."
-        )
-    return weights
-
-
-def _output_parts(losses: list[Any]) -> list[DistillationLoss]:
-    return [
-        part
-        for loss in losses
-        if not isinstance(loss, Hint)
-        for part in keras.tree.flatten(loss)
-        if isinstance(part, DistillationLoss)
-    ]
-
-
-def _reads_logits(losses: list[Any]) -> bool:
-    return any(
-        part.uses_logits and getattr(part, "from_logits", True) for part in _output_parts(losses)
-    )
-
-
-def _compares_outputs(losses: list[Any]) -> bool:
-    return any(part.equal_shapes for part in _output_parts(losses))
-
-
-def _check_activations(teacher: keras.Model, student: keras.Model, losses: list[Any]) -> None:
-    if not _reads_logits(losses):
-        return
-    for role, model in (("teacher", teacher), ("student", student)):
-        for activation in keras.tree.flatten(last_activation(model)):
-            if activation in ("softmax", "sigmoid"):
-                raise ValueError(_softmax_message(role, activation))
-
-
-def _softmax_message(role: str, activation: str) -> str:
-    return (
-        f"The {role} ends in {activation}, but the distillation loss reads logits: it would take "
-        f"the {activation} twice. Remove the {role}'s last activation, or say that the outputs "
-        "are probabilities: KLDivergence(temperature=4.0, from_logits=False)."
-    )
-
-
-def _check_shapes(teacher: keras.Model, student: keras.Model, losses: list[Any]) -> None:
-    if not _compares_outputs(losses):
-        return
-    outputs = [output_structure(model) for model in (teacher, student)]
-    if all(output is not None for output in outputs):
-        _require_equal_shapes(*outputs)
-
-
-def _require_equal_shapes(teacher: Any, student: Any) -> None:
-    teacher_shapes, student_shapes = (
-        keras.tree.map_structure(lambda output: tuple(output.shape[1:]), outputs)
-        for outputs in (teacher, student)
-    )
-    try:
-        keras.tree.assert_same_structure(teacher, student)
-        pairs = zip(keras.tree.flatten(teacher), keras.tree.flatten(student), strict=True)
-        fits = all(
-            len(t.shape) == len(s.shape)
-            and all(
-                a is None or b is None or a == b
-                for a, b in zip(t.shape[1:], s.shape[1:], strict=True)
-            )
-            for t, s in pairs
-        )
-    except (ValueError, TypeError):
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"The teacher's output has shape {teacher_shapes} (without the batch), the student's "
-            f"{student_shapes}: a loss on the outputs needs equal shapes. Give the student as many "
-            "outputs as the teacher has, or distil with hints only."
-        )
-
-
-def _check_labels(losses: Any, labels: Any, outputs: Any) -> None:
-    if outputs is None:
-        return
-    if not keras.tree.is_nested(losses):
-        losses = keras.tree.map_structure(lambda _: losses, outputs)
-    flat = [keras.tree.flatten(part) for part in (losses, labels, outputs)]
-    if len({len(leaves) for leaves in flat}) == 1:
-        for loss, label, output in zip(*flat, strict=True):
-            check_labels(loss, label, output.shape[-1])
-
-
-def _resolve_losses(loss: Any, student: keras.Model) -> Any:
-    if loss is None:
-        return None
-    activations = last_activation(student)
-    if not keras.tree.is_nested(loss):
-        flat = keras.tree.flatten(activations) if activations is not None else [None]
-        return student_loss_for(loss, flat[0] if len(set(map(str, flat))) == 1 else None)
-    try:
-        keras.tree.assert_same_structure(loss, activations)
-    except (ValueError, TypeError):
-        return loss
-    return keras.tree.map_structure(student_loss_for, loss, activations)
+def _ends_known(model: Any) -> bool:
+    activations = last_activation(model)
+    return activations is not None and None not in keras.tree.flatten(activations)

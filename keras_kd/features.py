@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 
@@ -144,3 +145,19 @@ def feature_shape(model: Any, path: str) -> tuple[int | None, ...] | None:
         find_layer(model, path)
         return None
     return tuple(output.shape) if hasattr(output, "shape") else None
+
+
+def traced_shapes(model: Any, paths: Sequence[str], example: Any) -> dict[str, Any]:
+    """Return the shapes of layers' outputs, batch first, from tracing a pass over `example`."""
+    reader = FeatureReader(model, paths)
+    shapes: dict[str, Any] = {}
+
+    @tf.function(autograph=False)
+    def trace(x: Any) -> None:
+        _, features = reader.run(model, x, training=False)
+        shapes.update({path: (None, *feature.shape[1:]) for path, feature in features.items()})
+
+    trace.get_concrete_function(
+        keras.tree.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), example)
+    )
+    return shapes

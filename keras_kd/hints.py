@@ -207,7 +207,7 @@ class Hint:
 
 
 def _names(value: str | Sequence[str], argument: str) -> str | list[str]:
-    names = list(value) if isinstance(value, (list, tuple)) else [value]
+    names: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
     if not names or not all(isinstance(name, str) and name for name in names):
         raise TypeError(
             f"`{argument}` must be the name of a layer or a list of names, but received {value!r}."

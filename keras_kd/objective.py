@@ -15,9 +15,12 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd.features import FeatureReader, feature_shape, find_layer
+from keras_kd.compatibility import check_layers
+from keras_kd.evaluate_loss import evaluate_loss, layer_paths_of, unique_names
+from keras_kd.features import FeatureReader, feature_shape, find_layer, traced_shapes
 from keras_kd.hints import Hint
-from keras_kd.losses.base import DistillationLoss, snake_case
+from keras_kd.losses.base import DistillationLoss
+from keras_kd.schedules import Scheduled, Schedules, is_schedule
 from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
 
 
@@ -38,24 +41,33 @@ class Objective:
         teacher: A model, or a callable `teacher(x, training=False)`; `None` while there is none.
         distillation_losses: Losses on the outputs, hints, losses of `keras.distillation`, or
             structures of losses like the outputs', with `None` where an output is not distilled.
-        distillation_loss_weights: `w_i`, one a loss.
-        student_loss_weight: `w`, between 0 and 1.
+        distillation_loss_weights: `w_i`, one a loss: numbers, schedules of steps, or functions of
+            the epoch.
+        student_loss_weight: `w`, between 0 and 1, of the same kinds.
         student_loss: Called as `student_loss(y, y_pred, sample_weight)`. Defaults to `None`.
+        output_names: Names of the student's outputs, by which labels and weights may be keyed.
+            Defaults to `None`.
     """
 
     def __init__(
         self,
         teacher: Any,
         distillation_losses: Sequence[Any],
-        distillation_loss_weights: Sequence[float],
-        student_loss_weight: float,
+        distillation_loss_weights: Sequence[Scheduled],
+        student_loss_weight: Scheduled,
         student_loss: Callable[..., Any] | None = None,
+        output_names: Sequence[str] | None = None,
     ) -> None:
         self.distillation_losses = list(distillation_losses)
         self.distillation_loss_weights = list(distillation_loss_weights)
         self.student_loss_weight = student_loss_weight
         self.student_loss = student_loss
-        self.names = _unique_names(self.distillation_losses)
+        self.output_names = output_names
+        self.schedules = Schedules(
+            [*self.distillation_loss_weights, student_loss_weight], self.distillation_losses
+        )
+        self._stopped = False
+        self.names = unique_names(self.distillation_losses)
         self.teacher = teacher
         self._student_reader: tuple[Any, FeatureReader] | None = None
         self._layer_names: Mapping[str, str] = {}
@@ -71,6 +83,16 @@ class Objective:
         self._teacher_reader: FeatureReader | None = None
 
     @property
+    def stopped(self) -> bool:
+        """Whether distillation has ended: the student learns from its labels alone."""
+        return self._stopped
+
+    @stopped.setter
+    def stopped(self, stopped: bool) -> None:
+        self._stopped = stopped
+        self._student_reader = None
+
+    @property
     def hints(self) -> list[Hint]:
         """The hints among the losses."""
         return [loss for loss in self.distillation_losses if isinstance(loss, Hint)]
@@ -78,7 +100,9 @@ class Objective:
     @property
     def distils(self) -> bool:
         """Whether the teacher counts at all."""
-        return self.student_loss_weight < 1.0 and bool(self.distillation_losses)
+        w = self.student_loss_weight
+        counts = is_schedule(w) or w != 1.0
+        return counts and bool(self.distillation_losses) and not self.stopped
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
@@ -112,27 +136,19 @@ class Objective:
             ValueError: If a hint names a layer that does not exist, or no projection leads from
                 the student's feature to the teacher's.
         """
-        for hint in self.hints:
-            for side, model, paths in (
-                ("teacher", self.teacher, hint.teacher_paths),
-                ("student", student, hint.student_paths),
-            ):
-                for path in paths:
-                    try:
-                        find_layer(model, path)
-                    except ValueError as error:
-                        raise ValueError(f"Hint '{hint.name}', {side}_layer: {error}") from None
+        for loss in self.distillation_losses:
+            check_layers(loss, self.teacher, student)
         unbuilt = [hint for hint in self.hints if not hint.built]
         if not unbuilt:
             return
         shapes = []
         for model, side in ((self.teacher, "teacher"), (student, "student")):
-            paths = _paths(unbuilt, side)
-            known = {path: feature_shape(model, path) for path in paths}
+            paths = layer_paths_of(unbuilt, side)
+            known: dict[str, Any] = {path: feature_shape(model, path) for path in paths}
             if any(shape is None for shape in known.values()):
                 if example is None:
                     return
-                known = _traced_shapes(model, paths, example)
+                known = traced_shapes(model, paths, example)
             shapes.append(known)
         for hint in unbuilt:
             hint.build(
@@ -145,6 +161,8 @@ class Objective:
     ) -> Objective:
         """Return this objective for another model, without the hints at layers it does not have.
 
+        Scheduled weights and temperatures stay at what they have come to.
+
         Args:
             model: A changed student, of Keras 3 or `tf_keras`.
             layer_names: The present name of every layer that was renamed. Defaults to `None`.
@@ -156,10 +174,21 @@ class Objective:
         kept = [
             i
             for i, loss in enumerate(self.distillation_losses)
-            if all(_has_layer(model, names.get(path, path)) for path in _paths([loss], "student"))
+            if all(
+                _has_layer(model, names.get(path, path))
+                for path in layer_paths_of([loss], "student")
+            )
         ]
-        result.distillation_losses = [self.distillation_losses[i] for i in kept]
-        result.distillation_loss_weights = [self.distillation_loss_weights[i] for i in kept]
+        schedules = self.schedules
+        result.distillation_losses = [
+            schedules.loss(self.distillation_losses[i], numbers=True) for i in kept
+        ]
+        result.distillation_loss_weights = [
+            schedules.number(self.distillation_loss_weights[i]) for i in kept
+        ]
+        result.student_loss_weight = schedules.number(self.student_loss_weight)
+        result.schedules = Schedules([], [])
+        result._stopped = False
         result.names = [self.names[i] for i in kept]
         result.teacher = self.teacher
         return result
@@ -182,7 +211,7 @@ class Objective:
                 "Set `distiller.teacher = teacher` before `fit`."
             )
         if self._teacher_reader is None:
-            paths = _paths(self.distillation_losses, "teacher")
+            paths = layer_paths_of(self.distillation_losses, "teacher")
             self._teacher_reader = FeatureReader(self.teacher, paths)
         outputs, features = self._teacher_reader.run(self.teacher, x, training=False)
         return TeacherSignals(
@@ -202,7 +231,7 @@ class Objective:
             Its outputs, and path -> output of every hinted layer.
         """
         if self._student_reader is None or self._student_reader[0] is not model:
-            paths = _paths(self.distillation_losses, "student") if self.distils else []
+            paths = layer_paths_of(self.distillation_losses, "student") if self.distils else []
             self._student_reader = (model, FeatureReader(model, paths, self._layer_names))
         return self._student_reader[1].run(model, student_inputs(x), training)
 
@@ -237,12 +266,21 @@ class Objective:
             for name, loss, weight in zip(
                 self.names, self.distillation_losses, self.distillation_loss_weights, strict=True
             ):
-                value = _evaluate(loss, signals, y, y_pred, features, sample_weight)
+                value = evaluate_loss(
+                    self.schedules.loss(loss),
+                    signals.outputs,
+                    signals.features,
+                    y,
+                    y_pred,
+                    features,
+                    sample_weight,
+                    self.output_names,
+                )
                 if replicas > 1:
                     value = value / replicas
                 results[name] = value
-                distillation_loss += weight * ops.cast(value, "float32")
-        w = self.student_loss_weight
+                distillation_loss += self.schedules.value(weight) * ops.cast(value, "float32")
+        w = 1.0 if self.stopped else self.schedules.value(self.student_loss_weight)
         total = w * student_loss + (1.0 - w) * distillation_loss
         return {
             "loss": total,
@@ -258,104 +296,9 @@ class Objective:
         return ops.zeros((), "float32") if value is None else ops.cast(value, "float32")
 
 
-def _evaluate(
-    loss: Any,
-    signals: TeacherSignals,
-    y: Any,
-    y_pred: Any,
-    features: Mapping[str, Any],
-    sample_weight: Any,
-) -> Any:
-    if isinstance(loss, Hint):
-        return loss(
-            [signals.features[path] for path in loss.teacher_paths],
-            [features[path] for path in loss.student_paths],
-            labels=y,
-            sample_weight=sample_weight,
-        )
-    if isinstance(loss, keras.distillation.DistillationLoss):
-        teacher_layer = getattr(loss, "teacher_layer_name", None)
-        student_layer = getattr(loss, "student_layer_name", None)
-        teacher = signals.features[teacher_layer] if teacher_layer else signals.outputs
-        student = features[student_layer] if student_layer else y_pred
-        loss.validate_outputs(teacher, student)
-        return loss.compute_loss(teacher, student)
-    if isinstance(loss, DistillationLoss):
-        return loss(signals.outputs, y_pred, labels=y, sample_weight=sample_weight)
-    total = ops.zeros((), "float32")
-    for part, path in _output_losses(loss):
-        if part is not None:
-            total += part(
-                _at(signals.outputs, path),
-                _at(y_pred, path),
-                labels=_at(y, path) if keras.tree.is_nested(y) else y,
-                sample_weight=(
-                    _at(sample_weight, path)
-                    if keras.tree.is_nested(sample_weight)
-                    else sample_weight
-                ),
-            )
-    return total
-
-
-def _output_losses(structure: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, tuple[Any, ...]]]:
-    if isinstance(structure, Mapping):
-        items = list(structure.items())
-    elif isinstance(structure, (list, tuple)):
-        items = list(enumerate(structure))
-    else:
-        return [(structure, path)]
-    return [leaf for key, part in items for leaf in _output_losses(part, (*path, key))]
-
-
-def _at(structure: Any, path: tuple[Any, ...]) -> Any:
-    for key in path:
-        structure = structure[key]
-    return structure
-
-
-def _paths(losses: Sequence[Any], side: str) -> list[str]:
-    paths: list[str] = []
-    for loss in losses:
-        if isinstance(loss, Hint):
-            paths += loss.teacher_paths if side == "teacher" else loss.student_paths
-        elif getattr(loss, f"{side}_layer_name", None):
-            paths.append(getattr(loss, f"{side}_layer_name"))
-    return list(dict.fromkeys(paths))
-
-
 def _has_layer(model: Any, path: str) -> bool:
     try:
         find_layer(model, path)
     except ValueError:
         return False
     return True
-
-
-def _unique_names(losses: Sequence[Any]) -> list[str]:
-    names: list[str] = []
-    for loss in losses:
-        parts = [part for part, _ in _output_losses(loss) if part is not None]
-        first = parts[0] if parts else loss
-        name = getattr(first, "name", None) or snake_case(type(first).__name__)
-        unique, count = name, 1
-        while unique in names:
-            count += 1
-            unique = f"{name}_{count}"
-        names.append(unique)
-    return names
-
-
-def _traced_shapes(model: Any, paths: Sequence[str], example: Any) -> dict[str, Any]:
-    reader = FeatureReader(model, paths)
-    shapes: dict[str, Any] = {}
-
-    @tf.function(autograph=False)
-    def trace(x: Any) -> None:
-        _, features = reader.run(model, x, training=False)
-        shapes.update({path: (None, *feature.shape[1:]) for path, feature in features.items()})
-
-    trace.get_concrete_function(
-        keras.tree.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), example)
-    )
-    return shapes

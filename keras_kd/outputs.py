@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-_PROBABILITIES = ("softmax", "sigmoid")
+PROBABILITIES = ("softmax", "sigmoid")
 
 
 def output_structure(model: Any) -> Any:
@@ -15,6 +15,11 @@ def output_structure(model: Any) -> Any:
     if isinstance(model, keras.Sequential):
         return model.outputs[0] if model.built and model.inputs else None
     return getattr(model, "_outputs_struct", None)
+
+
+def output_names(student: Any) -> list[str] | None:
+    """Return the names of a student's outputs, or `None` where it does not tell them."""
+    return getattr(student, "output_names", None)
 
 
 def last_activation(model: Any) -> Any:
@@ -52,7 +57,7 @@ def _activation_behind(tensor: Any) -> str | None:
     if isinstance(layer, keras.layers.Layer):
         return "linear" if isinstance(layer, _LINEAR_LAYERS) else None
     # An operation is named after itself, with a number behind it from the second on.
-    return next((name for name in _PROBABILITIES if layer.name.startswith(name)), None)
+    return next((name for name in PROBABILITIES if layer.name.startswith(name)), None)
 
 
 _LINEAR_LAYERS = (
@@ -88,7 +93,7 @@ def student_loss_for(loss: Any, activation: str | None) -> Any:
     Raises:
         ValueError: If a loss object's `from_logits` contradicts the student's last activation.
     """
-    logits = activation not in _PROBABILITIES
+    logits = activation not in PROBABILITIES
     if isinstance(loss, str):
         name = loss.lower()
         made = {
@@ -105,7 +110,7 @@ def student_loss_for(loss: Any, activation: str | None) -> Any:
         return loss
     from_logits = loss.get_config().get("from_logits")
     name = type(loss).__name__
-    if from_logits is True and activation in _PROBABILITIES:
+    if from_logits is True and activation in PROBABILITIES:
         raise ValueError(
             f"The student ends in {activation}, but its loss is {name}(from_logits=True): that "
             f"takes the {activation} twice. Remove the student's last activation (best for "

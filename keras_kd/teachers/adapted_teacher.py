@@ -1,0 +1,93 @@
+"""AdaptedTeacher: a teacher that takes other inputs, or gives other outputs, than the student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kd.outputs import output_structure
+
+
+class AdaptedTeacher:
+    """A teacher behind functions that fit its inputs and outputs to the student's.
+
+    It stands for the teacher wherever one is called; its layers and its name are the teacher's.
+
+    Args:
+        teacher: The teacher.
+        inputs: Called with the student's inputs, returns the teacher's. Defaults to `None`, the
+            same inputs.
+        outputs: Called with the teacher's outputs, returns what the student's are compared with.
+            Defaults to `None`, the outputs as they are.
+    """
+
+    def __init__(
+        self,
+        teacher: keras.Model,
+        inputs: Callable[[Any], Any] | None = None,
+        outputs: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.teacher = teacher
+        self.inputs_function = inputs
+        self.outputs_function = outputs
+
+    @property
+    def name(self) -> str:
+        """The teacher's name."""
+        return self.teacher.name
+
+    @property
+    def layers(self) -> list[Any]:
+        """The teacher's layers."""
+        return self.teacher.layers
+
+    def __call__(self, x: Any, training: bool = False) -> Any:
+        """Return the adapted outputs for the student's inputs."""
+        if self.inputs_function is not None:
+            x = self.inputs_function(x)
+        outputs = self.teacher(x, training=training)
+        return outputs if self.outputs_function is None else self.outputs_function(outputs)
+
+    def output_structure(self) -> Any:
+        """Return the specifications of the adapted outputs, `None` where only a pass can tell."""
+        structure = output_structure(self.teacher)
+        if structure is None or self.outputs_function is None:
+            return structure
+        specs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), structure)
+        function = tf.function(self.outputs_function, autograph=False)
+        return function.get_concrete_function(specs).structured_outputs
+
+
+def unadapted(teacher: Any) -> Any:
+    """Return the teacher behind an `AdaptedTeacher`, or the teacher itself."""
+    return teacher.teacher if isinstance(teacher, AdaptedTeacher) else teacher
+
+
+class Adapters:
+    """The functions that fit a teacher to a student.
+
+    Args:
+        inputs: As for `AdaptedTeacher`.
+        outputs: As for `AdaptedTeacher`.
+
+    Raises:
+        ValueError: If one is neither `None` nor callable.
+    """
+
+    def __init__(self, inputs: Any = None, outputs: Any = None) -> None:
+        for argument, function in (("teacher_inputs", inputs), ("teacher_outputs", outputs)):
+            if function is not None and not callable(function):
+                raise ValueError(
+                    f"`{argument}` must be a function or a layer, but received {function!r}."
+                )
+        self.inputs = inputs
+        self.outputs = outputs
+
+    def adapt(self, teacher: Any) -> Any:
+        """Return the teacher behind the functions, or itself where there are none."""
+        if self.inputs is None and self.outputs is None:
+            return teacher
+        return AdaptedTeacher(teacher, self.inputs, self.outputs)
