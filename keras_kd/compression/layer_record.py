@@ -74,6 +74,14 @@ def zero_fraction(kernels: list[np.ndarray]) -> float | None:
     return sum(int((kernel == 0).sum()) for kernel in kernels) / size if size else None
 
 
+def already_pruned(model: Any) -> bool:
+    """Whether a kernel of `model` is zero in a tenth of its places or more.
+
+    Training leaves next to no weight at exactly zero: such a model was pruned.
+    """
+    return any((zero_fraction([kernel]) or 0.0) >= 0.1 for kernel in kernel_values(model))
+
+
 def layer_records(original: Any, state: Any) -> list[LayerRecord]:
     """Describe every layer of the original student.
 

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_kd.compression.compressed_model import CompressedModel
-from keras_kd.compression.layer_record import layer_records
+from keras_kd.compression.layer_record import already_pruned, layer_records
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.teaching import Teaching
 from keras_kd.distiller import Distiller
@@ -72,7 +72,7 @@ def compress(
     if distiller.objective.distils and distiller.teacher is not None:
         distiller.objective.build(student, inputs)
 
-    state = StudentState(copy_model(student, inputs))
+    state = StudentState(copy_model(student, inputs), pruned=already_pruned(student))
     teaching = Teaching(distiller, train, validation_data, verbose)
     for i, stage in enumerate(stages, start=1):
         if verbose:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.bridge import check_bridgeable, to_tf_keras
+from keras_kd.compression.layer_record import already_pruned
 from keras_kd.compression.prune import Prune
 from keras_kd.compression.quantized_model import (
     QuantizedModel,
@@ -97,7 +98,7 @@ class QuantizeAware(Stage):
             )
         check_bridgeable(student)
         to_tf_keras_optimizer(self.make_optimizer())
-        pruned = any(isinstance(stage, Prune) for stage in earlier)
+        pruned = already_pruned(student) or any(isinstance(stage, Prune) for stage in earlier)
         quantize(to_tf_keras(student), pruned)
 
     def run(self, state: StudentState, teaching: Any) -> None:

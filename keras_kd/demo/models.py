@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_kd.compression.compressed_model import CompressedModel, load_compressed
 from keras_kd.compression.pipeline import compress
+from keras_kd.compression.quantize_aware import QuantizeAware
 from keras_kd.compression.stage import Stage
 from keras_kd.demo.data import (
     ImageData,
@@ -197,7 +198,8 @@ class DemoModels:
     ) -> tuple[CompressedModel, History]:
         """Return the student after a stage of compression in which the teacher teaches."""
         folder = self.seed_folder(seed)
-        path, history_path = folder / f"{name}.keras", folder / f"{name}.history.json"
+        suffix = ".h5" if isinstance(stage, QuantizeAware) else ".keras"
+        path, history_path = folder / f"{name}{suffix}", folder / f"{name}.history.json"
         if path.exists() and history_path.exists():
             return load_compressed(path), json.loads(history_path.read_text())
         keras.utils.set_random_seed(seed)

@@ -379,3 +379,18 @@ def test_config_round_trip():
     stage = QuantizeAware(3, optimizer="sgd", learning_rate=0.2, name="q")
     assert QuantizeAware.from_config(stage.get_config()).get_config() == stage.get_config()
     assert float(stage.make_optimizer().learning_rate) == pytest.approx(0.2)
+
+
+def test_zeros_of_a_student_pruned_earlier_survive(distiller, data):
+    pruned = compress(distiller, data, stages=[Prune(0.5, epochs=1)], verbose=0).model
+    again = make_distiller(pruned)
+    result = compress(again, data, stages=[QuantizeAware(epochs=1, learning_rate=0.1)], verbose=0)
+    records = {record.name: record for record in result.layers}
+    before = {layer.name: layer for layer in pruned.layers}
+    checked = 0
+    for name, record in records.items():
+        kernels = [w for w in before[name].get_weights() if w.ndim > 1]
+        if kernels and record.sparsity is not None:
+            assert record.sparsity >= np.mean(kernels[0] == 0) - 1e-6
+            checked += 1
+    assert checked >= 2
