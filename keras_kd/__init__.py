@@ -2,8 +2,12 @@
 
 # ruff: noqa: E402 (Keras is imported first, and quietly)
 
+import os as _os
+
 from keras_kd.quiet import capture_output as _capture_output
 
+# TensorFlow logs how it was built and where it reads: warnings and errors stay visible.
+_os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 with _capture_output():
     import keras as _keras
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import io
 import logging
 import os
 import urllib.error
 from collections.abc import Iterator
 from typing import Any
+
+from keras_kd.quiet import capture_output
 
 # Seconds to connect and to wait for bytes. TFDS itself waits without limit.
 _CONNECT_TIMEOUT = 5
@@ -56,8 +57,8 @@ def load(name: str, *, split: Any = None, **kwargs: Any) -> Any:
 
     register()
     base = name.split("/")[0].split(":")[0]
-    # `digits` is prepared in a second or two: TFDS's progress bars would only be noise.
-    quiet = _silent() if base == "digits" else contextlib.nullcontext()
+    # `digits` is prepared in a second or two: progress bars and TensorFlow's log are only noise.
+    quiet = capture_output() if base == "digits" else contextlib.nullcontext()
     try:
         with quiet, _impatient_downloads():
             return tfds.load(name, split=split, **kwargs)
@@ -117,12 +118,6 @@ def _absence(name: str, data_dir: Any, error: Exception) -> str:
         f"folder that holds the data set (it {setting}). The data set 'digits' needs no download. "
         f"The cause: {type(error).__name__}: {reason}"
     )
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 @contextlib.contextmanager
