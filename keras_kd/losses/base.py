@@ -83,19 +83,18 @@ class DistillationLoss:
             ValueError: If the shapes do not fit each other, or labels are missing.
             TypeError: If a list of tensors is given where one is expected, or the reverse.
         """
-        with keras.name_scope(self.name):
+        mask = None
+        if not self.several_layers:
+            mask = get_keras_mask(student)
+            mask = get_keras_mask(teacher) if mask is None else mask
+        teacher, student = self._prepare(teacher, student)
+        self.check_shapes(teacher, student)
+        if self.uses_labels:
+            labels = self._labels(labels)
+        if mask is not None and self.mixes_positions:
+            teacher, student = (zero_masked(tensor, mask) for tensor in (teacher, student))
             mask = None
-            if not self.several_layers:
-                mask = get_keras_mask(student)
-                mask = get_keras_mask(teacher) if mask is None else mask
-            teacher, student = self._prepare(teacher, student)
-            self.check_shapes(teacher, student)
-            if self.uses_labels:
-                labels = self._labels(labels)
-            if mask is not None and self.mixes_positions:
-                teacher, student = (zero_masked(tensor, mask) for tensor in (teacher, student))
-                mask = None
-            return self.compute_loss(teacher, student, labels, sample_weight, mask)
+        return self.compute_loss(teacher, student, labels, sample_weight, mask)
 
     def compute_loss(
         self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any
