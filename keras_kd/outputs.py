@@ -144,10 +144,16 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
         values = values[values != ignored] if ignored is not None else values
         wrong = values[(values < 0) | (values >= classes)]
         if wrong.size:
+            label = wrong.flat[0]
+            advice = (
+                f"give the student {int(values.max()) + 1} outputs"
+                if label >= classes
+                else f"where {label} stands for no label, use keras.losses."
+                f"SparseCategoricalCrossentropy(from_logits=True, ignore_class={label})"
+            )
             raise ValueError(
                 f"Labels must lie in 0 ... {classes - 1}, because the student has {classes} "
-                f"outputs, but the data holds {wrong.flat[0]}. Correct the labels, or give the "
-                f"student {int(values.max()) + 1} outputs."
+                f"outputs, but the data holds {label}. Correct the labels, or {advice}."
             )
     elif isinstance(loss, keras.losses.CategoricalCrossentropy) and values.shape[-1] != classes:
         raise ValueError(

@@ -1,0 +1,189 @@
+"""Data with few labels or none, and students in half precision."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+
+SparseCE = keras.losses.SparseCategoricalCrossentropy
+
+
+def network(width, name="network", scale=1.0):
+    inputs = keras.Input((5,))
+    hidden = keras.layers.Dense(width, name="hidden")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3)(hidden * scale), name=name)
+
+
+def examples(count=32):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(count, 5)).astype("float32"), rng.integers(0, 3, count)
+
+
+def log_softmax(x):
+    x = np.asarray(x, "float64")
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+# Labels
+
+
+def test_unlabelled_examples_count_in_the_distillation_alone():
+    teacher, student = network(6), network(4)
+    x, y = examples()
+    y[::2] = -1
+    logits = student(x).numpy()
+    labelled = -log_softmax(logits)[np.arange(32), y][1::2].mean()
+    t, s = (log_softmax(out / 4.0) for out in (teacher(x).numpy(), logits))
+    everywhere = 16 * (np.exp(t) * (t - s)).sum(-1).mean()
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence())
+    distiller.compile(keras.optimizers.SGD(0.0), SparseCE(from_logits=True, ignore_class=-1))
+    logs = distiller.fit(x, y, batch_size=32, verbose=0).history
+    assert logs["student_loss"][0] == pytest.approx(labelled, rel=1e-5)
+    assert logs["kl_divergence"][0] == pytest.approx(everywhere, rel=1e-4)
+
+
+def test_a_batch_without_any_label_trains_on_the_teacher():
+    student = network(4)
+    x, _ = examples()
+    distiller = kd.Distiller(network(6), student, kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True, ignore_class=-1))
+    logs = distiller.fit(x, np.full(32, -1), batch_size=32, verbose=0).history
+    assert logs["student_loss"][0] == 0.0
+    assert logs["loss"][0] == pytest.approx(0.5 * logs["kl_divergence"][0], rel=1e-5)
+    assert all(np.isfinite(weight).all() for weight in student.get_weights())
+
+
+def test_unlabelled_examples_are_refused_where_the_loss_does_not_ignore_them():
+    x, y = examples()
+    y[3] = -1
+    distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    with pytest.raises(ValueError, match=r"holds -1.*ignore_class=-1"):
+        distiller.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("as_dataset", [False, True])
+def test_data_without_labels(as_dataset):
+    x, _ = examples(64)
+    data = tf.data.Dataset.from_tensor_slices(x).batch(32) if as_dataset else x
+    distiller = kd.Distiller(
+        network(6), network(4), [kd.losses.KLDivergence(1.0), kd.Hint("hidden", "hidden")], None, 0
+    )
+    distiller.compile(keras.optimizers.Adam(0.05))
+    losses = distiller.fit(data, epochs=10, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_missing_labels_are_refused_where_they_weigh():
+    x, _ = examples()
+    distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    with pytest.raises(ValueError, match=r"no labels.*student_loss_weight=0\.0"):
+        distiller.fit(x, verbose=0)
+    with pytest.raises(ValueError, match=r"no labels.*student_loss_weight=0\.0"):
+        distiller.train_on_batch(x)
+
+
+# Precision
+
+
+def half(policy, make):
+    keras.config.set_dtype_policy(policy)
+    try:
+        return make()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def updates(policy, weight, rate):
+    """Return by how much one step of a student of this policy changes its first kernel."""
+    keras.utils.set_random_seed(3)
+    teacher = network(6, "teacher")
+    student = half(policy, lambda: network(4, "student"))
+    before = student.get_layer("hidden").kernel.numpy()
+    distiller = kd.Distiller(teacher, student, [kd.losses.KLDivergence()], [weight], 0.0)
+    distiller.compile(keras.optimizers.SGD(rate))
+    x, _ = examples()
+    distiller.fit(x, batch_size=32, verbose=0, shuffle=False)
+    return distiller, student.get_layer("hidden").kernel.numpy() - before
+
+
+def test_small_gradients_of_a_float16_student_do_not_vanish():
+    # Unscaled, a gradient of some 1e-9 is zero in float16.
+    distiller, change = updates("mixed_float16", 1e-8, 1e6)
+    _, expected = updates("float32", 1e-8, 1e6)
+    assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
+    np.testing.assert_allclose(change, expected, atol=0.02 * np.abs(expected).max())
+
+
+def test_bfloat16_needs_no_loss_scale():
+    distiller, change = updates("mixed_bfloat16", 1.0, 0.1)
+    _, expected = updates("float32", 1.0, 0.1)
+    assert isinstance(distiller.optimizer, keras.optimizers.SGD)
+    np.testing.assert_allclose(change, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_loss_scale_can_be_left_out_and_stays_when_given():
+    student = half("mixed_float16", lambda: network(4))
+    distiller = kd.Distiller(network(6), student, kd.losses.KLDivergence(), None, 0.0)
+    distiller.compile("sgd", auto_scale_loss=False)
+    assert isinstance(distiller.optimizer, keras.optimizers.SGD)
+    own = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    distiller.compile(own)
+    assert distiller.optimizer is own
+
+
+def test_half_precision_student_with_hint_regulariser_and_schedule():
+    def make():
+        student = network(4, "student")
+        student.get_layer("hidden").activity_regularizer = keras.regularizers.L2(0.1)
+        return student
+
+    schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 4, 0.0)
+    distiller = kd.Distiller(
+        network(6),
+        half("mixed_float16", make),
+        [kd.losses.KLDivergence(), kd.Hint("hidden", "hidden")],
+        [schedule, 1.0],
+    )
+    distiller.compile("adam", SparseCE(from_logits=True))
+    logs = distiller.fit(*examples(), epochs=3, verbose=0).history
+    assert np.isfinite(logs["loss"]).all()
+    weighted = 0.5 * logs["student_loss"][0] + 0.5 * logs["distillation_loss"][0]
+    assert logs["loss"][0] > weighted
+
+
+def test_activity_regularisers_count_once_a_step():
+    student = network(4)
+    student.get_layer("hidden").activity_regularizer = keras.regularizers.L2(0.1)
+    distiller = kd.Distiller(network(6), student, kd.losses.KLDivergence())
+    distiller.compile(keras.optimizers.SGD(0.0), SparseCE(from_logits=True), run_eagerly=True)
+    x, y = examples()
+    hidden = keras.Model(student.input, student.get_layer("hidden").output)(x).numpy()
+    penalty = 0.1 * np.sum(hidden**2) / 32
+    logs = distiller.fit(x, y, epochs=2, batch_size=32, verbose=0).history
+    for epoch in range(2):
+        total = 0.5 * logs["student_loss"][epoch] + 0.5 * logs["distillation_loss"][epoch]
+        assert logs["loss"][epoch] == pytest.approx(total + penalty, rel=1e-4)
+
+
+# Clipping
+
+
+def test_gradients_are_clipped_by_the_optimizer():
+    x, y = examples()
+    students = []
+    for optimizer in (keras.optimizers.SGD(1.0), keras.optimizers.SGD(1.0, global_clipnorm=0.01)):
+        keras.utils.set_random_seed(5)
+        teacher, student = network(6), network(4)
+        before = student.get_weights()
+        distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence())
+        distiller.compile(optimizer, SparseCE(from_logits=True))
+        distiller.fit(x, y, batch_size=32, verbose=0)
+        students.append([b - a for a, b in zip(before, student.get_weights(), strict=True)])
+    norm = np.sqrt(sum(np.sum(change**2) for change in students[0]))
+    for free, clipped in zip(*students, strict=True):
+        np.testing.assert_allclose(clipped, free * 0.01 / norm, rtol=1e-3, atol=1e-7)
