@@ -111,6 +111,9 @@ def capture_output(replay_on_error: bool = True) -> Iterator[CapturedOutput]:
         _flush()
         for handler, stream in handlers:
             handler.setStream(stream)  # type: ignore[arg-type]
+        for handler in _log_handlers():
+            if handler.stream is writer:  # made meanwhile, as by an import
+                handler.setStream(streams[1])
         sys.stdout, sys.stderr = streams
         for descriptor, copy in saved.items():
             os.dup2(copy, descriptor)

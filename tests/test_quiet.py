@@ -81,3 +81,17 @@ def test_a_process_without_stdout_can_use_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_log_handlers_made_meanwhile_write_on_afterwards(capfd):
+    logger = logging.getLogger("absl")
+    with capture_output():
+        handler = logging.StreamHandler()
+        logger.addHandler(handler)
+    try:
+        logger.error("written after the end")
+    finally:
+        logger.removeHandler(handler)
+    captured = capfd.readouterr().err
+    assert "written after the end" in captured
+    assert "closed file" not in captured

@@ -388,8 +388,7 @@ def _shown(folder: pathlib.Path) -> str:
 
 def _notes(recipe: Any, data: Any, seeds: int) -> list[str]:
     return [
-        f"Accuracy is that of the exported file on all {len(data.test[0])} test images, which "
-        "were used for nothing else.",
+        f"Accuracy is that of the exported file on all {len(data.test[0])} test images.",
         f"The last {recipe.validation_examples} training images are the validation data of the "
         "curves.",
         "Latencies were measured side by side, one image at a time, on one thread of this "
