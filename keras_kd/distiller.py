@@ -424,6 +424,22 @@ class Distiller(keras.Model):
                 check_shapes(teacher, student, self.distillation_losses)
                 check_probabilities(objective.teacher, teacher, student, self.distillation_losses)
 
+    def save_own_variables(self, store: Any) -> None:
+        """Save the states of random layers, which Keras leaves out: resuming needs them."""
+        for i, state in enumerate(self._random_states()):
+            store[str(i)] = state.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the states of random layers; others stay where the layers are not the same."""
+        states = self._random_states()
+        if len(store.keys()) == len(states):
+            for i, state in enumerate(states):
+                state.assign(store[str(i)])
+
+    def _random_states(self) -> list[keras.Variable]:
+        layers = self._flatten_layers()
+        return [generator.state for layer in layers for generator in layer._seed_generators]
+
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, without the teacher."""
         return {
