@@ -143,7 +143,12 @@ def _draw_series(axes: Axes, curves: list[dict[str, Any]], names: list[str], fac
                 label=name if j == 0 else None,
             )
     if factor == 1.0 and drawn and min(drawn) > 0 and max(drawn) / min(drawn) > 20:
+        from matplotlib.ticker import FuncFormatter, NullFormatter
+
         axes.set_yscale("log")
+        # The default writes powers in mathtext, which stays raw where SVG text stays text.
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def layer_sparsity(layers: list[dict[str, Any]]) -> str | None:
