@@ -1,0 +1,121 @@
+"""Several devices give what one gives, at the same global batch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+import keras
+import keras_kd as kd
+
+SparseCE = keras.losses.SparseCategoricalCrossentropy
+
+
+def network(width, name, seed, **arguments):
+    def dense(units, seed, **arguments):
+        glorot = keras.initializers.GlorotUniform(seed)
+        return keras.layers.Dense(units, kernel_initializer=glorot, **arguments)
+
+    inputs = keras.Input((5,))
+    hidden = dense(width, seed, activation="relu", name="hidden", **arguments)(inputs)
+    return keras.Model(inputs, dense(3, seed + 1)(hidden), name=name)
+
+
+def run(losses, weights):
+    keras.utils.set_random_seed(0)
+    teacher = network(7, "teacher", 1)
+    student = network(4, "student", 3, kernel_regularizer=keras.regularizers.L2(0.1))
+    distiller = kd.Distiller(
+        teacher, student, losses(), [lambda e: 1.0 + e, *weights],
+        keras.optimizers.schedules.PolynomialDecay(0.3, 10, 0.6), stop_distillation_at=2,
+    )
+    distiller.compile(
+        keras.optimizers.Adam(0.01), SparseCE(from_logits=True), metrics=["accuracy"],
+        evaluate_distillation=True,
+    )
+    # Both runs start from the same projection.
+    for variable in distiller.objective.trainable_variables:
+        values = np.random.default_rng(0).normal(size=variable.shape)
+        variable.assign(values.astype("float32"))
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(48, 5)).astype("float32"), rng.integers(0, 3, 48)
+    w = rng.uniform(size=48).astype("float32")
+    logs = distiller.fit(
+        x, y, sample_weight=w, validation_data=(x, y), epochs=3, batch_size=16, shuffle=False,
+        verbose=0,
+    ).history
+    trained = [*student.get_weights()]
+    trained += [variable.numpy() for variable in distiller.objective.trainable_variables]
+    return logs, trained
+
+
+def ours():
+    return [
+        kd.losses.KLDivergence(keras.optimizers.schedules.PolynomialDecay(4.0, 10, 1.0)),
+        kd.Hint("hidden", "hidden"),
+    ]
+
+
+def of_keras():
+    kl = keras.losses.KLDivergence()
+    return [keras.distillation.LogitsDistillation(2.0, kl), kd.Hint("hidden", "hidden")]
+
+
+results = {}
+for name, losses in (("ours", ours), ("of_keras", of_keras)):
+    single = run(losses, [0.5])
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        mirrored = run(losses, [0.5])
+    results[name] = {
+        "weights": max(float(np.abs(a - b).max()) for a, b in zip(single[1], mirrored[1])),
+        "logs": {key: [single[0][key], mirrored[0][key]] for key in single[0]},
+        "same_logs": sorted(single[0]) == sorted(mirrored[0]),
+        "variables": len(single[1]),
+    }
+json.dump(results, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replicas")
+    (folder / "script.py").write_text(SCRIPT)
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.run(
+        [sys.executable, "script.py", "results.json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("losses", ["ours", "of_keras"])
+def test_two_devices_train_as_one(results, losses):
+    result = results[losses]
+    assert result["variables"] == 6
+    assert result["weights"] < 1e-5
+
+
+@pytest.mark.parametrize("losses", ["ours", "of_keras"])
+def test_two_devices_log_as_one(results, losses):
+    result = results[losses]
+    assert result["same_logs"]
+    assert {"loss", "student_loss", "distillation_loss", "val_loss"} <= set(result["logs"])
+    for name, (single, mirrored) in result["logs"].items():
+        assert mirrored == pytest.approx(single, rel=1e-4), name
