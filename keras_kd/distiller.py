@@ -268,6 +268,12 @@ class Distiller(keras.Model):
             self.optimizer = with_loss_scale(self.optimizer, self.student)
         self.objective.student_loss = self._compile_loss
 
+    def _resolve_auto_jit_compile(self) -> bool:
+        # Keras asks the layers of the model that is compiled, and the teacher is not among them.
+        teacher = self.teacher
+        layers = teacher._flatten_layers() if isinstance(teacher, keras.Model) else []
+        return super()._resolve_auto_jit_compile() and all(layer.supports_jit for layer in layers)
+
     def get_compile_config(self) -> dict[str, Any] | None:
         """Return the arguments of `compile`, serialised."""
         config = super().get_compile_config()

@@ -32,7 +32,8 @@ def with_epoch_begin(distiller: Any, *args: Any, **kwargs: Any) -> dict[str, Any
     callbacks = arguments.get("callbacks")
     callback = EpochBegin(distiller)
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(callback)
+        kept = [c for c in callbacks.callbacks if not isinstance(c, EpochBegin)]
+        callbacks.callbacks[:] = [callback, *kept]
     else:
         callbacks = callbacks or []
         callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]

@@ -241,6 +241,16 @@ def test_training_works_with_the_options_of_compile():
         assert np.isfinite(logs["loss"][0])
 
 
+def test_a_teacher_that_xla_cannot_compile_turns_the_default_off(monkeypatch):
+    # As on a machine with a GPU; without one, Keras's default is off.
+    monkeypatch.setattr(keras.Model, "_resolve_auto_jit_compile", lambda model: True)
+    teacher = network(5)
+    for supported in (True, False):
+        teacher.get_layer("conv").supports_jit = supported
+        distiller = compiled(kd.Distiller(teacher, network(3), kd.losses.KLDivergence()))
+        assert distiller.jit_compile is supported
+
+
 def test_distillation_alone_teaches():
     teacher, student = network(5), network(3)
     x, _ = examples(128)
