@@ -1,0 +1,88 @@
+import dataclasses
+import json
+
+import pytest
+
+from keras_kd.demo import recipes
+from keras_kd.demo.run import VARIANTS, run_demo
+
+
+@pytest.fixture(scope="module")
+def short_recipe():
+    recipe = recipes.RECIPES["digits"]
+    short = dataclasses.replace(
+        recipe,
+        views=2,
+        teacher_widths=(8, 8),
+        student_widths=(4, 6),
+        teacher_epochs=2,
+        student_epochs=2,
+        prune_epochs=2,
+        quantize_epochs=1,
+    )
+    recipes.RECIPES["digits"] = short
+    yield short
+    recipes.RECIPES["digits"] = recipe
+
+
+def test_whole_run_and_going_on(short_recipe, tmp_path):
+    lines = []
+    result = run_demo("digits", tmp_path, seeds=2, say=lines.append)
+
+    assert [model["key"] for model in result["models"]] == [variant.key for variant in VARIANTS]
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {model["key"]: model for model in report["models"]}
+    assert set(rows["distilled"]["seeds"]) == {"0", "1"}
+    assert set(rows["teacher"]["seeds"]) == {"0"}
+    for model in report["models"]:
+        path = tmp_path / model["file"]["path"]
+        assert path.stat().st_size == model["file"]["bytes"]
+        assert 0 <= model["accuracy"]["mean"] <= 1
+        assert model["file"]["latency_ms_median"] > 0
+    assert rows["pruned"]["nonzero_parameters"] < 0.7 * rows["pruned"]["parameters"]
+    # Zeros survive the training for int8: no fewer than before it.
+    assert rows["int8"]["nonzero_parameters"] <= rows["pruned"]["nonzero_parameters"]
+    assert rows["int8"]["file"]["bytes"] < rows["distilled"]["file"]["bytes"]
+    assert rows["int8"]["file"]["agreement"] > 0.9
+    sparsities = [layer["sparsity"] for layer in report["layers"] if layer["sparsity"] is not None]
+    assert min(sparsities) > 0.4
+    assert {curve["stage"] for curve in report["curves"]} == {
+        "teacher",
+        "student_alone",
+        "distilled",
+        "prune",
+        "quantize_aware",
+    }
+    page = (tmp_path / "report.html").read_text()
+    assert "Pruned, int8" in page
+    assert any("Pruned, int8" in line for line in lines)
+
+    # A part that is missing is made again; what is there is taken as it is.
+    (tmp_path / "seed1" / "int8.measured.json").unlink()
+    kept = (tmp_path / "teacher.keras").stat().st_mtime_ns
+    lines.clear()
+    again = run_demo("digits", tmp_path, seeds=2, say=lines.append)
+    assert (tmp_path / "teacher.keras").stat().st_mtime_ns == kept
+    assert sum("export as" in line for line in lines) == 1
+    for before, after in zip(result["models"], again["models"], strict=True):
+        assert before["seeds"] == after["seeds"]
+
+
+def test_another_recipes_folder_is_refused(short_recipe, tmp_path):
+    (tmp_path / "recipe.json").write_text('{"dataset": "other"}')
+    with pytest.raises(ValueError, match="another recipe"):
+        run_demo("digits", tmp_path)
+    assert json.loads((tmp_path / "recipe.json").read_text()) == {"dataset": "other"}
+
+
+def test_bad_arguments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="choose one of: digits, fashion_mnist"):
+        run_demo("imagenet", tmp_path)
+    with pytest.raises(ValueError, match="`seeds` must be at least 1"):
+        run_demo("digits", tmp_path, seeds=0)
+
+
+def test_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="is a file"):
+        run_demo("digits", tmp_path / "file" / "run")
