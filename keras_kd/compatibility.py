@@ -159,18 +159,24 @@ def _shapes(outputs: Any) -> Any:
     return keras.tree.map_structure(lambda output: tuple(output.shape[1:]), outputs)
 
 
-def check_probabilities(model: Any, teacher: Any, student: Any, losses: list[Any]) -> None:
-    """Refuse outputs of a first batch that look like probabilities to a loss on logits.
-
-    Args:
-        model: The teacher.
-        teacher: Its outputs.
-        student: The student's outputs.
-        losses: The distillation losses.
+def check_first_outputs(teacher: Any, student: keras.Model, losses: list[Any], inputs: Any) -> None:
+    """Run both models on a first batch, where only that tells whether their outputs fit.
 
     Raises:
-        ValueError: Naming the model and what to change.
+        ValueError: As `check_teacher`.
     """
+    if not compared_outputs(losses):
+        return
+    activations = [last_activation(model) for model in (teacher, student)]
+    if all(end is not None and None not in keras.tree.flatten(end) for end in activations):
+        return
+    student_outputs = student(inputs, training=False)
+    teacher_outputs = teacher(inputs, training=False)
+    check_shapes(teacher_outputs, student_outputs, losses)
+    _check_probabilities(teacher, teacher_outputs, student_outputs, losses)
+
+
+def _check_probabilities(model: Any, teacher: Any, student: Any, losses: list[Any]) -> None:
     # Some classes picked from a softmax do not sum to one.
     picked = isinstance(model, AdaptedTeacher) and any(
         activation in PROBABILITIES

@@ -16,16 +16,14 @@ from keras_kd.arguments import (
 )
 from keras_kd.compatibility import (
     check_all_labels,
-    check_probabilities,
-    check_shapes,
+    check_first_outputs,
     check_teacher,
-    compared_outputs,
     resolve_losses,
 )
 from keras_kd.epochs import check_epoch, with_epoch_begin
 from keras_kd.first_batch import first_batch
 from keras_kd.objective import Objective
-from keras_kd.outputs import last_activation, output_names
+from keras_kd.outputs import output_names
 from keras_kd.precision import with_loss_scale
 from keras_kd.schedules import Scheduled, deserialize, deserialize_loss, serialize
 from keras_kd.teachers.adapted_teacher import Adapters, unadapted
@@ -408,9 +406,8 @@ class Distiller(keras.Model):
             )
 
     def _check_data(self, x: Any, y: Any) -> None:
-        objective = self.objective
-        if objective.distils and self.teacher is None:
-            objective.teacher_signals(None)
+        if self.objective.distils and self.teacher is None:
+            self.objective.teacher_signals(None)
         batch = first_batch(x, y)
         if batch is None:
             return
@@ -418,17 +415,15 @@ class Distiller(keras.Model):
             self._require_labels()
         elif self._compile_loss is not None:
             check_all_labels(self._compile_loss._user_loss, batch.labels, self.student)
-        if objective.distils:
-            objective.build(self.student, batch.inputs)
-            self.teaching_layers = objective.layers
-        known = _ends_known(self.student) and _ends_known(objective.teacher)
-        if not self.student.built or (objective.distils and not known):
-            student = self.student(batch.inputs, training=False)
-            self.built = True
-            if objective.distils and compared_outputs(self.distillation_losses):
-                teacher = objective.teacher(batch.inputs, training=False)
-                check_shapes(teacher, student, self.distillation_losses)
-                check_probabilities(objective.teacher, teacher, student, self.distillation_losses)
+        if self.objective.distils:
+            self.objective.build(self.student, batch.inputs)
+            self.teaching_layers = self.objective.layers
+            check_first_outputs(
+                self.objective.teacher, self.student, self.distillation_losses, batch.inputs
+            )
+        if not self.student.built:
+            self.student(batch.inputs, training=False)
+        self.built = True
 
     def save_own_variables(self, store: Any) -> None:
         """Save the states of random layers, which Keras leaves out: resuming needs them."""
@@ -479,8 +474,3 @@ class Distiller(keras.Model):
             config["distillation_losses"], custom_objects
         )
         return cls(**config)
-
-
-def _ends_known(model: Any) -> bool:
-    activations = last_activation(model)
-    return activations is not None and None not in keras.tree.flatten(activations)
