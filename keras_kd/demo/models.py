@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_kd.compression.compressed_model import CompressedModel, load_compressed
 from keras_kd.compression.pipeline import compress
+from keras_kd.compression.prune import Prune
 from keras_kd.compression.quantize_aware import QuantizeAware
 from keras_kd.compression.stage import Stage
 from keras_kd.demo.data import (
@@ -130,10 +131,14 @@ class DemoModels:
             verbose=self.verbose,
         )
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass over the training split."""
+        return len(self.data.train[0]) // self.recipe.batch_size
+
     def _compile(self, model: keras.Model, rate: float, decay: float, epochs: int) -> None:
-        steps = epochs * (len(self.data.train[0]) // self.recipe.batch_size)
         model.compile(
-            momentum_optimizer(rate, decay, steps),
+            momentum_optimizer(rate, decay, epochs * self.steps_per_epoch),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
@@ -193,10 +198,34 @@ class DemoModels:
             student_loss_weight=self.recipe.student_loss_weight,
         )
 
-    def compressed(
+    def pruned(
+        self, teacher: keras.Model, student: keras.Model, seed: int
+    ) -> tuple[CompressedModel, History]:
+        """Return the student pruned while the teacher teaches."""
+        recipe = self.recipe
+        stage = Prune(
+            recipe.sparsity,
+            epochs=recipe.prune_epochs,
+            end=0.5,
+            optimizer=momentum_optimizer(
+                recipe.prune_learning_rate,
+                recipe.student_weight_decay,
+                recipe.prune_epochs * self.steps_per_epoch,
+            ),
+        )
+        return self._compressed("pruned", teacher, student, seed, stage)
+
+    def quantized(
+        self, teacher: keras.Model, student: keras.Model, seed: int
+    ) -> tuple[CompressedModel, History]:
+        """Return the pruned student trained for int8 while the teacher teaches."""
+        recipe = self.recipe
+        stage = QuantizeAware(recipe.quantize_epochs, learning_rate=recipe.quantize_learning_rate)
+        return self._compressed("int8", teacher, student, seed, stage)
+
+    def _compressed(
         self, name: str, teacher: keras.Model, student: keras.Model, seed: int, stage: Stage
     ) -> tuple[CompressedModel, History]:
-        """Return the student after a stage of compression in which the teacher teaches."""
         folder = self.seed_folder(seed)
         suffix = ".h5" if isinstance(stage, QuantizeAware) else ".keras"
         path, history_path = folder / f"{name}{suffix}", folder / f"{name}.history.json"

@@ -19,8 +19,6 @@ import keras
 import numpy as np
 
 from keras_kd.compression.compressed_model import CompressedModel
-from keras_kd.compression.prune import Prune
-from keras_kd.compression.quantize_aware import QuantizeAware
 from keras_kd.demo.data import load_images
 from keras_kd.demo.models import DemoModels
 from keras_kd.demo.recipes import RECIPES
@@ -192,25 +190,9 @@ def _train_students(
     say(f"Seed {seed}: student with the teacher, {recipe.student_epochs} epochs")
     distilled, distilled_history = models.distilled(teacher, seed)
     say(f"Seed {seed}: pruning to {recipe.sparsity:.0%} zeros, {recipe.prune_epochs} epochs")
-    pruned, prune_history = models.compressed(
-        "pruned",
-        teacher,
-        distilled,
-        seed,
-        Prune(
-            recipe.sparsity,
-            epochs=recipe.prune_epochs,
-            learning_rate=recipe.prune_learning_rate,
-        ),
-    )
+    pruned, prune_history = models.pruned(teacher, distilled, seed)
     say(f"Seed {seed}: quantization-aware training, {recipe.quantize_epochs} epochs")
-    int8, quantize_history = models.compressed(
-        "int8",
-        teacher,
-        pruned.model,
-        seed,
-        QuantizeAware(epochs=recipe.quantize_epochs, learning_rate=recipe.quantize_learning_rate),
-    )
+    int8, quantize_history = models.quantized(teacher, pruned.model, seed)
     trained = {
         "teacher": teacher,
         "student_alone": alone,
