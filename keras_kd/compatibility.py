@@ -260,7 +260,7 @@ def check_layers(loss: Any, teacher: Any, student: Any) -> None:
         ValueError: Naming the layers that exist, or the shapes.
     """
     hint = isinstance(loss, Hint)
-    what = f"Hint '{loss.name}', " if hint else f"{type(loss).__name__}, "
+    what = f"Hint '{loss.name}'" if hint else type(loss).__name__
     shapes: list[Any] = []
     for side, model in (("teacher", teacher), ("student", student)):
         for path in layer_paths_of([loss], side):
@@ -268,14 +268,14 @@ def check_layers(loss: Any, teacher: Any, student: Any) -> None:
                 shapes.append(feature_shape(model, path))
             except ValueError as error:
                 argument = f"{side}_layer" if hint else f"{side}_layer_name"
-                raise ValueError(f"{what}{argument}: {error}") from None
+                raise ValueError(f"{what}, {argument}: {error}") from None
     if hint or len(shapes) != 2 or None in shapes:
         return
     if len(shapes[0]) != len(shapes[1]) or any(
         None not in (t, s) and t != s for t, s in zip(*(x[1:] for x in shapes), strict=True)
     ):
         raise ValueError(
-            f"{what}compares features of equal shape, but the teacher's layer "
+            f"{what} compares features of equal shape, but the teacher's layer "
             f"'{loss.teacher_layer_name}' gives {shapes[0]} and the student's "
             f"'{loss.student_layer_name}' {shapes[1]}. Use keras_kd.Hint("
             f"'{loss.teacher_layer_name}', '{loss.student_layer_name}'), which projects the "

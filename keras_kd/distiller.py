@@ -21,7 +21,7 @@ from keras_kd.compatibility import (
     resolve_losses,
 )
 from keras_kd.epochs import check_epoch, with_epoch_begin
-from keras_kd.first_batch import first_batch
+from keras_kd.first_batch import FirstBatch, first_batch, without_losing_the_first
 from keras_kd.objective import Objective
 from keras_kd.outputs import output_names
 from keras_kd.precision import with_loss_scale
@@ -373,7 +373,8 @@ class Distiller(keras.Model):
             self.objective.stopped = False
             self.train_function = self.test_function = None
         if self.compiled:
-            self._check_data(x, y)
+            x, batch = without_losing_the_first(x)
+            self._check_data(batch or first_batch(x, y))
         if self.objective.schedules.by_epoch or self.stop_distillation_at is not None:
             return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
         return super().fit(x, y, *args, **kwargs)
@@ -405,10 +406,9 @@ class Distiller(keras.Model):
                 "learn from the teacher alone."
             )
 
-    def _check_data(self, x: Any, y: Any) -> None:
+    def _check_data(self, batch: FirstBatch | None) -> None:
         if self.objective.distils and self.teacher is None:
             self.objective.teacher_signals(None)
-        batch = first_batch(x, y)
         if batch is None:
             return
         if batch.labels is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import types
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -52,6 +54,31 @@ def first_batch(x: Any, y: Any = None) -> FirstBatch | None:
         _tensors(keras.tree.map_structure(lambda leaf: leaf[:32], x)),
         None if y is None else _arrays(y),
     )
+
+
+def without_losing_the_first(x: Any) -> tuple[Any, FirstBatch | None]:
+    """Return a generator's first batch, and a generator that still yields it.
+
+    Args:
+        x: Data for `fit`; anything but a generator is returned as it is, without a batch.
+
+    Raises:
+        ValueError: If the generator yields nothing.
+    """
+    if not isinstance(x, types.GeneratorType):
+        return x, None
+    try:
+        first = next(x)
+    except StopIteration:
+        raise ValueError(_EMPTY) from None
+
+    def again() -> Iterator[Any]:
+        yield first
+        yield from x
+
+    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
+    labels = None if labels is None else _arrays(labels)
+    return again(), FirstBatch(_tensors(student_inputs(inputs)), labels)
 
 
 _EMPTY = (

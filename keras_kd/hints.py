@@ -169,6 +169,12 @@ class Hint:
         if self.loss.equal_shapes and self.projection is not None:
             for i in range(len(student)):
                 teacher[i], student[i] = _pool_to_smaller(teacher[i], student[i])
+                if not self.built and teacher[i].shape[-1] != student[i].shape[-1]:
+                    raise ValueError(
+                        f"Hint '{self.name}' has no projection yet: the shapes of its layers can "
+                        "only be told from data, and this data can be read only once. Call "
+                        "`distiller.objective.build(student, inputs)` with a batch before `fit`."
+                    )
                 projection = (self._projections or [None] * len(student))[i]
                 if projection is not None:
                     student[i] = projection(keras.ops.cast(student[i], "float32"))

@@ -77,6 +77,34 @@ def test_data_without_labels(as_dataset):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_generators_are_looked_at_and_read_in_full():
+    class Student(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.hidden = keras.layers.Dense(4, name="hidden")
+            self.last = keras.layers.Dense(3)
+
+        def call(self, x, training=None):
+            return self.last(self.hidden(x))
+
+    x, y = examples()
+    yielded = []
+
+    def batches(labels):
+        for i in range(0, 32, 8):
+            yielded.append(i)
+            yield x[i : i + 8], labels[i : i + 8]
+
+    distiller = kd.Distiller(
+        network(6), Student(), [kd.losses.KLDivergence(), kd.Hint("hidden", "hidden")]
+    )
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    distiller.fit(batches(y), verbose=0)
+    assert yielded == [0, 8, 16, 24]
+    with pytest.raises(ValueError, match=r"0 \.\.\. 2.*holds 1[0-2]"):
+        distiller.fit(batches(y + 10), verbose=0)
+
+
 def test_missing_labels_are_refused_where_they_weigh():
     x, _ = examples()
     distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence())

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.first_batch import first_batch
+from keras_kd.first_batch import first_batch, without_losing_the_first
 
 
 class Batches(keras.utils.PyDataset):
@@ -59,3 +59,18 @@ def test_generators_are_not_used_up():
     generator = ((np.ones((2, 3)), np.ones(2)) for _ in range(3))
     assert first_batch(generator) is None
     assert len(list(generator)) == 3
+
+
+def test_first_batch_of_a_generator_is_seen_and_still_yielded():
+    generator = ((np.full((2, 3), i), np.full(2, i)) for i in range(3))
+    same, batch = without_losing_the_first(generator)
+    assert batch.inputs.shape == (2, 3)
+    assert batch.labels.tolist() == [0, 0]
+    assert [labels.tolist() for _, labels in same] == [[0, 0], [1, 1], [2, 2]]
+
+
+def test_other_data_is_left_alone_and_empty_generators_are_refused():
+    x = np.ones((2, 3))
+    assert without_losing_the_first(x) == (x, None)
+    with pytest.raises(ValueError, match="holds no examples"):
+        without_losing_the_first(batch for batch in ())

@@ -82,6 +82,13 @@ def test_without_projection_unequal_shapes_are_the_losss_to_refuse():
         hint([np.zeros((2, 6), "float32")], [np.zeros((2, 3), "float32")])
 
 
+def test_a_projection_that_is_needed_but_not_made_is_told():
+    with pytest.raises(ValueError, match=r"no projection yet.*objective\.build"):
+        Hint("a", "b")([np.zeros((2, 6), "float32")], [np.zeros((2, 3), "float32")])
+    same = np.zeros((2, 6), "float32")
+    assert float(Hint("a", "b")([same], [same])) == 0.0
+
+
 def test_names():
     assert Hint("a", "backbone/b").name == f"{FitNet().name}_backbone_b"
     assert Hint("a", "b", name="mine").name == "mine"
