@@ -193,15 +193,21 @@ def _check_probabilities(model: Any, teacher: Any, student: Any, losses: list[An
                     raise ValueError(_softmax_message(role, "softmax", part))
 
 
-def check_all_labels(losses: Any, labels: Any, student: keras.Model) -> None:
+def check_all_labels(losses: Any, labels: Any, student: keras.Model, inputs: Any) -> None:
     """Refuse labels that the losses on labels cannot read.
+
+    Args:
+        losses: The losses, as given to `compile`.
+        labels: Labels.
+        student: The student.
+        inputs: A batch of inputs, for students whose outputs only a pass tells.
 
     Raises:
         ValueError: As `check_labels`.
     """
     outputs, names = output_structure(student), output_names(student)
     if outputs is None:
-        return
+        outputs = student(inputs, training=False)
     losses = arrange(losses, outputs, names, "loss")
     for output, path in leaves(outputs):
         try:

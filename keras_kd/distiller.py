@@ -414,7 +414,8 @@ class Distiller(keras.Model):
         if batch.labels is None:
             self._require_labels()
         elif self._compile_loss is not None:
-            check_all_labels(self._compile_loss._user_loss, batch.labels, self.student)
+            losses = self._compile_loss._user_loss
+            check_all_labels(losses, batch.labels, self.student, batch.inputs)
         if self.objective.distils:
             self.objective.build(self.student, batch.inputs)
             self.teaching_layers = self.objective.layers
