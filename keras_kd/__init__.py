@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 (Keras is imported first, and quietly)
 
+import importlib as _importlib
 import os as _os
 
 from keras_kd.quiet import capture_output as _capture_output
@@ -33,3 +34,10 @@ from keras_kd.export.evaluate import TFLiteResult as TFLiteResult
 from keras_kd.export.evaluate import evaluate_tflite as evaluate_tflite
 from keras_kd.export.tflite import export_tflite as export_tflite
 from keras_kd.hints import Hint as Hint
+
+
+def __getattr__(name: str) -> object:
+    # TensorFlow Datasets is imported only by those who use it.
+    if name in ("datasets", "report"):
+        return _importlib.import_module(f"keras_kd.{name}")
+    raise AttributeError(f"module 'keras_kd' has no attribute '{name}'")

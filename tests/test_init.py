@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+import pytest
+
 import keras_kd
 
 
@@ -21,6 +23,13 @@ def test_contract_names():
         "teachers",
     ):
         assert hasattr(keras_kd, name)
+
+
+def test_heavy_parts_are_there_when_asked_for():
+    assert keras_kd.datasets.load is not None
+    assert keras_kd.report.write_report is not None
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        keras_kd.absent  # noqa: B018
 
 
 def test_nothing_heavy_is_imported_before_it_is_used():
