@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_kd.export.batches import Batch, iterate, safe_name
 from keras_kd.export.benchmark import measure
+from keras_kd.export.origin import origin
 from keras_kd.export.runtime import LiteRuntime
 from keras_kd.export.saved_model import name_outputs
 from keras_kd.export.sizes import file_size, zipped_size
@@ -131,7 +132,8 @@ def evaluate_tflite(
             for an output of one unit they are 0 or 1. With several outputs, `y` may be a dict or a
             tuple by output. Without `y`, accuracy is `None`. Sample weights are not used.
         model: The model which the file was made from (a Keras or a compressed model), to measure
-            their agreement. Defaults to `None`.
+            their agreement. Defaults to `None`: the model that this process exported to `path`,
+            if neither has changed since.
         output: Which output the accuracy and the agreement are about, by name or by position.
             Defaults to `0`.
         from_logits: Whether an output of one unit is a logit (the answer is 1 above 0) or a
@@ -168,6 +170,7 @@ def evaluate_tflite(
     if from_logits is None:
         from_logits = runtime.file.output_operator(position) != "LOGISTIC"
     scores = _Scores(runtime.output_names, position, 0.0 if from_logits else 0.5)
+    model = origin(path) if model is None else model
     answer = None if model is None else _reference(model, runtime, position)
     first: dict[str, np.ndarray] | None = None
     for batch in iterate(data, runtime.inputs, batch_size, "data"):

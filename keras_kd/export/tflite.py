@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from keras_kd.export.batches import representative_samples
 from keras_kd.export.flatbuffer import ModelFile, Operator, order_inputs_and_outputs
+from keras_kd.export.origin import remember_origin
 from keras_kd.export.runtime import check_file
 from keras_kd.export.saved_model import (
     SIGNATURE,
@@ -134,6 +135,7 @@ def export_tflite(
     with atomic_path(target) as temporary:
         temporary.write_bytes(content)
         _check_runs(temporary, target, quantization, sparse)
+    remember_origin(target, model)
     if quantization in _INTEGER:
         _warn_of_float_operators(file, target, integer_io)
     if verbose:
