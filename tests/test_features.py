@@ -92,7 +92,7 @@ def test_subclassed_models_can_be_read():
 def test_layer_that_is_not_called_is_named():
     model = Subclassed()
     model(tf.zeros((1, 4)))
-    with pytest.raises(ValueError, match="'unused'.*has no output"):
+    with pytest.raises(ValueError, match=r"'unused'.*has no output"):
         FeatureReader(model, ["unused"]).run(model, tf.ones((2, 4)), training=False)
 
 
