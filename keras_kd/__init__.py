@@ -1,6 +1,6 @@
 """keras_kd: distil, prune, quantize and export Keras models, and measure the exported file."""
 
-# ruff: noqa: E402 (Keras is imported first, and quietly)
+
 
 import importlib as _importlib
 import os as _os

@@ -61,15 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         help="digits needs no download and takes some 2 minutes; fashion_mnist takes up to 2 hours "
         "on 2 cores (default: digits)",
     )
-    demo.add_argument(
-        "--out", metavar="FOLDER", help="the run's folder (default: exports/DATASET)"
-    )
+    demo.add_argument("--out", metavar="FOLDER", help="the run's folder (default: exports/DATASET)")
     demo.add_argument(
         "--seeds", type=int, default=1, help="students to train, one a seed (default: 1)"
     )
-    demo.add_argument(
-        "--verbose", action="store_true", help="show every epoch of every training"
-    )
+    demo.add_argument("--verbose", action="store_true", help="show every epoch of every training")
     demo.set_defaults(run=_demo)
     return parser
 

@@ -22,6 +22,7 @@ from keras_kd.compatibility import (
 )
 from keras_kd.epochs import check_epoch, with_epoch_begin
 from keras_kd.first_batch import FirstBatch, first_batch, without_losing_the_first
+from keras_kd.labels import class_labels
 from keras_kd.objective import Objective
 from keras_kd.outputs import output_names
 from keras_kd.precision import with_loss_scale
@@ -303,7 +304,13 @@ class Distiller(keras.Model):
         """Return the student's loss on labels plus its regularisers, without the teacher."""
         if self._compile_loss is None and not self.losses:
             return keras.ops.zeros(())
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
+        return super().compute_loss(x, class_labels(y), y_pred, sample_weight, training)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Update the student's metrics, and return them all."""
+        return super().compute_metrics(x, class_labels(y), y_pred, sample_weight=sample_weight)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Teach the student one batch."""
@@ -415,7 +422,7 @@ class Distiller(keras.Model):
             self._require_labels()
         elif self._compile_loss is not None:
             losses = self._compile_loss._user_loss
-            check_all_labels(losses, batch.labels, self.student, batch.inputs)
+            check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
         if self.objective.distils:
             self.objective.build(self.student, batch.inputs)
             self.teaching_layers = self.objective.layers

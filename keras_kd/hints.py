@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras.src.backend import get_keras_mask, set_keras_mask
 
 from keras_kd.losses.base import DistillationLoss
 from keras_kd.losses.fitnet import FitNet
@@ -168,6 +169,7 @@ class Hint:
         teacher, student = list(teacher), list(student)
         if self.loss.equal_shapes and self.projection is not None:
             for i in range(len(student)):
+                sides, mask = student[i].shape[1:-1], get_keras_mask(student[i])
                 teacher[i], student[i] = _pool_to_smaller(teacher[i], student[i])
                 if not self.built and teacher[i].shape[-1] != student[i].shape[-1]:
                     raise ValueError(
@@ -178,6 +180,8 @@ class Hint:
                 projection = (self._projections or [None] * len(student))[i]
                 if projection is not None:
                     student[i] = projection(keras.ops.cast(student[i], "float32"))
+                if mask is not None and student[i].shape[1:-1] == sides:
+                    set_keras_mask(student[i], mask)
         if isinstance(self.teacher_layer, str):
             teacher = teacher[0]
         if isinstance(self.student_layer, str):

@@ -19,6 +19,7 @@ from keras_kd.compatibility import check_layers
 from keras_kd.evaluate_loss import evaluate_loss, layer_paths_of, unique_names
 from keras_kd.features import FeatureReader, feature_shape, find_layer, traced_shapes
 from keras_kd.hints import Hint
+from keras_kd.labels import class_labels
 from keras_kd.losses.base import DistillationLoss
 from keras_kd.schedules import Scheduled, Schedules, is_schedule
 from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
@@ -290,6 +291,7 @@ class Objective:
         }
 
     def _student_loss(self, y: Any, y_pred: Any, sample_weight: Any) -> Any:
+        y = class_labels(y)
         if self.student_loss is None or y is None:
             return ops.zeros((), "float32")
         value = self.student_loss(y, y_pred, sample_weight)

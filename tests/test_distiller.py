@@ -83,9 +83,7 @@ def test_total_is_the_weighted_sum_of_the_contract():
     assert logs[hint.name][0] == pytest.approx(fitnet, rel=1e-4)
     assert logs["student_loss"][0] == pytest.approx(cross_entropy, rel=1e-4)
     assert logs["distillation_loss"][0] == pytest.approx(distillation, rel=1e-4)
-    assert logs["loss"][0] == pytest.approx(
-        0.25 * cross_entropy + 0.75 * distillation, rel=1e-4
-    )
+    assert logs["loss"][0] == pytest.approx(0.25 * cross_entropy + 0.75 * distillation, rel=1e-4)
     assert logs["total_loss"] == logs["loss"]
 
 
@@ -107,9 +105,7 @@ def test_student_descends_the_gradient_of_that_sum():
             strict=True,
         )
     ]
-    distiller = kd.Distiller(
-        teacher, student, kd.losses.KLDivergence(2.0), student_loss_weight=0.3
-    )
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence(2.0), student_loss_weight=0.3)
     compiled(distiller).fit(x, y, batch_size=32, verbose=0)
     for variable, value in zip(student.trainable_variables, expected, strict=True):
         np.testing.assert_allclose(variable, value, rtol=1e-4, atol=1e-6)
@@ -147,9 +143,7 @@ def test_teacher_is_left_as_it_was_found():
     optimizer = teacher.optimizer
     before = [w.copy() for w in teacher.get_weights()]
     distiller = compiled(
-        kd.Distiller(
-            teacher, student, [kd.losses.KLDivergence(), kd.Hint("features", "features")]
-        )
+        kd.Distiller(teacher, student, [kd.losses.KLDivergence(), kd.Hint("features", "features")])
     )
     distiller.fit(*examples(), epochs=2, verbose=0)
     assert teacher.trainable
@@ -272,9 +266,7 @@ def test_a_teacher_that_xla_cannot_compile_turns_the_default_off(monkeypatch):
 def test_distillation_alone_teaches():
     teacher, student = network(5), network(3)
     x, _ = examples(128)
-    distiller = kd.Distiller(
-        teacher, student, kd.losses.KLDivergence(1.0), student_loss_weight=0.0
-    )
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence(1.0), student_loss_weight=0.0)
     distiller.compile(keras.optimizers.Adam(0.02))
     losses = distiller.fit(x, epochs=15, batch_size=32, verbose=0).history["loss"]
     assert losses[-1] < 0.5 * losses[0]
@@ -399,9 +391,7 @@ def test_a_loss_per_output_and_none_to_skip():
     distiller = kd.Distiller(
         teacher, student, [{"a": kd.losses.KLDivergence(2.0), "b": None}], student_loss_weight=0.5
     )
-    distiller.compile(
-        keras.optimizers.SGD(0.0), loss={"a": SparseCE(True), "b": SparseCE(True)}
-    )
+    distiller.compile(keras.optimizers.SGD(0.0), loss={"a": SparseCE(True), "b": SparseCE(True)})
     expected = numpy_kl(teacher(x)["a"], student(x)["a"], 2.0).mean()
     logs = distiller.fit(x, labels, batch_size=32, verbose=0).history
     assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
@@ -416,9 +406,7 @@ def test_mixed_precision_student_of_a_float32_teacher(policy):
     finally:
         keras.config.set_dtype_policy("float32")
     distiller = compiled(
-        kd.Distiller(
-            teacher, student, [kd.losses.KLDivergence(), kd.Hint("features", "features")]
-        )
+        kd.Distiller(teacher, student, [kd.losses.KLDivergence(), kd.Hint("features", "features")])
     )
     logs = distiller.fit(*examples(), verbose=0).history
     assert np.isfinite(logs["loss"][0])

@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from keras.src.backend import set_keras_mask
 
 from keras_kd.hints import Hint
 from keras_kd.losses import DistillationLoss, FitNet
@@ -117,3 +118,13 @@ def test_serialisation_keeps_shapes_and_projection():
     assert (copy.teacher_layer, copy.student_layer, copy.name) == ("a", "b", "mine")
     assert isinstance(copy.loss, FitNet)
     assert copy.layers[0].kernel.shape == (3, 6)
+
+
+def test_masked_positions_do_not_count_behind_a_projection():
+    hint = Hint("a", "b", projection=keras.layers.Dense(2, kernel_initializer="zeros"))
+    hint.build([(None, 4, 2)], [(None, 4, 3)])
+    teacher = np.ones((1, 4, 2), "float32")
+    teacher[:, 2:] = 100.0
+    student = keras.ops.convert_to_tensor(np.ones((1, 4, 3), "float32"))
+    set_keras_mask(student, keras.ops.convert_to_tensor([[True, True, False, False]]))
+    np.testing.assert_allclose(hint([teacher], [student]), 1.0, rtol=1e-6)

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 import tf_keras
 
+from keras_kd.labels import class_labels
 from keras_kd.objective import Objective
 from keras_kd.teachers.taught_inputs import student_inputs
 
@@ -103,7 +104,7 @@ class TfKerasTrainer(tf_keras.Model):
                 tracker.update_state(losses[name], sample_weight=size)
                 results[name] = tracker.result()
         if metrics is not None:
-            metrics.update_state(y, y_pred, sample_weight)
+            metrics.update_state(class_labels(y), y_pred, sample_weight)
             results.update(metrics.result())
         return dict(sorted(results.items()))
 

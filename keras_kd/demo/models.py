@@ -220,7 +220,12 @@ class DemoModels:
     ) -> tuple[CompressedModel, History]:
         """Return the pruned student trained for int8 while the teacher teaches."""
         recipe = self.recipe
-        stage = QuantizeAware(recipe.quantize_epochs, learning_rate=recipe.quantize_learning_rate)
+        stage = QuantizeAware(
+            recipe.quantize_epochs,
+            optimizer=momentum_optimizer(
+                recipe.quantize_learning_rate, None, recipe.quantize_epochs * self.steps_per_epoch
+            ),
+        )
         return self._compressed("int8", teacher, student, seed, stage)
 
     def _compressed(

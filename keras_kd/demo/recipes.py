@@ -57,8 +57,8 @@ RECIPES = {
         sparsity=0.5,
         prune_epochs=20,
         prune_learning_rate=0.05,
-        quantize_epochs=5,
-        quantize_learning_rate=1e-4,
+        quantize_epochs=8,
+        quantize_learning_rate=0.02,
     ),
     "fashion_mnist": Recipe(
         dataset="fashion_mnist",
@@ -82,7 +82,7 @@ RECIPES = {
         sparsity=0.3,
         prune_epochs=15,
         prune_learning_rate=0.1,
-        quantize_epochs=3,
-        quantize_learning_rate=1e-4,
+        quantize_epochs=10,
+        quantize_learning_rate=0.02,
     ),
 }

@@ -46,7 +46,7 @@ def with_policy(build: Callable[[], keras.Model], model: keras.Model, name: str)
 
 
 def momentum_optimizer(
-    learning_rate: float, weight_decay: float, steps: int
+    learning_rate: float, weight_decay: float | None, steps: int
 ) -> keras.optimizers.Optimizer:
     """Return SGD with Nesterov momentum and a cosine schedule, a tenth of `steps` for warm-up."""
     warmup = max(1, steps // 10)
@@ -59,7 +59,8 @@ def momentum_optimizer(
     optimizer = keras.optimizers.SGD(
         schedule, momentum=0.9, nesterov=True, weight_decay=weight_decay
     )
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    if weight_decay is not None:
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
 
 

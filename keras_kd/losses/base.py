@@ -143,7 +143,14 @@ class DistillationLoss:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> DistillationLoss:
         """Make a loss from `get_config()`."""
-        return cls(**config)
+        return cls(
+            **{
+                key: keras.saving.deserialize_keras_object(value)
+                if isinstance(value, Mapping) and "class_name" in value
+                else value
+                for key, value in config.items()
+            }
+        )
 
     def __repr__(self) -> str:
         config = self.get_config()

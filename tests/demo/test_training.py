@@ -34,9 +34,7 @@ def compiled():
 
 
 def fit(model, folder):
-    return fit_resumably(
-        model, data(), data(), epochs=4, folder=folder, name="model", verbose=0
-    )
+    return fit_resumably(model, data(), data(), epochs=4, folder=folder, name="model", verbose=0)
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.losses import DistillationLoss
+from keras_kd.losses import DistillationLoss, KLDivergence
 from keras_kd.losses.base import snake_case
 
 
@@ -137,3 +137,11 @@ def test_lists_for_losses_over_several_layers():
 def test_call_must_be_written():
     with pytest.raises(NotImplementedError, match=r"DistillationLoss must implement call\(\)"):
         DistillationLoss()(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_scheduled_temperature_survives_serialisation():
+    schedule = keras.optimizers.schedules.PolynomialDecay(8.0, 100, 1.0)
+    loss = KLDivergence(temperature=schedule)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert isinstance(copy.temperature, keras.optimizers.schedules.PolynomialDecay)
+    assert copy.temperature.get_config() == schedule.get_config()
