@@ -1,4 +1,4 @@
-"""What `import keras_kd` costs beside `import keras`: fresh processes in turn, medians, one ratio."""
+"""What `import keras_kd` costs beside `import keras`: fresh processes in turn, medians."""
 
 import json
 import statistics

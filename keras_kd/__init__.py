@@ -1,7 +1,5 @@
 """keras_kd: distil, prune, quantize and export Keras models, and measure the exported file."""
 
-
-
 import importlib as _importlib
 import os as _os
 

@@ -79,7 +79,7 @@ class DemoModels:
             seed=seed,
             shift=self.recipe.shift,
             flip=self.recipe.flip,
-            teacher_outputs=None if teacher is None else self.teacher_outputs(teacher),
+            teacher_outputs=None if teacher is None else self.teacher_outputs(teacher)[0],
         )
 
     def _newly_augmented(self) -> Any:
@@ -92,10 +92,15 @@ class DemoModels:
             flip=recipe.flip,
         )
 
-    def teacher_outputs(self, teacher: keras.Model) -> np.ndarray:
-        """Return the teacher's logits for every view of the training split, computed once."""
-        path = self.folder / "teacher_outputs.npy"
+    def teacher_outputs(self, teacher: keras.Model) -> tuple[np.ndarray, float]:
+        """Return the teacher's logits for every view of the training split, computed once.
+
+        Returns:
+            Array `[views, examples, classes]`, and the seconds that it took.
+        """
+        path = self.folder / "teacher_outputs.npz"
         if not path.exists():
+            start = time.perf_counter()
             outputs = [
                 teacher.predict(
                     view_dataset(self.data.train, view, shift=self.recipe.shift),
@@ -103,10 +108,11 @@ class DemoModels:
                 )
                 for view in self.views
             ]
+            seconds = time.perf_counter() - start
             with atomic_path(path) as temporary:
-                np.save(temporary, np.stack(outputs))
-        logits: np.ndarray = np.load(path)
-        return logits
+                np.savez(temporary, outputs=np.stack(outputs), seconds=seconds)
+        with np.load(path) as kept:
+            return kept["outputs"], float(kept["seconds"])
 
     def _build(self, role: str) -> keras.Model:
         teacher = role == "teacher"
@@ -250,8 +256,8 @@ class DemoModels:
             stages=[stage],
             verbose=self.verbose,
         )
-        (history,) = compressed.history.values()
-        history = {**history, "seconds": time.perf_counter() - start}
+        (curves,) = compressed.history.values()
+        history: History = {**curves, "seconds": time.perf_counter() - start}
         compressed.save(path)
         with atomic_path(history_path) as temporary:
             temporary.write_text(json.dumps(history))

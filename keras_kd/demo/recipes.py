@@ -7,7 +7,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Every choice of one demonstration run; an epoch is a pass over the training split."""
+    """Every choice of one demonstration run; an epoch is a pass over the training split.
+
+    `compressed_seeds` says how many of the distilled students are pruned and quantized: the first
+    ones.
+    """
 
     dataset: str
     validation_examples: int
@@ -32,6 +36,7 @@ class Recipe:
     prune_learning_rate: float
     quantize_epochs: int
     quantize_learning_rate: float
+    compressed_seeds: int
 
 
 RECIPES = {
@@ -59,6 +64,7 @@ RECIPES = {
         prune_learning_rate=0.05,
         quantize_epochs=8,
         quantize_learning_rate=0.02,
+        compressed_seeds=1,
     ),
     "fashion_mnist": Recipe(
         dataset="fashion_mnist",
@@ -84,5 +90,6 @@ RECIPES = {
         prune_learning_rate=0.1,
         quantize_epochs=10,
         quantize_learning_rate=0.02,
+        compressed_seeds=1,
     ),
 }

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from keras_kd.demo import recipes
-from keras_kd.demo.run import VARIANTS, run_demo
+from keras_kd.demo.measuring import VARIANTS
+from keras_kd.demo.run import run_demo
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,8 @@ def test_whole_run_and_going_on(short_recipe, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     rows = {model["key"]: model for model in report["models"]}
     assert set(rows["distilled"]["seeds"]) == {"0", "1"}
-    assert set(rows["teacher"]["seeds"]) == {"0"}
+    assert set(rows["teacher"]["seeds"]) == set(rows["int8"]["seeds"]) == {"0"}
+    assert report["seconds"]["teacher's outputs"] > 0
     for model in report["models"]:
         path = tmp_path / model["file"]["path"]
         assert path.stat().st_size == model["file"]["bytes"]
@@ -58,7 +60,7 @@ def test_whole_run_and_going_on(short_recipe, tmp_path):
     assert any("Pruned, int8" in line for line in lines)
 
     # A part that is missing is made again; what is there is taken as it is.
-    (tmp_path / "seed1" / "int8.measured.json").unlink()
+    (tmp_path / "seed0" / "int8.measured.json").unlink()
     kept = (tmp_path / "teacher.keras").stat().st_mtime_ns
     lines.clear()
     again = run_demo("digits", tmp_path, seeds=2, say=lines.append)
