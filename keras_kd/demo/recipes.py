@@ -88,8 +88,8 @@ RECIPES = {
         sparsity=0.3,
         prune_epochs=15,
         prune_learning_rate=0.1,
-        quantize_epochs=10,
-        quantize_learning_rate=0.02,
+        quantize_epochs=20,
+        quantize_learning_rate=0.05,
         compressed_seeds=1,
     ),
 }
