@@ -60,9 +60,13 @@ class BinaryKLDivergence(LogitsLoss):
 
     ```python
     distiller = keras_kd.Distiller(
-        teacher, student, keras_kd.losses.BinaryKLDivergence(temperature=2.0)
+        teacher,
+        student,
+        keras_kd.losses.BinaryKLDivergence(temperature=2.0),
+        student_loss_weight=0.1,
     )
     distiller.compile("adam", loss=keras.losses.BinaryCrossentropy(from_logits=True))
+    distiller.fit(x, y, epochs=10)  # y: [batch, labels], 0.0 or 1.0
     ```
 
     Reference:

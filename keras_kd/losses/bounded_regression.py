@@ -50,6 +50,24 @@ class BoundedRegression(DistillationLoss):
     ```python
     distiller = keras_kd.Distiller(teacher, student, keras_kd.losses.BoundedRegression(0.1))
     distiller.compile("adam", loss="mse")
+    distiller.fit(x, y, epochs=10)  # y: [batch, values]
+    ```
+
+    Beside a classification, each output with the loss of its task:
+
+    ```python
+    distiller = keras_kd.Distiller(
+        teacher,
+        student,  # returns {"kind": logits, "size": values}
+        {"kind": keras_kd.losses.KLDivergence(), "size": keras_kd.losses.BoundedRegression()},
+    )
+    distiller.compile(
+        "adam",
+        loss={
+            "kind": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            "size": "mse",
+        },
+    )
     ```
 
     Reference:

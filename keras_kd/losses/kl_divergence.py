@@ -53,6 +53,34 @@ class KLDivergence(LogitsLoss):
     loss(teacher_logits, student_logits)  # both [batch, ..., classes]
     ```
 
+    Soft labels without ground truth, from the teacher alone:
+
+    ```python
+    distiller = keras_kd.Distiller(
+        teacher, student, keras_kd.losses.KLDivergence(), student_loss_weight=0.0
+    )
+    distiller.compile("adam")
+    distiller.fit(images, epochs=10)
+    ```
+
+    Segmentation, each pixel taught (logits `[batch, height, width, classes]`), and tokens, each
+    taught but the padding (logits `[batch, time, classes]` with the mask of
+    `Embedding(mask_zero=True)`), are trained as any classifier is:
+
+    ```python
+    distiller = keras_kd.Distiller(
+        teacher, student, keras_kd.losses.KLDivergence(2.0), student_loss_weight=0.1
+    )
+    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    distiller.fit(images, class_of_each_pixel, epochs=10)
+    ```
+
+    A rare class, weighted in the distillation and in the loss on labels:
+
+    ```python
+    distiller.fit(images, labels, class_weight={0: 1.0, 1: 19.0}, epochs=10)
+    ```
+
     Reference:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
     """
