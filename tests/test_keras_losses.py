@@ -42,7 +42,7 @@ def squared_error(teacher, student, temperature):
         ("mse", squared_error),
         (keras.losses.MeanSquaredError(), squared_error),
     ],
-    ids=str,
+    ids=["kl_name", "kl", "cross_entropy_name", "cross_entropy", "mse_name", "mse"],
 )
 @pytest.mark.parametrize("weighted", [False, True])
 def test_logits_distillation(loss, values, weighted):
