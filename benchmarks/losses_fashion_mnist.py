@@ -1,0 +1,305 @@
+"""Every loss on a part of Fashion-MNIST: the student alone, KL alone, and KL with each other loss.
+
+    python benchmarks/losses_fashion_mnist.py
+
+The teacher is trained on 55,000 images, shifted and mirrored at random; the students on the first
+10,000 of them as they are, from the same initial weights and in the same order for every loss of a
+seed. Each run is kept in `--out` as soon as it is done; the same command goes on from there. Prints
+a Markdown table, best first.
+
+The loss is `0.5 * cross-entropy + 0.5 * (KL + weight * loss)`. The weights are those of
+RepDistiller's script for CIFAR-100 where it trains the same loss, otherwise 1; none was tuned on
+this data, so that a loss may do better with a weight of its own. Left out is `BoundedRegression`,
+which is for real-valued outputs.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+import keras_kd as kd
+from keras_kd.demo.data import evaluation_dataset, load_images, training_dataset
+from keras_kd.demo.networks import residual_network
+from keras_kd.demo.recipes import RECIPES
+from keras_kd.demo.training import fit_resumably, momentum_optimizer, train_or_load
+from keras_kd.files import atomic_path
+
+WIDTHS = {"teacher": (16, 32, 64, 128), "student": (8, 12, 16, 24)}
+BATCH_SIZE = 64
+LEARNING_RATE = 0.05
+WEIGHT_DECAY = 1e-3
+TEMPERATURE = 4.0
+STUDENT_LOSS_WEIGHT = 0.5
+
+MAP = ("block4_1_out",)
+MAPS = ("block3_1_out", "block4_1_out")
+POOL = ("pool",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A loss of the table: how it is made, its weight, and the layers of both models it reads."""
+
+    make: Callable
+    weight: float = 1.0
+    layers: tuple[str, ...] = ()
+
+
+LOSSES = {
+    "alone": None,
+    "KLDivergence": None,
+    "SoftCrossEntropy": Entry(functools.partial(kd.losses.SoftCrossEntropy, TEMPERATURE)),
+    "LogitsMSE": Entry(kd.losses.LogitsMSE),
+    "ProbabilityMSE": Entry(kd.losses.ProbabilityMSE),
+    "DKD": Entry(kd.losses.DKD),
+    "DIST": Entry(kd.losses.DIST),
+    "NKD": Entry(kd.losses.NKD),
+    "StandardizedKL": Entry(kd.losses.StandardizedKL),
+    "BinaryKLDivergence": Entry(kd.losses.BinaryKLDivergence),
+    "FitNet": Entry(kd.losses.FitNet, 100.0, MAP),
+    "AttentionTransfer": Entry(kd.losses.AttentionTransfer, 1000.0, MAP),
+    "FSP": Entry(kd.losses.FSP, 50.0, MAPS),
+    "NST": Entry(kd.losses.NST, 50.0, MAP),
+    "VID": Entry(kd.losses.VID, 1.0, MAP),
+    "ICKD": Entry(kd.losses.ICKD, 1.0, MAP),
+    "ReviewKD": Entry(kd.losses.ReviewKD, 1.0, MAPS),
+    "CRD": Entry(functools.partial(kd.losses.CRD, negatives=512), 0.8, POOL),
+    "CosineRelation": Entry(kd.losses.CosineRelation, 1.0, POOL),
+    "SimilarityPreserving": Entry(kd.losses.SimilarityPreserving, 3000.0, POOL),
+    "RKDDistance": Entry(kd.losses.RKDDistance, 25.0, POOL),
+    "RKDAngle": Entry(kd.losses.RKDAngle, 50.0, POOL),
+    "RKD": Entry(kd.losses.RKD, 1.0, POOL),
+    "PKT": Entry(kd.losses.PKT, 30000.0, POOL),
+    "CorrelationCongruence": Entry(kd.losses.CorrelationCongruence, 1.0, POOL),
+}
+
+
+def network(role, data):
+    return residual_network(
+        data.train[0].shape[1:], len(data.class_names), WIDTHS[role], (1, 1, 1, 1), name=role
+    )
+
+
+def compiled(model, epochs, examples):
+    steps = epochs * -(-examples // BATCH_SIZE)
+    model.compile(
+        momentum_optimizer(LEARNING_RATE, WEIGHT_DECAY, steps),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def train_teacher(data, examples, epochs, folder):
+    """Return the teacher of all runs, trained once and resumably."""
+
+    def train():
+        keras.utils.set_random_seed(0)
+        part = tuple(array[:examples] for array in data.train)
+        model = compiled(network("teacher", data), epochs, len(part[0]))
+        recipe = RECIPES[data.name]
+        history = fit_resumably(
+            model,
+            training_dataset(
+                part, batch_size=BATCH_SIZE, seed=0, shift=recipe.shift, flip=recipe.flip
+            ),
+            evaluation_dataset(data.validation),
+            epochs=epochs,
+            folder=folder,
+            name="teacher",
+            verbose=0,
+        )
+        return model, history
+
+    return train_or_load(folder, "teacher", train)[0]
+
+
+class Signals:
+    """What the teacher says of the training images, computed once for each layer that is read."""
+
+    def __init__(self, teacher, images):
+        self.teacher, self.images = teacher, images
+        self.known = {}
+
+    def read(self, layers):
+        """Return the teacher's logits, and its features at `layers` by their names."""
+        missing = [layer for layer in ("logits", *layers) if layer not in self.known]
+        if missing:
+            outputs = {name: self.teacher.get_layer(name).output for name in missing}
+            reader = keras.Model(self.teacher.input, outputs)
+            self.known.update(reader.predict(self.images, batch_size=250, verbose=0))
+        return self.known["logits"], {layer: self.known[layer] for layer in layers}
+
+
+def distillation_losses(name, examples):
+    """Return the losses of an entry, and their weights."""
+    losses, weights = [kd.losses.KLDivergence(TEMPERATURE)], [1.0]
+    entry = LOSSES[name]
+    if entry is not None:
+        loss = entry.make(examples=examples) if name == "CRD" else entry.make()
+        if entry.layers:
+            layers = list(entry.layers) if loss.several_layers else entry.layers[0]
+            loss = kd.Hint(layers, layers, loss=loss)
+        losses.append(loss)
+        weights.append(entry.weight)
+    return losses, weights
+
+
+def train_student(name, seed, data, part, teacher, signals, epochs):
+    """Train one student, and return what is measured of it."""
+    keras.utils.set_random_seed(seed)
+    student = network("student", data)
+    images, labels = part
+    start = time.perf_counter()
+    if name == "alone":
+        compiled(student, epochs, len(images))
+        student.fit(images, labels, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
+    else:
+        losses, weights = distillation_losses(name, len(images))
+        distiller = kd.Distiller(teacher, student, losses, weights, STUDENT_LOSS_WEIGHT)
+        compiled(distiller, epochs, len(images))
+        entry = LOSSES[name]
+        logits, features = signals.read(entry.layers if entry is not None else ())
+        start = time.perf_counter()
+        distiller.fit(
+            kd.teachers.TaughtInputs(images, logits, features),
+            {"index": np.arange(len(images)), "label": labels} if name == "CRD" else labels,
+            batch_size=BATCH_SIZE,
+            epochs=epochs,
+            verbose=0,
+        )
+    seconds = time.perf_counter() - start
+    return {"accuracy": accuracy(student, data), "seconds": round(seconds, 1)}
+
+
+def accuracy(model, data):
+    logits = model.predict(evaluation_dataset(data.test), verbose=0)
+    return float(np.mean(np.argmax(logits, -1) == data.test[1]))
+
+
+def check_settings(folder, settings):
+    """Refuse to mix runs of other settings into one table."""
+    path = folder / "settings.json"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2))
+    elif json.loads(path.read_text()) != settings:
+        raise SystemExit(
+            f"'{folder}' holds runs of other settings (see {path.name} in it). Give another "
+            "folder with --out, or remove that one."
+        )
+
+
+def table(results, teacher_accuracy):
+    """Return the Markdown table of `results`, a dictionary `{loss: {seed: result}}`, best first."""
+
+    def spread(values):
+        values = [100 * value for value in values]
+        deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.2f}{deviation}"
+
+    kl = results.get("KLDivergence", {})
+    rows = []
+    for name, runs in results.items():
+        values = [run["accuracy"] for run in runs.values()]
+        # Seed by seed: the runs of a seed share initial weights and order.
+        shared = [seed for seed in runs if seed in kl]
+        gains = [runs[seed]["accuracy"] - kl[seed]["accuracy"] for seed in shared]
+        entry = LOSSES[name]
+        title = {"alone": "student alone", "KLDivergence": "KL"}.get(name, f"KL + {name}")
+        rows.append(
+            (
+                statistics.mean(values),
+                f"| {title} | {', '.join(entry.layers) or 'logits' if entry else ''} "
+                f"| {f'{entry.weight:g}' if entry else ''} | {spread(values)} "
+                f"| {f'{100 * statistics.mean(gains):+.2f}' if gains else ''} | {len(values)} "
+                f"| {statistics.mean(run['seconds'] for run in runs.values()):.0f} |",
+            )
+        )
+    rows.sort(key=lambda row: -row[0])
+    return "\n".join(
+        [
+            "| trained with | at | weight | accuracy, % | against KL | seeds | seconds |",
+            "|---|---|---|---|---|---|---|",
+            f"| teacher | | | {100 * teacher_accuracy:.2f} | | 1 | |",
+            *(line for _, line in rows),
+        ]
+    )
+
+
+def arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", choices=RECIPES, default="fashion_mnist")
+    parser.add_argument("--out", help="folder of the runs [exports/losses_<dataset>]")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... [3]")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), metavar="LOSS")
+    parser.add_argument("--examples", type=int, default=10_000, help="images for students [10000]")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of students [8]")
+    parser.add_argument("--teacher-examples", type=int, default=55_000, help="[55000]")
+    parser.add_argument("--teacher-epochs", type=int, default=4, help="epochs of the teacher [4]")
+    chosen = parser.parse_args(argv)
+    for name in ("seeds", "examples", "epochs", "teacher_examples", "teacher_epochs"):
+        if getattr(chosen, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return chosen
+
+
+def main(argv=None):
+    chosen = arguments(argv)
+    folder = pathlib.Path(chosen.out or f"exports/losses_{chosen.dataset}")
+    data = load_images(chosen.dataset, RECIPES[chosen.dataset].validation_examples)
+    images, labels = (array[: chosen.examples] for array in data.train)
+    part = (images.astype("float32") / 255.0, labels)
+    taught = min(chosen.teacher_examples, len(data.train[0]))
+    check_settings(
+        folder,
+        {
+            "dataset": chosen.dataset,
+            "examples": len(labels),
+            "epochs": chosen.epochs,
+            "teacher_examples": taught,
+            "teacher_epochs": chosen.teacher_epochs,
+            "batch_size": BATCH_SIZE,
+            "learning_rate": LEARNING_RATE,
+            "weight_decay": WEIGHT_DECAY,
+            "student_loss_weight": STUDENT_LOSS_WEIGHT,
+            "temperature": TEMPERATURE,
+            "widths": {role: list(widths) for role, widths in WIDTHS.items()},
+            "weights": {name: entry.weight for name, entry in LOSSES.items() if entry},
+        },
+    )
+    print(f"Teacher: {chosen.teacher_epochs} epochs on {taught} images", flush=True)
+    teacher = train_teacher(data, taught, chosen.teacher_epochs, folder)
+    signals = Signals(teacher, part[0])
+    results = {}
+    # Seed by seed, so that a part of the runs is a whole table of fewer seeds.
+    for seed in range(chosen.seeds):
+        for name in chosen.losses:
+            path = folder / f"{name}.seed{seed}.json"
+            if not path.exists():
+                result = train_student(name, seed, data, part, teacher, signals, chosen.epochs)
+                with atomic_path(path) as temporary:
+                    temporary.write_text(json.dumps(result))
+                keras.utils.clear_session(free_memory=False)
+                print(f"seed {seed}, {name}: {result['accuracy']:.2%}", flush=True)
+            results.setdefault(name, {})[seed] = json.loads(path.read_text())
+    text = (
+        f"{chosen.dataset}: students trained on {len(labels)} images for {chosen.epochs} epochs; "
+        f"accuracy on all {len(data.test[1])} test images, mean ± sample standard deviation.\n\n"
+        + table(results, accuracy(teacher, data))
+    )
+    with atomic_path(folder / "table.md") as temporary:
+        temporary.write_text(text + "\n")
+    print("\n" + text)
+
+
+if __name__ == "__main__":
+    main()

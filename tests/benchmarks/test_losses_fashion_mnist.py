@@ -1,0 +1,68 @@
+"""The table of losses, tiny, on digits."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+from keras_kd import losses
+
+PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "losses_fashion_mnist.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    spec = importlib.util.spec_from_file_location("losses_fashion_mnist", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_has_every_loss_that_suits_classes(benchmark):
+    exported = {name for name in vars(losses) if hasattr(getattr(losses, name), "uses_logits")}
+    assert {"alone", *exported} - {"DistillationLoss", "BoundedRegression"} == set(benchmark.LOSSES)
+
+
+def test_table_is_of_means_deviations_and_paired_differences(benchmark):
+    def run(accuracy):
+        return {"accuracy": accuracy, "seconds": 3.0}
+
+    results = {
+        "alone": {0: run(0.80), 1: run(0.84)},
+        "KLDivergence": {0: run(0.85), 1: run(0.87)},
+        "FitNet": {1: run(0.88)},
+    }
+    _, _, teacher, *rows = benchmark.table(results, 0.9).splitlines()
+    assert teacher == "| teacher | | | 90.00 | | 1 | |"
+    assert rows == [
+        "| KL + FitNet | block4_1_out | 100 | 88.00 | +1.00 | 1 | 3 |",
+        "| KL |  |  | 86.00 ± 1.41 | +0.00 | 2 | 3 |",
+        "| student alone |  |  | 82.00 ± 2.83 | -4.00 | 2 | 3 |",
+    ]
+
+
+def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path, monkeypatch):
+    command = ["--dataset", "digits", "--out", str(tmp_path), "--seeds", "1", "--epochs", "1"]
+    command += ["--examples", "128", "--teacher-examples", "128", "--teacher-epochs", "1"]
+    benchmark.main([*command, "--losses", "FitNet"])
+    first = {path.name: path.read_bytes() for path in tmp_path.glob("*.seed0.json")}
+    assert set(first) == {"FitNet.seed0.json"}
+    accuracy = json.loads(first["FitNet.seed0.json"])["accuracy"]
+    assert (
+        f"| KL + FitNet | block4_1_out | 100 | {100 * accuracy:.2f} |"
+        in (tmp_path / "table.md").read_text()
+    )
+
+    trained = []
+
+    def train_student(name, *_):
+        trained.append(name)
+        return {"accuracy": 0.5, "seconds": 1.0}
+
+    monkeypatch.setattr(benchmark, "train_student", train_student)
+    benchmark.main([*command, "--losses", "FitNet", "PKT"])
+    assert trained == ["PKT"]
+    assert (tmp_path / "FitNet.seed0.json").read_bytes() == first["FitNet.seed0.json"]
+    with pytest.raises(SystemExit, match="other settings"):
+        benchmark.main([*command, "--epochs", "2", "--losses", "alone"])
