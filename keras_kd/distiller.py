@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -382,6 +382,9 @@ class Distiller(keras.Model):
         if self.compiled:
             x, batch = without_losing_the_first(x)
             self._check_data(batch or first_batch(x, y))
+        if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
+            # These come in an order of their own; Keras warns of its own default otherwise.
+            kwargs.setdefault("shuffle", False)
         if self.objective.schedules.by_epoch or self.stop_distillation_at is not None:
             return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
         return super().fit(x, y, *args, **kwargs)

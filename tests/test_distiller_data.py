@@ -1,5 +1,7 @@
 """Data with few labels or none, and students in half precision."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -215,3 +217,12 @@ def test_gradients_are_clipped_by_the_optimizer():
     norm = np.sqrt(sum(np.sum(change**2) for change in students[0]))
     for free, clipped in zip(*students, strict=True):
         np.testing.assert_allclose(clipped, free * 0.01 / norm, rtol=1e-3, atol=1e-7)
+
+
+def test_data_sets_are_trained_on_without_a_warning():
+    distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    dataset = tf.data.Dataset.from_tensor_slices(examples()).batch(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distiller.fit(dataset, verbose=0)

@@ -95,6 +95,7 @@ def fit_resumably(
         train,
         validation_data=validation,
         epochs=epochs,
+        shuffle=False,  # the data set is shuffled already; Keras warns of its own default
         callbacks=[
             keras.callbacks.BackupAndRestore(str(folder / f"{name}.backup")),
             keras.callbacks.CSVLogger(str(log), append=True),
