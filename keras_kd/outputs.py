@@ -133,13 +133,19 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
         classes: Size of the last axis of the student's output.
 
     Raises:
-        ValueError: If sparse labels lie outside `0 ... classes - 1`, or one-hot labels have
-            another number of classes.
+        ValueError: If sparse labels lie outside `0 ... classes - 1` or are one-hot, or one-hot
+            labels have another number of classes.
     """
     values = np.asarray(labels)
     if classes is None or values.size == 0:
         return
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        if _is_one_hot(values, classes):
+            raise ValueError(
+                f"Labels of shape {values.shape} are one-hot, but SparseCategoricalCrossentropy "
+                "reads class numbers. Use keras.losses.CategoricalCrossentropy(from_logits=True), "
+                "or give y.argmax(-1) as the labels."
+            )
         ignored = loss.get_config().get("ignore_class")
         values = values[values != ignored] if ignored is not None else values
         wrong = values[(values < 0) | (values >= classes)]
@@ -161,3 +167,9 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
             f"CategoricalCrossentropy needs one-hot labels of shape (batch, {classes}); for "
             "integer labels use keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
         )
+
+
+def _is_one_hot(values: np.ndarray, classes: int) -> bool:
+    if values.ndim < 2 or classes < 2 or values.shape[-1] != classes:
+        return False
+    return bool(np.isin(values, (0, 1)).all() and (values.sum(-1) == 1).all())

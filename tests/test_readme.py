@@ -1,5 +1,6 @@
 """The README's own code runs."""
 
+import json
 import pathlib
 import re
 
@@ -16,6 +17,18 @@ def test_python_blocks_run_in_order(tmp_path, monkeypatch):
     assert (tmp_path / "exports/student.tflite").exists()
     assert namespace["result"].accuracy > 0.8
     assert namespace["result"].agreement > 0.9
+
+
+def test_measured_table_is_the_reference_runs():
+    from keras_kd.report import format_table
+
+    block = re.search(
+        r"^<!-- measured: (\S+) -->\n.*?^```text\n(.*?)^```", README.read_text(), re.S | re.M
+    )
+    assert block is not None
+    result = json.loads((README.parent / block[1]).read_text())
+    assert block[2].strip() == format_table(result).strip()
+    assert result["command"] in README.read_text()
 
 
 def test_commands_exist():

@@ -13,8 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.compression.batches import as_batches
 from keras_kd.compression.layer_record import LayerRecord, kernel_values, zero_fraction
+from keras_kd.compression.teaching import as_dataset
 from keras_kd.files import atomic_path
+from keras_kd.labels import class_labels
 from keras_kd.quiet import capture_output
 from keras_kd.teachers.taught_inputs import student_inputs
 
@@ -93,11 +96,14 @@ class CompressedModel:
         """Return the loss on labels and the metrics that the distiller was compiled with.
 
         Args:
-            data: A `tf.data.Dataset` of batches with labels.
+            data: Data with labels: a `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, or a
+                tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
 
         Raises:
+            TypeError: If `data` is of another kind.
             ValueError: If the model was loaded from a file, which holds no metrics.
         """
+        data = as_dataset(as_batches(data, "data"))
         if self._loss is None and self._metrics is None:
             raise ValueError(
                 "There is no loss and no metric to evaluate: the distiller was compiled without, "
@@ -111,9 +117,11 @@ class CompressedModel:
             y_pred = self(x)
             if self._loss is not None:
                 size = tf.shape(keras.tree.flatten(x)[0])[0]
-                mean.update_state(self._loss(y, y_pred, sample_weight), sample_weight=size)
+                mean.update_state(
+                    self._loss(class_labels(y), y_pred, sample_weight), sample_weight=size
+                )
             if self._metrics is not None:
-                self._metrics.update_state(y, y_pred, sample_weight)
+                self._metrics.update_state(class_labels(y), y_pred, sample_weight)
 
         compiled: Any = None
         for batch in data:

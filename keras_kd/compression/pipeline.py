@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
+from keras_kd.compression.batches import as_batches
 from keras_kd.compression.compressed_model import CompressedModel
 from keras_kd.compression.layer_record import already_pruned, layer_records
 from keras_kd.compression.stage import Stage, StudentState
@@ -58,8 +58,9 @@ def compress(
     print(compressed.evaluate(validation))
     ```
     """
-    train = _batches(train, "train")
-    validation_data = _batches(validation_data, "validation_data")
+    train = as_batches(train, "train", shuffle=True)
+    if validation_data is not None:
+        validation_data = as_batches(validation_data, "validation_data")
     example = first_batch(train)
     given = None if example is None else example.inputs
     stages = _check_arguments(distiller, stages, isinstance(given, TaughtInputs))
@@ -125,22 +126,6 @@ def _check_arguments(distiller: Any, stages: Any, taught: bool) -> list[Stage]:
                 f'another name: {type(stages[names.index(name)]).__name__}(..., name="{name}_2").'
             )
     return stages
-
-
-def _batches(data: Any, argument: str) -> Any:
-    if data is None and argument != "train":
-        return None
-    if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
-        return data
-    if isinstance(data, (tuple, list)) and len(data) in (2, 3):
-        dataset = tf.data.Dataset.from_tensor_slices(tuple(data))
-        if argument == "train":
-            dataset = dataset.shuffle(min(10_000, max(1, len(dataset))))
-        return dataset.batch(32)
-    raise TypeError(
-        f"`{argument}` must be a tf.data.Dataset of batches, a keras.utils.PyDataset or a tuple "
-        f"of arrays (x, y), but received {type(data).__name__}."
-    )
 
 
 def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:

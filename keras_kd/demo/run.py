@@ -65,6 +65,8 @@ def run_demo(
     data = load_images(recipe.dataset, recipe.validation_examples)
     models = DemoModels(recipe, data, folder, verbose)
 
+    if (folder / "teacher.keras").exists():
+        say(f"Going on with the run in {folder}: what is there is not trained again")
     say(f"Teacher: {recipe.teacher_epochs} epochs on {len(data.train[0])} images")
     teacher, teacher_history = models.teacher()
     curves = [_curve("Teacher", "teacher", None, teacher_history)]

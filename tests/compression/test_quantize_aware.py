@@ -127,6 +127,16 @@ def test_evaluate_agrees_with_predict(compressed):
     assert result.history["quantize_aware"]["val_accuracy"][-1] == pytest.approx(scores["accuracy"])
 
 
+def test_evaluate_takes_what_compress_takes(compressed):
+    compressed, _, data = compressed
+    arrays = tuple(np.concatenate(part) for part in zip(*data.as_numpy_iterator(), strict=True))
+    expected = compressed.evaluate(data)
+    result = compressed.evaluate(arrays)
+    assert result == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(TypeError, match="`data` must be"):
+        compressed.evaluate(arrays[0])
+
+
 def test_file_agrees_with_the_model(compressed, tmp_path):
     result, images, _ = compressed
     outputs, step = tflite_run(result, tmp_path / "saved_model", images)
