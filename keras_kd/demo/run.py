@@ -217,8 +217,8 @@ def _notes(recipe: Any, data: Any, seeds: int) -> list[str]:
     ] + (
         [
             f"One teacher; the student trained with {seeds} seeds: mean ± sample standard "
-            f"deviation. Students pruned and quantized: {min(seeds, recipe.compressed_seeds)}, from "
-            "the first seed on."
+            "deviation. Students pruned and quantized, from the first seed on: "
+            f"{min(seeds, recipe.compressed_seeds)}."
         ]
         if seeds > 1
         else ["One seed: differences of a few tenths of a point may be chance."]
