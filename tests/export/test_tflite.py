@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 from keras_kd.export import evaluate_tflite, export_tflite
 from keras_kd.export.flatbuffer import ModelFile
 from keras_kd.export.runtime import LiteRuntime
@@ -482,13 +483,7 @@ def test_tf_keras_model_keeps_names_and_order(tmp_path: pathlib.Path) -> None:
 
 
 def quantization_aware():
-    import tf_keras
-
-    before = os.environ.get("TF_USE_LEGACY_KERAS")
-    import tensorflow_model_optimization as tfmot
-
-    if before is None:
-        os.environ.pop("TF_USE_LEGACY_KERAS", None)
+    tfmot, tf_keras = import_tfmot(), import_tf_keras()
     tf_keras.utils.set_random_seed(0)
     model = tf_keras.Sequential(
         [
