@@ -25,4 +25,6 @@ from keras_kd.losses.rkd_distance import RKDDistance as RKDDistance
 from keras_kd.losses.similarity_preserving import SimilarityPreserving as SimilarityPreserving
 from keras_kd.losses.soft_cross_entropy import SoftCrossEntropy as SoftCrossEntropy
 from keras_kd.losses.standardized_kl import StandardizedKL as StandardizedKL
+from keras_kd.losses.top_k_logits import TopKLogits as TopKLogits
+from keras_kd.losses.top_k_logits import top_k_logits as top_k_logits
 from keras_kd.losses.vid import VID as VID
