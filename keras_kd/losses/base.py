@@ -157,7 +157,9 @@ class DistillationLoss:
         name = config.pop("name")
         if name != snake_case(type(self).__name__):
             config["name"] = name
-        arguments = ", ".join(f"{key}={value!r}" for key, value in config.items())
+        arguments = ", ".join(
+            f"{key}={value!r}" for key, value in config.items() if value is not None
+        )
         return f"{type(self).__name__}({arguments})"
 
     def _prepare(self, teacher: Any, student: Any) -> tuple[Any, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss, require_positive
-from keras_kd.losses.logits import LogitsLoss, log_probabilities
+from keras_kd.losses.base import DistillationLoss
+from keras_kd.losses.logits import TemperatureLoss, log_probabilities
 
 
 def bernoulli_kl(teacher: Any, student: Any) -> Any:
@@ -26,23 +26,26 @@ def bernoulli_kl(teacher: Any, student: Any) -> Any:
     return yes + no
 
 
-def binary_kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
-    """Return `T^2 * sum_l KL(Bernoulli(sigmoid(t_l / T)), Bernoulli(sigmoid(s_l / T)))`.
+def binary_kl_divergence(
+    teacher: Any, student: Any, temperature: float = 4.0, weights: Any = 1.0
+) -> Any:
+    """Return `T^2 * sum_l w_l KL(Bernoulli(sigmoid(t_l / T)), Bernoulli(sigmoid(s_l / T)))`.
 
     Args:
         teacher: Logits of the teacher, `[..., labels]`.
         student: Logits of the student, `[..., labels]`.
         temperature: `T`. Defaults to `4.0`.
+        weights: `w`, `[labels]`. Defaults to `1.0`.
 
     Returns:
         Tensor `[...]`.
     """
     divergence = bernoulli_kl(teacher / temperature, student / temperature)
-    return temperature**2 * ops.sum(divergence, axis=-1)
+    return temperature**2 * ops.sum(weights * divergence, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class BinaryKLDivergence(LogitsLoss):
+class BinaryKLDivergence(TemperatureLoss):
     """Kullback-Leibler divergence for sigmoid outputs: binary and multi-label.
 
     Each label is a Bernoulli variable of probability `sigmoid(logit / T)`; its divergence from the
@@ -52,6 +55,8 @@ class BinaryKLDivergence(LogitsLoss):
         temperature: `T`, above 0; higher is softer. Defaults to `4.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"binary_kl_divergence"`.
+        class_weight: Weight of each output's divergence, `{output: weight}` or one an output; no
+            labels are needed. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -74,12 +79,7 @@ class BinaryKLDivergence(LogitsLoss):
         labels instead of classes.
     """
 
-    def __init__(
-        self, temperature: float = 4.0, from_logits: bool = True, name: str | None = None
-    ) -> None:
-        super().__init__(from_logits, name)
-        require_positive("BinaryKLDivergence", temperature=temperature)
-        self.temperature = temperature
+    multi_label = True
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuse outputs of unequal shapes; a single label is allowed."""
@@ -95,10 +95,9 @@ class BinaryKLDivergence(LogitsLoss):
         """Return the divergence of each sample or position, `[batch, ...]`."""
         if len(student.shape) < 2:
             teacher, student = ops.expand_dims(teacher, -1), ops.expand_dims(student, -1)
+        weights: Any = 1.0
+        if self.class_weight is not None:
+            weights = ops.cast(self.weights_of_classes(student.shape[-1]), student.dtype)
         return binary_kl_divergence(
-            self.as_logits(teacher), self.as_logits(student), self.temperature
+            self.as_logits(teacher), self.as_logits(student), self.temperature, weights
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "temperature": self.temperature}

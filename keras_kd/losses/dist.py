@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_kd.losses.base import require_positive
-from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.logits import TemperatureLoss
 from keras_kd.losses.norms import norm
 from keras_kd.losses.weighting import spread, weighted_mean
 
@@ -39,7 +39,7 @@ def pearson_distance(teacher: Any, student: Any, axis: int, weights: Any = None)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class DIST(LogitsLoss):
+class DIST(TemperatureLoss):
     """Distillation from a stronger teacher: correlations instead of exact values.
 
     `T^2 * (beta * mean over rows (1 - Pearson) + gamma * mean over columns (1 - Pearson))` of
@@ -56,6 +56,8 @@ class DIST(LogitsLoss):
         temperature: `T`, above 0. Defaults to `1.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"dist"`.
+        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
+            class; it weighs this loss alone and needs labels. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -78,12 +80,11 @@ class DIST(LogitsLoss):
         temperature: float = 1.0,
         from_logits: bool = True,
         name: str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
-        super().__init__(from_logits, name)
-        require_positive("DIST", temperature=temperature)
+        super().__init__(temperature, from_logits, name, class_weight)
         self.beta = beta
         self.gamma = gamma
-        self.temperature = temperature
 
     def compute_loss(
         self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any
@@ -127,5 +128,4 @@ class DIST(LogitsLoss):
             **super().get_config(),
             "beta": self.beta,
             "gamma": self.gamma,
-            "temperature": self.temperature,
         }

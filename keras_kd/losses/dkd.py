@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_kd.losses.base import require_positive
 from keras_kd.losses.binary_kl_divergence import bernoulli_kl
 from keras_kd.losses.class_labels import label_mask, others_log_softmax, others_log_sum_exp
-from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.logits import TemperatureLoss
 
 
 def target_class_kd(teacher: Any, student: Any, mask: Any) -> Any:
@@ -70,7 +70,7 @@ def dkd(
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class DKD(LogitsLoss):
+class DKD(TemperatureLoss):
     """Decoupled knowledge distillation.
 
     The divergence is split in two: TCKD, between the probabilities of "the label's class" and
@@ -85,6 +85,8 @@ class DKD(LogitsLoss):
         temperature: `T`, above 0. Defaults to `4.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"dkd"`.
+        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
+            class; it weighs this loss alone and needs labels. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0; when called, if labels are missing or do not
@@ -111,12 +113,11 @@ class DKD(LogitsLoss):
         temperature: float = 4.0,
         from_logits: bool = True,
         name: str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
-        super().__init__(from_logits, name)
-        require_positive("DKD", temperature=temperature)
+        super().__init__(temperature, from_logits, name, class_weight)
         self.alpha = alpha
         self.beta = beta
-        self.temperature = temperature
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample or position, `[batch, ...]`."""
@@ -135,5 +136,4 @@ class DKD(LogitsLoss):
             **super().get_config(),
             "alpha": self.alpha,
             "beta": self.beta,
-            "temperature": self.temperature,
         }

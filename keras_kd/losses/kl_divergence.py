@@ -7,8 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.base import require_positive
-from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.logits import TemperatureLoss
 
 
 def kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
@@ -29,7 +28,7 @@ def kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class KLDivergence(LogitsLoss):
+class KLDivergence(TemperatureLoss):
     """Kullback-Leibler divergence of the student's softened predictions from the teacher's.
 
     `T^2 * mean_b sum_c p_t (log p_t - log p_s)`, both `p = softmax(logits / T)`. The temperature
@@ -42,6 +41,8 @@ class KLDivergence(LogitsLoss):
         from_logits: Whether the outputs are logits; probabilities otherwise, which are softened as
             `softmax(log p / T)`. Defaults to `True`.
         name: Name of the loss. Defaults to `"kl_divergence"`.
+        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
+            class; it weighs this loss alone and needs labels. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -81,21 +82,16 @@ class KLDivergence(LogitsLoss):
     distiller.fit(images, labels, class_weight={0: 1.0, 1: 19.0}, epochs=10)
     ```
 
+    and in the distillation alone:
+
+    ```python
+    loss = keras_kd.losses.KLDivergence(class_weight={1: 19.0})
+    ```
+
     Reference:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
     """
 
-    def __init__(
-        self, temperature: float = 4.0, from_logits: bool = True, name: str | None = None
-    ) -> None:
-        super().__init__(from_logits, name)
-        require_positive("KLDivergence", temperature=temperature)
-        self.temperature = temperature
-
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the divergence of each sample or position, `[batch, ...]`."""
         return kl_divergence(self.as_logits(teacher), self.as_logits(student), self.temperature)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "temperature": self.temperature}

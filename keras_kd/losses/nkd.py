@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_kd.losses.base import require_positive
 from keras_kd.losses.class_labels import label_mask, others_log_softmax
-from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.logits import TemperatureLoss
 
 
 def nkd(
@@ -43,7 +43,7 @@ def nkd(
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class NKD(LogitsLoss):
+class NKD(TemperatureLoss):
     """Normalised knowledge distillation.
 
     The teacher's probability of the label's class weighs the student's cross-entropy, and the other
@@ -55,6 +55,8 @@ class NKD(LogitsLoss):
         temperature: `T` of the other classes, above 0. Defaults to `1.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"nkd"`.
+        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
+            class; it weighs this loss alone and needs labels. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0; when called, if labels are missing or do not
@@ -81,11 +83,10 @@ class NKD(LogitsLoss):
         temperature: float = 1.0,
         from_logits: bool = True,
         name: str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
-        super().__init__(from_logits, name)
-        require_positive("NKD", temperature=temperature)
+        super().__init__(temperature, from_logits, name, class_weight)
         self.gamma = gamma
-        self.temperature = temperature
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample or position, `[batch, ...]`."""
@@ -95,4 +96,4 @@ class NKD(LogitsLoss):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
-        return {**super().get_config(), "gamma": self.gamma, "temperature": self.temperature}
+        return {**super().get_config(), "gamma": self.gamma}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_kd.losses.base import require_positive
-from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.logits import TemperatureLoss
 
 
 def probability_mse(teacher: Any, student: Any, temperature: float = 1.0) -> Any:
@@ -27,7 +27,7 @@ def probability_mse(teacher: Any, student: Any, temperature: float = 1.0) -> Any
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class ProbabilityMSE(LogitsLoss):
+class ProbabilityMSE(TemperatureLoss):
     """Half the squared difference of the class probabilities, summed over classes.
 
     `mean_b 1/2 sum_c (p_s - p_t)^2`, both `p = softmax(logits / T)`; there is no factor `T^2`.
@@ -36,6 +36,8 @@ class ProbabilityMSE(LogitsLoss):
         temperature: `T`, above 0. Defaults to `1.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"probability_mse"`.
+        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
+            class; it weighs this loss alone and needs labels. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -53,16 +55,14 @@ class ProbabilityMSE(LogitsLoss):
     """
 
     def __init__(
-        self, temperature: float = 1.0, from_logits: bool = True, name: str | None = None
+        self,
+        temperature: float = 1.0,
+        from_logits: bool = True,
+        name: str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
-        super().__init__(from_logits, name)
-        require_positive("ProbabilityMSE", temperature=temperature)
-        self.temperature = temperature
+        super().__init__(temperature, from_logits, name, class_weight)
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return half the squared difference of each sample or position, `[batch, ...]`."""
         return probability_mse(self.as_logits(teacher), self.as_logits(student), self.temperature)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "temperature": self.temperature}

@@ -7,8 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.base import require_positive
-from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.logits import TemperatureLoss
 
 
 def soft_cross_entropy(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
@@ -28,7 +27,7 @@ def soft_cross_entropy(teacher: Any, student: Any, temperature: float = 4.0) -> 
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class SoftCrossEntropy(LogitsLoss):
+class SoftCrossEntropy(TemperatureLoss):
     """Cross-entropy of the student's softened predictions under the teacher's.
 
     `T^2 * mean_b -sum_c p_t log p_s`, both `p = softmax(logits / T)`. It differs from
@@ -39,6 +38,8 @@ class SoftCrossEntropy(LogitsLoss):
         temperature: `T`, above 0; higher is softer. Defaults to `4.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"soft_cross_entropy"`.
+        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
+            class; it weighs this loss alone and needs labels. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -54,19 +55,8 @@ class SoftCrossEntropy(LogitsLoss):
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
     """
 
-    def __init__(
-        self, temperature: float = 4.0, from_logits: bool = True, name: str | None = None
-    ) -> None:
-        super().__init__(from_logits, name)
-        require_positive("SoftCrossEntropy", temperature=temperature)
-        self.temperature = temperature
-
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the cross-entropy of each sample or position, `[batch, ...]`."""
         return soft_cross_entropy(
             self.as_logits(teacher), self.as_logits(student), self.temperature
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "temperature": self.temperature}

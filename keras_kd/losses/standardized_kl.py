@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_kd.losses.base import require_positive
 from keras_kd.losses.kl_divergence import kl_divergence
-from keras_kd.losses.logits import LogitsLoss
+from keras_kd.losses.logits import TemperatureLoss
 from keras_kd.losses.norms import norm
 
 
@@ -26,7 +26,7 @@ def standardize(logits: Any) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class StandardizedKL(LogitsLoss):
+class StandardizedKL(TemperatureLoss):
     """`KLDivergence` of logits that are standardised row by row.
 
     `z = (x - mean) / (1e-7 + std)`, so that the student need not match the size of the teacher's
@@ -37,6 +37,8 @@ class StandardizedKL(LogitsLoss):
         temperature: `T`, above 0. Defaults to `2.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"standardized_kl"`.
+        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
+            class; it weighs this loss alone and needs labels. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -53,17 +55,15 @@ class StandardizedKL(LogitsLoss):
     """
 
     def __init__(
-        self, temperature: float = 2.0, from_logits: bool = True, name: str | None = None
+        self,
+        temperature: float = 2.0,
+        from_logits: bool = True,
+        name: str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
-        super().__init__(from_logits, name)
-        require_positive("StandardizedKL", temperature=temperature)
-        self.temperature = temperature
+        super().__init__(temperature, from_logits, name, class_weight)
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the divergence of each sample or position, `[batch, ...]`."""
         teacher, student = self.as_logits(teacher), self.as_logits(student)
         return kl_divergence(standardize(teacher), standardize(student), self.temperature)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "temperature": self.temperature}

@@ -6,13 +6,13 @@ import pytest
 from keras_kd.losses import BinaryKLDivergence
 
 
-def formula(teacher, student, temperature=4.0):
+def formula(teacher, student, temperature=4.0, weights=1.0):
     t, s = teacher / temperature, student / temperature
     # log(sigmoid(x)) and log(1 - sigmoid(x)), without overflow
     log_p = [-np.logaddexp(0, -x) for x in (t, s)]
     log_q = [-np.logaddexp(0, x) for x in (t, s)]
     divergence = np.exp(log_p[0]) * (log_p[0] - log_p[1]) + np.exp(log_q[0]) * (log_q[0] - log_q[1])
-    return temperature**2 * divergence.sum(-1).mean()
+    return temperature**2 * (weights * divergence).sum(-1).mean()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -52,3 +52,13 @@ def test_probabilities_give_the_value_of_their_logits(check):
 def test_refuses_a_temperature_that_is_not_positive():
     with pytest.raises(ValueError, match="BinaryKLDivergence: `temperature`"):
         BinaryKLDivergence(0)
+
+
+def test_class_weight_weighs_the_outputs_without_labels(check):
+    weights = np.array([1.0, 0.0, 7.0])
+    check.golden(
+        BinaryKLDivergence(2.0, class_weight={1: 0.0, 2: 7.0}),
+        lambda t, s: formula(t, s, 2.0, weights),
+        check.normal(5, 3),
+        check.normal(5, 3),
+    )

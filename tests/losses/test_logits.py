@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+
+import keras
 import numpy as np
 import pytest
 
@@ -56,3 +59,61 @@ def test_small_probabilities_are_told_apart():
 def test_refuses_outputs_without_classes(loss):
     with pytest.raises(ValueError, match="two classes or more"):
         loss()(np.zeros(3), np.zeros(3), np.zeros(3))
+
+
+@pytest.mark.parametrize("one_hot", [False, True], ids=["indices", "one_hot"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_class_weight_is_the_sample_weight_of_the_label(check, loss, one_hot):
+    teacher, student = check.normal(4, 6), check.normal(4, 6)
+    labels = np.eye(6)[LABELS] if one_hot else LABELS
+    weighted = loss(class_weight={3: 5.0, 0: 0.5, 5: 0.0})
+    given = np.array([2.0, 1.0, 1.0, 3.0])
+    expected = loss()(teacher, student, labels, sample_weight=given * [5.0, 0.5, 0.0, 1.0])
+    np.testing.assert_allclose(weighted(teacher, student, labels, given), expected, rtol=1e-6)
+    listed = loss(class_weight=[0.5, 1.0, 1.0, 5.0, 1.0, 0.0])
+    np.testing.assert_allclose(listed(teacher, student, labels, given), expected, rtol=1e-6)
+    assert abs(float(expected) - float(loss()(teacher, student, labels, given))) > 1e-3
+
+
+def test_class_weight_of_positions_and_of_those_without_a_label(check):
+    teacher, student = check.normal(2, 3, 4), check.normal(2, 3, 4)
+    labels = np.array([[0, 1, -1], [255, 3, 1]])
+    value = losses.KLDivergence(class_weight={1: 10.0, 3: 0.0})(teacher, student, labels)
+    weights = np.array([[1.0, 10.0, 1.0], [1.0, 0.0, 10.0]])
+    expected = losses.KLDivergence()(teacher, student, sample_weight=weights)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_class_weight_is_saved():
+    loss = losses.KLDivergence(2.0, class_weight={1: 19.0})
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
+    copy = keras.saving.deserialize_keras_object(config)
+    assert copy.class_weight == {1: 19.0}
+    assert copy.get_config() == loss.get_config()
+    assert "class_weight" not in repr(losses.KLDivergence())
+
+
+def test_class_weight_needs_labels():
+    loss = losses.KLDivergence(class_weight={1: 19.0})
+    with pytest.raises(ValueError, match="KLDivergence needs labels, but received none"):
+        loss(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("received", [3, "ab", {"a": 1.0}, {0: "x"}])
+def test_refuses_a_class_weight_of_another_kind(received):
+    with pytest.raises(TypeError, match="`class_weight` must be a dictionary such as"):
+        losses.DKD(class_weight=received)
+
+
+@pytest.mark.parametrize("received", [{0: -1.0}, {-1: 1.0}, [1.0, float("nan")]])
+def test_refuses_negative_class_weights(received):
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        losses.KLDivergence(class_weight=received)
+
+
+def test_refuses_a_class_weight_of_a_class_that_is_not_there():
+    loss = losses.KLDivergence(class_weight={7: 2.0})
+    with pytest.raises(
+        ValueError, match=r"names class 7, but the outputs have the classes 0 \.\.\. 2"
+    ):
+        loss(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))
