@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.export.runtime import LiteRuntime
+from keras_kd.litert.runtime import LiteRuntime
 
 
 def benchmark_tflite(

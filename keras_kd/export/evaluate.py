@@ -15,9 +15,9 @@ import numpy as np
 from keras_kd.export.batches import Batch, iterate, safe_name
 from keras_kd.export.benchmark import measure
 from keras_kd.export.origin import origin
-from keras_kd.export.runtime import LiteRuntime
 from keras_kd.export.saved_model import name_outputs
 from keras_kd.export.sizes import file_size, zipped_size
+from keras_kd.litert.runtime import LiteRuntime
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.export.batches import Input, safe_name
+from keras_kd.export.batches import safe_name
+from keras_kd.litert.input import Input
 
 SIGNATURE = "serving_default"
 

@@ -16,9 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.export.batches import representative_samples
-from keras_kd.export.flatbuffer import ModelFile, Operator, order_inputs_and_outputs
 from keras_kd.export.origin import remember_origin
-from keras_kd.export.runtime import check_file
 from keras_kd.export.saved_model import (
     SIGNATURE,
     KerasSource,
@@ -28,6 +26,8 @@ from keras_kd.export.saved_model import (
     source_of,
 )
 from keras_kd.files import atomic_path, check_writable
+from keras_kd.litert.flatbuffer import ModelFile, Operator, order_inputs_and_outputs
+from keras_kd.litert.runtime import check_file
 from keras_kd.quiet import capture_output
 
 QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.export.batches import Input, iterate, representative_samples
+from keras_kd.export.batches import iterate, representative_samples
+from keras_kd.litert.input import Input
 
 IMAGE = Input("image", (None, 4), np.dtype("float32"))
 TOKENS = Input("tokens", (None, 3), np.dtype("int32"))

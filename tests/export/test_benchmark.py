@@ -39,7 +39,7 @@ def test_files_side_by_side(paths: list[pathlib.Path]) -> None:
 def test_files_take_turns(paths: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
     monkeypatch.setattr(
-        "keras_kd.export.runtime.LiteRuntime.invoke", lambda self: order.append(self.path.stem)
+        "keras_kd.litert.runtime.LiteRuntime.invoke", lambda self: order.append(self.path.stem)
     )
     benchmark_tflite_files(paths, rounds=2, warmup=1)
     assert order == ["1", "512"] * 3

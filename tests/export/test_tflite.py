@@ -12,8 +12,8 @@ from keras import layers
 
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 from keras_kd.export import evaluate_tflite, export_tflite
-from keras_kd.export.flatbuffer import ModelFile
-from keras_kd.export.runtime import LiteRuntime
+from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.runtime import LiteRuntime
 
 
 def cnn(flatten: bool = False) -> keras.Model:

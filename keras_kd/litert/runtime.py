@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.export import probe
-from keras_kd.export.batches import Input
-from keras_kd.export.flatbuffer import IDENTIFIER, ModelFile
+from keras_kd.litert import probe
+from keras_kd.litert.flatbuffer import IDENTIFIER, ModelFile
+from keras_kd.litert.input import Input
 from keras_kd.quiet import capture_output
 
 _checked: set[tuple[str, int, int]] = set()

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from keras_kd.export import export_tflite
-from keras_kd.export.flatbuffer import ModelFile, order_inputs_and_outputs
+from keras_kd.litert.flatbuffer import ModelFile, order_inputs_and_outputs
 
 
 def pruned(path: pathlib.Path, quantization: str) -> ModelFile:

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from keras_kd.export import evaluate_tflite, export_tflite
-from keras_kd.export.runtime import LiteRuntime, check_file
+from keras_kd.litert.runtime import LiteRuntime, check_file
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_file_which_crashes_the_loader_is_refused(
 ) -> None:
     crashing = tmp_path / "crash.py"
     crashing.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    monkeypatch.setattr("keras_kd.export.probe.__file__", str(crashing))
+    monkeypatch.setattr("keras_kd.litert.probe.__file__", str(crashing))
     path = tmp_path / "a.tflite"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"is damaged: LiteRT crashed on it \(signal 11\)"):

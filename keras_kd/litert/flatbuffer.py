@@ -76,7 +76,7 @@ class Constants:
 class ModelFile:
     """The graph and constants in the content of a TFLite file.
 
-    The content must be a valid TFLite flatbuffer: `keras_kd.export.runtime.check_file` tells.
+    The content must be a valid TFLite flatbuffer: `keras_kd.litert.runtime.check_file` tells.
 
     Args:
         content: The file's bytes.

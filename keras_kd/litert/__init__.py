@@ -1,0 +1,1 @@
+"""TFLite files: what they hold, and running them in LiteRT."""
