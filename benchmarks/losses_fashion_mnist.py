@@ -119,7 +119,7 @@ def train_teacher(data, examples, epochs, folder):
         )
         return model, history
 
-    return train_or_load(folder, "teacher", train)[0]
+    return train_or_load(folder / "teacher.keras", train)[0]
 
 
 class Signals:
@@ -220,18 +220,28 @@ def table(results, teacher_accuracy):
                 statistics.mean(values),
                 f"| {title} | {', '.join(entry.layers) or 'logits' if entry else ''} "
                 f"| {f'{entry.weight:g}' if entry else ''} | {spread(values)} "
-                f"| {f'{100 * statistics.mean(gains):+.2f}' if gains else ''} | {len(values)} "
-                f"| {statistics.mean(run['seconds'] for run in runs.values()):.0f} |",
+                f"| {f'{100 * statistics.mean(gains):+.2f}' if gains else ''} | {len(values)} |",
             )
         )
     rows.sort(key=lambda row: -row[0])
     return "\n".join(
         [
-            "| trained with | at | weight | accuracy, % | against KL | seeds | seconds |",
-            "|---|---|---|---|---|---|---|",
-            f"| teacher | | | {100 * teacher_accuracy:.2f} | | 1 | |",
+            "| trained with | at | weight | accuracy, % | against KL | seeds |",
+            "|---|---|---|---|---|---|",
+            f"| teacher | | | {100 * teacher_accuracy:.2f} | | 1 |",
             *(line for _, line in rows),
         ]
+    )
+
+
+def report(measured):
+    """Return the table under a line that says of what it is."""
+    settings = measured["settings"]
+    return (
+        f"{settings['dataset']}: students trained on {settings['examples']} images for "
+        f"{settings['epochs']} epochs; accuracy on all {measured['test_examples']} test images, "
+        "mean ± sample standard deviation.\n\n"
+        + table(measured["results"], measured["teacher_accuracy"])
     )
 
 
@@ -259,23 +269,21 @@ def main(argv=None):
     images, labels = (array[: chosen.examples] for array in data.train)
     part = (images.astype("float32") / 255.0, labels)
     taught = min(chosen.teacher_examples, len(data.train[0]))
-    check_settings(
-        folder,
-        {
-            "dataset": chosen.dataset,
-            "examples": len(labels),
-            "epochs": chosen.epochs,
-            "teacher_examples": taught,
-            "teacher_epochs": chosen.teacher_epochs,
-            "batch_size": BATCH_SIZE,
-            "learning_rate": LEARNING_RATE,
-            "weight_decay": WEIGHT_DECAY,
-            "student_loss_weight": STUDENT_LOSS_WEIGHT,
-            "temperature": TEMPERATURE,
-            "widths": {role: list(widths) for role, widths in WIDTHS.items()},
-            "weights": {name: entry.weight for name, entry in LOSSES.items() if entry},
-        },
-    )
+    settings = {
+        "dataset": chosen.dataset,
+        "examples": len(labels),
+        "epochs": chosen.epochs,
+        "teacher_examples": taught,
+        "teacher_epochs": chosen.teacher_epochs,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": LEARNING_RATE,
+        "weight_decay": WEIGHT_DECAY,
+        "student_loss_weight": STUDENT_LOSS_WEIGHT,
+        "temperature": TEMPERATURE,
+        "widths": {role: list(widths) for role, widths in WIDTHS.items()},
+        "weights": {name: entry.weight for name, entry in LOSSES.items() if entry},
+    }
+    check_settings(folder, settings)
     print(f"Teacher: {chosen.teacher_epochs} epochs on {taught} images", flush=True)
     teacher = train_teacher(data, taught, chosen.teacher_epochs, folder)
     signals = Signals(teacher, part[0])
@@ -291,13 +299,16 @@ def main(argv=None):
                 keras.utils.clear_session(free_memory=False)
                 print(f"seed {seed}, {name}: {result['accuracy']:.2%}", flush=True)
             results.setdefault(name, {})[seed] = json.loads(path.read_text())
-    text = (
-        f"{chosen.dataset}: students trained on {len(labels)} images for {chosen.epochs} epochs; "
-        f"accuracy on all {len(data.test[1])} test images, mean ± sample standard deviation.\n\n"
-        + table(results, accuracy(teacher, data))
-    )
-    with atomic_path(folder / "table.md") as temporary:
-        temporary.write_text(text + "\n")
+    measured = {
+        "settings": settings,
+        "test_examples": len(data.test[1]),
+        "teacher_accuracy": accuracy(teacher, data),
+        "results": results,
+    }
+    text = report(measured)
+    for name, content in (("table.md", text + "\n"), ("results.json", json.dumps(measured))):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(content)
     print("\n" + text)
 
 

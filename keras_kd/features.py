@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -30,12 +31,20 @@ def find_layer(model: Any, path: str) -> Any:
             return names[rest]
         head, _, rest = rest.partition("/")
         if head not in names or not rest:
-            existing = ", ".join(layer_paths(model)) or "none"
-            raise ValueError(
-                f"Model '{model.name}' has no layer '{path}'. Its layers are: {existing}."
-            )
+            raise ValueError(_no_layer(model, path))
         layer = names[head]
     raise ValueError("A hint needs the name of a layer, but received an empty string.")
+
+
+def _no_layer(model: Any, path: str) -> str:
+    paths = layer_paths(model)
+    nested = [known for known in paths if known.endswith(f"/{path}")]
+    similar = nested or difflib.get_close_matches(path, paths, n=1)
+    advice = f" Did you mean '{similar[0]}'?" if similar else ""
+    return (
+        f"Model '{model.name}' has no layer '{path}'.{advice} Its layers are: "
+        f"{', '.join(paths) or 'none'}."
+    )
 
 
 def layer_paths(model: Any) -> list[str]:

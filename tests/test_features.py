@@ -123,3 +123,15 @@ def test_feature_shape_is_known_for_functional_models_only():
     assert feature_shape(model, "first") is None
     with pytest.raises(ValueError, match="has no layer"):
         feature_shape(nested_model(), "absent")
+
+
+def test_the_error_suggests_the_path_of_a_nested_layer_or_a_similar_name():
+    inputs = keras.Input((4,))
+    backbone = keras.Sequential([keras.layers.Dense(3, name="block3_out")], name="backbone")
+    model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(backbone(inputs)))
+    with pytest.raises(ValueError, match="Did you mean 'backbone/block3_out'"):
+        find_layer(model, "block3_out")
+    with pytest.raises(ValueError, match="Did you mean 'logits'"):
+        find_layer(model, "logit")
+    with pytest.raises(ValueError, match="no layer 'zzz'"):
+        find_layer(model, "zzz")

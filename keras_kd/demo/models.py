@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import pathlib
 import time
 from typing import Any
@@ -181,7 +180,7 @@ class DemoModels:
             history = self._fit(trained, data, name, folder, epochs)
             return with_policy(build, model, "float32"), history
 
-        return train_or_load(folder, name, train)
+        return train_or_load(folder / f"{name}.keras", train)
 
     def teacher(self) -> tuple[keras.Model, History]:
         """Return the teacher, one for all seeds."""
@@ -237,31 +236,27 @@ class DemoModels:
     def _compressed(
         self, name: str, teacher: keras.Model, student: keras.Model, seed: int, stage: Stage
     ) -> tuple[CompressedModel, History]:
-        folder = self.seed_folder(seed)
+        def train() -> tuple[CompressedModel, History]:
+            keras.utils.set_random_seed(seed)
+            distiller = self.distiller(teacher, student)
+            distiller.compile(
+                loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                metrics=["accuracy"],
+            )
+            start = time.perf_counter()
+            compressed = compress(
+                distiller,
+                self.training_data(seed, teacher),
+                validation_data=self.validation,
+                stages=[stage],
+                verbose=self.verbose,
+            )
+            (curves,) = compressed.history.values()
+            return compressed, {**curves, "seconds": time.perf_counter() - start}
+
         suffix = ".h5" if isinstance(stage, QuantizeAware) else ".keras"
-        path, history_path = folder / f"{name}{suffix}", folder / f"{name}.history.json"
-        if path.exists() and history_path.exists():
-            return load_compressed(path), json.loads(history_path.read_text())
-        keras.utils.set_random_seed(seed)
-        distiller = self.distiller(teacher, student)
-        distiller.compile(
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-        )
-        start = time.perf_counter()
-        compressed = compress(
-            distiller,
-            self.training_data(seed, teacher),
-            validation_data=self.validation,
-            stages=[stage],
-            verbose=self.verbose,
-        )
-        (curves,) = compressed.history.values()
-        history: History = {**curves, "seconds": time.perf_counter() - start}
-        compressed.save(path)
-        with atomic_path(history_path) as temporary:
-            temporary.write_text(json.dumps(history))
-        return compressed, history
+        path = self.seed_folder(seed) / f"{name}{suffix}"
+        return train_or_load(path, train, load_compressed)
 
     def accuracy(self, model: Any) -> float:
         """Return the accuracy of a Keras model on the test data."""

@@ -111,12 +111,23 @@ def fit_resumably(
 
 
 def train_or_load(
-    folder: pathlib.Path, name: str, train: Callable[[], tuple[keras.Model, History]]
-) -> tuple[keras.Model, History]:
-    """Return the model and history that an earlier run saved as `name`, or train and save them."""
-    path, history_path = folder / f"{name}.keras", folder / f"{name}.history.json"
+    path: pathlib.Path,
+    train: Callable[[], tuple[Any, History]],
+    load: Callable[[pathlib.Path], Any] = keras.models.load_model,
+) -> tuple[Any, History]:
+    """Return the model that an earlier run saved, or train and save it.
+
+    Args:
+        path: The model's file; its history stands beside it, in `<name>.history.json`.
+        train: Returns the model, which has a `save(path)`, and its history.
+        load: Reads the file. Defaults to `keras.models.load_model`.
+
+    Returns:
+        The model and its history.
+    """
+    history_path = path.with_suffix(".history.json")
     if path.exists() and history_path.exists():
-        return keras.models.load_model(path), json.loads(history_path.read_text())
+        return load(path), json.loads(history_path.read_text())
     model, history = train()
     with atomic_path(path) as temporary:
         model.save(temporary)

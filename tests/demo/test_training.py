@@ -73,8 +73,8 @@ def test_finished_models_are_loaded(tmp_path):
         calls.append(1)
         return build(), {"loss": [1.0], "seconds": 2.0}
 
-    first, _ = train_or_load(tmp_path, "model", train)
-    second, history = train_or_load(tmp_path, "model", train)
+    first, _ = train_or_load(tmp_path / "model.keras", train)
+    second, history = train_or_load(tmp_path / "model.keras", train)
     assert calls == [1]
     assert history == {"loss": [1.0], "seconds": 2.0}
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
