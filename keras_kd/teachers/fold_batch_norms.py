@@ -1,0 +1,167 @@
+"""fold_batch_norms: a teacher whose batch normalisations are in the kernels before them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.outputs import output_structure
+
+# Exact classes: a subclass may do more than multiply with its kernel.
+_KERNELS: dict[type, str] = {
+    keras.layers.Dense: "kernel",
+    keras.layers.Conv1D: "kernel",
+    keras.layers.Conv2D: "kernel",
+    keras.layers.Conv3D: "kernel",
+    keras.layers.DepthwiseConv1D: "kernel",
+    keras.layers.DepthwiseConv2D: "kernel",
+    keras.layers.SeparableConv1D: "pointwise_kernel",
+    keras.layers.SeparableConv2D: "pointwise_kernel",
+    keras.layers.Conv1DTranspose: "kernel",
+    keras.layers.Conv2DTranspose: "kernel",
+    keras.layers.Conv3DTranspose: "kernel",
+}
+
+
+def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Model:
+    """Return a copy of a model for inference, its batch normalisations folded into kernels.
+
+    A batch normalisation in inference mode is a multiplication and an addition by channel. Where
+    it directly follows a convolution or a dense layer whose output nothing else reads, both go
+    into that layer's kernel and bias, and an identity of the same name stands in its place. The
+    outputs are equal but for rounding, and the model is faster. The copy is not for training.
+
+    Args:
+        model: A functional or sequential model, nested models included.
+        keep: Names of layers whose outputs must stay what they are, because a hint reads them: a
+            layer that a normalisation is folded into gives the normalised output. Inside nested
+            models as `"backbone/conv3"`. Defaults to none.
+
+    Returns:
+        A functional model with the same layer names and weights of its own. It is the model itself
+        where there is nothing to fold.
+
+    Raises:
+        ValueError: If the model is subclassed: its graph is not known.
+
+    Example:
+
+    ```python
+    teacher = keras_kd.teachers.fold_batch_norms(teacher)
+    ```
+    """
+    if output_structure(model) is None:
+        raise ValueError(
+            f"Model '{model.name}' ({type(model).__name__}) is no functional or sequential model, "
+            "so it cannot be told what follows its layers. Give it to the Distiller as it is."
+        )
+    keep = set(keep)
+    normalised = _foldable(model, keep)
+    folded = {norm.name for norm in normalised.values()}
+    nested = {
+        layer.name: fold_batch_norms(layer, _inside(layer.name, keep))
+        for layer in model.layers
+        if isinstance(layer, keras.Model) and output_structure(layer) is not None
+    }
+    nested = {name: part for name, part in nested.items() if part is not model.get_layer(name)}
+    if not folded and not nested:
+        return model
+
+    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name in nested:
+            return nested[layer.name]
+        if layer.name in folded:
+            return keras.layers.Activation("linear", name=layer.name, dtype=layer.dtype_policy)
+        config = layer.get_config()
+        if layer.name in normalised:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    copy = clone_graph(model, clone)
+    for layer in model.layers:
+        if layer.name in folded or layer.name in nested or not layer.weights:
+            continue
+        target = copy.get_layer(layer.name)
+        if layer.name in normalised:
+            _fold(layer, normalised[layer.name], target)
+        else:
+            target.set_weights(layer.get_weights())
+    return copy
+
+
+def clone_graph(
+    model: keras.Model, clone: Callable[[keras.layers.Layer], keras.layers.Layer]
+) -> keras.Model:
+    """Return the graph of a functional or sequential model with the layers that `clone` returns."""
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        # A normalisation takes a mask as an argument, the identity in its place does not.
+        return layer(*args) if type(layer) is keras.layers.Activation else layer(*args, **kwargs)
+
+    copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    copy.name = model.name
+    return copy
+
+
+def _inside(name: str, keep: set[str]) -> set[str]:
+    return {path.removeprefix(f"{name}/") for path in keep if path.startswith(f"{name}/")}
+
+
+def _foldable(model: keras.Model, keep: set[str]) -> dict[str, keras.layers.BatchNormalization]:
+    """Return the normalisation that can be folded into each layer, by the layer's name."""
+    outputs = {id(tensor) for tensor in keras.tree.flatten(output_structure(model))}
+    readers: dict[int, list[Any]] = {}
+    for operation in model.operations if hasattr(model, "operations") else model.layers:
+        for node in operation._inbound_nodes:
+            for tensor in node.input_tensors:
+                readers.setdefault(id(tensor), []).append(operation)
+    found = {}
+    for layer in model.layers:
+        if type(layer) not in _KERNELS or layer.name in keep or len(layer._inbound_nodes) != 1:
+            continue
+        output = layer._inbound_nodes[0].output_tensors[0]
+        reading = readers.get(id(output), [])
+        if len(reading) != 1 or id(output) in outputs:
+            continue
+        (norm,) = reading
+        if (
+            type(norm) is keras.layers.BatchNormalization
+            and len(norm._inbound_nodes) == 1
+            and norm.axis in (-1, len(output.shape) - 1)
+            and layer.activation is keras.activations.linear
+            and getattr(layer, "data_format", "channels_last") == "channels_last"
+            and not getattr(layer, "lora_enabled", False)
+            and getattr(layer, "quantization_mode", None) is None
+        ):
+            found[layer.name] = norm
+    return found
+
+
+def _fold(layer: Any, norm: keras.layers.BatchNormalization, target: Any) -> None:
+    mean, variance = (_float64(x) for x in (norm.moving_mean, norm.moving_variance))
+    scale = 1.0 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        scale = scale * _float64(norm.gamma)
+    shift = _float64(norm.beta) if norm.center else 0.0
+    bias = _float64(layer.bias) if layer.use_bias else 0.0
+    name = _KERNELS[type(layer)]
+    kernel = _float64(getattr(layer, name))
+    by_channel = scale
+    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+        by_channel = scale.reshape(kernel.shape[-2:])
+    elif "Transpose" in type(layer).__name__:
+        by_channel = scale[:, None]
+    # The convolutions of separable layers and all others have their channels last.
+    for weight, copied in zip(layer.weights, target.weights, strict=False):
+        copied.assign(weight)
+    getattr(target, name).assign(kernel * by_channel)
+    target.bias.assign((bias - mean) * scale + shift)
+
+
+def _float64(variable: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable).astype("float64")
