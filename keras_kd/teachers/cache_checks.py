@@ -1,0 +1,86 @@
+"""Whether a data set can be cached, and whether a cache belongs to a data set and a teacher."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.teachers.cache_build import inputs_of
+from keras_kd.teachers.cache_fingerprint import is_known_by_weights
+from keras_kd.teachers.cache_manifest import Manifest, refusal
+from keras_kd.teachers.cache_pass import TeacherPass
+from keras_kd.teachers.cache_read import ANOTHER_ORDER, first_record, same_inputs, stored_element
+from keras_kd.teachers.cache_records import INPUTS, input_fingerprints
+
+_LOOKED_AT = 4  # batches that are drawn twice
+
+
+def check_deterministic(dataset: tf.data.Dataset) -> None:
+    """Refuse a data set that does not give the same inputs twice.
+
+    Raises:
+        ValueError: With what to write instead.
+    """
+    options = tf.data.Options()
+    options.deterministic = True
+    head = dataset.with_options(options).take(_LOOKED_AT)
+    drawn = [[input_fingerprints(inputs_of(batch)).numpy() for batch in head] for _ in range(2)]
+    if len(drawn[0]) == len(drawn[1]) and all(map(np.array_equal, *drawn)):
+        return
+    raise ValueError(
+        "The data set gives other inputs each time it is drawn, so a cache of the teacher's "
+        "outputs would teach wrongly: what it said of one input would be paired with another. "
+        "For a `shuffle` before the cache: move it behind, "
+        "cache(teacher, dataset, path).unbatch().shuffle(10_000).batch(64). For random "
+        "augmentation: store the augmented inputs of some epochs with the outputs, "
+        "cache(..., views=10), or seed the augmentation by the example, such as "
+        "tf.image.stateless_random_flip_left_right(image, seed=(index, 0))."
+    )
+
+
+def check_first_batch(
+    folder: pathlib.Path,
+    manifest: Manifest,
+    dataset: tf.data.Dataset,
+    teacher: Any,
+    teacher_pass: TeacherPass,
+) -> None:
+    """Refuse a cache whose first record does not belong to this data, or to this teacher.
+
+    The teacher runs only where its weights cannot be seen.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    views = manifest.fingerprint["views"]
+    if views is not None and is_known_by_weights(teacher):
+        return
+    record = first_record(folder, manifest)
+    if views is None:
+        element = next(iter(dataset), None)
+        if element is None or not bool(same_inputs(element, record[INPUTS])):
+            raise refusal(folder, ANOTHER_ORDER)
+    if is_known_by_weights(teacher):
+        return
+    if views is not None:
+        element = stored_element(record, dataset.element_spec)
+    said = teacher_pass(inputs_of(element))
+    tolerance = 1e-2 if manifest.fingerprint["dtype"] == "float16" else 1e-3
+    for key, tensor in said.items():
+        here, there = tensor.numpy(), record[key].numpy()
+        if key == INPUTS or key.endswith("/indices"):  # equal logits come in any order
+            continue
+        if here.shape != there.shape or not np.allclose(
+            here, there, rtol=tolerance, atol=tolerance * _scale(there)
+        ):
+            raise refusal(
+                folder, f"it was made by another teacher: '{key}' of the first batch differs"
+            )
+
+
+def _scale(values: np.ndarray) -> float:
+    finite = np.abs(values[np.isfinite(values)].astype("float64"))
+    return float(finite.mean()) if finite.size else 0.0

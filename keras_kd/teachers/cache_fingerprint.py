@@ -1,0 +1,128 @@
+"""What a cache was made of, and the reason why it does not fit something else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.teachers.adapted_teacher import AdaptedTeacher, unadapted
+
+
+def fingerprint(
+    teacher: Any,
+    dataset: tf.data.Dataset,
+    *,
+    layers: Sequence[str],
+    dtype: str,
+    top_k: int | None,
+    temperature: float | None,
+    views: int | None,
+) -> dict[str, Any]:
+    """Return everything that decides what a cache holds, as JSON can hold it."""
+    count = int(dataset.cardinality())
+    return {
+        "teacher": teacher_fingerprint(teacher),
+        "layers": sorted(layers),
+        "dtype": dtype,
+        "top_k": top_k,
+        "temperature": temperature,
+        "views": views,
+        "elements": str(dataset.element_spec),
+        "batches": count if count >= 0 else None,
+    }
+
+
+def teacher_fingerprint(teacher: Any) -> dict[str, Any]:
+    """Return hashes of a teacher's weights and of its configuration, `None` where it has none."""
+    teacher = unadapted(teacher)
+    weights = list(getattr(teacher, "weights", None) or [])
+    return {
+        "weights": _hash_of_weights(weights) if weights else None,
+        "config": _hash_of_config(teacher),
+    }
+
+
+def is_known_by_weights(teacher: Any) -> bool:
+    """Whether weights and configuration tell what a teacher says.
+
+    They do not for functions: what is behind them is compared on a batch.
+    """
+    return (
+        not isinstance(teacher, AdaptedTeacher)
+        and isinstance(teacher, keras.layers.Layer)
+        and bool(teacher.weights)
+    )
+
+
+def _hash_of_weights(weights: Sequence[Any]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in weights:
+        values = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+        digest.update(f"{values.dtype} {values.shape};".encode())
+        digest.update(values.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _hash_of_config(teacher: Any) -> str | None:
+    try:
+        config = keras.saving.serialize_keras_object(teacher)
+        names = {layer.name: i for i, layer in enumerate(_all_layers(teacher))}
+        text = json.dumps(_without_names(config, names), sort_keys=True, default=str)
+    except (NotImplementedError, TypeError, ValueError, AttributeError):
+        return None
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _all_layers(model: Any) -> list[Any]:
+    nested = getattr(model, "layers", None) or []
+    return [model, *(found for layer in nested for found in _all_layers(layer))]
+
+
+# What differs between two copies of one model, and leaves its outputs as they are.
+_IRRELEVANT = ("name", "seed", "shared_object_id", "compile_config", "trainable")
+
+
+def _without_names(config: Any, names: Mapping[str, int]) -> Any:
+    """Number the layers: Keras calls the second `Dense` of a process `dense_1`."""
+    if isinstance(config, Mapping):
+        return {
+            _without_names(key, names): _without_names(value, names)
+            for key, value in config.items()
+            if key not in _IRRELEVANT
+        }
+    if isinstance(config, (list, tuple)):
+        return [_without_names(value, names) for value in config]
+    if isinstance(config, str) and config in names:
+        return f"layer {names[config]}"
+    return config
+
+
+def difference(cached: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """Return why a cache of one fingerprint cannot serve for another, or `None` if it can."""
+    theirs, ours = cached["teacher"], asked["teacher"]
+    if theirs["weights"] != ours["weights"]:
+        return "it was made by another teacher: the weights differ"
+    if theirs["config"] != ours["config"]:
+        return "it was made by another teacher: the weights are the same, the layers are not"
+    for key, what in (
+        ("layers", "layers"),
+        ("dtype", "dtype"),
+        ("top_k", "top_k"),
+        ("temperature", "temperature"),
+        ("views", "views"),
+    ):
+        if cached[key] != asked[key]:
+            return f"it holds {what}={cached[key]!r}, and {what}={asked[key]!r} was asked for"
+    if cached["elements"] != asked["elements"]:
+        return (
+            f"its data set had elements of {cached['elements']}, this one has {asked['elements']}"
+        )
+    if None not in (cached["batches"], asked["batches"]) and cached["batches"] != asked["batches"]:
+        return f"its data set had {cached['batches']} batches, this one has {asked['batches']}"
+    return None
