@@ -11,11 +11,19 @@ import numpy as np
 
 @dataclasses.dataclass
 class LayerNotes:
-    """What the stages did to a layer, and why not, in words."""
+    """What the stages did to a layer, and why not, in words.
+
+    Attributes:
+        done: What was done.
+        not_done: What was not done, and why.
+        bits: Bits of a weight in the exported file, where it was trained for them.
+        clustered: `"kernel"` or `"channel"`: what the values are shared by, if they are.
+    """
 
     done: list[str] = dataclasses.field(default_factory=list)
     not_done: list[str] = dataclasses.field(default_factory=list)
     bits: int | None = None
+    clustered: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +33,12 @@ class LayerRecord:
     Attributes:
         name: The layer's name; `"backbone/block1"` for a layer inside a nested model.
         class_name: Its class.
-        shapes: Shapes of its weights.
-        parameters: Number of its weights.
+        shapes: Shapes of its weights, as they are now.
+        parameters: Number of its weights, as they are now.
         sparsity: Fraction of zeros among its kernels (weights of two and more axes), or `None`
             where it has no kernel.
-        clusters: Number of different values in its kernels, if they were clustered.
+        clusters: Number of distinct values in its kernel, if it was clustered; the largest such
+            number of a channel, if it was clustered channel by channel.
         bits: Bits of a weight in the exported file, or `None` where the layer stays float or has
             no weights.
         done: What the stages did to it.
@@ -82,6 +91,18 @@ def already_pruned(model: Any) -> bool:
     return any((zero_fraction([kernel]) or 0.0) >= 0.1 for kernel in kernel_values(model))
 
 
+def distinct_values(kernel: np.ndarray, per_channel: bool = False) -> int:
+    """Return the number of distinct values of a kernel.
+
+    Args:
+        kernel: Any array.
+        per_channel: Whether to count along the last axis and return the largest number. Defaults
+            to `False`.
+    """
+    groups = np.moveaxis(kernel, -1, 0) if per_channel else [kernel]
+    return max((len(np.unique(group)) for group in groups), default=0)
+
+
 def layer_records(original: Any, state: Any) -> list[LayerRecord]:
     """Describe every layer of the original student.
 
@@ -89,26 +110,42 @@ def layer_records(original: Any, state: Any) -> list[LayerRecord]:
         original: The Keras 3 student as given to `compress`.
         state: The `StudentState` after the last stage.
     """
+    structure = dict(leaf_layers(state.structure or state.model))
     renamed = {layer.name: layer for layer in state.model.layers} if state.weight_layers else {}
-    present = {} if state.weight_layers else dict(leaf_layers(state.model))
     records = []
     for path, layer in leaf_layers(original):
-        holders = [renamed[name] for name in state.weight_layers.get(path, ())]
-        if path in present:
-            holders = [present[path]]
+        parts = [part for part in state.parts.get(path, (path,)) if part in structure]
+        holders = [structure[part] for part in parts]
+        shapes = tuple(tuple(int(n) for n in w.shape) for h in holders for w in h.weights)
+        if state.weight_layers:
+            holders = [renamed[n] for part in parts for n in state.weight_layers.get(part, ())]
         kernels = [kernel for holder in holders for kernel in kernel_values(holder)]
-        notes = state.notes.get(path, LayerNotes())
+        notes = _notes_of(path, parts, state.notes)
+        counts = [distinct_values(kernel, notes.clustered == "channel") for kernel in kernels]
         records.append(
             LayerRecord(
                 name=path,
                 class_name=type(layer).__name__,
-                shapes=tuple(tuple(int(n) for n in w.shape) for w in layer.weights),
-                parameters=int(sum(np.prod(w.shape) for w in layer.weights)),
+                shapes=shapes,
+                parameters=int(sum(np.prod(shape) for shape in shapes)),
                 sparsity=zero_fraction(kernels),
-                clusters=None,
+                clusters=max(counts, default=None) if notes.clustered else None,
                 bits=notes.bits,
                 done=tuple(notes.done),
                 not_done=tuple(notes.not_done),
             )
         )
     return records
+
+
+def _notes_of(path: str, parts: list[str], notes: dict[str, LayerNotes]) -> LayerNotes:
+    """Return the notes on a layer together with those on the layers that it was split into."""
+    own = notes.get(path, LayerNotes())
+    whole = dataclasses.replace(own, done=list(own.done), not_done=list(own.not_done))
+    for part in parts:
+        if part != path and part in notes:
+            whole.done += [f"'{part}' {text}" for text in notes[part].done]
+            whole.not_done += [f"'{part}' {text}" for text in notes[part].not_done]
+            whole.clustered = whole.clustered or notes[part].clustered
+            whole.bits = whole.bits or notes[part].bits
+    return whole

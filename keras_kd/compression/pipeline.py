@@ -68,8 +68,12 @@ def compress(
     if not distiller.student.built and inputs is not None:
         distiller.student(inputs, training=False)
     student = distiller.student
+    preview = student
     for i, stage in enumerate(stages):
-        stage.check(student, stages[:i])
+        stage.check_order(stages[:i])
+        stage.check(preview, stages[:i])
+        if i + 1 < len(stages):
+            preview = stage.preview(preview)
     if distiller.objective.distils and distiller.teacher is not None:
         distiller.objective.build(student, inputs)
 
@@ -77,7 +81,7 @@ def compress(
     teaching = Teaching(distiller, train, validation_data, verbose)
     for i, stage in enumerate(stages, start=1):
         if verbose:
-            epochs = f"{stage.epochs} epoch{'s' if stage.epochs > 1 else ''}"
+            epochs = f"{stage.epochs} epoch{'' if stage.epochs == 1 else 's'}"
             print(f"Stage {i} of {len(stages)}: {type(stage).__name__}, {epochs}")
         stage.run(state, teaching)
     return CompressedModel(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.compression.layer_choice import LayerChoice, choice_from_config
 from keras_kd.compression.layer_record import leaf_layers
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.tfmot import import_tfmot
@@ -35,6 +36,11 @@ class Prune(Stage):
             of one's own), in place of `sparsity`, `begin`, `end` and `frequency`. Defaults to
             `None`: a cubic decay from no zeros to `sparsity`.
         frequency: Steps between two updates of the masks. Defaults to `None`: some 100 updates.
+        layers: The layers to prune: a name, a list of names, or a function that takes a layer and
+            tells. A name is a layer's own (`"conv1"`), its path inside a nested model
+            (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
+            all that can be.
+        exclude: The layers to spare, given in the same way. Defaults to `None`: none.
         optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
         learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-3`.
         name: Name of the stage in the history. Defaults to `"prune"`.
@@ -55,6 +61,10 @@ class Prune(Stage):
     """
 
     default_learning_rate = 1e-3
+    not_after: ClassVar = {
+        "Cluster": "whose shared values are trained around the zeros that exist by then.",
+        "QuantizeAware": "which fixes how weights are stored.",
+    }
 
     def __init__(
         self,
@@ -64,6 +74,8 @@ class Prune(Stage):
         end: float = 0.75,
         schedule: Any = None,
         frequency: int | None = None,
+        layers: Any = None,
+        exclude: Any = None,
         optimizer: Any = None,
         learning_rate: Any = None,
         name: str | None = None,
@@ -91,17 +103,12 @@ class Prune(Stage):
         self.end = float(end)
         self.schedule = schedule
         self.frequency = frequency
+        self.choice = LayerChoice("Prune", layers, exclude)
 
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse a student without kernels, and pruning after quantization-aware training."""
-        for stage in earlier:
-            if not isinstance(stage, Prune):
-                raise ValueError(
-                    f"Prune cannot follow {type(stage).__name__}, which fixes how weights are "
-                    "stored. Put Prune first: stages=[Prune(...), QuantizeAware(...)]."
-                )
-        import_tfmot()
-        kernels, skipped = prunable_weights(student)
+        """Refuse a student without kernels, and names of layers that cannot be pruned."""
+        kernels, skipped = prunable_weights(student, self.choice)
+        self.choice.check(student, skipped)
         if not kernels:
             reasons = "; ".join(f"'{path}': {reason}" for path, reason in list(skipped.items())[:5])
             raise ValueError(
@@ -129,7 +136,7 @@ class Prune(Stage):
     def run(self, state: StudentState, teaching: Any) -> None:
         """Train with masks; the state's model stays a Keras 3 model."""
         steps = self.epochs * teaching.steps_per_epoch
-        kernels, skipped = prunable_weights(state.model)
+        kernels, skipped = prunable_weights(state.model, self.choice)
         pruning = PruningCallback(kernels, self.make_schedule(steps), steps)
         with teaching.keras_trainer(state, self.make_optimizer()) as trainer:
             history = trainer.fit(
@@ -157,12 +164,13 @@ class Prune(Stage):
             "end": self.end,
             "schedule": None if schedule is None else schedule.get_config(),
             "frequency": self.frequency,
+            **self.choice.get_config(),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Stage:
         """Make a stage from `get_config()`."""
-        config = dict(config)
+        config = choice_from_config(config)
         schedule = config.get("schedule")
         if isinstance(schedule, dict):
             schedules = import_tfmot().sparsity.keras
@@ -281,12 +289,13 @@ def final_sparsity(schedule: Any, steps: int) -> float:
 
 
 def prunable_weights(
-    model: keras.Model,
+    model: keras.Model, choice: LayerChoice | None = None
 ) -> tuple[dict[str, list[keras.Variable]], dict[str, str]]:
     """Find the weights of a Keras 3 model that TF-MOT prunes in layers of the same class.
 
     Args:
         model: Any built Keras 3 model.
+        choice: The layers to take into account. Defaults to `None`: all.
 
     Returns:
         The weights to prune by the path of their layer, and the reason by path for the layers with
@@ -302,7 +311,10 @@ def prunable_weights(
         found, known = _layer_kernels(layer, registry)
         found = [weight for weight in found if id(weight) not in seen]
         seen |= {id(weight) for weight in found}
-        if found and not any(weight.trainable for weight in found):
+        spared = choice.reason_to_spare(path, layer) if found and choice else None
+        if spared:
+            skipped[path] = spared
+        elif found and not any(weight.trainable for weight in found):
             skipped[path] = "it is not trainable"
         elif found:
             kernels[path] = found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -66,6 +66,10 @@ class QuantizeAware(Stage):
     """
 
     default_learning_rate = 1e-4
+    not_after: ClassVar = {
+        "QuantizeAware": "the weights are trained for 8 bits already. Keep one, as the last "
+        "stage, with more `epochs`."
+    }
 
     def __init__(
         self,
@@ -91,11 +95,6 @@ class QuantizeAware(Stage):
         """
         from keras_kd.compression.tf_keras_trainer import to_tf_keras_optimizer
 
-        if any(isinstance(stage, QuantizeAware) for stage in earlier):
-            raise ValueError(
-                "QuantizeAware appears twice in `stages`: the weights are trained for 8 bits "
-                "already. Keep one, as the last stage, with more `epochs`."
-            )
         check_bridgeable(student)
         to_tf_keras_optimizer(self.make_optimizer())
         pruned = already_pruned(student) or any(isinstance(stage, Prune) for stage in earlier)
@@ -107,6 +106,7 @@ class QuantizeAware(Stage):
 
         quantized = quantize(to_tf_keras(state.model), state.pruned)
         _warn_of_float_layers(quantized)
+        state.structure = state.model
         state.model = quantized.model
         state.layer_names = quantized.layer_names
         state.weight_layers = quantized.weight_layers

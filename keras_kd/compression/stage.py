@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -20,6 +20,9 @@ class StudentState:
         layer_names: From the path of each layer of the original student to the present name of
             the layer with the same output. Empty while no layer was renamed.
         weight_layers: The same for the layers that hold the weights.
+        structure: The Keras 3 student that `model` was made from, where `model` is one of
+            `tf_keras`; else `None`.
+        parts: From the path of a layer that was split to the paths of the layers that it became.
         pruned: Whether weights were pruned.
         quantization_aware: Whether the model was trained for 8 bits.
         notes: What the stages did to each layer, by path.
@@ -29,6 +32,8 @@ class StudentState:
     model: Any
     layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     weight_layers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    structure: Any = None
+    parts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     pruned: bool = False
     quantization_aware: bool = False
     notes: dict[str, LayerNotes] = dataclasses.field(default_factory=dict)
@@ -59,6 +64,8 @@ class Stage:
     """
 
     default_learning_rate = 1e-3
+    minimum_epochs = 1
+    not_after: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self,
@@ -67,9 +74,10 @@ class Stage:
         learning_rate: Any = None,
         name: str | None = None,
     ) -> None:
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        least = self.minimum_epochs
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < least:
             raise ValueError(
-                f"{type(self).__name__}: `epochs` must be a whole number of at least 1, but "
+                f"{type(self).__name__}: `epochs` must be a whole number of at least {least}, but "
                 f"received {epochs!r}."
             )
         if optimizer is not None and learning_rate is not None and not isinstance(optimizer, str):
@@ -98,11 +106,39 @@ class Stage:
         optimizer_class = type(keras.optimizers.get(self.optimizer or "adam"))
         return optimizer_class(learning_rate=rate)
 
+    def check_order(self, earlier: Sequence[Stage]) -> None:
+        """Refuse to follow a stage named in `not_after`, of which the reason is told.
+
+        Raises:
+            ValueError: If an earlier stage is of such a class.
+        """
+        name = type(self).__name__
+        for stage in earlier:
+            other = type(stage).__name__
+            if other not in self.not_after:
+                continue
+            if other == name:
+                raise ValueError(f"{name} appears twice in `stages`: {self.not_after[other]}")
+            raise ValueError(
+                f"{name} cannot follow {other}, {self.not_after[other]} Put {name} first: "
+                f"stages=[{name}(...), {other}(...)]."
+            )
+
+    def preview(self, student: keras.Model) -> keras.Model:
+        """Return a student with the layers that this stage will leave, untrained.
+
+        The stages after this one are checked on it.
+
+        Args:
+            student: The student before this stage; it is not changed.
+        """
+        return student
+
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
         """Refuse a student or an order of stages that this stage cannot treat.
 
         Args:
-            student: The student as it was given to `compress`.
+            student: The student, with the layers that the earlier stages will leave.
             earlier: The stages that run before this one.
 
         Raises:
