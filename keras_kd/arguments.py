@@ -12,16 +12,15 @@ from keras_kd.losses.base import DistillationLoss
 from keras_kd.outputs import output_names, output_structure
 from keras_kd.schedules import is_schedule
 from keras_kd.structures import arrange, leaves
-from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 
 
 def check_model(model: Any, role: str) -> None:
-    """Refuse what is not a model.
+    """Refuse what is not a Keras model.
 
     Raises:
         ValueError: Saying what was received.
     """
-    if not isinstance(model, (keras.Model, AdaptedTeacher)):
+    if not isinstance(model, keras.Model):
         raise ValueError(
             f"`{role}` must be a keras.Model, but received {type(model).__name__}: {model!r}."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from keras_kd.evaluate_loss import layer_paths_of
 from keras_kd.features import feature_shape
 from keras_kd.hints import Hint
 from keras_kd.losses.base import DistillationLoss
+from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.outputs import (
     PROBABILITIES,
     check_labels,
@@ -20,7 +22,9 @@ from keras_kd.outputs import (
     student_loss_for,
 )
 from keras_kd.structures import Path, arrange, at, leaves
-from keras_kd.teachers.adapted_teacher import AdaptedTeacher
+from keras_kd.teachers.adapted_teacher import AdaptedTeacher, unadapted
+from keras_kd.teachers.callable_teacher import CallableTeacher
+from keras_kd.teachers.taught_inputs import TaughtInputs
 
 _KerasLogits = keras.distillation.LogitsDistillation
 
@@ -159,6 +163,60 @@ def _shapes(outputs: Any) -> Any:
     return keras.tree.map_structure(lambda output: tuple(output.shape[1:]), outputs)
 
 
+def _shape_of(model: Any, path: str) -> Any:
+    if isinstance(model, CallableTeacher) and not model.layers:
+        raise ValueError(
+            f"The teacher '{model.name}' has no layer '{path}': of a function or a file only the "
+            "outputs are known, no inner layers. Use losses on the outputs, or give the Keras "
+            "model itself as the teacher."
+        )
+    return feature_shape(model, path)
+
+
+def _brought_shape(features: Mapping[str, Any], path: str) -> tuple[Any, ...]:
+    if path not in features:
+        raise ValueError(
+            f"The data brings the teacher's outputs along, but no feature '{path}'; its features "
+            f"are: {', '.join(features) or 'none'}. Pass it: keras_kd.teachers.TaughtInputs("
+            f"inputs, outputs, {{'{path}': feature}})."
+        )
+    return (None, *features[path].shape[1:])
+
+
+def check_taught_outputs(taught: TaughtInputs, student: keras.Model, losses: list[Any]) -> None:
+    """Refuse outputs that the data brings along and the losses cannot compare.
+
+    Args:
+        taught: A batch with the teacher's outputs.
+        student: The student.
+        losses: The distillation losses.
+
+    Raises:
+        ValueError: As `check_teacher`.
+    """
+    outputs, structure = taught.outputs, output_structure(student)
+    if structure is None:
+        structure = student(taught.inputs, training=False)
+    whole = [
+        loss
+        for loss in losses
+        if not any(
+            isinstance(part, TopKLogits)
+            for _, path in compared_outputs([loss])
+            for part in _parts_at(outputs, path)
+        )
+    ]
+    check_shapes(outputs, structure, whole)
+    _check_probabilities(None, outputs, (), whole)
+
+
+def _parts_at(outputs: Any, path: Path) -> list[Any]:
+    try:
+        return [at(outputs, path)]
+    except LookupError:
+        return []
+
+
 def check_first_outputs(teacher: Any, student: keras.Model, losses: list[Any], inputs: Any) -> None:
     """Run both models on a first batch, where only that tells whether their outputs fit.
 
@@ -171,9 +229,17 @@ def check_first_outputs(teacher: Any, student: keras.Model, losses: list[Any], i
     if all(end is not None and None not in keras.tree.flatten(end) for end in activations):
         return
     student_outputs = student(inputs, training=False)
+    check = getattr(unadapted(teacher), "check", None)
+    if callable(check):
+        check(_teacher_inputs(teacher, inputs))
     teacher_outputs = teacher(inputs, training=False)
     check_shapes(teacher_outputs, student_outputs, losses)
     _check_probabilities(teacher, teacher_outputs, student_outputs, losses)
+
+
+def _teacher_inputs(teacher: Any, inputs: Any) -> Any:
+    adapt = teacher.inputs_function if isinstance(teacher, AdaptedTeacher) else None
+    return inputs if adapt is None else adapt(inputs)
 
 
 def _check_probabilities(model: Any, teacher: Any, student: Any, losses: list[Any]) -> None:
@@ -259,8 +325,17 @@ def _resolve(loss: Any, activations: Any) -> Any:
     return student_loss_for(loss, activations)
 
 
-def check_layers(loss: Any, teacher: Any, student: Any) -> None:
+def check_layers(
+    loss: Any, teacher: Any, student: Any, features: Mapping[str, Any] | None = None
+) -> None:
     """Refuse a loss that names a layer that does not exist, or features it cannot compare.
+
+    Args:
+        loss: An element of `distillation_losses`.
+        teacher: The teacher.
+        student: The student.
+        features: The teacher's features by the path of their layer, where the data brings them
+            along and the teacher is not run. Defaults to `None`.
 
     Raises:
         ValueError: Naming the layers that exist, or the shapes.
@@ -271,7 +346,10 @@ def check_layers(loss: Any, teacher: Any, student: Any) -> None:
     for side, model in (("teacher", teacher), ("student", student)):
         for path in layer_paths_of([loss], side):
             try:
-                shapes.append(feature_shape(model, path))
+                if side == "teacher" and features is not None:
+                    shapes.append(_brought_shape(features, path))
+                else:
+                    shapes.append(_shape_of(model, path))
             except ValueError as error:
                 argument = f"{side}_layer" if hint else f"{side}_layer_name"
                 raise ValueError(f"{what}, {argument}: {error}") from None

@@ -17,17 +17,19 @@ from keras_kd.arguments import (
 from keras_kd.compatibility import (
     check_all_labels,
     check_first_outputs,
+    check_taught_outputs,
     check_teacher,
     resolve_losses,
 )
 from keras_kd.epochs import check_epoch, with_epoch_begin
 from keras_kd.first_batch import FirstBatch, first_batch, without_losing_the_first
 from keras_kd.labels import class_labels
-from keras_kd.objective import Objective
+from keras_kd.objective import NO_TEACHER, Objective
 from keras_kd.outputs import output_names
 from keras_kd.precision import with_loss_scale
 from keras_kd.schedules import Scheduled, deserialize, deserialize_loss, serialize
 from keras_kd.teachers.adapted_teacher import Adapters, unadapted
+from keras_kd.teachers.callable_teacher import CallableTeacher, as_teacher, supports_jit
 from keras_kd.teachers.taught_inputs import student_inputs
 
 
@@ -47,7 +49,11 @@ class Distiller(keras.Model):
     accepted as well.
 
     Args:
-        teacher: A trained `keras.Model` that ends in logits.
+        teacher: A trained model that ends in logits: a `keras.Model` or another callable on
+            tensors, such as a function, a layer, what `keras_kd.teachers.load` returns, or a
+            `keras_kd.teachers.Ensemble`. Of a dictionary with a single entry the entry counts,
+            unless the student returns a dictionary too. `None` where the data brings the
+            teacher's outputs along, as `keras_kd.teachers.TaughtInputs`.
         student: The `keras.Model` to train; it ends in logits of the same shape.
         distillation_losses: One of, or a list of: losses of `keras_kd.losses` on the outputs,
             `keras_kd.Hint`s, losses of `keras.distillation`. For models with several outputs an
@@ -127,7 +133,7 @@ class Distiller(keras.Model):
 
     def __init__(
         self,
-        teacher: keras.Model | None,
+        teacher: Any,
         student: keras.Model,
         distillation_losses: Any,
         distillation_loss_weights: Sequence[Scheduled] | Scheduled | None = None,
@@ -180,12 +186,12 @@ class Distiller(keras.Model):
     @property
     def teacher(self) -> Any:
         """The teacher; `None` after loading, until it is set again."""
-        return unadapted(self.objective.teacher)
+        teacher = unadapted(self.objective.teacher)
+        return teacher.teacher if isinstance(teacher, CallableTeacher) else teacher
 
     @teacher.setter
-    def teacher(self, teacher: keras.Model) -> None:
-        check_model(teacher, "teacher")
-        teacher = self._adapters.adapt(teacher)
+    def teacher(self, teacher: Any) -> None:
+        teacher = self._adapters.adapt(as_teacher(teacher, self.student))
         check_teacher(teacher, self.student, self.distillation_losses)
         Objective(teacher, self.distillation_losses, [], 0.0).build(self.student)
         self.objective.teacher = teacher
@@ -269,9 +275,7 @@ class Distiller(keras.Model):
 
     def _resolve_auto_jit_compile(self) -> bool:
         # Keras asks the layers of the model that is compiled, and the teacher is not among them.
-        teacher = self.teacher
-        layers = teacher._flatten_layers() if isinstance(teacher, keras.Model) else []
-        return super()._resolve_auto_jit_compile() and all(layer.supports_jit for layer in layers)
+        return super()._resolve_auto_jit_compile() and supports_jit(self.objective.teacher)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Return the arguments of `compile`, serialised."""
@@ -417,21 +421,25 @@ class Distiller(keras.Model):
             )
 
     def _check_data(self, batch: FirstBatch | None) -> None:
-        if self.objective.distils and self.teacher is None:
-            self.objective.teacher_signals(None)
         if batch is None:
             return
+        taught = batch.taught
+        if self.objective.distils and self.teacher is None and taught is None:
+            raise ValueError(NO_TEACHER)
         if batch.labels is None:
             self._require_labels()
         elif self._compile_loss is not None:
             losses = self._compile_loss._user_loss
             check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
         if self.objective.distils:
-            self.objective.build(self.student, batch.inputs)
+            self.objective.build(self.student, batch.inputs, taught)
             self.teaching_layers = self.objective.layers
-            check_first_outputs(
-                self.objective.teacher, self.student, self.distillation_losses, batch.inputs
-            )
+            if taught is None:
+                check_first_outputs(
+                    self.objective.teacher, self.student, self.distillation_losses, batch.inputs
+                )
+            else:
+                check_taught_outputs(taught, self.student, self.distillation_losses)
         if not self.student.built:
             self.student(batch.inputs, training=False)
         self.built = True

@@ -11,15 +11,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.teachers.taught_inputs import student_inputs
+from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
 
 
 @dataclasses.dataclass(frozen=True)
 class FirstBatch:
-    """The inputs of a first batch, and the labels of it or, where they are in memory, all."""
+    """A first batch, as the checks before training need it.
+
+    Attributes:
+        inputs: What the student receives.
+        labels: The labels of the batch or, where they are in memory, all.
+        taught: The batch with the teacher's outputs, where the data brings them along.
+    """
 
     inputs: Any
     labels: Any
+    taught: TaughtInputs | None = None
 
 
 def first_batch(x: Any, y: Any = None) -> FirstBatch | None:
@@ -38,19 +45,19 @@ def first_batch(x: Any, y: Any = None) -> FirstBatch | None:
     if isinstance(x, tf.data.Dataset):
         for batch in x.take(1):
             inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            return FirstBatch(student_inputs(inputs), None if labels is None else _arrays(labels))
+            return _batch(inputs, None if labels is None else _arrays(labels))
         raise ValueError(_EMPTY)
     if isinstance(x, keras.utils.PyDataset):
         if len(x) == 0:
             raise ValueError(_EMPTY)
         inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(x[0])
-        return FirstBatch(_tensors(inputs), labels)
+        return _batch(_tensors(inputs), labels)
     leaves = keras.tree.flatten(x)
     if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
         return None
     if any(leaf.shape[0] == 0 for leaf in leaves):
         raise ValueError(_EMPTY)
-    return FirstBatch(
+    return _batch(
         _tensors(keras.tree.map_structure(lambda leaf: leaf[:32], x)),
         None if y is None else _arrays(y),
     )
@@ -78,7 +85,7 @@ def without_losing_the_first(x: Any) -> tuple[Any, FirstBatch | None]:
 
     inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
     labels = None if labels is None else _arrays(labels)
-    return again(), FirstBatch(_tensors(student_inputs(inputs)), labels)
+    return again(), _batch(_tensors(inputs), labels)
 
 
 _EMPTY = (
@@ -86,6 +93,11 @@ _EMPTY = (
     "and the filters it was made with; `batch(..., drop_remainder=True)` drops a data set that is "
     "smaller than one batch."
 )
+
+
+def _batch(inputs: Any, labels: Any) -> FirstBatch:
+    taught = inputs if isinstance(inputs, TaughtInputs) else None
+    return FirstBatch(student_inputs(inputs), labels, taught)
 
 
 def _arrays(structure: Any) -> Any:

@@ -24,6 +24,12 @@ from keras_kd.losses.base import DistillationLoss
 from keras_kd.schedules import Scheduled, Schedules, is_schedule
 from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
 
+NO_TEACHER = (
+    "There is no teacher: a loaded Distiller is saved without it. Set "
+    "`distiller.teacher = teacher` before `fit`, or train on data that brings the teacher's "
+    "outputs along: elements (keras_kd.teachers.TaughtInputs(inputs, outputs), labels)."
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSignals:
@@ -125,27 +131,34 @@ class Objective:
         """The variables of `layers` that are trained."""
         return [variable for layer in self.layers for variable in layer.trainable_variables]
 
-    def build(self, student: Any, example: Any = None) -> None:
+    def build(self, student: Any, example: Any = None, taught: TaughtInputs | None = None) -> None:
         """Make the projections of the hints.
 
         Args:
             student: The student.
             example: A batch of inputs, needed where only a pass tells a feature's shape.
                 Defaults to `None`: hints that need it stay unbuilt.
+            taught: A batch with the teacher's features, where the data brings them along.
+                Defaults to `None`: the teacher tells their shapes.
 
         Raises:
             ValueError: If a hint names a layer that does not exist, or no projection leads from
                 the student's feature to the teacher's.
         """
+        brought = None if taught is None else taught.features
         for loss in self.distillation_losses:
-            check_layers(loss, self.teacher, student)
+            check_layers(loss, self.teacher, student, brought)
         unbuilt = [hint for hint in self.hints if not hint.built]
         if not unbuilt:
             return
         shapes = []
         for model, side in ((self.teacher, "teacher"), (student, "student")):
             paths = layer_paths_of(unbuilt, side)
-            known: dict[str, Any] = {path: feature_shape(model, path) for path in paths}
+            known: dict[str, Any]
+            if side == "teacher" and brought is not None:
+                known = {path: (None, *brought[path].shape[1:]) for path in paths}
+            else:
+                known = {path: feature_shape(model, path) for path in paths}
             if any(shape is None for shape in known.values()):
                 if example is None:
                     return
@@ -207,10 +220,7 @@ class Objective:
         if isinstance(x, TaughtInputs):
             return TeacherSignals(x.outputs, x.features)
         if self.teacher is None:
-            raise ValueError(
-                "There is no teacher: a loaded Distiller is saved without it. "
-                "Set `distiller.teacher = teacher` before `fit`."
-            )
+            raise ValueError(NO_TEACHER)
         if self._teacher_reader is None:
             paths = layer_paths_of(self.distillation_losses, "teacher")
             self._teacher_reader = FeatureReader(self.teacher, paths)

@@ -528,7 +528,7 @@ def test_empty_data_set_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"teacher": "model"}, "`teacher` must be a keras.Model"),
+        ({"teacher": 5}, "`teacher` must be a keras.Model or another callable.*int: 5"),
         ({"student": 3}, "`student` must be a keras.Model"),
         ({"distillation_losses": None}, "cannot be None"),
         ({"distillation_losses": ["mse"]}, "keras_kd.losses"),

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd.first_batch import first_batch, without_losing_the_first
+from keras_kd.teachers import TaughtInputs
 
 
 class Batches(keras.utils.PyDataset):
@@ -74,3 +75,28 @@ def test_other_data_is_left_alone_and_empty_generators_are_refused():
     assert without_losing_the_first(x) == (x, None)
     with pytest.raises(ValueError, match="holds no examples"):
         without_losing_the_first(batch for batch in ())
+
+
+class TaughtBatches(Batches):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return TaughtInputs(x, x[:, :2]), y
+
+
+def _taught(kind):
+    arrays = TaughtInputs(np.ones((6, 3), "float32"), np.zeros((6, 2), "float32"))
+    if kind == "arrays":
+        return first_batch(arrays, np.arange(6))
+    if kind == "py_dataset":
+        return first_batch(TaughtBatches(3))
+    if kind == "generator":
+        return without_losing_the_first((arrays, np.arange(6)) for _ in range(2))[1]
+    return first_batch(tf.data.Dataset.from_tensor_slices((arrays, np.arange(6))).batch(6))
+
+
+@pytest.mark.parametrize("kind", ["arrays", "py_dataset", "generator", "dataset"])
+def test_outputs_that_the_data_brings_are_kept_beside_the_inputs(kind):
+    batch = _taught(kind)
+    assert batch.inputs.shape[1] == 3
+    assert batch.taught.outputs.shape[1] == 2
+    assert batch.taught.inputs is batch.inputs

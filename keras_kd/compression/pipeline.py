@@ -14,7 +14,7 @@ from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.teaching import Teaching
 from keras_kd.distiller import Distiller
 from keras_kd.first_batch import first_batch
-from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
+from keras_kd.objective import NO_TEACHER
 
 
 def compress(
@@ -62,9 +62,9 @@ def compress(
     if validation_data is not None:
         validation_data = as_batches(validation_data, "validation_data")
     example = first_batch(train)
-    given = None if example is None else example.inputs
-    stages = _check_arguments(distiller, stages, isinstance(given, TaughtInputs))
-    inputs = student_inputs(given)
+    taught = None if example is None else example.taught
+    stages = _check_arguments(distiller, stages, taught is not None)
+    inputs = None if example is None else example.inputs
     if not distiller.student.built and inputs is not None:
         distiller.student(inputs, training=False)
     student = distiller.student
@@ -74,8 +74,8 @@ def compress(
         stage.check(preview, stages[:i])
         if i + 1 < len(stages):
             preview = stage.preview(preview)
-    if distiller.objective.distils and distiller.teacher is not None:
-        distiller.objective.build(student, inputs)
+    if distiller.objective.distils:
+        distiller.objective.build(student, inputs, taught)
 
     state = StudentState(copy_model(student, inputs), pruned=already_pruned(student))
     teaching = Teaching(distiller, train, validation_data, verbose)
@@ -106,10 +106,7 @@ def _check_arguments(distiller: Any, stages: Any, taught: bool) -> list[Stage]:
             "metrics=[...]) first."
         )
     if distiller.teacher is None and distiller.objective.distils and not taught:
-        raise ValueError(
-            "There is no teacher: a loaded Distiller is saved without it. Set "
-            "`distiller.teacher = teacher` first."
-        )
+        raise ValueError(NO_TEACHER)
     stages = [stages] if isinstance(stages, Stage) else list(stages or [])
     if not stages:
         raise ValueError(

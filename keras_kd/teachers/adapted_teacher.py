@@ -26,7 +26,7 @@ class AdaptedTeacher:
 
     def __init__(
         self,
-        teacher: keras.Model,
+        teacher: Any,
         inputs: Callable[[Any], Any] | None = None,
         outputs: Callable[[Any], Any] | None = None,
     ) -> None:
