@@ -31,11 +31,9 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Each benchmarks/bench_*.py is a complete command that prints what it measured.
+# Prints the ratios of benchmarks/bench_*.py with their bounds, and writes exports/benchmarks.json.
 bench: $(STAMP)
-	@set -e; shopt -s nullglob; scripts=(benchmarks/bench_*.py); \
-	if [ $${#scripts[@]} -eq 0 ]; then echo "make bench: there is no benchmarks/bench_*.py" >&2; exit 1; fi; \
-	for script in "$${scripts[@]}"; do echo "== $$script"; $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/run.py
 
 install: $(STAMP)
 

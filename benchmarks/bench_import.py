@@ -1,15 +1,14 @@
-"""What `import keras_kd` costs beside `import keras`: fresh processes in turn, medians."""
+"""What `import keras_kd` costs beside `import keras`: fresh processes in turn."""
 
-import json
-import statistics
 import subprocess
 import sys
 
-ROUNDS = 7
+from side_by_side import compare
+
 CODE = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
-def seconds(module):
+def import_seconds(module):
     done = subprocess.run(
         [sys.executable, "-c", CODE.format(module)], capture_output=True, text=True, check=True
     )
@@ -17,15 +16,14 @@ def seconds(module):
 
 
 def main():
-    seconds("keras")  # the first one reads the files from disk
-    times = {"keras": [], "keras_kd": []}
-    for _ in range(ROUNDS):
-        for module, measured in times.items():
-            measured.append(seconds(module))
-    medians = {module: statistics.median(measured) for module, measured in times.items()}
-    ratio = medians["keras_kd"] / medians["keras"]
-    print(f"import keras_kd {medians['keras_kd']:.2f} s, import keras {medians['keras']:.2f} s")
-    print(json.dumps({"import": {"ratio": round(ratio, 3), "bound": 1.05, "rounds": ROUNDS}}))
+    import_seconds("keras")  # the first one reads the files from disk
+    compare(
+        "`import keras_kd`",
+        "`import keras`",
+        lambda: import_seconds("keras_kd"),
+        lambda: import_seconds("keras"),
+        1.05,
+    )
 
 
 if __name__ == "__main__":
