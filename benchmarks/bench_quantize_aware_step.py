@@ -1,0 +1,105 @@
+"""A step of quantization-aware training that teaches, beside one written by hand in tf_keras."""
+
+import statistics
+import time
+
+import keras
+import tensorflow as tf
+from networks import BATCH, compiled, convolutional, images
+from side_by_side import compare
+
+import keras_kd as kd
+from keras_kd.compression.bridge import to_tf_keras
+from keras_kd.compression.quantized_model import calibrate, quantize
+from keras_kd.compression.tf_keras_trainer import TfKerasTrainer
+from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+
+STEPS, TEMPERATURE = 30, 4.0
+tf_keras, tfmot = import_tf_keras(), import_tfmot()
+
+
+class StepTimes(tf_keras.callbacks.Callback):
+    """The seconds between the ends of two steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.ends = []
+
+    def on_train_batch_end(self, batch, logs=None):  # noqa: D102
+        self.ends.append(time.perf_counter())
+
+
+class ByHand(tf_keras.Model):
+    """What a user of TF-MOT would write: cross-entropy and KL from a teacher of tf_keras."""
+
+    def __init__(self, teacher, student):
+        super().__init__()
+        self.teacher, self.student = teacher, student
+        self.teacher.trainable = False
+        self.divergence = tf_keras.losses.KLDivergence()
+
+    def train_step(self, data):
+        """Teach the student one batch."""
+        x, y = data
+        teacher = self.teacher(x, training=False)
+        with tf.GradientTape() as tape:
+            logits = self.student(x, training=True)
+            hard = self.compiled_loss(y, logits)
+            soft = TEMPERATURE**2 * self.divergence(
+                tf.nn.softmax(teacher / TEMPERATURE), tf.nn.softmax(logits / TEMPERATURE)
+            )
+            loss = 0.5 * hard + 0.5 * soft
+        variables = self.student.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.compiled_metrics.update_state(y, logits)
+        results = {metric.name: metric.result() for metric in self.metrics}
+        return {**results, "kl_divergence": soft}
+
+
+def step_seconds(model, x, y):
+    times = StepTimes()
+    model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[times])
+    return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
+
+
+def ours(teacher, student, x):
+    distiller = compiled(kd.Distiller(teacher, student, kd.losses.KLDivergence(TEMPERATURE)))
+    quantized = quantize(to_tf_keras(student), False)
+    calibrate(quantized.model, [x[:BATCH]])
+    objective = distiller.objective.without_missing_hints(quantized.model, quantized.layer_names)
+    metrics = keras.src.trainers.compile_utils.CompileMetrics(["accuracy"], None)
+    trainer = TfKerasTrainer(quantized.model, objective, metrics, [])
+    trainer.compile(optimizer=tf_keras.optimizers.SGD(0.01))
+    return trainer
+
+
+def by_hand(teacher, student):
+    quantized = tfmot.quantization.keras.quantize_model(to_tf_keras(student).model)
+    model = ByHand(to_tf_keras(teacher).model, quantized)
+    model.compile(
+        tf_keras.optimizers.SGD(0.01),
+        loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def main():
+    keras.utils.set_random_seed(0)
+    x, y = images(STEPS)
+    teacher, student = convolutional(32, "teacher"), convolutional(16, "student")
+    models = [ours(teacher, student, x), by_hand(teacher, student)]
+    runs = [lambda model=model: step_seconds(model, x, y) for model in models]
+    for run in runs:
+        run()  # traces
+    compare(
+        "quantization-aware step",
+        "TF-MOT by hand in tf_keras with the same loss",
+        *runs,
+        1.0,
+    )
+
+
+if __name__ == "__main__":
+    main()
