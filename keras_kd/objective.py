@@ -22,6 +22,7 @@ from keras_kd.hints import Hint
 from keras_kd.labels import class_labels
 from keras_kd.losses.base import DistillationLoss
 from keras_kd.schedules import Scheduled, Schedules, is_schedule
+from keras_kd.teachers.inference_reader import InferenceReader
 from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
 
 NO_TEACHER = (
@@ -87,7 +88,7 @@ class Objective:
     @teacher.setter
     def teacher(self, teacher: Any) -> None:
         self._teacher = teacher
-        self._teacher_reader: FeatureReader | None = None
+        self._teacher_reader: InferenceReader | None = None
 
     @property
     def stopped(self) -> bool:
@@ -223,8 +224,8 @@ class Objective:
             raise ValueError(NO_TEACHER)
         if self._teacher_reader is None:
             paths = layer_paths_of(self.distillation_losses, "teacher")
-            self._teacher_reader = FeatureReader(self.teacher, paths)
-        outputs, features = self._teacher_reader.run(self.teacher, x, training=False)
+            self._teacher_reader = InferenceReader(self.teacher, paths)
+        outputs, features = self._teacher_reader.run(self.teacher, x)
         return TeacherSignals(
             keras.tree.map_structure(ops.stop_gradient, outputs),
             keras.tree.map_structure(ops.stop_gradient, features),

@@ -9,10 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.features import FeatureReader
 from keras_kd.losses.top_k_logits import TopKLogits, top_k_logits
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 from keras_kd.teachers.cache_records import INPUTS, Leaf, input_fingerprints, leaf_of
+from keras_kd.teachers.inference_reader import InferenceReader
 
 Flat = dict[str, tf.Tensor]
 
@@ -46,7 +46,7 @@ class TeacherPass:
         temperature: float | None = None,
     ) -> None:
         self._teacher = teacher
-        self._reader = FeatureReader(teacher, layers) if layers else None
+        self._reader = InferenceReader(teacher, layers) if _is_model(teacher) or layers else None
         self._dtype = dtype
         self._top_k = top_k
         self._temperature = temperature
@@ -56,7 +56,7 @@ class TeacherPass:
         self.leaves: list[Leaf] = []
         self.fixed_batch = _fixed_batch(teacher)
         self._run = self._evaluate
-        if isinstance(teacher, (keras.layers.Layer, AdaptedTeacher)):
+        if _is_model(teacher):
             specs = tf.nest.map_structure(self._any_batch, inputs)
             self._run = tf.function(self._evaluate, input_signature=[specs], autograph=False)
 
@@ -87,7 +87,7 @@ class TeacherPass:
 
     def _evaluate(self, inputs: Any) -> tuple[Flat, Flat]:
         if self._reader is not None:
-            outputs, features = self._reader.run(self._teacher, inputs, training=False)
+            outputs, features = self._reader.run(self._teacher, inputs)
         else:
             outputs, features = _call(self._teacher, inputs), {}
         if self._top_k is not None:
@@ -150,9 +150,11 @@ def _fixed_batch(teacher: Any) -> int | None:
     return min(sizes) if sizes else None
 
 
+def _is_model(teacher: Any) -> bool:
+    return isinstance(teacher, (keras.layers.Layer, AdaptedTeacher))
+
+
 def _call(teacher: Any, inputs: Any) -> Any:
-    if isinstance(teacher, (keras.layers.Layer, AdaptedTeacher)):
-        return teacher(inputs, training=False)
     try:
         takes_training = "training" in inspect.signature(teacher).parameters
     except (TypeError, ValueError):
