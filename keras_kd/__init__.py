@@ -20,6 +20,7 @@ if _keras.backend.backend() != "tensorflow":
 from keras_kd import losses as losses
 from keras_kd import teachers as teachers
 from keras_kd._version import __version__ as __version__
+from keras_kd.compression.cluster import Cluster as Cluster
 from keras_kd.compression.compressed_model import CompressedModel as CompressedModel
 from keras_kd.compression.compressed_model import load_compressed as load_compressed
 from keras_kd.compression.pipeline import compress as compress

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_kd.compression.same_layers import same_layers
 from keras_kd.compression.tfmot import import_tf_keras
+from keras_kd.features import find_layer
 
 _TOLERANCE = 1e-5
 
@@ -83,6 +84,26 @@ def to_tf_keras(model: keras.Model) -> BridgedModel:
     bridged = builder.build(model)
     _verify(model, bridged)
     return BridgedModel(bridged, builder.layer_names, builder.weight_layers)
+
+
+def copy_back(bridged: BridgedModel, model: keras.Model) -> None:
+    """Copy the weights of a bridged model, trained meanwhile, back to where they came from.
+
+    Args:
+        bridged: What `to_tf_keras(model)` returned.
+        model: The Keras 3 model; its weights are set.
+    """
+    layers = {layer.name: layer for layer in bridged.model.layers}
+    for path, names in bridged.weight_layers.items():
+        layer = find_layer(model, path)
+        holders = [layers[name] for name in names]
+        if hasattr(holders[0], "copy_weights"):
+            targets = [*layer.trainable_variables, *layer.non_trainable_variables]
+        else:
+            targets = operation_weights(layer)
+        values = [weight for holder in holders for weight in holder.weights]
+        for target, value in zip(targets, values, strict=True):
+            target.assign(np.asarray(value))
 
 
 def _is_graph(model: Any) -> bool:

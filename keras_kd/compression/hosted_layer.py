@@ -12,6 +12,10 @@ import keras
 import tensorflow as tf
 import tf_keras
 
+from keras_kd.compression.tfmot import import_tfmot
+
+_ClusterableLayer: Any = import_tfmot().clustering.keras.ClusterableLayer
+
 _TENSOR = "__keras_kd_tensor_{}__"
 
 
@@ -42,11 +46,12 @@ def call_template(args: Any, kwargs: Any, is_tensor: Any) -> tuple[str, list[Any
 
 
 @tf_keras.utils.register_keras_serializable(package="keras_kd")
-class HostedLayer(tf_keras.layers.Layer):
+class HostedLayer(tf_keras.layers.Layer, _ClusterableLayer):
     """Runs an operation or a layer of Keras 3 inside a model of `tf_keras`.
 
     For what has no equal in `tf_keras`: operators such as `x + 3.0`, newer layers, layers of
-    one's own. Weights are trained, losses and updates of state count.
+    one's own. Weights are trained, losses and updates of state count. The kernels of `EinsumDense`
+    and of what is made of it, of recurrent layers and the like can be clustered.
 
     Args:
         operation: The operation, as JSON of `keras.saving.serialize_keras_object`.
@@ -85,7 +90,7 @@ class HostedLayer(tf_keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Create the weights, those of the Keras 3 layer."""
         operation = self.operation
-        self._trained: list[Any] = []
+        self._trained: list[str] = []
         self._state: list[Any] = []
         if isinstance(operation, keras.layers.Layer):
             if not operation.built:
@@ -98,7 +103,9 @@ class HostedLayer(tf_keras.layers.Layer):
                 )
                 operation(*args, **kwargs)
             for i, variable in enumerate(operation.trainable_variables):
-                self._trained.append(self._mirror(f"trained_{i}", variable, True))
+                # An attribute each, which TF-MOT replaces by the clustered weight.
+                setattr(self, f"trained_{i}", self._mirror(f"trained_{i}", variable, True))
+                self._trained.append(f"trained_{i}")
             for i, variable in enumerate(operation.non_trainable_variables):
                 self._state.append(self._mirror(f"state_{i}", variable, False))
         super().build(input_shape)
@@ -122,7 +129,11 @@ class HostedLayer(tf_keras.layers.Layer):
             # A learning phase known only at run time occurs while a model is being assembled.
             kwargs["training"] = bool(tf.get_static_value(training) or False)
         outputs, state, losses = operation.stateless_call(
-            list(self._trained), list(self._state), *args, return_losses=True, **kwargs
+            [getattr(self, name) for name in self._trained],
+            list(self._state),
+            *args,
+            return_losses=True,
+            **kwargs,
         )
         for variable, value in zip(self._state, state, strict=True):
             if value is not variable:
@@ -136,11 +147,26 @@ class HostedLayer(tf_keras.layers.Layer):
         if not isinstance(layer, keras.layers.Layer):
             return
         for mirror, variable in zip(
-            self._trained + self._state,
+            [*(getattr(self, name) for name in self._trained), *self._state],
             [*layer.trainable_variables, *layer.non_trainable_variables],
             strict=True,
         ):
             mirror.assign(keras.ops.convert_to_numpy(variable.value))
+
+    def get_clusterable_weights(self) -> list[tuple[str, Any]]:
+        """Return name and variable of each kernel, for TF-MOT."""
+        from keras_kd.compression.prune import layer_kernels
+
+        if not isinstance(self.operation, keras.layers.Layer):
+            return []
+        kernels = {id(kernel) for kernel in layer_kernels(self.operation)}
+        return [
+            (name, getattr(self, name))
+            for name, variable in zip(
+                self._trained, self.operation.trainable_variables, strict=True
+            )
+            if id(variable) in kernels
+        ]
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""

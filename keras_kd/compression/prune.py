@@ -325,6 +325,11 @@ def prunable_weights(
     return kernels, skipped
 
 
+def layer_kernels(layer: Any) -> list[keras.Variable]:
+    """Return the kernels of a Keras 3 layer, with those of the layers that it is made of."""
+    return _layer_kernels(layer, _registry())[0]
+
+
 def _registry() -> dict[str, list[str]]:
     import_tfmot()
     from tensorflow_model_optimization.python.core.sparsity.keras import prune_registry

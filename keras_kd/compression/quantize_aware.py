@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_kd.compression.bridge import check_bridgeable, to_tf_keras
+from keras_kd.compression.kept_values import kept_values
 from keras_kd.compression.layer_record import already_pruned
 from keras_kd.compression.prune import Prune
 from keras_kd.compression.quantized_model import (
@@ -17,7 +18,6 @@ from keras_kd.compression.quantized_model import (
     calibrate,
     quantize,
     widen_empty_ranges,
-    zero_masks,
 )
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.teaching import as_dataset
@@ -102,8 +102,6 @@ class QuantizeAware(Stage):
 
     def run(self, state: StudentState, teaching: Any) -> None:
         """Train for 8 bits; the state's model becomes a `tf_keras` model."""
-        from keras_kd.compression.tf_keras_trainer import TfKerasTrainer, to_tf_keras_optimizer
-
         quantized = quantize(to_tf_keras(state.model), state.pruned)
         _warn_of_float_layers(quantized)
         state.structure = state.model
@@ -116,25 +114,14 @@ class QuantizeAware(Stage):
             student_inputs(keras.utils.unpack_x_y_sample_weight(batch)[0])
             for batch in itertools.islice(iter(train), self.calibration_batches)
         )
-        masks = zero_masks(state.model) if state.pruned else []
         calibrate(state.model, inputs)
-        trainer = TfKerasTrainer(
-            state.model, teaching.objective_for(state), teaching.metrics(), masks
-        )
-        trainer.compile(
-            optimizer=to_tf_keras_optimizer(self.make_optimizer()),
-            run_eagerly=teaching.distiller.run_eagerly,
-        )
-        history = trainer.fit(
-            train,
-            validation_data=as_dataset(teaching.validation_data),
-            epochs=self.epochs,
-            verbose=teaching.verbose,
+        state.history[self.name] = teaching.fit_in_tf_keras(
+            state,
+            self.make_optimizer(),
+            self.epochs,
+            kept_values(state.model.trainable_variables, state.pruned),
         )
         widen_empty_ranges(state.model)
-        state.history[self.name] = {
-            key: [float(value) for value in values] for key, values in history.history.items()
-        }
         state.quantization_aware = True
         self._take_notes(state, quantized)
 

@@ -231,19 +231,3 @@ def widen_empty_ranges(model: Any) -> None:
             widening = np.where(limit == 0.0, widest, 0.0)
             low.assign(low - widening)
             high.assign(high + widening)
-
-
-def zero_masks(model: Any) -> list[tuple[Any, Any]]:
-    """Return variable and mask for every kernel that has zeros.
-
-    Args:
-        model: A `tf_keras` model.
-    """
-    masks = []
-    for variable in model.trainable_variables:
-        if variable.shape.rank is None or variable.shape.rank < 2:
-            continue
-        mask = np.asarray(variable) != 0
-        if mask.any() and not mask.all():
-            masks.append((variable, tf.constant(mask, variable.dtype)))
-    return masks

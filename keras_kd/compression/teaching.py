@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_kd.compression.kept_values import KeptValues
 from keras_kd.compression.stage import StudentState
 from keras_kd.distiller import Distiller
 from keras_kd.objective import Objective
@@ -77,6 +78,34 @@ class Teaching:
             jit_compile=self.distiller.jit_compile,
         )
         yield trainer
+
+    def fit_in_tf_keras(
+        self, state: StudentState, optimizer: Any, epochs: int, kept: Sequence[KeptValues]
+    ) -> dict[str, list[float]]:
+        """Teach a `tf_keras` student.
+
+        Args:
+            state: The student; its model is a `tf_keras` model.
+            optimizer: A Keras 3 optimizer, of a class that `tf_keras` has too.
+            epochs: Number of epochs.
+            kept: The weights that stay zero or equal.
+
+        Returns:
+            The history: one list a metric.
+        """
+        from keras_kd.compression.tf_keras_trainer import TfKerasTrainer, to_tf_keras_optimizer
+
+        trainer = TfKerasTrainer(state.model, self.objective_for(state), self.metrics(), kept)
+        trainer.compile(
+            optimizer=to_tf_keras_optimizer(optimizer), run_eagerly=self.distiller.run_eagerly
+        )
+        history = trainer.fit(
+            as_dataset(self.train),
+            validation_data=as_dataset(self.validation_data),
+            epochs=epochs,
+            verbose=self.verbose,
+        )
+        return {key: [float(v) for v in values] for key, values in history.history.items()}
 
     def user_metrics(self) -> tuple[Any, Any]:
         """Return fresh copies of the metrics and weighted metrics given to `compile`."""

@@ -5,12 +5,14 @@ Imports `tf_keras`: import this module only inside functions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 import tf_keras
 
+from keras_kd.compression.kept_values import KeptValues
 from keras_kd.labels import class_labels
 from keras_kd.objective import Objective
 from keras_kd.teachers.taught_inputs import student_inputs
@@ -25,11 +27,11 @@ class TfKerasTrainer(tf_keras.Model):
         student: A `tf_keras` model.
         objective: The objective for this student.
         metrics: An object with `update_state`, `result` and `reset_state`, or `None`.
-        masks: Variables and masks that are applied after every step.
+        kept: The weights that stay zero or equal to one another.
     """
 
     def __init__(
-        self, student: Any, objective: Objective, metrics: Any, masks: list[tuple[Any, Any]]
+        self, student: Any, objective: Objective, metrics: Any, kept: Sequence[KeptValues]
     ) -> None:
         super().__init__(name=f"{student.name}_trainer")
         self.student = student
@@ -38,7 +40,7 @@ class TfKerasTrainer(tf_keras.Model):
             for name in ("distillation_loss", *objective.names, "loss", "student_loss")
         }
         # tf_keras would take what is assigned the usual way for layers and weights of its own.
-        object.__setattr__(self, "_teaching", (objective, metrics, trackers, masks))
+        object.__setattr__(self, "_teaching", (objective, metrics, trackers, kept))
 
     @property
     def metrics(self) -> list[Any]:
@@ -60,7 +62,7 @@ class TfKerasTrainer(tf_keras.Model):
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, Any]:
         """Teach the student one batch."""
-        objective, _, _, masks = self._teaching
+        objective, _, _, kept = self._teaching
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         signals = objective.teacher_signals(x)
         with tf.GradientTape() as tape:
@@ -72,11 +74,16 @@ class TfKerasTrainer(tf_keras.Model):
             *(variable.value for variable in objective.trainable_variables),
         ]
         gradients = tape.gradient(losses["loss"], variables)
+        projections = {id(weights.variable): weights.project for weights in kept}
         self.optimizer.apply_gradients(
-            [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+            [
+                (projections[id(v)](g) if id(v) in projections else g, v)
+                for g, v in zip(gradients, variables, strict=True)
+                if g is not None
+            ]
         )
-        for variable, mask in masks:
-            variable.assign(variable * mask)
+        for weights in kept:
+            weights.variable.assign(weights.project(weights.variable))
         return self._track(losses, x, y, y_pred, sample_weight)
 
     @tf.autograph.experimental.do_not_convert

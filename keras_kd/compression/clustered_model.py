@@ -1,0 +1,140 @@
+"""Putting TF-MOT's weight clustering into a bridged student, and taking it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.compression.bridge import BridgedModel
+from keras_kd.compression.layer_choice import LayerChoice
+from keras_kd.compression.layer_record import leaf_layers
+from keras_kd.compression.prune import prunable_weights
+from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+
+INITIALIZATIONS = {
+    "kmeans++": "KMEANS_PLUS_PLUS",
+    "density": "DENSITY_BASED",
+    "linear": "LINEAR",
+    "random": "RANDOM",
+}
+
+
+def layers_to_cluster(
+    model: keras.Model, number_of_clusters: int, per_channel: bool, choice: LayerChoice
+) -> tuple[dict[str, list[Any]], dict[str, str]]:
+    """Find the layers of a Keras 3 student that TF-MOT can cluster.
+
+    Args:
+        model: The student.
+        number_of_clusters: Number of values that a kernel, or a channel of it, may have.
+        per_channel: Whether convolutions are clustered channel by channel.
+        choice: The layers to treat.
+
+    Returns:
+        The kernels by the path of their layer, and the reason by path for the other layers with
+        weights.
+    """
+    kernels, skipped = prunable_weights(model, choice)
+    skipped = {path: reason.replace("prune", "cluster") for path, reason in skipped.items()}
+    leaves = dict(leaf_layers(model))
+    for path, weights in list(kernels.items()):
+        by_channel = per_channel and is_clustered_by_channel(leaves[path])
+        group = "channel" if by_channel else "kernel"
+        sizes = [
+            int(np.prod(weight.shape[:-1] if by_channel else weight.shape)) for weight in weights
+        ]
+        if max(sizes) <= number_of_clusters:
+            skipped[path] = (
+                f"a {group} of it has {max(sizes)} weights, no more than {number_of_clusters} "
+                "clusters"
+            )
+            del kernels[path]
+    return kernels, skipped
+
+
+def is_clustered_by_channel(layer: Any) -> bool:
+    """Whether TF-MOT clusters layers of this kind channel by channel, if asked to."""
+    return type(layer).__name__ in ("Conv2D", "SeparableConv2D")
+
+
+def cluster(
+    bridged: BridgedModel,
+    paths: Mapping[str, Any],
+    number_of_clusters: int,
+    initialization: str,
+    per_channel: bool,
+    pruned: bool,
+) -> tuple[Any, set[str]]:
+    """Wrap the layers at `paths` into TF-MOT's clustering.
+
+    Args:
+        bridged: The student in `tf_keras`.
+        paths: Paths of the layers to cluster.
+        number_of_clusters: Number of values that a kernel, or a channel of it, may have.
+        initialization: How the first centroids are found, a key of `INITIALIZATIONS`.
+        per_channel: Whether convolutions are clustered channel by channel.
+        pruned: Whether zeros stay zero.
+
+    Returns:
+        The `tf_keras` model, and the names of the layers in `bridged.model` that were wrapped.
+    """
+    tf_keras, clustering = import_tf_keras(), import_tfmot().clustering.keras
+    wanted = {name for path in paths for name in bridged.weight_layers[path]}
+    centroids = clustering.CentroidInitialization[INITIALIZATIONS[initialization]]
+    wrapped: set[str] = set()
+
+    def wrap(layer: Any) -> Any:
+        kernels = _kernels(layer) if layer.name in wanted else []
+        if not kernels:
+            return layer
+        zeros = pruned and any((kernel == 0).any() for kernel in kernels)
+        channels = (
+            per_channel
+            and type(layer) is tf_keras.layers.Conv2D
+            and _every_channel_has(kernels[0], number_of_clusters)
+        )
+        if not channels and any(_distinct(kernel) <= number_of_clusters for kernel in kernels):
+            return layer
+        wrapped.add(layer.name)
+        return clustering.cluster_weights(
+            layer,
+            number_of_clusters,
+            centroids,
+            preserve_sparsity=zeros,
+            cluster_per_channel=channels,
+        )
+
+    return tf_keras.models.clone_model(bridged.model, clone_function=wrap), wrapped
+
+
+def strip(model: Any) -> Any:
+    """Return a clustered `tf_keras` model without TF-MOT's wrappers."""
+    return import_tfmot().clustering.keras.strip_clustering(model)
+
+
+def _kernels(layer: Any) -> list[np.ndarray]:
+    """Return the weights that TF-MOT clusters in a layer of `tf_keras`; none where it cannot."""
+    import_tfmot()
+    from tensorflow_model_optimization.python.core.clustering.keras import (
+        clusterable_layer,
+        clustering_registry,
+    )
+
+    if isinstance(layer, clusterable_layer.ClusterableLayer):
+        return [np.asarray(weight) for _, weight in layer.get_clusterable_weights()]
+    registry = clustering_registry.ClusteringRegistry
+    names = registry._LAYERS_WEIGHTS_MAP.get(type(layer), [])
+    return [np.asarray(getattr(layer, name)) for name in names]
+
+
+def _distinct(kernel: np.ndarray) -> int:
+    return len(np.unique(kernel))
+
+
+def _every_channel_has(kernel: np.ndarray, number_of_clusters: int) -> bool:
+    # TF-MOT needs the same number of centroids in each channel, which a channel of zeros lacks.
+    channels = np.moveaxis(kernel, -1, 0)
+    return all(_distinct(channel) > number_of_clusters for channel in channels)
