@@ -24,6 +24,7 @@ from keras_kd.outputs import (
 from keras_kd.structures import Path, arrange, at, leaves
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher, unadapted
 from keras_kd.teachers.callable_teacher import CallableTeacher
+from keras_kd.teachers.ensemble import Ensemble
 from keras_kd.teachers.taught_inputs import TaughtInputs
 
 _KerasLogits = keras.distillation.LogitsDistillation
@@ -37,8 +38,8 @@ def check_teacher(teacher: Any, student: keras.Model, losses: list[Any]) -> None
             logits.
     """
     adapted = isinstance(teacher, AdaptedTeacher)
-    if not adapted or teacher.inputs_function is None:
-        _check_inputs(teacher.teacher if adapted else teacher, student)
+    for model in _models_of_student_inputs(teacher):
+        _check_inputs(model, student)
     for role, model in (("teacher", teacher), ("student", student)):
         activations = last_activation(model)
         for part, path in compared_outputs(losses):
@@ -49,6 +50,17 @@ def check_teacher(teacher: Any, student: keras.Model, losses: list[Any]) -> None
     student_outputs = output_structure(student)
     if teacher_outputs is not None and student_outputs is not None:
         check_shapes(teacher_outputs, student_outputs, losses)
+
+
+def _models_of_student_inputs(teacher: Any) -> list[Any]:
+    if isinstance(teacher, Ensemble):
+        return [model for member in teacher.members for model in _models_of_student_inputs(member)]
+    if isinstance(teacher, CallableTeacher):
+        return _models_of_student_inputs(teacher.teacher)
+    if isinstance(teacher, AdaptedTeacher):
+        adapted = teacher.inputs_function is not None
+        return [] if adapted else _models_of_student_inputs(teacher.teacher)
+    return [teacher] if isinstance(teacher, keras.Model) else []
 
 
 def _check_inputs(teacher: Any, student: Any) -> None:

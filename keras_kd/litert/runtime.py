@@ -170,6 +170,17 @@ class LiteRuntime:
             [describe(d, n) for d, n in zip(self._output_details, self.output_names, strict=True)],
         )
 
+    def output_specs(self) -> list[Input]:
+        """Return name, shape and type of every output, as `predict` gives them."""
+        return [
+            Input(
+                name=name,
+                shape=tuple(None if s == -1 else int(s) for s in d["shape_signature"]),
+                dtype=np.dtype(np.float32 if _is_quantized(d) else d["dtype"]),
+            )
+            for d, name in zip(self._output_details, self.output_names, strict=True)
+        ]
+
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch of any size.
 

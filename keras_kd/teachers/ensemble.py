@@ -1,0 +1,238 @@
+"""Ensemble: several teachers that speak as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_kd.losses.base import require_positive
+from keras_kd.losses.logits import log_probabilities
+from keras_kd.outputs import PROBABILITIES, last_activation, look_like_probabilities
+from keras_kd.teachers.callable_teacher import as_teacher, supports_jit
+
+
+class Ensemble:
+    """Several teachers that teach as one: the mean of their probabilities or of their logits.
+
+    With `combine="probabilities"` the mean is that of the softened probabilities, and is given
+    back as logits: `T log(sum_i w_i softmax(z_i / T))`, computed in log space. A loss with the
+    same temperature `T` then compares the student with exactly that mean. With
+    `combine="logits"` it is `sum_i w_i z_i`. The weights are divided by their sum.
+
+    Members may be anything that may be a teacher, another ensemble included. A hint names a layer
+    of a member by the member's place, counted from 0: `"teacher_1/block3_out"`; `"teacher_1"` is
+    what the member returns. Where members return several outputs, each is combined by itself.
+
+    Args:
+        teachers: The members, whose outputs are logits `[batch, ..., classes]` of equal shapes.
+        weights: A weight for each member, not negative. Defaults to `None`, all equal.
+        combine: `"probabilities"` or `"logits"`. Defaults to `"probabilities"`.
+        temperature: The temperature `T`, that of the losses that read the outputs; it counts for
+            `combine="probabilities"`. Defaults to `1.0`.
+        from_logits: Whether the members return logits; if not, they return probabilities, whose
+            logarithms stand for the logits. Defaults to `True`.
+        name: Name of the ensemble. Defaults to `"ensemble"`.
+
+    Raises:
+        ValueError: If there is no member, one cannot be a teacher or ends in a softmax although
+            `from_logits` is `True`, or an argument is out of range.
+
+    Example:
+
+    ```python
+    teachers = [keras.saving.load_model(path) for path in paths]
+    distiller = keras_kd.Distiller(
+        keras_kd.teachers.Ensemble(teachers, temperature=4.0),
+        student,
+        [
+            keras_kd.losses.KLDivergence(temperature=4.0),
+            keras_kd.Hint("teacher_1/block3_out", "block2_out"),
+        ],
+    )
+    ```
+
+    References:
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531 (both
+        means, of probabilities and of logits).
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[Callable[..., Any]],
+        weights: Sequence[float] | None = None,
+        combine: str = "probabilities",
+        temperature: float = 1.0,
+        from_logits: bool = True,
+        name: str = "ensemble",
+    ) -> None:
+        if not isinstance(teachers, (list, tuple)) or not teachers:
+            raise ValueError(
+                "An Ensemble takes a list of one teacher or more, but received "
+                f"{type(teachers).__name__}: {teachers!r}."
+            )
+        if combine not in ("probabilities", "logits"):
+            raise ValueError(
+                f'`combine` must be "probabilities" or "logits", but received {combine!r}.'
+            )
+        require_positive("Ensemble", temperature=temperature)
+        self.teachers = list(teachers)
+        self.layers = [
+            _Member(as_teacher(teacher), f"teacher_{i}") for i, teacher in enumerate(teachers)
+        ]
+        self.shares = _shares(weights, len(teachers))
+        self.combine = combine
+        self.temperature = float(temperature)
+        self.from_logits = from_logits
+        self.name = name
+        if from_logits:
+            for member in self.layers:
+                for activation in keras.tree.flatten(last_activation(member.teacher)):
+                    if activation in PROBABILITIES:
+                        raise ValueError(_ends_in(member, activation))
+
+    @property
+    def members(self) -> list[Any]:
+        """The members as they are called."""
+        return [member.teacher for member in self.layers]
+
+    @property
+    def weights(self) -> list[Any]:
+        """The weights of every member that has some."""
+        return [w for teacher in self.teachers for w in getattr(teacher, "weights", None) or []]
+
+    @property
+    def supports_jit(self) -> bool:
+        """Whether XLA is known to be able to compile every member."""
+        return all(supports_jit(member) for member in self.members)
+
+    def check(self, inputs: Any) -> None:
+        """Refuse members whose outputs on a first batch cannot be combined.
+
+        Args:
+            inputs: A batch of inputs.
+
+        Raises:
+            ValueError: If their structures or shapes differ, or they are probabilities although
+                `from_logits` is `True`, or the other way around.
+        """
+        outputs = []
+        for member in self.layers:
+            check = getattr(member.teacher, "check", None)
+            if callable(check):
+                check(inputs)
+            outputs.append(member(inputs))
+            for output in keras.tree.flatten(outputs[-1]):
+                if self.combine == "probabilities" and output.shape[-1] == 1:
+                    raise ValueError(
+                        f"Member '{member.name}' ({_name(member)}) of the ensemble returns one "
+                        "number an example, of which a softmax makes 1. Use "
+                        'Ensemble(..., combine="logits").'
+                    )
+                probable = look_like_probabilities(ops.convert_to_numpy(output))
+                if probable and self.from_logits:
+                    raise ValueError(_ends_in(member, "softmax"))
+                if not probable and not self.from_logits:
+                    raise ValueError(
+                        f"Member '{member.name}' ({_name(member)}) of the ensemble does not "
+                        "return probabilities, though from_logits=False. If it returns logits, "
+                        "use Ensemble(..., from_logits=True)."
+                    )
+        _check_equal(self.layers, outputs)
+
+    def __call__(self, x: Any) -> Any:
+        """Return the combined logits for a batch of inputs, in float32 or wider."""
+        outputs = [member(x) for member in self.layers]
+        _check_equal(self.layers, outputs)
+        return keras.tree.map_structure(self._combine, *outputs)
+
+    def _combine(self, *outputs: Any) -> Any:
+        wide = [_wide(output) for output in outputs]
+        logits = wide if self.from_logits else [log_probabilities(output) for output in wide]
+        if self.combine == "logits":
+            return sum(w * z for w, z in zip(self.shares, logits, strict=True) if w)
+        terms = [
+            ops.log_softmax(z / self.temperature, axis=-1) + math.log(w)
+            for w, z in zip(self.shares, logits, strict=True)
+            if w
+        ]
+        return self.temperature * ops.logsumexp(ops.stack(terms), axis=0)
+
+
+class _Member:
+    """A member of an ensemble, under its place's name."""
+
+    def __init__(self, teacher: Any, name: str) -> None:
+        self.teacher = teacher
+        self.name = name
+
+    @property
+    def layers(self) -> list[Any]:
+        return self.teacher.layers
+
+    def call(self, x: Any) -> Any:
+        return self.teacher(x, training=False)
+
+    def __call__(self, x: Any) -> Any:
+        # A hint at the member itself is read from `call`, as with a layer.
+        return self.call(x)
+
+
+def _name(member: _Member) -> str:
+    return member.teacher.name
+
+
+def _ends_in(member: _Member, activation: str) -> str:
+    return (
+        f"Member '{member.name}' ({_name(member)}) of the ensemble ends in {activation}, but an "
+        f"Ensemble combines logits: it would take the {activation} twice. Remove the member's last "
+        "activation, or, if every member returns probabilities, use "
+        "Ensemble(..., from_logits=False)."
+    )
+
+
+def _wide(output: Any) -> Any:
+    dtype = keras.backend.standardize_dtype(output.dtype)
+    return output if dtype == "float64" else ops.cast(output, "float32")
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
+    if weights is None:
+        return [1.0 / count] * count
+    values = np.asarray(weights, "float64")
+    if values.shape != (count,):
+        raise ValueError(
+            f"An Ensemble of {count} teachers takes {count} weights, but received {weights!r}."
+        )
+    if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
+        raise ValueError(
+            "The weights of an Ensemble must be numbers that are not negative and not all zero, "
+            f"but received {weights!r}."
+        )
+    return (values / values.sum()).tolist()
+
+
+def _check_equal(members: Sequence[_Member], outputs: Sequence[Any]) -> None:
+    first = members[0]
+    for member, output in zip(members[1:], outputs[1:], strict=True):
+        try:
+            keras.tree.assert_same_structure(outputs[0], output)
+            pairs = zip(keras.tree.flatten(outputs[0]), keras.tree.flatten(output), strict=True)
+            equal = all(tuple(a.shape[1:]) == tuple(b.shape[1:]) for a, b in pairs)
+        except (TypeError, ValueError):
+            equal = False
+        if not equal:
+            shapes = [
+                keras.tree.map_structure(lambda part: tuple(part.shape[1:]), structure)
+                for structure in (outputs[0], output)
+            ]
+            raise ValueError(
+                "The members of an ensemble must return outputs of equal shape, but (without the "
+                f"batch) '{first.name}' ({_name(first)}) returns {shapes[0]} and "
+                f"'{member.name}' ({_name(member)}) {shapes[1]}. Bring them to one form: "
+                "Ensemble([first, lambda x: keras.ops.take(second(x), classes, axis=-1)])."
+            )

@@ -1,0 +1,170 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd.teachers import Ensemble
+
+SparseCE = keras.losses.SparseCategoricalCrossentropy
+
+
+def network(units, name, outputs=1, end=None):
+    inputs = keras.Input((5,))
+    hidden = keras.layers.Dense(units, activation="relu", name="hidden")(inputs)
+    ends = [keras.layers.Dense(3, activation=end)(hidden) for _ in range(outputs)]
+    return keras.Model(inputs, ends[0] if outputs == 1 else ends, name=name)
+
+
+def constant(values):
+    return lambda x: tf.convert_to_tensor(values)
+
+
+def softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def logits(seed, scale=1.0):
+    return scale * np.random.default_rng(seed).normal(size=(4, 3))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("weights", [None, [2.0, 1.0, 0.0]])
+def test_softened_probabilities_of_the_outputs_are_the_mean_of_the_members(temperature, weights):
+    z = [logits(seed, 3.0) for seed in range(3)]
+    ensemble = Ensemble([constant(v) for v in z], weights, temperature=temperature)
+    outputs = ensemble(None).numpy()
+    assert outputs.dtype == np.float64
+    shares = np.array(weights or [1.0, 1.0, 1.0]) / sum(weights or [1.0, 1.0, 1.0])
+    expected = sum(w * softmax(v / temperature) for w, v in zip(shares, z, strict=True))
+    np.testing.assert_allclose(softmax(outputs / temperature), expected, rtol=1e-12)
+    np.testing.assert_allclose(outputs, temperature * np.log(expected), rtol=1e-10)
+
+
+def test_logits_of_a_thousand_stay_finite_and_right():
+    a = np.array([[1000.0, 0.0, -1000.0]], "float32")
+    b = np.array([[-1000.0, 1000.0, 0.0]], "float32")
+    outputs = Ensemble([constant(a), constant(b)], weights=[3, 1])(None).numpy()
+    # log(w exp(0)) where one member is sure; below, log(w) + the larger of the differences.
+    expected = [[np.log(0.75), np.log(0.25), np.log(0.25) - 1000.0]]
+    np.testing.assert_allclose(outputs, expected, rtol=1e-6)
+
+
+def test_weighted_mean_of_logits():
+    z = [logits(seed) for seed in range(2)]
+    outputs = Ensemble([constant(v) for v in z], [1, 3], combine="logits")(None).numpy()
+    np.testing.assert_allclose(outputs, 0.25 * z[0] + 0.75 * z[1], rtol=1e-12)
+
+
+def test_members_that_return_probabilities():
+    p = [softmax(logits(seed)) for seed in range(2)]
+    ensemble = Ensemble([constant(v) for v in p], from_logits=False)
+    np.testing.assert_allclose(ensemble(None), np.log((p[0] + p[1]) / 2), rtol=1e-12)
+    ensemble.check(None)
+    with pytest.raises(ValueError, match=r"'teacher_0'.*does not return prob.*from_logits=True"):
+        Ensemble([constant(logits(0))], from_logits=False).check(None)
+
+
+def test_several_outputs_are_combined_one_by_one():
+    a, b = logits(0), logits(1)
+    members = [lambda x: {"a": a, "b": [b, a]}, lambda x: {"a": b, "b": [b, b]}]
+    outputs = Ensemble(members, combine="logits")(None)
+    np.testing.assert_allclose(outputs["a"], (a + b) / 2)
+    np.testing.assert_allclose(outputs["b"][0], b)
+    np.testing.assert_allclose(outputs["b"][1], (a + b) / 2)
+
+
+def test_an_ensemble_of_ensembles():
+    z = [logits(seed) for seed in range(3)]
+    inner = Ensemble([constant(z[0]), constant(z[1])])
+    nested = Ensemble([inner, constant(z[2])], weights=[2, 1])(None)
+    np.testing.assert_allclose(nested, Ensemble([constant(v) for v in z])(None), rtol=1e-10)
+
+
+def test_distillation_with_hints_at_members():
+    teachers = [network(6, "teacher"), network(8, "teacher")]
+    x = np.random.default_rng(0).normal(size=(16, 5)).astype("float32")
+    y = np.zeros(16)
+    ensemble = Ensemble([*teachers, lambda x: teachers[0](x)], temperature=2.0)
+    distiller = kd.Distiller(
+        ensemble,
+        network(4, "student"),
+        [
+            kd.losses.KLDivergence(2.0),
+            kd.Hint("teacher_1/hidden", "hidden"),
+            kd.Hint("teacher_2", "hidden", name="outputs"),
+        ],
+    )
+    distiller.compile(
+        "sgd", SparseCE(from_logits=True), evaluate_distillation=True, run_eagerly=False
+    )
+    assert distiller.teacher is ensemble
+    distiller.fit(x, y, verbose=0)
+    projections = [layer.kernel.shape for layer in distiller.teaching_layers]
+    assert projections == [(4, 8), (4, 3)]
+    results = distiller.evaluate(x, y, verbose=0, return_dict=True)
+    z = [teacher(x).numpy().astype("float64") for teacher in teachers]
+    p = sum(w * softmax(v / 2.0) for w, v in zip([2 / 3, 1 / 3], z, strict=True))
+    s = distiller.student(x).numpy().astype("float64")
+    divergence = 4.0 * np.mean(np.sum(p * (np.log(p) - np.log(softmax(s / 2.0))), -1))
+    assert results["kl_divergence"] == pytest.approx(divergence, rel=1e-4)
+
+
+def test_hints_that_name_no_member_list_those_there_are():
+    ensemble = Ensemble([network(6, "big"), lambda x: x[:, :3]])
+    hint = kd.Hint("big/hidden", "hidden", name="h")
+    message = r"no layer 'big/hidden'.*teacher_0, .*teacher_0/hidden.*teacher_1"
+    with pytest.raises(ValueError, match=message):
+        kd.Distiller(ensemble, network(4, "student"), hint)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"teachers": []}, "one teacher or more"),
+        ({"teachers": "abc"}, "a list of one teacher"),
+        ({"teachers": [3]}, "another callable.*int: 3"),
+        ({"weights": [1.0]}, "2 teachers takes 2 weights"),
+        ({"weights": [1.0, -1.0]}, "not negative"),
+        ({"weights": [0, 0]}, "not all zero"),
+        ({"combine": "mean"}, '"probabilities" or "logits"'),
+        ({"temperature": 0}, "`temperature` must be a number above 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    given = {"teachers": [constant(logits(0)), constant(logits(1))], **arguments}
+    with pytest.raises(ValueError, match=message):
+        Ensemble(**given)
+
+
+def test_a_softmax_at_the_end_of_a_member_is_refused():
+    members = [network(6, "a"), network(6, "b", end="softmax")]
+    with pytest.raises(ValueError, match=r"'teacher_1' \(b\).*ends in softmax.*from_logits=False"):
+        Ensemble(members)
+    ensemble = Ensemble([members[0], lambda x: members[1](x)])
+    distiller = kd.Distiller(ensemble, network(4, "student"), kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    with pytest.raises(ValueError, match=r"'teacher_1'.*ends in softmax"):
+        distiller.fit(np.ones((4, 5), "float32"), np.zeros(4), verbose=0)
+
+
+def test_unequal_members_are_refused_before_training():
+    four = lambda x: tf.concat([x[:, :3], x[:, :1]], -1)  # noqa: E731
+    ensemble = Ensemble([network(6, "a"), four])
+    distiller = kd.Distiller(ensemble, network(4, "student"), kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    before = distiller.student.get_weights()
+    with pytest.raises(ValueError, match=r"'teacher_0' \(a\) returns \(3,\) and 'teacher_1'.*\(4,"):
+        distiller.fit(np.ones((4, 5), "float32"), np.zeros(4), verbose=0)
+    np.testing.assert_array_equal(before[0], distiller.student.get_weights()[0])
+    inputs = keras.Input((7,))
+    other = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    with pytest.raises(ValueError, match=r"inputs of shape \(7,\)"):
+        kd.Distiller(Ensemble([other]), network(4, "student"), kd.losses.KLDivergence())
+
+
+def test_one_number_an_example_has_no_softmax():
+    ensemble = Ensemble([constant(np.ones((4, 1)))])
+    with pytest.raises(ValueError, match=r'combine="logits"'):
+        ensemble.check(None)
