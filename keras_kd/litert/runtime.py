@@ -225,8 +225,9 @@ class LiteRuntime:
         if any(resize):
             for detail, array in zip(self._input_details, arrays, strict=True):
                 self._interpreter.resize_tensor_input(detail["index"], array.shape)
-            with capture_output():
-                self._interpreter.allocate_tensors()
+            # Not under capture_output, which holds the whole process's output: as a teacher, this
+            # runs while others print, and in several threads.
+            self._interpreter.allocate_tensors()
             self._input_details = self._interpreter.get_input_details()
         for detail, array in zip(self._input_details, arrays, strict=True):
             self._interpreter.set_tensor(detail["index"], _quantize(array, detail))
