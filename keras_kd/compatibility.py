@@ -10,7 +10,8 @@ import keras
 from keras_kd.evaluate_loss import layer_paths_of
 from keras_kd.features import feature_shape
 from keras_kd.hints import Hint
-from keras_kd.losses.base import DistillationLoss
+from keras_kd.losses.base import DistillationLoss, top_k_message
+from keras_kd.losses.soft_targets import SoftTargetsLoss, check_temperature
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.outputs import (
     PROBABILITIES,
@@ -204,22 +205,33 @@ def check_taught_outputs(taught: TaughtInputs, student: keras.Model, losses: lis
         losses: The distillation losses.
 
     Raises:
-        ValueError: As `check_teacher`.
+        ValueError: As `check_teacher`, or if top-k logits were made for another temperature.
+        TypeError: If a loss cannot read top-k logits.
     """
     outputs, structure = taught.outputs, output_structure(student)
     if structure is None:
         structure = student(taught.inputs, training=False)
-    whole = [
-        loss
-        for loss in losses
-        if not any(
-            isinstance(part, TopKLogits)
-            for _, path in compared_outputs([loss])
-            for part in _parts_at(outputs, path)
-        )
-    ]
+    whole = []
+    for loss in losses:
+        kept = [
+            (part, output, at(structure, path))
+            for part, path in compared_outputs([loss])
+            for output in _parts_at(outputs, path)
+            if isinstance(output, TopKLogits)
+        ]
+        for part, output, predicted in kept:
+            _check_top_k(part, output, predicted)
+        if not kept:
+            whole.append(loss)
     check_shapes(outputs, structure, whole)
     _check_probabilities(None, outputs, (), whole)
+
+
+def _check_top_k(loss: Any, teacher: TopKLogits, student: Any) -> None:
+    if not isinstance(loss, SoftTargetsLoss):
+        raise TypeError(top_k_message(loss))
+    check_temperature(loss, teacher)
+    loss.check_shapes(teacher, student)
 
 
 def _parts_at(outputs: Any, path: Path) -> list[Any]:

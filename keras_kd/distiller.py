@@ -31,10 +31,11 @@ from keras_kd.schedules import Scheduled, deserialize, deserialize_loss, seriali
 from keras_kd.teachers.adapted_teacher import Adapters, unadapted
 from keras_kd.teachers.callable_teacher import CallableTeacher, as_teacher, supports_jit
 from keras_kd.teachers.taught_inputs import student_inputs
+from keras_kd.workers import DistributedModel
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Distiller(keras.Model):
+class Distiller(DistributedModel):
     """Trains a student on its labels and on a frozen teacher.
 
     One step runs the teacher once, in inference mode and outside the gradient tape, and the
@@ -250,7 +251,8 @@ class Distiller(keras.Model):
 
         Raises:
             ValueError: If there is no loss although `student_loss_weight` is above 0, or its
-                `from_logits` contradicts the student's last activation.
+                `from_logits` contradicts the student's last activation, or `jit_compile` is
+                `True` although a loss has a `chunk_size`.
         """
         if loss is None and self.student_loss_weight != 0:
             raise ValueError(
@@ -260,6 +262,12 @@ class Distiller(keras.Model):
                 "student_loss_weight=0.0 to learn from the teacher alone."
             )
         self.evaluate_distillation = evaluate_distillation
+        if kwargs.get("jit_compile") is True and self._losses_in_chunks():
+            raise ValueError(
+                f"{type(self._losses_in_chunks()[0]).__name__} has a `chunk_size`, and XLA cannot "
+                "compile a loss that is computed in chunks; it fuses the whole one. Leave out "
+                "`chunk_size`, or compile(..., jit_compile=False)."
+            )
         self._compile_loss = self._compile_metrics = None
         super().compile(
             optimizer=optimizer,
@@ -275,7 +283,12 @@ class Distiller(keras.Model):
 
     def _resolve_auto_jit_compile(self) -> bool:
         # Keras asks the layers of the model that is compiled, and the teacher is not among them.
-        return super()._resolve_auto_jit_compile() and supports_jit(self.objective.teacher)
+        possible = super()._resolve_auto_jit_compile() and supports_jit(self.objective.teacher)
+        return possible and not self._losses_in_chunks()
+
+    def _losses_in_chunks(self) -> list[Any]:
+        parts = keras.tree.flatten(self.distillation_losses)
+        return [part for part in parts if not getattr(part, "supports_jit", True)]
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Return the arguments of `compile`, serialised."""
@@ -385,7 +398,8 @@ class Distiller(keras.Model):
             self.train_function = self.test_function = None
         if self.compiled:
             x, batch = without_losing_the_first(x)
-            self._check_data(batch or first_batch(x, y))
+            with self.distribute_strategy.scope():
+                self._check_data(batch or first_batch(x, y))
         if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
             # These come in an order of their own; Keras warns of its own default otherwise.
             kwargs.setdefault("shuffle", False)

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask
 
+from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.losses.weighting import weighted_mean, weights_by_sample
 
 
@@ -36,6 +37,8 @@ class DistillationLoss:
             features are then averaged to one weight a sample.
         mixes_positions: Whether positions of a sample are combined before they are compared:
             masked positions are then set to zero on both sides.
+        supports_jit: Whether XLA can compile the loss.
+        reads_top_k: Whether the teacher's tensor may be a `TopKLogits`.
         parameters: A layer with the loss's variables, after `build`; `None` on losses that have
             none.
 
@@ -58,6 +61,8 @@ class DistillationLoss:
     several_layers: bool = False
     reads_features: bool = False
     mixes_positions: bool = False
+    reads_top_k: bool = False
+    supports_jit: Any = True
     parameters: keras.layers.Layer | None = None
 
     def __init__(self, name: str | None = None) -> None:
@@ -163,14 +168,7 @@ class DistillationLoss:
         return f"{type(self).__name__}({arguments})"
 
     def _prepare(self, teacher: Any, student: Any) -> tuple[Any, Any]:
-        for side, value in (("teacher", teacher), ("student", student)):
-            if _is_list(value) != self.several_layers:
-                expected = "a list of tensors, one a layer" if self.several_layers else "one tensor"
-                received = f"{len(value)} tensors" if _is_list(value) else "one tensor"
-                raise TypeError(
-                    f"{type(self).__name__} takes {expected} from the {side}, but received "
-                    f"{received}. " + _list_advice(self.several_layers)
-                )
+        self._refuse_lists(teacher, student)
         layers = [
             [
                 ops.convert_to_tensor(tensor)
@@ -186,6 +184,18 @@ class DistillationLoss:
             return teacher[0], student[0]
         return teacher, student
 
+    def _refuse_lists(self, teacher: Any, student: Any) -> None:
+        if isinstance(teacher, TopKLogits):
+            raise TypeError(top_k_message(self))
+        for side, value in (("teacher", teacher), ("student", student)):
+            if _is_list(value) != self.several_layers:
+                expected = "a list of tensors, one a layer" if self.several_layers else "one tensor"
+                received = f"{len(value)} tensors" if _is_list(value) else "one tensor"
+                raise TypeError(
+                    f"{type(self).__name__} takes {expected} from the {side}, but received "
+                    f"{received}. " + _list_advice(self.several_layers)
+                )
+
     def _labels(self, labels: Any) -> Any:
         if isinstance(labels, Mapping):
             labels = labels.get("label")
@@ -195,6 +205,14 @@ class DistillationLoss:
                 "(x, y), or choose a loss that needs none, such as KLDivergence."
             )
         return ops.convert_to_tensor(labels)
+
+
+def top_k_message(loss: Any) -> str:
+    """Return the sentence that refuses top-k logits for a loss that needs them all."""
+    return (
+        f"{type(loss).__name__} needs the logits of all classes, but received the teacher's top-k "
+        "logits: keep all logits, or use KLDivergence or SoftCrossEntropy."
+    )
 
 
 def zero_masked(tensor: Any, mask: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.logits import TemperatureLoss
+from keras_kd.losses.soft_targets import SoftTargetsLoss
 
 
 def kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
@@ -28,7 +28,7 @@ def kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class KLDivergence(TemperatureLoss):
+class KLDivergence(SoftTargetsLoss):
     """Kullback-Leibler divergence of the student's softened predictions from the teacher's.
 
     `T^2 * mean_b sum_c p_t (log p_t - log p_s)`, both `p = softmax(logits / T)`. The temperature
@@ -44,8 +44,15 @@ class KLDivergence(TemperatureLoss):
         class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
             class; it weighs this loss alone and needs labels. Defaults to `None`.
 
+        chunk_size: Number of positions (samples, pixels, tokens) that are treated at a time, for
+            vocabularies whose logits fill the memory. In a `tf.function` the loss and its gradient
+            then need, beside both tensors of logits, the student's gradient and some
+            `32 * chunk_size * classes` bytes; the values stay the same. Not for
+            `jit_compile=True`. Defaults to `None`, all at once.
+
     Raises:
-        ValueError: If `temperature` is not above 0.
+        ValueError: If `temperature` is not above 0, `chunk_size` is no whole number above 0, or a
+            `TopKLogits` was made for another temperature.
 
     Example:
 
@@ -92,6 +99,6 @@ class KLDivergence(TemperatureLoss):
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
     """
 
-    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+    def divergence(self, teacher: Any, student: Any) -> Any:
         """Return the divergence of each sample or position, `[batch, ...]`."""
-        return kl_divergence(self.as_logits(teacher), self.as_logits(student), self.temperature)
+        return kl_divergence(teacher, student, self.temperature)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.logits import TemperatureLoss
+from keras_kd.losses.soft_targets import SoftTargetsLoss
 
 
 def soft_cross_entropy(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
@@ -27,7 +27,7 @@ def soft_cross_entropy(teacher: Any, student: Any, temperature: float = 4.0) -> 
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class SoftCrossEntropy(TemperatureLoss):
+class SoftCrossEntropy(SoftTargetsLoss):
     """Cross-entropy of the student's softened predictions under the teacher's.
 
     `T^2 * mean_b -sum_c p_t log p_s`, both `p = softmax(logits / T)`. It differs from
@@ -41,8 +41,15 @@ class SoftCrossEntropy(TemperatureLoss):
         class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
             class; it weighs this loss alone and needs labels. Defaults to `None`.
 
+        chunk_size: Number of positions (samples, pixels, tokens) that are treated at a time, for
+            vocabularies whose logits fill the memory. In a `tf.function` the loss and its gradient
+            then need, beside both tensors of logits, the student's gradient and some
+            `32 * chunk_size * classes` bytes; the values stay the same. Not for
+            `jit_compile=True`. Defaults to `None`, all at once.
+
     Raises:
-        ValueError: If `temperature` is not above 0.
+        ValueError: If `temperature` is not above 0, `chunk_size` is no whole number above 0, or a
+            `TopKLogits` was made for another temperature.
 
     Example:
 
@@ -55,8 +62,6 @@ class SoftCrossEntropy(TemperatureLoss):
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
     """
 
-    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+    def divergence(self, teacher: Any, student: Any) -> Any:
         """Return the cross-entropy of each sample or position, `[batch, ...]`."""
-        return soft_cross_entropy(
-            self.as_logits(teacher), self.as_logits(student), self.temperature
-        )
+        return soft_cross_entropy(teacher, student, self.temperature)

@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_kd.losses.base import require_positive
-
 
 class TopKLogits(NamedTuple):
     """A teacher's `k` largest logits, with the mass of the other classes kept as one number.
@@ -55,7 +53,10 @@ def top_k_logits(logits: Any, k: int, temperature: float) -> TopKLogits:
     keras_kd.losses.KLDivergence(temperature=2.0)(taught, student(tokens))
     ```
     """
-    require_positive("top_k_logits", temperature=temperature)
+    if not isinstance(temperature, (int, float)) or not temperature > 0:
+        raise ValueError(
+            f"top_k_logits: `temperature` must be a number above 0, but received {temperature!r}."
+        )
     logits = ops.cast(ops.convert_to_tensor(logits), "float32")
     classes = logits.shape[-1] if len(logits.shape) >= 2 else None
     if classes is None:
