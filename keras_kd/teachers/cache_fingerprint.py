@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.teachers.adapted_teacher import AdaptedTeacher, unadapted
+from keras_kd.teachers.adapted_teacher import unadapted
 
 
 def fingerprint(
@@ -54,9 +55,9 @@ def is_known_by_weights(teacher: Any) -> bool:
     They do not for functions: what is behind them is compared on a batch.
     """
     return (
-        not isinstance(teacher, AdaptedTeacher)
-        and isinstance(teacher, keras.layers.Layer)
+        isinstance(teacher, keras.layers.Layer)
         and bool(teacher.weights)
+        and _LAMBDA not in (_config_of(teacher) or "")
     )
 
 
@@ -70,37 +71,52 @@ def _hash_of_weights(weights: Sequence[Any]) -> str:
 
 
 def _hash_of_config(teacher: Any) -> str | None:
+    text = _config_of(teacher)
+    return None if text is None else hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _config_of(teacher: Any) -> str | None:
+    if not hasattr(teacher, "get_config"):
+        return None
     try:
-        config = keras.saving.serialize_keras_object(teacher)
-        names = {layer.name: i for i, layer in enumerate(_all_layers(teacher))}
-        text = json.dumps(_without_names(config, names), sort_keys=True, default=str)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Lambda layers, that loading them is unsafe
+            config = keras.saving.serialize_keras_object(teacher)
+        return json.dumps(_without_names(config, {}), sort_keys=True, default=_kind)
     except (NotImplementedError, TypeError, ValueError, AttributeError):
         return None
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _all_layers(model: Any) -> list[Any]:
-    nested = getattr(model, "layers", None) or []
-    return [model, *(found for layer in nested for found in _all_layers(layer))]
+def _kind(value: Any) -> str:
+    return type(value).__name__  # its repr may hold an address
 
+
+_LAMBDA = "__lambda__"
 
 # What differs between two copies of one model, and leaves its outputs as they are.
 _IRRELEVANT = ("name", "seed", "shared_object_id", "compile_config", "trainable")
 
 
-def _without_names(config: Any, names: Mapping[str, int]) -> Any:
-    """Number the layers: Keras calls the second `Dense` of a process `dense_1`."""
+def _without_names(config: Any, numbers: dict[str, int]) -> Any:
+    """Number the layers as they come: Keras calls the second `Dense` of a process `dense_1`."""
     if isinstance(config, Mapping):
+        if config.get("class_name") == _LAMBDA:
+            return _LAMBDA  # its code holds the line that it was written on
         return {
-            _without_names(key, names): _without_names(value, names)
+            key: _without_names(value, numbers)
             for key, value in config.items()
             if key not in _IRRELEVANT
         }
     if isinstance(config, (list, tuple)):
-        return [_without_names(value, names) for value in config]
-    if isinstance(config, str) and config in names:
-        return f"layer {names[config]}"
+        # A reference to a layer: its name, node and tensor.
+        if len(config) == 3 and isinstance(config[0], str) and _are_numbers(config[1:]):
+            return [numbers.setdefault(config[0], len(numbers)), *config[1:]]
+        return [_without_names(value, numbers) for value in config]
     return config
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int) for value in values)
 
 
 def difference(cached: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:

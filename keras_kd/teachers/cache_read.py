@@ -48,7 +48,7 @@ def read_cache(
     if not check_inputs:
         leaves = [leaf for leaf in leaves if leaf.key != INPUTS]
 
-    def attach(number: tf.Tensor, element: Any, record: tf.Tensor) -> Any:
+    def attach(element: Any, record: tf.Tensor, number: tf.Tensor) -> Any:
         tensors = decode(record, leaves)
         if check_inputs:
             check = _check_same_inputs(folder, number, element, tensors[INPUTS])
@@ -56,7 +56,8 @@ def read_cache(
                 tensors = {key: tf.identity(tensor) for key, tensor in tensors.items()}
         return taught_element(element, tensors, manifest)
 
-    result = tf.data.Dataset.zip((tf.data.Dataset.range(count), source, records))
+    # The data set is asked first: it may go on where the records end.
+    result = tf.data.Dataset.zip((source, records, tf.data.Dataset.range(count)))
     return _finished(result.map(attach, num_parallel_calls=_PARALLEL, deterministic=True))
 
 
