@@ -23,6 +23,7 @@ from keras_kd._version import __version__ as __version__
 from keras_kd.compression.cluster import Cluster as Cluster
 from keras_kd.compression.compressed_model import CompressedModel as CompressedModel
 from keras_kd.compression.compressed_model import load_compressed as load_compressed
+from keras_kd.compression.low_rank import LowRank as LowRank
 from keras_kd.compression.pipeline import compress as compress
 from keras_kd.compression.prune import Prune as Prune
 from keras_kd.compression.quantize_aware import QuantizeAware as QuantizeAware

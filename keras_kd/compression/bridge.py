@@ -41,7 +41,7 @@ def check_bridgeable(model: keras.Model) -> None:
         ValueError: If the model, or a model nested in it, is neither functional nor sequential,
             or is not built.
     """
-    if not _is_graph(model):
+    if not is_graph(model):
         raise ValueError(
             f"Model '{model.name}' is a {type(model).__name__}, a subclassed model: it has no "
             "graph of layers that TF-MOT could work on. Write it as a functional model "
@@ -53,7 +53,7 @@ def check_bridgeable(model: keras.Model) -> None:
             "call it on a batch first."
         )
     for layer in model.layers:
-        if isinstance(layer, keras.Model) and _is_graph(layer):
+        if isinstance(layer, keras.Model) and is_graph(layer):
             check_bridgeable(layer)
 
 
@@ -106,7 +106,8 @@ def copy_back(bridged: BridgedModel, model: keras.Model) -> None:
             target.assign(np.asarray(value))
 
 
-def _is_graph(model: Any) -> bool:
+def is_graph(model: Any) -> bool:
+    """Whether a Keras 3 model is functional or sequential: a graph that can be rebuilt."""
     if isinstance(model, keras.Sequential):
         return True
     functional: Any = next((c for c in type(model).__mro__ if c.__name__ == "Functional"), None)
@@ -166,7 +167,7 @@ class _Builder:
             del kwargs["mask"]
         inputs = [values[id(tensor)] for tensor in node.arguments.keras_tensors]
         path = prefix + operation.name
-        if isinstance(operation, keras.Model) and _is_graph(operation):
+        if isinstance(operation, keras.Model) and is_graph(operation):
             outputs = self._walk(_graph(operation), inputs, f"{path}/")
             if len(outputs) == 1:
                 self.layer_names[path] = _layer_of(outputs[0])

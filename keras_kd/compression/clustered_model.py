@@ -99,15 +99,22 @@ def cluster(
         if not channels and any(_distinct(kernel) <= number_of_clusters for kernel in kernels):
             return layer
         wrapped.add(layer.name)
+        if channels:
+            # `cluster_weights` takes the last weight for the bias, and leaves a convolution
+            # without bias as it is.
+            return _wrapper(layer, number_of_clusters, centroids, zeros, True)
         return clustering.cluster_weights(
-            layer,
-            number_of_clusters,
-            centroids,
-            preserve_sparsity=zeros,
-            cluster_per_channel=channels,
+            layer, number_of_clusters, centroids, preserve_sparsity=zeros
         )
 
     return tf_keras.models.clone_model(bridged.model, clone_function=wrap), wrapped
+
+
+def _wrapper(*arguments: Any) -> Any:
+    import_tfmot()
+    from tensorflow_model_optimization.python.core.clustering.keras import cluster_wrapper
+
+    return cluster_wrapper.ClusterWeights(*arguments)
 
 
 def strip(model: Any) -> Any:

@@ -117,7 +117,7 @@ def test_a_channel_may_have_values_of_its_own(data, initialization):
         [
             keras.Input((8, 8, 1)),
             layers.Conv2D(4, 3, name="wide"),
-            layers.Conv2D(5, 3, name="conv"),
+            layers.Conv2D(5, 3, use_bias=initialization == "linear", name="conv"),
             layers.GlobalAveragePooling2D(),
             layers.Dense(3, name="logits"),
         ]
