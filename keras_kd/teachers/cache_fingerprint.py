@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.teachers.adapted_teacher import unadapted
+from keras_kd.teachers.adapted_teacher import AdaptedTeacher
+from keras_kd.teachers.callable_teacher import CallableTeacher
 
 
 def fingerprint(
@@ -41,7 +42,8 @@ def fingerprint(
 
 def teacher_fingerprint(teacher: Any) -> dict[str, Any]:
     """Return hashes of a teacher's weights and of its configuration, `None` where it has none."""
-    teacher = unadapted(teacher)
+    while isinstance(teacher, (AdaptedTeacher, CallableTeacher)):
+        teacher = teacher.teacher
     weights = list(getattr(teacher, "weights", None) or [])
     return {
         "weights": _hash_of_weights(weights) if weights else None,

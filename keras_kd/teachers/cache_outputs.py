@@ -11,10 +11,8 @@ import keras
 import tensorflow as tf
 
 from keras_kd.evaluate_loss import layer_paths_of
-from keras_kd.features import find_layer
 from keras_kd.files import check_writable
 from keras_kd.losses.base import require_positive
-from keras_kd.teachers.adapted_teacher import unadapted
 from keras_kd.teachers.cache_build import CacheBuilder, inputs_of
 from keras_kd.teachers.cache_checks import check_deterministic, check_first_batch
 from keras_kd.teachers.cache_fingerprint import difference, fingerprint
@@ -28,6 +26,7 @@ from keras_kd.teachers.cache_manifest import (
 )
 from keras_kd.teachers.cache_pass import TeacherPass
 from keras_kd.teachers.cache_read import read_cache, read_views
+from keras_kd.teachers.callable_teacher import as_teacher
 
 
 def cache(
@@ -60,8 +59,9 @@ def cache(
     example (`tf.image.stateless_*` with its index), and so the same in every pass.
 
     Args:
-        teacher: A `keras.Model`, a callable on tensors, or a `Distiller`, whose teacher and
-            hinted layers are taken.
+        teacher: A `keras.Model`, another callable on tensors such as an `Ensemble`, or a
+            `Distiller`, whose teacher and hinted layers are taken. What is no Keras model is run
+            on the first batch when a cache is opened, to tell whether it is the same teacher.
         dataset: A `tf.data.Dataset` of batches `x`, `(x, y)` or `(x, y, sample_weight)`, or a
             tuple of arrays `(x, y)`, which is cut into batches of 32. Its elements may be nested.
         path: Folder of the cache; on a file system that several workers share, one of them
@@ -106,10 +106,8 @@ def cache(
     ```
     """
     teacher, layers = _teacher_and_layers(teacher, layers)
-    _check_arguments(teacher, dtype, top_k, temperature, views, batch_size, shard_megabytes)
+    _check_arguments(dtype, top_k, temperature, views, batch_size, shard_megabytes)
     dataset = _as_dataset(dataset)
-    for layer in layers:
-        find_layer(unadapted(teacher), layer)
     folder = pathlib.Path(path)
     print_of = fingerprint(
         teacher,
@@ -172,22 +170,21 @@ def _teacher_and_layers(teacher: Any, layers: Sequence[Any]) -> tuple[Any, list[
     # A Distiller; its module imports this package, so it cannot be named here.
     objective = getattr(teacher, "objective", None)
     if objective is not None and hasattr(objective, "distillation_losses"):
+        if objective.teacher is None:
+            raise ValueError(
+                "The Distiller has no teacher to cache: set `distiller.teacher` first."
+            )
         wanted += objective.distillation_losses
         teacher = objective.teacher
     paths: list[str] = []
     for layer in wanted:
         paths += [layer] if isinstance(layer, str) else layer_paths_of([layer], "teacher")
-    return teacher, list(dict.fromkeys(paths))
+    return as_teacher(teacher), list(dict.fromkeys(paths))
 
 
 def _check_arguments(
-    teacher: Any, dtype: Any, top_k: Any, temperature: Any, views: Any, batch_size: Any, size: Any
+    dtype: Any, top_k: Any, temperature: Any, views: Any, batch_size: Any, size: Any
 ) -> None:
-    if not callable(teacher):
-        raise ValueError(
-            "`teacher` must be a keras.Model, a callable on tensors or a Distiller with a "
-            f"teacher, but received {teacher!r}."
-        )
     if dtype not in ("float32", "float16"):
         raise ValueError(f'`dtype` must be "float32" or "float16", but received {dtype!r}.')
     for name, number in (("top_k", top_k), ("views", views), ("batch_size", batch_size)):

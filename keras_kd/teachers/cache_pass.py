@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import keras
 import tensorflow as tf
 
 from keras_kd.losses.top_k_logits import TopKLogits, top_k_logits
-from keras_kd.teachers.adapted_teacher import AdaptedTeacher
+from keras_kd.teachers.adapted_teacher import unadapted
 from keras_kd.teachers.cache_records import INPUTS, Leaf, input_fingerprints, leaf_of
+from keras_kd.teachers.callable_teacher import CallableTeacher
 from keras_kd.teachers.inference_reader import InferenceReader
 
 Flat = dict[str, tf.Tensor]
@@ -21,7 +21,7 @@ class TeacherPass:
     """Runs a teacher and gives what is stored: tensors by key, the batch first.
 
     Args:
-        teacher: A model, or a callable on tensors.
+        teacher: A model, or what `as_teacher` made of a callable.
         inputs: The specification of a batch of inputs.
         layers: Paths of the layers whose features are stored.
         dtype: `"float32"` or `"float16"`, in which floating tensors are stored.
@@ -46,7 +46,7 @@ class TeacherPass:
         temperature: float | None = None,
     ) -> None:
         self._teacher = teacher
-        self._reader = InferenceReader(teacher, layers) if _is_model(teacher) or layers else None
+        self._reader = InferenceReader(teacher, layers)
         self._dtype = dtype
         self._top_k = top_k
         self._temperature = temperature
@@ -55,10 +55,14 @@ class TeacherPass:
         self.features: Any = None
         self.leaves: list[Leaf] = []
         self.fixed_batch = _fixed_batch(teacher)
-        self._run = self._evaluate
-        if _is_model(teacher):
-            specs = tf.nest.map_structure(self._any_batch, inputs)
-            self._run = tf.function(self._evaluate, input_signature=[specs], autograph=False)
+        specs = tf.nest.map_structure(self._any_batch, inputs)
+        self._run: Any = tf.function(self._evaluate, input_signature=[specs], autograph=False)
+        if isinstance(teacher, CallableTeacher):
+            try:
+                self._run.get_concrete_function()
+            except (ValueError, TypeError, AttributeError, NotImplementedError):
+                # It needs numbers, or fails with them too: then its own error is the clear one.
+                self._run = self._evaluate
 
     def _any_batch(self, spec: Any) -> Any:
         if not isinstance(spec, tf.TensorSpec) or self.fixed_batch or not spec.shape.rank:
@@ -86,10 +90,7 @@ class TeacherPass:
         return tensors
 
     def _evaluate(self, inputs: Any) -> tuple[Flat, Flat]:
-        if self._reader is not None:
-            outputs, features = self._reader.run(self._teacher, inputs)
-        else:
-            outputs, features = _call(self._teacher, inputs), {}
+        outputs, features = self._reader.run(self._teacher, inputs)
         if self._top_k is not None:
             outputs = self._keep_top_k(outputs)
         tensors: Flat = {}
@@ -142,21 +143,8 @@ class TeacherPass:
 
 
 def _fixed_batch(teacher: Any) -> int | None:
-    try:
-        sizes = {tensor.shape[0] for tensor in keras.tree.flatten(teacher.inputs)}
-    except (AttributeError, ValueError, TypeError):
+    teacher = unadapted(teacher)
+    if not isinstance(teacher, keras.Model) or not getattr(teacher, "inputs", None):
         return None
-    sizes.discard(None)
+    sizes = {tensor.shape[0] for tensor in teacher.inputs} - {None}
     return min(sizes) if sizes else None
-
-
-def _is_model(teacher: Any) -> bool:
-    return isinstance(teacher, (keras.layers.Layer, AdaptedTeacher))
-
-
-def _call(teacher: Any, inputs: Any) -> Any:
-    try:
-        takes_training = "training" in inspect.signature(teacher).parameters
-    except (TypeError, ValueError):
-        takes_training = False
-    return teacher(inputs, training=False) if takes_training else teacher(inputs)

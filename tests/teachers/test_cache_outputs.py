@@ -265,6 +265,22 @@ def test_a_function_may_be_the_teacher(tmp_path):
         cache(lambda x: 3.0 * x[:, :3], batches(), tmp_path)
 
 
+def test_an_ensemble_may_be_the_teacher(tmp_path):
+    members = [teacher(), network(3, "other")]
+    ensemble = kd.teachers.Ensemble(members, combine="logits")
+    taught = cache(ensemble, batches(), tmp_path, layers=["teacher_1/hidden"])
+    given = next(iter(taught))[0]
+    expected = (members[0](given.inputs) + members[1](given.inputs)) / 2.0
+    np.testing.assert_allclose(given.outputs, expected, rtol=1e-5, atol=1e-6)
+    assert given.features["teacher_1/hidden"].shape == (8, 3)
+    weighted = kd.teachers.Ensemble(members, weights=[0.9, 0.1], combine="logits")
+    with pytest.raises(ValueError, match="made by another teacher: 'outputs' of the first batch"):
+        cache(weighted, batches(), tmp_path, layers=["teacher_1/hidden"])
+    members[1].layers[-1].bias.assign([0.0, 0.0, 1.0])
+    with pytest.raises(ValueError, match="the weights differ"):
+        cache(ensemble, batches(), tmp_path, layers=["teacher_1/hidden"])
+
+
 def test_views_store_the_augmented_inputs_of_several_epochs(tmp_path):
     model, epochs = teacher(), []
 
