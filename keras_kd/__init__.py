@@ -27,6 +27,11 @@ from keras_kd.compression.low_rank import LowRank as LowRank
 from keras_kd.compression.pipeline import compress as compress
 from keras_kd.compression.prune import Prune as Prune
 from keras_kd.compression.quantize_aware import QuantizeAware as QuantizeAware
+from keras_kd.compression.shrink import Shrink as Shrink
+from keras_kd.compression.shrinking.plan import ShrinkPlan as ShrinkPlan
+from keras_kd.compression.shrinking.shrink_model import shrink as shrink
+from keras_kd.compression.shrinking.shrink_model import shrink_plan as shrink_plan
+from keras_kd.costs import model_cost as model_cost
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.export.benchmark import benchmark_tflite as benchmark_tflite
 from keras_kd.export.benchmark import benchmark_tflite_files as benchmark_tflite_files

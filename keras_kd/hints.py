@@ -133,6 +133,30 @@ class Hint:
             single = isinstance(self.student_layer, str)
             build(teacher_shape, projected_shapes[0] if single else projected_shapes)
 
+    def refitted(self, student_shapes: Sequence[Shape]) -> Hint:
+        """Return a hint for a student whose layers have other shapes now.
+
+        Args:
+            student_shapes: The shapes of the student's layers, batch first.
+
+        Returns:
+            This hint, if it is not built yet or was built for as many channels; otherwise a new
+            one, with new projections and parameters.
+        """
+        if self._shapes is None:
+            return self
+        before = [shape[-1] for shape in self._shapes["student"]]
+        if before == [shape[-1] for shape in student_shapes]:
+            return self
+        config = self.get_config()
+        config["shapes"] = None
+        if isinstance(self.projection, keras.layers.Layer):
+            # Made from its configuration alone: a serialised layer would come back built.
+            config["projection"] = type(self.projection).from_config(self.projection.get_config())
+        hint = type(self).from_config(config)
+        hint.build(self._shapes["teacher"], student_shapes)
+        return hint
+
     def _make_projection(self, teacher: Shape, student: Shape) -> keras.layers.Layer | None:
         if isinstance(self.projection, keras.layers.Layer):
             if not self.projection.built:

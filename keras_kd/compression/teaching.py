@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras_kd.compression.kept_values import KeptValues
 from keras_kd.compression.stage import StudentState
 from keras_kd.distiller import Distiller
+from keras_kd.features import feature_shape
+from keras_kd.hints import Hint
 from keras_kd.objective import Objective
 
 
@@ -31,6 +33,7 @@ class Teaching:
         self.validation_data = validation_data
         self.verbose = verbose
         self._steps: int | None = None
+        self._refitted: dict[str, Hint] = {}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -52,7 +55,24 @@ class Teaching:
                 "`student_loss_weight` is 0: nothing is left to learn from. Add a loss on the "
                 "outputs, such as keras_kd.losses.KLDivergence(temperature=4.0)."
             )
+        for i, (name, loss) in enumerate(
+            zip(objective.names, objective.distillation_losses, strict=True)
+        ):
+            if isinstance(loss, Hint):
+                objective.distillation_losses[i] = self._refit(name, loss, state)
         return objective
+
+    def _refit(self, name: str, hint: Hint, state: StudentState) -> Hint:
+        """Return a hint whose projections fit the layers of a student that lost channels."""
+        hint = self._refitted.get(name, hint)
+        names = [state.layer_names.get(path, path) for path in hint.student_paths]
+        shapes = [feature_shape(state.model, path) for path in names]
+        if any(shape is None for shape in shapes):
+            return hint
+        refitted = hint.refitted([shape for shape in shapes if shape is not None])
+        if refitted is not hint:
+            self._refitted[name] = refitted
+        return refitted
 
     @contextlib.contextmanager
     def keras_trainer(self, state: StudentState, optimizer: Any) -> Iterator[Distiller]:

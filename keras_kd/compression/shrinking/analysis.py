@@ -1,0 +1,286 @@
+"""Walking a model's graph to learn what its channels depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.compression.shrinking.channel_groups import Axes, Axis, ChannelGroups
+from keras_kd.model_graph import call_arguments, graph_of, is_graph, ordered_nodes
+
+# Gives the number of channels that remain along an axis.
+Size = Callable[[np.ndarray], int]
+
+
+@dataclasses.dataclass
+class Weight:
+    """A weight and the channels along each of its axes.
+
+    Attributes:
+        variable: The variable.
+        layer: The path of its layer.
+        axes: The channels along each axis.
+        scale: The factor that its values are multiplied by once channels have gone, or `None`.
+    """
+
+    variable: Any
+    layer: str
+    axes: Axes
+    scale: Callable[[Size], float] | None = None
+
+
+@dataclasses.dataclass
+class CallRecord:
+    """One call of a layer or operation: the channels along each axis of what it takes and gives."""
+
+    path: str
+    operation: Any
+    input_shapes: list[tuple[int | None, ...]]
+    output_shapes: list[tuple[int | None, ...]]
+    inputs: list[Axes]
+    outputs: list[Axes]
+    reason: str = ""
+
+
+@dataclasses.dataclass
+class Analysis:
+    """What the walk over a graph found.
+
+    Attributes:
+        groups: The channels and their dependencies.
+        weights: The weights with axes that may shrink, and all others of their layers, by `id`.
+        configs: Entries of the configuration to change, by the `id` of the operation.
+        arguments: How to change the arguments of a call, by the `id` of its node.
+        inputs: The channels of the inputs of nested models, by the `id` of the tensor.
+        calls: Every call in order.
+        limits: Axes of which at least one channel must remain, and whether they are heads.
+        options: What the rules were asked for.
+    """
+
+    options: Mapping[str, Any]
+    groups: ChannelGroups = dataclasses.field(default_factory=ChannelGroups)
+    weights: dict[int, Weight] = dataclasses.field(default_factory=dict)
+    configs: dict[int, dict[str, Callable[[Size], Any]]] = dataclasses.field(default_factory=dict)
+    arguments: dict[int, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    inputs: dict[int, Axes] = dataclasses.field(default_factory=dict)
+    calls: list[CallRecord] = dataclasses.field(default_factory=list)
+    limits: list[tuple[np.ndarray, bool]] = dataclasses.field(default_factory=list)
+    made: dict[tuple[int, str], np.ndarray] = dataclasses.field(default_factory=dict)
+    called: dict[int, list[Axes]] = dataclasses.field(default_factory=dict)
+
+
+class Call:
+    """One call, as a rule sees it.
+
+    Attributes:
+        path: Path of the layer.
+        operation: The layer or operation.
+        node: The node of the graph.
+        tensors: Its input tensors, as in the graph.
+        inputs: The channels along each axis of each input.
+        analysis: Where the rule writes to.
+    """
+
+    def __init__(self, analysis: Analysis, path: str, node: Any, inputs: list[Axes]) -> None:
+        self.analysis = analysis
+        self.path = path
+        self.node = node
+        self.operation = node.operation
+        self.tensors = node.arguments.keras_tensors
+        self.inputs = inputs
+        self.reason = ""
+
+    @property
+    def name(self) -> str:
+        """How messages name the layer."""
+        return f"'{self.path}' ({type(self.operation).__name__})"
+
+    @property
+    def shapes(self) -> list[tuple[int | None, ...]]:
+        """The shapes of the inputs."""
+        return [tuple(tensor.shape) for tensor in self.tensors]
+
+    @property
+    def output_shapes(self) -> list[tuple[int | None, ...]]:
+        """The shapes of the outputs."""
+        return [tuple(tensor.shape) for tensor in self.node.outputs]
+
+    @property
+    def arguments(self) -> dict[int | str, Any]:
+        """The arguments by position and by name."""
+        return call_arguments(self.node)
+
+    def axes_of(self, tensor: Any) -> Axes:
+        """Return the channels along each axis of one of the input tensors."""
+        return self.inputs[[id(t) for t in self.tensors].index(id(tensor))]
+
+    def new(self, count: int, what: str = "channels") -> np.ndarray:
+        """Return the channels that this layer makes, the same ones in each of its calls."""
+        key = (id(self.operation), what)
+        if key not in self.analysis.made:
+            channels = self.analysis.groups.new(count, self.path)
+            self.analysis.made[key] = channels
+            self.analysis.limits.append((channels, what == "heads"))
+        return self.analysis.made[key]
+
+    def weight(self, variable: Any, *axes: Axis, scale: Any = None) -> None:
+        """Say which channels lie along the axes of a weight of the layer."""
+        if variable is None:
+            return
+        assert [n for n, a in zip(variable.shape, axes, strict=True) if a is not None] == [
+            len(a) for a in axes if a is not None
+        ], f"{self.name}: {variable.shape}"
+        known = self.analysis.weights.get(id(variable))
+        if known is not None:
+            reason = f"{self.name} is shared"
+            axes = tuple(
+                self.analysis.groups.join(a, b, reason)
+                for a, b in zip(known.axes, axes, strict=True)
+            )
+        self.analysis.weights[id(variable)] = Weight(variable, self.path, axes, scale)
+
+    def config(self, **entries: Callable[[Size], Any]) -> None:
+        """Say how entries of the layer's configuration follow from the number of channels."""
+        self.analysis.configs.setdefault(id(self.operation), {}).update(entries)
+
+    def keep(self, axis: Axis, reason: str) -> None:
+        """Make the channels of an axis stay."""
+        self.analysis.groups.keep(axis, reason)
+
+    def keep_all(self, axes: Axes, reason: str, but: int | None = None) -> None:
+        """Make the channels of all axes stay, but those along the axis `but`."""
+        for i, axis in enumerate(axes):
+            if but is None or i != but % len(axes):
+                self.keep(axis, reason)
+
+    def join(self, first: Axis, second: Axis, reason: str = "") -> Axis:
+        """Couple two axes."""
+        return self.analysis.groups.join(
+            first, second, reason or f"meets a fixed size in {self.name}"
+        )
+
+    def limit(self, axis: Axis) -> None:
+        """Say that some of the channels along an axis must remain."""
+        if axis is not None:
+            self.analysis.limits.append((axis, False))
+
+    def fixed(self, reason: str) -> list[Axes]:
+        """Make every channel that comes in stay, and give outputs of fixed size."""
+        self.reason = self.reason or reason
+        for axes in self.inputs:
+            self.keep_all(axes, reason)
+        return [(None,) * len(shape) for shape in self.output_shapes]
+
+
+def analyse(
+    model: keras.Model,
+    bypassed: Mapping[int, Any],
+    spared: Callable[[str, Any], str | None],
+    **options: Any,
+) -> Analysis:
+    """Walk the graph of a model, nested models opened.
+
+    Args:
+        model: A functional or sequential model.
+        bypassed: By the `id` of a node that is to be dropped, the tensor that takes the place of
+            its output.
+        spared: Called with the path and the layer, returns why its channels must stay, or `None`.
+        **options: What the rules may ask for: `layer_norm`, whether the channels that a
+            LayerNormalization normalises over may go.
+
+    Returns:
+        An `Analysis`.
+    """
+    analysis = Analysis(options)
+    graph = graph_of(model)
+    inputs: list[Axes] = [(None,) * len(tensor.shape) for tensor in graph.inputs]
+    for axes in _walk(analysis, graph, inputs, "", bypassed, spared):
+        for axis in axes:
+            analysis.groups.keep(axis, "its channels are the model's output")
+    return analysis
+
+
+def _walk(
+    analysis: Analysis,
+    graph: Any,
+    inputs: list[Axes],
+    prefix: str,
+    bypassed: Mapping[int, Any],
+    spared: Callable[[str, Any], str | None],
+) -> list[Axes]:
+    from keras_kd.compression.shrinking.rules import apply_rule
+
+    values = {id(t): axes for t, axes in zip(graph.inputs, inputs, strict=True)}
+    for node in needed_nodes(graph, bypassed):
+        path = prefix + node.operation.name
+        if id(node) in bypassed:
+            values[id(node.outputs[0])] = values[id(bypassed[id(node)])]
+            continue
+        given = [values[id(tensor)] for tensor in node.arguments.keras_tensors]
+        given = _joined_with_other_calls(analysis, node.operation, path, given)
+        if isinstance(node.operation, keras.Model) and is_graph(node.operation):
+            nested = graph_of(node.operation)
+            if len(given) != len(nested.inputs):
+                call = Call(analysis, path, node, given)
+                outputs = call.fixed(f"{call.name} is called with more than its inputs")
+            else:
+                for tensor, axes in zip(nested.inputs, given, strict=True):
+                    analysis.inputs[id(tensor)] = axes
+                outputs = _walk(analysis, nested, given, f"{path}/", bypassed, spared)
+        else:
+            outputs = _call(analysis, path, node, given, spared, apply_rule)
+        values.update({id(t): axes for t, axes in zip(node.outputs, outputs, strict=True)})
+    return [values[id(tensor)] for tensor in graph.outputs]
+
+
+def _call(
+    analysis: Analysis, path: str, node: Any, given: list[Axes], spared: Any, apply_rule: Any
+) -> list[Axes]:
+    call = Call(analysis, path, node, given)
+    outputs: list[Axes] = apply_rule(call)
+    reason = spared(path, node.operation)
+    if reason is not None:
+        for key, channels in analysis.made.items():
+            if key[0] == id(node.operation):
+                call.keep(channels, reason)
+    for axes in outputs:
+        for axis in axes:
+            call.limit(axis)
+    analysis.calls.append(
+        CallRecord(
+            path, node.operation, call.shapes, call.output_shapes, given, outputs, call.reason
+        )
+    )
+    return outputs
+
+
+def _joined_with_other_calls(
+    analysis: Analysis, operation: Any, path: str, given: list[Axes]
+) -> list[Axes]:
+    before = analysis.called.get(id(operation))
+    if before is not None and [len(a) for a in before] == [len(a) for a in given]:
+        reason = f"'{path}' is called with several inputs, of which one keeps its size"
+        given = [
+            tuple(analysis.groups.join(a, b, reason) for a, b in zip(one, two, strict=True))
+            for one, two in zip(before, given, strict=True)
+        ]
+    analysis.called[id(operation)] = given
+    return given
+
+
+def needed_nodes(graph: Any, bypassed: Mapping[int, Any]) -> list[Any]:
+    """Return the calls that the outputs of a graph still depend on, in order."""
+    nodes = ordered_nodes(graph)
+    needed = {id(tensor) for tensor in graph.outputs}
+    result = []
+    for node in reversed(nodes):
+        if not any(id(tensor) in needed for tensor in node.outputs):
+            continue
+        result.append(node)
+        sources = [bypassed[id(node)]] if id(node) in bypassed else node.arguments.keras_tensors
+        needed |= {id(tensor) for tensor in sources}
+    return result[::-1]

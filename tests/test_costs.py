@@ -1,0 +1,100 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_kd as kd
+
+
+def _macs(inputs, outputs):
+    return kd.model_cost(keras.Model(inputs, outputs)).macs
+
+
+def test_dense_and_convolutions():
+    x = keras.Input((8, 6, 3))
+    assert _macs(x, layers.Conv2D(5, (3, 2), padding="same")(x)) == 8 * 6 * 3 * 2 * 3 * 5
+    assert _macs(x, layers.Conv2D(6, 3, strides=2, groups=3)(x)) == 3 * 2 * 9 * 1 * 6
+    assert _macs(x, layers.DepthwiseConv2D(3, depth_multiplier=2)(x)) == 6 * 4 * 9 * 3 * 2
+    assert _macs(x, layers.SeparableConv2D(5, 3)(x)) == 6 * 4 * (9 * 3 + 3 * 5)
+    assert _macs(x, layers.Conv2DTranspose(5, 2, strides=2)(x)) == 8 * 6 * 4 * 3 * 5
+    assert _macs(x, layers.Dense(7)(x)) == 8 * 6 * 3 * 7
+    assert _macs(x, layers.BatchNormalization()(ops.relu(x))) == 0
+    first = keras.Input((3, 8, 6))
+    convolution = layers.Conv2D(5, 3, padding="same", data_format="channels_first")
+    assert _macs(first, convolution(first)) == 8 * 6 * 9 * 3 * 5
+
+
+def test_sequences_attention_and_products():
+    x, y = keras.Input((5, 8)), keras.Input((7, 6))
+    attention = layers.MultiHeadAttention(2, 3, value_dim=4)
+    projections = 5 * 8 * 6 + 7 * 6 * 6 + 7 * 6 * 8 + 5 * 8 * 8
+    assert _macs([x, y], attention(x, y)) == projections + 2 * 5 * 7 * (3 + 4)
+    grouped = layers.GroupQueryAttention(3, 4, 2)
+    projections = 5 * 8 * 12 + 2 * 5 * 8 * 6 + 5 * 12 * 8
+    assert _macs(x, grouped(x, x)) == projections + 4 * 5 * 5 * (3 + 3)
+    assert _macs(x, layers.LSTM(4)(x)) == 5 * (8 * 16 + 4 * 16)
+    assert _macs(x, layers.EinsumDense("abc,cd->abd", (5, 3))(x)) == 5 * 8 * 3
+    assert _macs(x, layers.EinsumDense("...c,cd->...d", 3)(x)) == 5 * 8 * 3
+    assert _macs(x, ops.matmul(x, ops.transpose(x, (0, 2, 1)))) == 5 * 5 * 8
+    assert _macs(x, ops.einsum("abc,adc->abd", x, x)) == 5 * 5 * 8
+
+
+def test_equals_what_tensorflow_counts():
+    x = keras.Input((16, 16, 3))
+    y = layers.Conv2D(8, 3, strides=2, use_bias=False)(x)
+    y = layers.DepthwiseConv2D(3, use_bias=False)(y)
+    y = layers.Dense(5, use_bias=False)(layers.Flatten()(y))
+    model = keras.Model(x, y)
+    import tensorflow as tf
+    from tensorflow.python.profiler.model_analyzer import profile
+    from tensorflow.python.profiler.option_builder import ProfileOptionBuilder
+
+    function = tf.function(model).get_concrete_function(tf.TensorSpec((1, 16, 16, 3)))
+    options = ProfileOptionBuilder(ProfileOptionBuilder.float_operation()).with_empty_output()
+    flops = profile(function.graph, options=options.build()).total_float_ops
+    assert kd.model_cost(model).flops == flops
+
+
+def test_nested_shared_and_unknown_layers():
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a")], name="inner")
+    x = keras.Input((4,))
+    shared = layers.Dense(4, name="shared")
+
+    class Custom(layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(3,), name="w")
+
+        def call(self, x):
+            return x * self.w
+
+    cost = kd.model_cost(keras.Model(x, Custom(name="own")(inner(shared(shared(x))))))
+    assert [(c.name, c.parameters, c.macs) for c in cost.layers] == [
+        ("shared", 20, 32),
+        ("inner/a", 15, 12),
+        ("own", 3, 0),
+    ]
+    assert (cost.parameters, cost.macs, cost.flops) == (38, 44, 88)
+    assert cost.not_counted == ("own",)
+
+
+def test_published_count():
+    # Sandler et al., MobileNetV2, 2018, arXiv:1801.04381, table 4: 300 million.
+    cost = kd.model_cost(keras.applications.MobileNetV2(weights=None))
+    assert cost.macs == 300_774_272
+    assert cost.parameters == 3_538_984
+
+
+def test_unknown_sizes_and_subclassed_models_are_refused():
+    x = keras.Input((None, None, 3))
+    model = keras.Model(x, layers.Conv2D(4, 3, name="conv")(x))
+    with pytest.raises(ValueError, match="'conv' depend on a size that is not known"):
+        kd.model_cost(model)
+
+    class Net(keras.Model):
+        def call(self, x):
+            return x
+
+    net = Net()
+    net(np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="a subclassed model"):
+        kd.model_cost(net)
