@@ -67,6 +67,7 @@ class Shrink(Stage):
     default_learning_rate = 1e-3
     minimum_epochs = 0
     not_after: ClassVar = {
+        "LowRank": "whose factors were chosen for the channels that existed.",
         "Prune": "whose zeros would be trained again.",
         "Cluster": "whose shared values would be trained apart.",
         "QuantizeAware": "whose model is one of tf_keras.",
