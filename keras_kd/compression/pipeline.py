@@ -66,7 +66,8 @@ def compress(
     stages = _check_arguments(distiller, stages, taught is not None)
     inputs = None if example is None else example.inputs
     if not distiller.student.built and inputs is not None:
-        distiller.student(inputs, training=False)
+        with distiller.distribute_strategy.scope():
+            distiller.student(inputs, training=False)
     student = distiller.student
     preview = student
     for i, stage in enumerate(stages):
@@ -75,9 +76,12 @@ def compress(
         if i + 1 < len(stages):
             preview = stage.preview(preview)
     if distiller.objective.distils:
-        distiller.objective.build(student, inputs, taught)
+        with distiller.distribute_strategy.scope():
+            distiller.objective.build(student, inputs, taught)
 
-    state = StudentState(copy_model(student, inputs), pruned=already_pruned(student))
+    with distiller.distribute_strategy.scope():
+        copied = copy_model(student, inputs)
+    state = StudentState(copied, pruned=already_pruned(student))
     teaching = Teaching(distiller, train, validation_data, verbose)
     for i, stage in enumerate(stages, start=1):
         if verbose:

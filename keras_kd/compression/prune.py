@@ -137,8 +137,8 @@ class Prune(Stage):
         """Train with masks; the state's model stays a Keras 3 model."""
         steps = self.epochs * teaching.steps_per_epoch
         kernels, skipped = prunable_weights(state.model, self.choice)
-        pruning = PruningCallback(kernels, self.make_schedule(steps), steps)
-        with teaching.keras_trainer(state, self.make_optimizer()) as trainer:
+        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
+            pruning = PruningCallback(kernels, self.make_schedule(steps), steps)
             history = trainer.fit(
                 teaching.train,
                 validation_data=teaching.validation_data,

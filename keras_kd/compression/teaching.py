@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -75,29 +75,32 @@ class Teaching:
         return refitted
 
     @contextlib.contextmanager
-    def keras_trainer(self, state: StudentState, optimizer: Any) -> Iterator[Distiller]:
-        """Give a compiled `Distiller` for a Keras 3 student."""
-        # Here weights are numbers: what was scheduled stays at what it has come to.
-        objective: Any = self.objective_for(state)
-        trainer = Distiller(
-            objective.teacher,
-            state.model,
-            objective.distillation_losses,
-            objective.distillation_loss_weights,
-            objective.student_loss_weight,
-        )
-        loss = self.distiller._compile_loss
-        metrics, weighted_metrics = self.user_metrics()
-        trainer.compile(
-            optimizer,
-            loss=None if loss is None else loss._user_loss,
-            loss_weights=None if loss is None else loss._user_loss_weights,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            run_eagerly=self.distiller.run_eagerly,
-            jit_compile=self.distiller.jit_compile,
-        )
-        yield trainer
+    def keras_trainer(
+        self, state: StudentState, make_optimizer: Callable[[], Any]
+    ) -> Iterator[Distiller]:
+        """Give a compiled `Distiller` for a Keras 3 student, in the scope of its strategy."""
+        with self.distiller.distribute_strategy.scope():
+            # Here weights are numbers: what was scheduled stays at what it has come to.
+            objective: Any = self.objective_for(state)
+            trainer = Distiller(
+                objective.teacher,
+                state.model,
+                objective.distillation_losses,
+                objective.distillation_loss_weights,
+                objective.student_loss_weight,
+            )
+            loss = self.distiller._compile_loss
+            metrics, weighted_metrics = self.user_metrics()
+            trainer.compile(
+                make_optimizer(),
+                loss=None if loss is None else loss._user_loss,
+                loss_weights=None if loss is None else loss._user_loss_weights,
+                metrics=metrics,
+                weighted_metrics=weighted_metrics,
+                run_eagerly=self.distiller.run_eagerly,
+                jit_compile=self.distiller.jit_compile,
+            )
+            yield trainer
 
     def fit_in_tf_keras(
         self, state: StudentState, optimizer: Any, epochs: int, kept: Sequence[KeptValues]

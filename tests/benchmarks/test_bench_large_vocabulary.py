@@ -1,0 +1,25 @@
+"""The memory that `chunk_size` promises, measured in processes of their own."""
+
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "bench_large_vocabulary.py"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_chunks_need_little_more_than_the_gradient():
+    spec = importlib.util.spec_from_file_location("bench_large_vocabulary", PATH)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    positions, classes = 64, 250_000
+    logits = positions * classes * 4 / 2**20
+    # What the docstring of KLDivergence states.
+    bound = logits + 32 * (benchmark.CHUNK_ELEMENTS // classes) * classes / 2**20
+    chunks = benchmark.measured("chunks", positions, classes)
+    whole = benchmark.measured("whole", positions, classes)
+    assert logits * 0.9 < chunks["memory_mb"] < bound
+    assert whole["memory_mb"] > 2 * logits
+    assert chunks["loss"] == pytest.approx(whole["loss"], rel=1e-6)
