@@ -44,11 +44,7 @@ def teacher_fingerprint(teacher: Any) -> dict[str, Any]:
     """Return hashes of a teacher's weights and of its configuration, `None` where it has none."""
     while isinstance(teacher, (AdaptedTeacher, CallableTeacher)):
         teacher = teacher.teacher
-    weights = list(getattr(teacher, "weights", None) or [])
-    return {
-        "weights": _hash_of_weights(weights) if weights else None,
-        "config": _hash_of_config(teacher),
-    }
+    return {"weights": hash_of_weights(teacher), "config": _hash_of_config(teacher)}
 
 
 def is_known_by_weights(teacher: Any) -> bool:
@@ -63,7 +59,11 @@ def is_known_by_weights(teacher: Any) -> bool:
     )
 
 
-def _hash_of_weights(weights: Sequence[Any]) -> str:
+def hash_of_weights(model: Any) -> str | None:
+    """Return a hash of the values of a model's weights, `None` where it has none."""
+    weights = list(getattr(model, "weights", None) or [])
+    if not weights:
+        return None
     digest = hashlib.blake2b(digest_size=16)
     for weight in weights:
         values = np.ascontiguousarray(keras.ops.convert_to_numpy(weight))

@@ -1,0 +1,213 @@
+"""Students that become teachers: chains of assistants and born-again generations."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_kd.teachers.callable_teacher import as_teacher
+from keras_kd.teachers.finished_models import FinishedModels
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModels:
+    """The models that were trained one after the other.
+
+    Attributes:
+        models: The trained models, in order, without the first teacher.
+        histories: For each, the history of its `fit`, a list of values by the name of the metric;
+            `None` where `fit` returned none.
+    """
+
+    models: list[Any]
+    histories: list[Mapping[str, list[float]] | None]
+
+    @property
+    def student(self) -> Any:
+        """The last model."""
+        return self.models[-1]
+
+
+def chain(
+    models: Sequence[Any],
+    fit: Callable[[Any, keras.Model], Any],
+    path: str | os.PathLike[str] | None = None,
+) -> TrainedModels:
+    """Distil from each model into the next: teacher, assistants, student.
+
+    A student far smaller than its teacher can learn more from an assistant of a size between.
+
+    Args:
+        models: The trained teacher, then the models to train, each taught by the one before it.
+        fit: Called as `fit(teacher, student)`; trains the student in place, as with a
+            `keras_kd.Distiller`, and may return the `History`.
+        path: A folder where every finished model is kept. The same call goes on behind the last
+            model that is there. Defaults to `None`: nothing is kept.
+
+    Returns:
+        A `TrainedModels`.
+
+    Raises:
+        ValueError: If there are fewer than two models, a model occurs twice, or what `path` holds
+            is not from this chain.
+        TypeError: If a model that is to be trained is no `keras.Model`, or `fit` does not take a
+            teacher and a student.
+        OSError: If `path` cannot be written to.
+
+    Example:
+
+    ```python
+    def fit(teacher, student):
+        distiller = keras_kd.Distiller(
+            teacher, student, keras_kd.losses.KLDivergence(4.0), student_loss_weight=0.1
+        )
+        distiller.compile("adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        return distiller.fit(train, validation_data=validation, epochs=10)
+
+    trained = keras_kd.teachers.chain([teacher, assistant, student], fit, path="runs/chain")
+    trained.student.evaluate(validation)
+    ```
+
+    Reference:
+        Mirzadeh et al., Improved Knowledge Distillation via Teacher Assistant, 2020,
+        arXiv:1902.03393.
+    """
+    if not isinstance(models, (list, tuple)) or len(models) < 2:
+        raise ValueError(
+            "A chain needs a teacher and one model or more to train: chain([teacher, assistant, "
+            f"student], fit). Received {models!r}."
+        )
+    as_teacher(models[0])
+    for i, model in enumerate(models[1:], start=1):
+        _check_student(model, f"Element {i} of `models`")
+        if any(model is other for other in models[:i]):
+            raise ValueError(
+                f"Element {i} of `models`, '{model.name}', occurs twice in the chain: a model "
+                "cannot teach itself. Make a model of its own for each place."
+            )
+    return _run(models[0], len(models) - 1, lambda i: models[i + 1], fit, path, "chain")
+
+
+def born_again(
+    teacher: Any,
+    make_student: Callable[[], keras.Model],
+    generations: int,
+    fit: Callable[[Any, keras.Model], Any],
+    path: str | os.PathLike[str] | None = None,
+) -> TrainedModels:
+    """Train generations of students, each taught by the generation before it.
+
+    With a student of the teacher's own architecture later generations can be better than the
+    teacher, and the generations together, as a `keras_kd.teachers.Ensemble`, better still.
+
+    Args:
+        teacher: The trained teacher of the first generation.
+        make_student: Called without arguments, returns a new, untrained model.
+        generations: How many students to train one after the other.
+        fit: Called as `fit(teacher, student)`; trains the student in place, as with a
+            `keras_kd.Distiller`, and may return the `History`.
+        path: A folder where every finished generation is kept. The same call, also with more
+            generations, goes on behind the last that is there. Defaults to `None`: nothing is
+            kept.
+
+    Returns:
+        A `TrainedModels`.
+
+    Raises:
+        ValueError: If `generations` is below 1, `make_student` returns the same model twice, or
+            what `path` holds is not from these generations.
+        TypeError: If `make_student` is not callable or returns no `keras.Model`, or `fit` does not
+            take a teacher and a student.
+        OSError: If `path` cannot be written to.
+
+    Example:
+
+    ```python
+    trained = keras_kd.teachers.born_again(teacher, make_student, generations=3, fit=fit)
+    ensemble = keras_kd.teachers.Ensemble(trained.models)
+    ```
+
+    Reference:
+        Furlanello et al., Born Again Neural Networks, 2018, arXiv:1805.04770.
+    """
+    as_teacher(teacher)
+    if not callable(make_student) or isinstance(make_student, keras.Model):
+        raise TypeError(
+            "`make_student` must be a function that returns a new model, such as lambda: "
+            f"build_student(), but received {type(make_student).__name__}."
+        )
+    if isinstance(generations, bool) or not isinstance(generations, int) or generations < 1:
+        raise ValueError(
+            f"`generations` must be a whole number of at least 1, but received {generations!r}."
+        )
+    made: list[Any] = [teacher]
+
+    def make(i: int) -> keras.Model:
+        student = make_student()
+        _check_student(student, "What `make_student` returned")
+        if any(student is other for other in made):
+            raise ValueError(
+                f"`make_student` returned the model '{student.name}' again: every generation "
+                "needs a new model. Build it inside the function."
+            )
+        made.append(student)
+        return student
+
+    return _run(teacher, generations, make, fit, path, "generation")
+
+
+def _run(
+    teacher: Any,
+    count: int,
+    student_at: Callable[[int], keras.Model],
+    fit: Callable[[Any, keras.Model], Any],
+    path: str | os.PathLike[str] | None,
+    what: str,
+) -> TrainedModels:
+    _check_fit(fit)
+    finished = None if path is None else FinishedModels(pathlib.Path(path), what)
+    trained = TrainedModels([], [])
+    for i in range(count):
+        student = student_at(i)
+        record = None if finished is None else finished.restore(i, teacher, student)
+        if record is None:
+            history = _history(fit(teacher, student))
+            if finished is not None:
+                finished.keep(i, teacher, student, history)
+        else:
+            student, history = record
+        trained.models.append(student)
+        trained.histories.append(history)
+        teacher = student
+    return trained
+
+
+def _check_student(model: Any, what: str) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"{what} must be a keras.Model, because it is trained, but it is a "
+            f"{type(model).__name__}."
+        )
+
+
+def _check_fit(fit: Any) -> None:
+    try:
+        inspect.signature(fit).bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"`fit` must be a function of a teacher and a student, but received {fit!r}. Write "
+            "def fit(teacher, student): ..., which trains the student in place."
+        ) from None
+    except ValueError:  # a callable that does not tell its arguments
+        pass
+
+
+def _history(returned: Any) -> Mapping[str, list[float]] | None:
+    history = getattr(returned, "history", returned)
+    return history if isinstance(history, Mapping) else None
