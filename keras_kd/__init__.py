@@ -39,6 +39,7 @@ from keras_kd.export.evaluate import TFLiteResult as TFLiteResult
 from keras_kd.export.evaluate import evaluate_tflite as evaluate_tflite
 from keras_kd.export.tflite import export_tflite as export_tflite
 from keras_kd.hints import Hint as Hint
+from keras_kd.mutual import MutualDistiller as MutualDistiller
 
 
 def __getattr__(name: str) -> object:

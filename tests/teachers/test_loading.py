@@ -71,9 +71,7 @@ def expected(model):
 @pytest.mark.parametrize(
     ("name", "tolerance"),
     [
-        ("model.keras", 1e-6),
         ("saved", 1e-5),
-        ("float.tflite", 1e-5),
         ("any.tflite", 1e-5),
         ("six.tflite", 1e-5),
         ("int8.tflite", 5e-3),
