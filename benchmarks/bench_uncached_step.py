@@ -105,6 +105,7 @@ def teachers():
         for name, ours in (
             ("normalisations by one operation, as always", distiller(teacher, student())),
             ("normalisations folded", distiller(folded, student())),
+            ("in bfloat16", distiller(in_bfloat16(teacher), student())),
             ("folded and in bfloat16", distiller(in_bfloat16(folded), student())),
         ):
             measure(

@@ -48,15 +48,29 @@ def table(rows):
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        if row.get("bound") is None:
-            continue
-        holds = "yes" if row["ratio"] <= row["bound"] else "**no**"
-        spread = f"{row['lowest']:.2f} .. {row['highest']:.2f}" if "lowest" in row else ""
-        lines.append(
-            f"| {row['measure']} | {row['against']} | {row['ratio']:.2f} | {spread} "
-            f"| {row['bound']:.2f} | {holds} |"
-        )
+        if row.get("bound") is not None:
+            holds = "yes" if row["ratio"] <= row["bound"] else "**no**"
+            lines.append(
+                f"| {row['measure']} | {row['against']} | {row['ratio']:.2f} | {spread(row)} "
+                f"| {row['bound']:.2f} | {holds} |"
+            )
     return "\n".join(lines)
+
+
+def table_without_bounds(rows):
+    """Return a Markdown table of the rows that have none."""
+    lines = ["| measure | against | ratio | rounds from .. to |", "|---|---|---|---|"]
+    for row in rows:
+        if "ratio" in row and row.get("bound") is None:
+            lines.append(
+                f"| {row['measure']} | {row['against']} | {row['ratio']:.2f} | {spread(row)} |"
+            )
+    return "\n".join(lines)
+
+
+def spread(row):
+    """The lowest and the highest ratio of a row's rounds."""
+    return f"{row['lowest']:.2f} .. {row['highest']:.2f}" if "lowest" in row else ""
 
 
 def machine():
@@ -90,7 +104,7 @@ def main(argv=None):
         rows += rows_of(script)
         with atomic_path(chosen.out) as temporary:
             temporary.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
-    print("\n" + table(rows) + f"\n\nWritten to {chosen.out}.")
+    print(f"\n{table(rows)}\n\n{table_without_bounds(rows)}\n\nWritten to {chosen.out}.")
 
 
 if __name__ == "__main__":
