@@ -66,3 +66,12 @@ def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path
     assert (tmp_path / "FitNet.seed0.json").read_bytes() == first["FitNet.seed0.json"]
     with pytest.raises(SystemExit, match="other settings"):
         benchmark.main([*command, "--epochs", "2", "--losses", "alone"])
+
+
+def test_the_guide_quotes_the_kept_results(benchmark):
+    root = PATH.parents[1]
+    kept = json.loads((root / "exports/reference/losses_fashion_mnist.json").read_text())
+    guide = (root / "docs/guides/choosing.md").read_text()
+    assert benchmark.report(kept) in guide
+    assert set(kept["results"]) == set(benchmark.LOSSES)
+    assert {len(runs) for runs in kept["results"].values()} == {3}
