@@ -181,7 +181,7 @@ class LowRank(Stage):
         state.history[self.name] = {}
         if self.epochs == 0:
             return
-        with teaching.keras_trainer(state, self.make_optimizer()) as trainer:
+        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
             history = trainer.fit(
                 teaching.train,
                 validation_data=teaching.validation_data,

@@ -143,7 +143,7 @@ class Shrink(Stage):
                 state.note(layer.name).done.append(f"shrunk from {layer.change}")
 
     def _train(self, state: StudentState, teaching: Any) -> dict[str, list[float]]:
-        with teaching.keras_trainer(state, self.make_optimizer()) as trainer:
+        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
             history = trainer.fit(
                 teaching.train,
                 validation_data=teaching.validation_data,
