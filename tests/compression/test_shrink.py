@@ -69,11 +69,10 @@ def test_hints_get_projections_for_the_new_width(wide):
     compressed = kd.compress(
         distiller,
         _data(),
-        stages=[kd.Shrink(0.5, epochs=1), kd.Prune(0.5, epochs=1)],
+        stages=[kd.Shrink(0.5, epochs=1)],
         verbose=0,
     )
-    for stage in ("shrink", "prune"):
-        assert compressed.history[stage]["fit_net_block2_2_out"][0] > 0
+    assert compressed.history["shrink"]["fit_net_block2_2_out"][0] > 0
     assert hint.layers == []
     assert hint.refitted([(None, 4, 4, 8)]) is hint
     (projection,) = hint.refitted([(None, 4, 4, 4)]).layers
@@ -120,13 +119,14 @@ def test_taylor_asks_the_objective(wide):
     np.testing.assert_array_equal(compressed.model.get_layer("stem_conv").kernel, kernel[..., 4:])
 
 
-def test_later_stages_follow(wide):
+def test_later_stages_follow():
+    wide = residual_network((8, 8, 1), 3, [8], [1], "wide")
     stages = [kd.Shrink(0.5, epochs=0), kd.Prune(0.5), kd.QuantizeAware()]
     compressed = kd.compress(_distiller(wide), _data(), stages=stages, verbose=0)
     records = {record.name: record for record in compressed.layers}
     assert records["stem_conv"].bits == 8
-    assert records["block2_2_1_conv"].shapes == ((3, 3, 4, 4),)
-    assert records["block2_2_1_conv"].sparsity == pytest.approx(0.5, abs=0.01)
+    assert records["block1_1_1_conv"].shapes == ((3, 3, 4, 4),)
+    assert records["block1_1_1_conv"].sparsity == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("earlier", [kd.Prune(0.5), kd.QuantizeAware()])

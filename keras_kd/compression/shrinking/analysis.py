@@ -224,13 +224,17 @@ def _walk(
         given = _joined_with_other_calls(analysis, node.operation, path, given)
         if isinstance(node.operation, keras.Model) and is_graph(node.operation):
             nested = graph_of(node.operation)
-            if len(given) != len(nested.inputs):
-                call = Call(analysis, path, node, given)
-                outputs = call.fixed(f"{call.name} is called with more than its inputs")
-            else:
-                for tensor, axes in zip(nested.inputs, given, strict=True):
-                    analysis.inputs[id(tensor)] = axes
-                outputs = _walk(analysis, nested, given, f"{path}/", bypassed, spared)
+            taken = given[: len(nested.inputs)]
+            if len(taken) < len(nested.inputs):
+                raise ValueError(
+                    f"The nested model '{path}' is called without one of its optional inputs, "
+                    "which Shrink does not follow. Call it with all of them."
+                )
+            for axes in given[len(taken) :]:
+                Call(analysis, path, node, given).keep_all(axes, f"'{path}' takes them as a mask")
+            for tensor, axes in zip(nested.inputs, taken, strict=True):
+                analysis.inputs[id(tensor)] = axes
+            outputs = _walk(analysis, nested, taken, f"{path}/", bypassed, spared)
         else:
             outputs = _call(analysis, path, node, given, spared, apply_rule)
         values.update({id(t): axes for t, axes in zip(node.outputs, outputs, strict=True)})
@@ -262,7 +266,10 @@ def _joined_with_other_calls(
     analysis: Analysis, operation: Any, path: str, given: list[Axes]
 ) -> list[Axes]:
     before = analysis.called.get(id(operation))
-    if before is not None and [len(a) for a in before] == [len(a) for a in given]:
+    # A layer without weights or sizes of its own may treat tensors of several sizes.
+    sized = bool(getattr(operation, "weights", ())) or id(operation) in analysis.configs
+    sized = sized or isinstance(operation, keras.Model)
+    if before is not None and sized and [len(a) for a in before] == [len(a) for a in given]:
         reason = f"'{path}' is called with several inputs, of which one keeps its size"
         given = [
             tuple(analysis.groups.join(a, b, reason) for a, b in zip(one, two, strict=True))

@@ -192,10 +192,10 @@ def _ratio_for(
     ratio = least_ratio(fits)
     if ratio is None:
         used, held = cost(1.0)
-        asked = f"{int(max_parameters):,} parameters"
-        smallest = f"{int(held):,} parameters"
         if used > max_macs:
             asked, smallest = f"{int(2 * max_macs):,} FLOPs", f"{int(2 * used):,} FLOPs"
+        else:
+            asked, smallest = f"{int(max_parameters):,} parameters", f"{int(held):,} parameters"
         raise ValueError(
             f"Model '{model.name}' cannot be shrunk to {asked}: with `min_channels`="
             f"{options.min_channels} and the layers that must keep their channels, the smallest "

@@ -45,7 +45,8 @@ class _Rebuilder:
     def run(self, model: Any) -> Any:
         new = self._model(model)
         for old, made in self._made.values():
-            if isinstance(old, keras.layers.Layer) and not isinstance(made, keras.Model):
+            is_nested = isinstance(old, keras.Model) and is_graph(old)
+            if isinstance(old, keras.layers.Layer) and not is_nested:
                 self._copy_weights(old, made)
         return new
 

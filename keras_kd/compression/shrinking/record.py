@@ -68,12 +68,18 @@ def shrunk_layers(
         selection: What remains.
     """
     calls = {id(call.operation): call for call in analysis.calls}
+    inside = {f"{call.path}/": call for call in analysis.calls}
     records = []
     for path, layer in leaf_layers(model):
         if not layer.weights:
             continue
         call = calls.get(id(layer))
         class_name = type(layer).__name__
+        opaque = next((c for prefix, c in inside.items() if path.startswith(prefix)), None)
+        if call is None and opaque is not None:
+            # A layer of a subclassed model, which is treated as one.
+            records.append(ShrunkLayer(path, class_name, None, None, None, opaque.reason))
+            continue
         if call is None:
             before = _channels(tuple(layer.output.shape), layer) if _single_output(layer) else None
             records.append(ShrunkLayer(path, class_name, before, 0, None, "its block is dropped"))

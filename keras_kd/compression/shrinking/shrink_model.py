@@ -42,7 +42,7 @@ def shrink(
     Channels are removed where they are of least importance, together with every weight that makes
     them or takes them: through additions, concatenations, depthwise and grouped convolutions,
     normalisation, flattening, pooling and attention, whose heads go as a whole. What is left gives
-    the outputs that the model would give with the removed channels at zero. Channels that reach a
+    the outputs that the model would give with all these weights at zero. Channels that reach a
     layer which is not understood stay, as do inputs and outputs of the model;
     `shrink_plan(...).layers` says for each layer what became of it and why.
 
