@@ -11,7 +11,7 @@ import numpy as np
 from keras_kd.compression.bridge import BridgedModel
 from keras_kd.compression.layer_choice import LayerChoice
 from keras_kd.compression.layer_record import leaf_layers
-from keras_kd.compression.prune import prunable_weights
+from keras_kd.compression.prunable_weights import prunable_weights
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
 INITIALIZATIONS = {
@@ -37,7 +37,8 @@ def layers_to_cluster(
         The kernels by the path of their layer, and the reason by path for the other layers with
         weights.
     """
-    kernels, skipped = prunable_weights(model, choice)
+    found, skipped = prunable_weights(model, choice)
+    kernels = {path: [weight.variable for weight in weights] for path, weights in found.items()}
     skipped = {path: reason.replace("prune", "cluster") for path, reason in skipped.items()}
     leaves = dict(leaf_layers(model))
     for path, weights in list(kernels.items()):

@@ -155,7 +155,7 @@ class HostedLayer(tf_keras.layers.Layer, _ClusterableLayer):
 
     def get_clusterable_weights(self) -> list[tuple[str, Any]]:
         """Return name and variable of each kernel, for TF-MOT."""
-        from keras_kd.compression.prune import layer_kernels
+        from keras_kd.compression.prunable_weights import layer_kernels
 
         if not isinstance(self.operation, keras.layers.Layer):
             return []

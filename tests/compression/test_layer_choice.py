@@ -3,7 +3,8 @@ import pytest
 from keras import layers
 
 from keras_kd.compression.layer_choice import LayerChoice, choice_from_config
-from keras_kd.compression.prune import Prune, prunable_weights
+from keras_kd.compression.prunable_weights import prunable_weights
+from keras_kd.compression.prune import Prune
 from keras_kd.compression.stage import Stage
 
 

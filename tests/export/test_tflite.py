@@ -514,3 +514,24 @@ def test_a_quantization_aware_model_needs_no_representative_data(tmp_path: pathl
         assert result.max_difference <= 1.01 * step
     with pytest.warns(UserWarning, match='Use "int8"'):
         export(model, tmp_path / "c.tflite", "dynamic")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int16x8", "dynamic"])
+def test_filters_that_pruning_emptied(tmp_path, quantization):
+    # The scale of a channel that is all zero must not become zero or infinite.
+    model = cnn()
+    for layer, filters in ((model.layers[1], slice(0, 5)), (model.layers[5], slice(3, None, 2))):
+        kernel = layer.get_weights()[0]
+        kernel[..., filters] = 0.0
+        layer.kernel.assign(kernel)
+    dense = model.layers[-2]
+    dense.kernel.assign(np.where(np.arange(64) % 2, dense.kernel, 0.0))
+    dense.bias.assign(np.linspace(-1, 1, 64))
+    model.layers[-1].kernel.assign(np.where(np.arange(4) > 0, model.layers[-1].kernel, 0.0))
+    x = images()
+    path = export(model, tmp_path / "a.tflite", quantization, representative_data=x)
+    outputs = next(iter(run(path, image=x).values()))
+    expected = model.predict(x, verbose=0)
+    assert np.isfinite(outputs).all()
+    np.testing.assert_allclose(outputs, expected, atol=0.02 * np.abs(expected).max())
+    np.testing.assert_allclose(outputs[:, 0], 0.0, atol=1e-6)
