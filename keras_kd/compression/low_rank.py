@@ -168,7 +168,8 @@ class LowRank(Stage):
                 f"LowRank: with {self._goal()} nothing is saved after the stages before it.",
                 stacklevel=2,
             )
-        state.model, parts = split_layers(state.model, plan)
+        with teaching.distiller.distribute_strategy.scope():
+            state.model, parts = split_layers(state.model, plan)
         state.parts.update(parts)
         for path, (way, rank) in plan.items():
             state.note(path).done.append(

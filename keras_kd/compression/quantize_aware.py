@@ -30,7 +30,9 @@ class QuantizeAware(Stage):
 
     The student is rebuilt in `tf_keras`, which TF-MOT works on; nested models are inlined. The
     ranges of the activations start at those of some training batches. After `Prune` the zeros
-    stay, by TF-MOT's prune-preserving scheme and a mask after every step. Layers that TF-MOT does
+    stay, by TF-MOT's prune-preserving scheme. After `Cluster` weights of the same value are trained
+    as one, and a kernel that was clustered as a whole has one range, so that its integers in the
+    file are as few as its values. Layers that TF-MOT does
     not know stay float and are named in one warning. Hints at layers that exist go on teaching,
     and their projections go on learning.
 

@@ -55,6 +55,7 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
     """
     tfmot, tf_keras = import_tfmot(), import_tf_keras()
     from keras_kd.compression.quantize_config import OutputQuantizeConfig
+    from keras_kd.compression.quantize_scheme import quantize_scheme
 
     quantization = tfmot.quantization.keras
     plan = {layer.name: _treatment(layer, bridged.model) for layer in bridged.model.layers}
@@ -78,13 +79,10 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
             config = _default_config(layer)
         return quantization.quantize_annotate_layer(layer, config)
 
-    scheme_class = (
-        tfmot.experimental.combine.Default8BitPrunePreserveQuantizeScheme if pruned else None
-    )
+    scheme = quantize_scheme(bridged.model, pruned)
     with capture_output(), quantization.quantize_scope():
         annotated = tf_keras.models.clone_model(bridged.model, clone_function=annotate)
-        arguments = [scheme_class()] if scheme_class is not None else []
-        model = quantization.quantize_apply(annotated, *arguments)
+        model = quantization.quantize_apply(annotated, scheme)
 
     present = {layer.name: layer for layer in model.layers}
 
