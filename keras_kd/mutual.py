@@ -322,9 +322,7 @@ class MutualDistiller(keras.Model):
             elif distiller._compile_loss is not None:
                 losses = distiller._compile_loss._user_loss
                 check_all_labels(losses, labels, distiller.student, batch.inputs)
-            if not distiller.student.built:
-                distiller.student(batch.inputs, training=False)
-            distiller.built = True
+            self._build(distiller, labels, batch.inputs)
             for pair in pairs:
                 if pair.distils:
                     pair.build(distiller.student, batch.inputs)
@@ -333,6 +331,19 @@ class MutualDistiller(keras.Model):
                     )
         self._track_teaching_layers()
         self.built = True
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _build(self, distiller: Distiller, labels: Any, inputs: Any) -> None:
+        # Keras builds what it compiled itself; variables made inside the step would be lost on
+        # several devices.
+        with self.distribute_strategy.scope():
+            y_pred = distiller.student(inputs, training=False)
+            for part in (distiller._compile_loss, distiller._compile_metrics):
+                if part is not None and not part.built and labels is not None:
+                    part.build(labels, y_pred)
+        distiller.built = True
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, with the peers."""
