@@ -248,6 +248,7 @@ def _call(
     outputs: list[Axes] = apply_rule(call)
     reason = spared(path, node.operation)
     if reason is not None:
+        reason = reason.replace("it is", f"'{path}' is", 1)
         for key, channels in analysis.made.items():
             if key[0] == id(node.operation):
                 call.keep(channels, reason)

@@ -21,6 +21,9 @@ def randomise(model, seed=0):
         values = generator.normal(0.0, 1.0, weight.shape)
         if len(weight.shape) >= 2:
             values /= np.sqrt(max(1, np.prod(weight.shape[:-1])))
+        else:  # no two alike
+            values = generator.permutation(np.linspace(-1.5, 1.7, int(np.prod(weight.shape))))
+            values = values.reshape(weight.shape)
         if weight.path.endswith("gamma"):
             values = 1.0 + 0.3 * values
         if weight.path.endswith("moving_variance"):

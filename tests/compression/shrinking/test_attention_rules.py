@@ -62,4 +62,4 @@ def test_excluded_attention_keeps_its_heads():
     model = _model(attention)
     plan = kd.shrink_plan(model, max_parameters=10**9, exclude="attention")
     assert next(x for x in plan.layers if x.name == "attention").heads == (4, 4)
-    assert "it is excluded by `exclude`" in str(plan)
+    assert "'attention' is excluded by `exclude`" in str(plan)
