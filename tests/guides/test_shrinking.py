@@ -1,11 +1,11 @@
-"""The code of the guides runs."""
+"""The code of the guide to shrinking runs."""
 
 import pathlib
 import re
 
 import pytest
 
-GUIDES = pathlib.Path(__file__).parents[1] / "docs" / "guides"
+GUIDES = pathlib.Path(__file__).parents[2] / "docs" / "guides"
 
 
 def run(guide, monkeypatch, folder):
