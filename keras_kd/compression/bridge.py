@@ -114,6 +114,21 @@ def is_graph(model: Any) -> bool:
     return functional is not None and model.__class__.call is functional.call
 
 
+def graph_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return path and layer of every layer in the graph of a functional or sequential model.
+
+    Nested models of these kinds are opened; a subclassed one counts as one layer.
+    """
+    found: list[tuple[str, Any]] = []
+    for layer in model.layers:
+        path = prefix + layer.name
+        if isinstance(layer, keras.Model) and is_graph(layer):
+            found += graph_layers(layer, f"{path}/")
+        else:
+            found.append((path, layer))
+    return found
+
+
 def _graph(model: Any) -> Any:
     return model._functional if isinstance(model, keras.Sequential) else model
 

@@ -191,6 +191,9 @@ class Cluster(Stage):
             by_channel = self.per_channel and is_clustered_by_channel(leaves[path])
             count = max(distinct_values(np.asarray(w.value), by_channel) for w in weights)
             note = state.note(path)
+            if count > self.number_of_clusters:
+                note.not_done.append(f"not clustered: TF-MOT left it {count} values")
+                continue
             note.clustered = "channel" if by_channel else "kernel"
             note.done.append(f"clustered to {count} values{' a channel' if by_channel else ''}")
         for path, reason in skipped.items():

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression.bridge import BridgedModel
+from keras_kd.compression.bridge import BridgedModel, graph_layers
 from keras_kd.compression.layer_choice import LayerChoice
 from keras_kd.compression.layer_record import leaf_layers
 from keras_kd.compression.prunable_weights import prunable_weights
@@ -41,7 +41,12 @@ def layers_to_cluster(
     kernels = {path: [weight.variable for weight in weights] for path, weights in found.items()}
     skipped = {path: reason.replace("prune", "cluster") for path, reason in skipped.items()}
     leaves = dict(leaf_layers(model))
+    bridged = {path for path, _ in graph_layers(model)}
     for path, weights in list(kernels.items()):
+        if path not in bridged:
+            skipped[path] = "it is inside a subclassed model, which is rebuilt as one layer"
+            del kernels[path]
+            continue
         by_channel = per_channel and is_clustered_by_channel(leaves[path])
         group = "channel" if by_channel else "kernel"
         sizes = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.bridge import is_graph
+from keras_kd.compression.bridge import graph_layers
 from keras_kd.compression.factorization import Factorization, factorizations
 from keras_kd.compression.layer_choice import LayerChoice
 
@@ -29,7 +29,7 @@ def ways_of(
     """
     ways: dict[str, list[Factorization]] = {}
     skipped: dict[str, str] = {}
-    for path, layer in _layers(model, ""):
+    for path, layer in graph_layers(model):
         if not layer.weights:
             continue
         if isinstance(layer, keras.Model):
@@ -42,17 +42,6 @@ def ways_of(
         else:
             ways[path] = found
     return ways, skipped
-
-
-def _layers(model: Any, prefix: str) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for layer in model.layers:
-        path = prefix + layer.name
-        if isinstance(layer, keras.Model) and is_graph(layer):
-            found += _layers(layer, f"{path}/")
-        else:
-            found.append((path, layer))
-    return found
 
 
 def plan_by_energy(ways: Ways, energy: float, force: bool = False) -> Plan:

@@ -196,6 +196,27 @@ def test_hints_and_layers_without_an_equal_in_tf_keras(data):
     assert checked == 7
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class _Inner(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(6, name="dense")
+
+    def call(self, x):
+        return keras.ops.relu(self.dense(x))
+
+
+def test_a_subclassed_model_inside_is_spared(data):
+    inputs = keras.Input((8, 8, 1))
+    x = _Inner(name="inner")(layers.Flatten()(inputs))
+    student = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    result = compress(_distiller(student), data, stages=[Cluster(4)], verbose=0)
+    records = {record.name: record for record in result.layers}
+    assert records["logits"].clusters <= 4
+    assert "it is inside a subclassed model" in records["inner/dense"].not_done[0]
+    assert records["inner/dense"].clusters is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
