@@ -14,6 +14,8 @@ import numpy as np
 from keras_kd.compression.same_layers import same_layers
 from keras_kd.compression.tfmot import import_tf_keras
 from keras_kd.features import find_layer
+from keras_kd.model_graph import graph_of
+from keras_kd.model_graph import is_graph as is_graph
 
 _TOLERANCE = 1e-5
 
@@ -106,14 +108,6 @@ def copy_back(bridged: BridgedModel, model: keras.Model) -> None:
             target.assign(np.asarray(value))
 
 
-def is_graph(model: Any) -> bool:
-    """Whether a Keras 3 model is functional or sequential: a graph that can be rebuilt."""
-    if isinstance(model, keras.Sequential):
-        return True
-    functional: Any = next((c for c in type(model).__mro__ if c.__name__ == "Functional"), None)
-    return functional is not None and model.__class__.call is functional.call
-
-
 def graph_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """Return path and layer of every layer in the graph of a functional or sequential model.
 
@@ -129,10 +123,6 @@ def graph_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _graph(model: Any) -> Any:
-    return model._functional if isinstance(model, keras.Sequential) else model
-
-
 class _Builder:
     def __init__(self) -> None:
         self.tf_keras = import_tf_keras()
@@ -144,7 +134,7 @@ class _Builder:
         self._hosts: dict[tuple[int, str], Any] = {}
 
     def build(self, model: keras.Model) -> Any:
-        graph = _graph(model)
+        graph = graph_of(model)
         inputs: Any = []
         for tensor in graph.inputs:
             layer = tensor._keras_history.operation
@@ -183,7 +173,7 @@ class _Builder:
         inputs = [values[id(tensor)] for tensor in node.arguments.keras_tensors]
         path = prefix + operation.name
         if isinstance(operation, keras.Model) and is_graph(operation):
-            outputs = self._walk(_graph(operation), inputs, f"{path}/")
+            outputs = self._walk(graph_of(operation), inputs, f"{path}/")
             if len(outputs) == 1:
                 self.layer_names[path] = _layer_of(outputs[0])
             return outputs
@@ -370,8 +360,8 @@ def _in_float32(model: Any) -> Any:
 
 def _verify(model: Any, bridged: Any) -> None:
     generator = np.random.default_rng(0)
-    inputs = [_random_input(model, tensor, generator) for tensor in _graph(model).inputs]
-    structure = _graph(model)._inputs_struct
+    inputs = [_random_input(model, tensor, generator) for tensor in graph_of(model).inputs]
+    structure = graph_of(model)._inputs_struct
     packed = keras.tree.pack_sequence_as(structure, inputs)
     expected = [
         keras.ops.convert_to_numpy(value)

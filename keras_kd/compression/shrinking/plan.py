@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.layer_record import leaf_layers
-from keras_kd.compression.shrinking.analysis import Analysis, analyse
+from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.blocks import Block, bypasses, choose_blocks, find_blocks
 from keras_kd.compression.shrinking.importance import Importance
 from keras_kd.compression.shrinking.options import ShrinkOptions
@@ -22,6 +22,7 @@ from keras_kd.compression.shrinking.selection import (
     planned_macs,
     planned_parameters,
 )
+from keras_kd.compression.shrinking.walk import analyse
 from keras_kd.costs import model_cost
 from keras_kd.model_graph import check_graph
 

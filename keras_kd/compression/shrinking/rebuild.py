@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression.shrinking.analysis import Analysis, needed_nodes
+from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.selection import Selection
+from keras_kd.compression.shrinking.walk import needed_nodes
 from keras_kd.model_graph import graph_of, is_graph
 
 

@@ -31,6 +31,10 @@ def reshaped(
         given = [axes[i] for i in ins]
         if all(axis is None for axis in given):
             continue
+        if not outs:
+            for axis in given:
+                call.keep(axis, f"{call.name} leaves this axis out")
+            continue
         sizes, new = [before[i] for i in ins], [after[i] for i in outs]
         labelled = [i for i, axis in enumerate(given) if axis is not None]
         if len(ins) == len(outs) == 1:
@@ -71,38 +75,40 @@ def _blocks(before: list[int | None], after: list[int | None]) -> list[tuple[lis
             break
         stop_before, stop_after = stop_before - 1, stop_after - 1
         tail.append(([stop_before], [stop_after]))
-    i = j = first
+    middle = _middle(before[first:stop_before], after[first:stop_after])
     blocks: list[tuple[list[int], list[int]]] = [([0], [0])]
-    while i < stop_before or j < stop_after:
-        ins, outs = [], []
-        if i < stop_before:
+    blocks += [([i + first for i in ins], [j + first for j in outs]) for ins, outs in middle]
+    return blocks + tail[::-1]
+
+
+def _middle(before: list[int | None], after: list[int | None]) -> list[tuple[list[int], list[int]]]:
+    """Pair axes that hold equally many values; all at once where sizes are unknown."""
+    if None in before or None in after:
+        rest = before[1:], after[1:]
+        if before[:1] != [None] or after[:1] != [None] or None in rest[0] or None in rest[1]:
+            return [(list(range(len(before))), list(range(len(after))))]
+        if _product(rest[0]) != _product(rest[1]):
+            return [(list(range(len(before))), list(range(len(after))))]
+        inner = _middle(*rest)
+        return [([0], [0]), *(([i + 1 for i in a], [j + 1 for j in b]) for a, b in inner)]
+    blocks: list[tuple[list[int], list[int]]] = []
+    ins: list[int] = []
+    outs: list[int] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = _product([before[k] for k in ins]), _product([after[k] for k in outs])
+        if i < len(before) and (left <= right or j == len(after)):
             ins.append(i)
             i += 1
-        if j < stop_after:
+        else:
             outs.append(j)
             j += 1
-        while True:
-            held = [before[k] for k in ins], [after[k] for k in outs]
-            if None in held[0] or None in held[1]:
-                if held[0] == held[1] == [None]:
-                    break
-                ins += range(i, stop_before)
-                outs += range(j, stop_after)
-                i, j = stop_before, stop_after
-                break
-            left = math.prod(n for n in held[0] if n is not None)
-            right = math.prod(n for n in held[1] if n is not None)
-            if left == right:
-                break
-            if left < right and i < stop_before:
-                ins.append(i)
-                i += 1
-            elif j < stop_after:
-                outs.append(j)
-                j += 1
-            else:
-                ins += range(i, stop_before)
-                i = stop_before
-                break
-        blocks.append((ins, outs))
-    return [block for block in blocks if block[0] and block[1]] + tail[::-1]
+        held = _product([before[k] for k in ins]), _product([after[k] for k in outs])
+        if ins and outs and held[0] == held[1]:
+            blocks.append((ins, outs))
+            ins, outs = [], []
+    return [*blocks, (ins, outs)] if ins or outs else blocks
+
+
+def _product(sizes: Sequence[int | None]) -> int:
+    return math.prod(n for n in sizes if n is not None)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_kd.compression.shrinking.analysis import analyse
 from keras_kd.compression.shrinking.importance import Importance, TaylorScores, taylor_scores
+from keras_kd.compression.shrinking.walk import analyse
 
 
 def _model():

@@ -1,0 +1,127 @@
+"""Walking a model's graph to learn what its channels depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from keras_kd.compression.shrinking.analysis import Analysis, Call, CallRecord
+from keras_kd.compression.shrinking.channel_groups import Axes
+from keras_kd.compression.shrinking.rules import apply_rule
+from keras_kd.model_graph import graph_of, is_graph, ordered_nodes
+
+
+def analyse(
+    model: keras.Model,
+    bypassed: Mapping[int, Any],
+    spared: Callable[[str, Any], str | None],
+    **options: Any,
+) -> Analysis:
+    """Walk the graph of a model, nested models opened.
+
+    Args:
+        model: A functional or sequential model.
+        bypassed: By the `id` of a node that is to be dropped, the tensor that takes the place of
+            its output.
+        spared: Called with the path and the layer, returns why its channels must stay, or `None`.
+        **options: What the rules may ask for: `layer_norm`, whether the channels that a
+            LayerNormalization normalises over may go.
+
+    Returns:
+        An `Analysis`.
+    """
+    analysis = Analysis(options)
+    graph = graph_of(model)
+    inputs: list[Axes] = [(None,) * len(tensor.shape) for tensor in graph.inputs]
+    for axes in _walk(analysis, graph, inputs, "", bypassed, spared):
+        for axis in axes:
+            analysis.groups.keep(axis, "its channels are the model's output")
+    return analysis
+
+
+def _walk(
+    analysis: Analysis,
+    graph: Any,
+    inputs: list[Axes],
+    prefix: str,
+    bypassed: Mapping[int, Any],
+    spared: Callable[[str, Any], str | None],
+) -> list[Axes]:
+    values = {id(t): axes for t, axes in zip(graph.inputs, inputs, strict=True)}
+    for node in needed_nodes(graph, bypassed):
+        path = prefix + node.operation.name
+        if id(node) in bypassed:
+            values[id(node.outputs[0])] = values[id(bypassed[id(node)])]
+            continue
+        given = [values[id(tensor)] for tensor in node.arguments.keras_tensors]
+        given = _joined_with_other_calls(analysis, node.operation, path, given)
+        if isinstance(node.operation, keras.Model) and is_graph(node.operation):
+            nested = graph_of(node.operation)
+            taken = given[: len(nested.inputs)]
+            if len(taken) < len(nested.inputs):
+                raise ValueError(
+                    f"The nested model '{path}' is called without one of its optional inputs, "
+                    "which Shrink does not follow. Call it with all of them."
+                )
+            for axes in given[len(taken) :]:
+                Call(analysis, path, node, given).keep_all(axes, f"'{path}' takes them as a mask")
+            for tensor, axes in zip(nested.inputs, taken, strict=True):
+                analysis.inputs[id(tensor)] = axes
+            outputs = _walk(analysis, nested, taken, f"{path}/", bypassed, spared)
+        else:
+            outputs = _call(analysis, path, node, given, spared)
+        values.update({id(t): axes for t, axes in zip(node.outputs, outputs, strict=True)})
+    return [values[id(tensor)] for tensor in graph.outputs]
+
+
+def _call(analysis: Analysis, path: str, node: Any, given: list[Axes], spared: Any) -> list[Axes]:
+    call = Call(analysis, path, node, given)
+    outputs: list[Axes] = apply_rule(call)
+    reason = spared(path, node.operation)
+    if reason is not None:
+        reason = reason.replace("it is", f"'{path}' is", 1)
+        for key, channels in analysis.made.items():
+            if key[0] == id(node.operation):
+                call.keep(channels, reason)
+    for axes in outputs:
+        for axis in axes:
+            call.limit(axis)
+    analysis.calls.append(
+        CallRecord(
+            path, node.operation, call.shapes, call.output_shapes, given, outputs, call.reason
+        )
+    )
+    return outputs
+
+
+def _joined_with_other_calls(
+    analysis: Analysis, operation: Any, path: str, given: list[Axes]
+) -> list[Axes]:
+    before = analysis.called.get(id(operation))
+    # A layer without weights or sizes of its own may treat tensors of several sizes.
+    sized = bool(getattr(operation, "weights", ())) or id(operation) in analysis.configs
+    sized = sized or isinstance(operation, keras.Model)
+    if before is not None and sized and [len(a) for a in before] == [len(a) for a in given]:
+        reason = f"'{path}' is called with several inputs, of which one keeps its size"
+        given = [
+            tuple(analysis.groups.join(a, b, reason) for a, b in zip(one, two, strict=True))
+            for one, two in zip(before, given, strict=True)
+        ]
+    analysis.called[id(operation)] = given
+    return given
+
+
+def needed_nodes(graph: Any, bypassed: Mapping[int, Any]) -> list[Any]:
+    """Return the calls that the outputs of a graph still depend on, in order."""
+    nodes = ordered_nodes(graph)
+    needed = {id(tensor) for tensor in graph.outputs}
+    result = []
+    for node in reversed(nodes):
+        if not any(id(tensor) in needed for tensor in node.outputs):
+            continue
+        result.append(node)
+        sources = [bypassed[id(node)]] if id(node) in bypassed else node.arguments.keras_tensors
+        needed |= {id(tensor) for tensor in sources}
+    return result[::-1]
