@@ -72,7 +72,7 @@ def step_cost(model):
 def building(folder):
     """Building a cache beside `predict` over the same data, in batches of the same size."""
     teacher = convolutional(32, "teacher")
-    x, y = images(150)
+    x, y = images(500)
     train = batches(x, y)
     large = tf.data.Dataset.from_tensor_slices(x).batch(256)
     built = iter(range(1_000))
@@ -85,7 +85,7 @@ def building(folder):
         return seconds(lambda: teacher.predict(large, verbose=0))
 
     build(), predict()
-    compare("building a cache", "`teacher.predict` over the same data", build, predict, 1.1)
+    compare("building a cache", "`teacher.predict` over the same data", build, predict, 1.1, 5)
 
 
 def main():

@@ -24,6 +24,7 @@ from keras_kd.compatibility import (
 from keras_kd.epochs import check_epoch, with_epoch_begin
 from keras_kd.first_batch import FirstBatch, first_batch, without_losing_the_first
 from keras_kd.labels import class_labels
+from keras_kd.loss_means import LossMeans
 from keras_kd.objective import NO_TEACHER, Objective
 from keras_kd.outputs import output_names
 from keras_kd.precision import with_loss_scale
@@ -165,12 +166,9 @@ class Distiller(DistributedModel):
             self.teacher = teacher
         self.teaching_layers = self.objective.layers
 
-        self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
-        self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
-        self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
-        self.distillation_loss_trackers = [
-            keras.metrics.Mean(name=name) for name in self.objective.names
-        ]
+        self.loss_means = LossMeans(
+            ["student_loss", "distillation_loss", "total_loss", *self.objective.names]
+        )
         self.built = student.built
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -375,16 +373,10 @@ class Distiller(DistributedModel):
     def _track(self, losses: dict[str, Any], total: Any, x: Any) -> None:
         batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        trackers = {
-            "student_loss": self.student_loss_tracker,
-            "distillation_loss": self.distillation_loss_tracker,
-            **dict(zip(self.objective.names, self.distillation_loss_trackers, strict=True)),
-        }
-        for name, tracker in trackers.items():
-            if name in losses:
-                tracker.update_state(losses[name] * replicas, sample_weight=batch_size)
-        for tracker in (self._loss_tracker, self.total_loss_tracker):
-            tracker.update_state(total * replicas, sample_weight=batch_size)
+        scaled = {name: value * replicas for name, value in losses.items()}
+        total = total * replicas
+        self.loss_means.update_state({**scaled, "total_loss": total}, sample_weight=batch_size)
+        self._loss_tracker.update_state(total, sample_weight=batch_size)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train the student, as `keras.Model.fit` does, after one look at the data.
