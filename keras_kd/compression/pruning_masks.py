@@ -48,6 +48,8 @@ def tfmot_masks(
         block_pooling_type,
         sparsity_m_by_n,
     )
+    # TF-MOT sorts every kernel for this.
+    engine._update_mask = lambda values: (None, _mask_without_sorting(values, sparsity))
     in_blocks = tuple(block_size) != (1, 1)
     masks = []
     for weight, value in zip(weights, values, strict=True):
@@ -64,6 +66,16 @@ def tfmot_masks(
             _, mask = engine._maybe_update_block_mask(value)
         masks.append(tf.cast(mask, value.dtype))
     return masks
+
+
+def _mask_without_sorting(values: tf.Tensor, sparsity: tf.Tensor) -> tf.Tensor:
+    """Return the mask of `Pruning._update_mask`, in a time in proportion to the kernel's size."""
+    magnitudes = tf.abs(values)
+    kept = tf.cast(tf.size(values), tf.float32) * (1.0 - sparsity)
+    kept = tf.cast(tf.maximum(tf.math.round(kept), 1.0), tf.int32)
+    flat = tf.reshape(magnitudes, [-1])
+    threshold = tf.raw_ops.NthElement(input=flat, n=kept - 1, reverse=True)
+    return tf.cast(magnitudes >= threshold, values.dtype)
 
 
 def _block_mask(
@@ -118,12 +130,20 @@ def global_masks(
     total = sum(sizes)
     kept = tf.cast(tf.math.round(np.float64(total) * (1.0 - sparsity)), tf.int32)
     kept = tf.maximum(kept, sum(spared))
-    places = tf.math.top_k(tf.concat(ranked, 0), k=kept).indices[:, tf.newaxis]
-    mask = tf.scatter_nd(places, tf.ones([kept]), [total])
+    mask = _largest(tf.concat(ranked, 0), kept)
     return [
         tf.cast(tf.reshape(part, weight.shape), value.dtype)
         for part, weight, value in zip(tf.split(mask, sizes), weights, values, strict=True)
     ]
+
+
+def _largest(values: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Return where the `count` largest of `values` are; of equal ones the first."""
+    threshold = tf.raw_ops.NthElement(input=values, n=count - 1, reverse=True)
+    above, equal = values > threshold, tf.equal(values, threshold)
+    missing = count - tf.math.count_nonzero(above, dtype=tf.int32)
+    first = tf.cumsum(tf.cast(equal, tf.int32)) <= missing
+    return above | (equal & first)
 
 
 def spared_weights(size: int, max_layer_sparsity: float | None) -> int:

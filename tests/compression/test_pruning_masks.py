@@ -10,6 +10,7 @@ from keras_kd.compression.pruning_masks import (
     spared_weights,
     tfmot_masks,
 )
+from keras_kd.compression.tfmot import import_tfmot
 
 
 def _weights(*shapes, summed=None, seed=0):
@@ -60,6 +61,23 @@ def test_blocks_of_a_convolution_are_those_of_its_matrix(pooling, pool):
     kept = pooled >= np.sort(pooled.ravel())[-round(18 * 0.25)]
     expected = np.kron(kept, np.ones((2, 4))).reshape(3, 3, 2, 8)
     np.testing.assert_array_equal(mask.numpy(), expected)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.31, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("shape", [(3, 3, 4, 5), (17, 6), (1, 1)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_masks_of_single_weights_are_those_that_tf_mot_finds_by_sorting(shape, sparsity, ties):
+    import_tfmot()
+    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
+
+    weights, (tensor,), _ = _weights(shape)
+    tensor = tf.round(tensor * 3.0) if ties else tensor
+    engine = pruning_impl.Pruning(
+        lambda: 1, [], lambda step: (True, tf.constant(sparsity)), (1, 1), "AVG"
+    )
+    _, expected = engine._maybe_update_block_mask(tensor)
+    (mask,) = tfmot_masks(weights, [tensor], tf.constant(sparsity))
+    np.testing.assert_array_equal(mask, expected)
 
 
 @pytest.mark.parametrize(("shape", "kept"), [((6, 1), 2), ((6, 3), 2), ((1, 12), 1)])
