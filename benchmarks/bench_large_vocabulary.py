@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 
+from side_by_side import emit
+
 CLASSES = (10, 100, 1_000, 10_000, 50_000, 250_000)
 # A chunk of 4 MB of float32 logits.
 CHUNK_ELEMENTS = 2**20
@@ -89,7 +91,6 @@ def main():
         mode, positions, classes = arguments.measure
         measure(mode, int(positions), int(classes))
         return
-    results = []
     for classes in arguments.classes:
         row = {
             "positions": arguments.positions,
@@ -106,8 +107,17 @@ def main():
             ),
             flush=True,
         )
-        results.append(row)
-    print(json.dumps(results))
+        for mode in ("chunks", "top_k"):
+            compared = [row[side]["memory_mb"] for side in (mode, "whole")]
+            emit(
+                {
+                    "measure": f"memory of KL, {classes:,} classes, {mode.replace('_', '-')}",
+                    "against": "all logits at once",
+                    "ratio": round(compared[0] / max(compared[1], 0.1), 3),
+                    "bound": None,
+                    "megabytes": compared,
+                }
+            )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import tf_keras
 
 from keras_kd.compression.kept_values import KeptValues
 from keras_kd.labels import class_labels
+from keras_kd.loss_means import LossMeans
 from keras_kd.objective import Objective
 from keras_kd.teachers.taught_inputs import student_inputs
 
@@ -35,12 +36,9 @@ class TfKerasTrainer(tf_keras.Model):
     ) -> None:
         super().__init__(name=f"{student.name}_trainer")
         self.student = student
-        trackers = {
-            name: keras.metrics.Mean(name=name)
-            for name in ("distillation_loss", *objective.names, "loss", "student_loss")
-        }
+        means = LossMeans(["distillation_loss", *objective.names, "loss", "student_loss"])
         # tf_keras would take what is assigned the usual way for layers and weights of its own.
-        object.__setattr__(self, "_teaching", (objective, metrics, trackers, kept))
+        object.__setattr__(self, "_teaching", (objective, metrics, means, kept))
 
     @property
     def metrics(self) -> list[Any]:
@@ -49,9 +47,8 @@ class TfKerasTrainer(tf_keras.Model):
 
     def reset_metrics(self) -> None:
         """Start the metrics anew."""
-        _, metrics, trackers, _ = self._teaching
-        for tracker in trackers.values():
-            tracker.reset_state()
+        _, metrics, means, _ = self._teaching
+        means.reset_state()
         if metrics is not None:
             metrics.reset_state()
 
@@ -103,13 +100,9 @@ class TfKerasTrainer(tf_keras.Model):
     def _track(
         self, losses: dict[str, Any], x: Any, y: Any, y_pred: Any, sample_weight: Any
     ) -> dict[str, Any]:
-        _, metrics, trackers, _ = self._teaching
-        size = tf.shape(tf.nest.flatten(x)[0])[0]
-        results = {}
-        for name, tracker in trackers.items():
-            if name in losses:
-                tracker.update_state(losses[name], sample_weight=size)
-                results[name] = tracker.result()
+        _, metrics, means, _ = self._teaching
+        means.update_state(losses, tf.shape(tf.nest.flatten(x)[0])[0])
+        results = {name: mean for name, mean in means.result().items() if name in losses}
         if metrics is not None:
             metrics.update_state(class_labels(y), y_pred, sample_weight)
             results.update(metrics.result())

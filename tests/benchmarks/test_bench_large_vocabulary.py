@@ -10,7 +10,8 @@ PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "bench_large_vocabular
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_chunks_need_little_more_than_the_gradient():
+def test_chunks_need_little_more_than_the_gradient(monkeypatch):
+    monkeypatch.syspath_prepend(PATH.parent)
     spec = importlib.util.spec_from_file_location("bench_large_vocabulary", PATH)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
