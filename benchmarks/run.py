@@ -33,7 +33,7 @@ def rows_of(script):
     rows = []
     for line in process.stdout:
         if line.startswith("{"):
-            rows.append(json.loads(line))
+            rows.append({"script": script.stem, **json.loads(line)})
         else:
             print(line, end="", flush=True)
     if process.wait():

@@ -1,0 +1,37 @@
+"""The guide to speed: its code runs, and its tables are those of the kept run."""
+
+import importlib.util
+import json
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_kd as kd
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_code(run_guide):
+    images = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype("float32")
+    teacher = keras.Sequential(
+        [keras.Input((8, 8, 1)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization()]
+    )
+    train = tf.data.Dataset.from_tensor_slices((images, np.zeros(8))).batch(4)
+    names = run_guide("speed.md", kd=kd, teacher=teacher, train=train)
+    expected = teacher(images).numpy()
+    difference = np.abs(tf.cast(names["teacher"](images), "float32").numpy() - expected).max()
+    assert difference <= 0.02 * np.abs(expected).max()
+
+
+def test_tables():
+    spec = importlib.util.spec_from_file_location("run", ROOT / "benchmarks" / "run.py")
+    benchmarks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmarks)
+    rows = json.loads((ROOT / "exports/reference/benchmarks.json").read_text())["rows"]
+    guide = (ROOT / "docs/guides/speed.md").read_text()
+    assert benchmarks.table(rows) in guide
+    assert benchmarks.table_without_bounds(rows) in guide
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")}
+    assert {row["script"] for row in rows} == scripts
