@@ -14,7 +14,7 @@ from keras_kd.compression.quantized_model import calibrate, quantize
 from keras_kd.compression.tf_keras_trainer import TfKerasTrainer
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
-STEPS, TEMPERATURE = 30, 4.0
+STEPS, ROUNDS, TEMPERATURE = 60, 11, 4.0
 tf_keras, tfmot = import_tf_keras(), import_tfmot()
 
 
@@ -98,6 +98,7 @@ def main():
         "TF-MOT by hand in tf_keras with the same loss",
         *runs,
         1.0,
+        ROUNDS,
     )
 
 

@@ -88,7 +88,9 @@ def machine():
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="exports/benchmarks.json", metavar="FILE")
-    parser.add_argument("scripts", nargs="*", help="names such as bench_step (default: all)")
+    parser.add_argument(
+        "scripts", nargs="*", help="names such as bench_step, measured anew (default: all)"
+    )
     chosen = parser.parse_args(argv)
     scripts = sorted(FOLDER.glob("bench_*.py"))
     if chosen.scripts:
@@ -98,13 +100,16 @@ def main(argv=None):
             names = ", ".join(script.stem for script in scripts)
             parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {names}")
         scripts = [script for script in scripts if script.stem in wanted]
-    rows = []
+    out = pathlib.Path(chosen.out)
+    # Scripts that are named are measured anew; what the others gave is kept.
+    rows = json.loads(out.read_text())["rows"] if chosen.scripts and out.exists() else []
     for script in scripts:
         print(f"== {script.name}", flush=True)
-        rows += rows_of(script)
-        with atomic_path(chosen.out) as temporary:
+        rows = [row for row in rows if row["script"] != script.stem] + rows_of(script)
+        rows.sort(key=lambda row: row["script"])
+        with atomic_path(out) as temporary:
             temporary.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
-    print(f"\n{table(rows)}\n\n{table_without_bounds(rows)}\n\nWritten to {chosen.out}.")
+    print(f"\n{table(rows)}\n\n{table_without_bounds(rows)}\n\nWritten to {out}.")
 
 
 if __name__ == "__main__":
