@@ -23,6 +23,7 @@ def main():
         lambda: import_seconds("keras_kd"),
         lambda: import_seconds("keras"),
         1.05,
+        11,
     )
 
 
