@@ -5,6 +5,7 @@ from . import losses as losses
 from . import report as report
 from . import teachers as teachers
 from ._version import __version__ as __version__
+from .compress_to_size import compress_to_size as compress_to_size
 from .compression.cluster import Cluster as Cluster
 from .compression.compressed_model import CompressedModel as CompressedModel
 from .compression.compressed_model import load_compressed as load_compressed

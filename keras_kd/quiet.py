@@ -122,3 +122,18 @@ def capture_output(replay_on_error: bool = True) -> Iterator[CapturedOutput]:
         captured.close()
         if failed and replay_on_error and captured.text:
             print(captured.text, file=sys.stderr, end="")
+
+
+@contextlib.contextmanager
+def without_retracing_warnings() -> Iterator[None]:
+    """Hold back TensorFlow's warning that functions are traced often, where that is meant."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger = logging.getLogger("tensorflow")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -77,10 +78,6 @@ class Cluster(Stage):
     """
 
     default_learning_rate = 1e-4
-    not_after: ClassVar = {
-        "Cluster": "the weights share values already. Keep one, with more `epochs`.",
-        "QuantizeAware": "which keeps the shared values that it finds and makes no new ones.",
-    }
 
     def __init__(
         self,
@@ -169,6 +166,17 @@ class Cluster(Stage):
                 weight.assign(np.where(zero, 0.0, np.asarray(weight.value)))
         state.history[self.name] = history
         self._take_notes(state, kernels, skipped)
+
+    def gentler(self) -> Stage | None:
+        """Return a stage of twice as many clusters, up to 256."""
+        if self.number_of_clusters > 128:
+            return None
+        return self.changed(number_of_clusters=2 * self.number_of_clusters)
+
+    def at_strength(self, strength: float) -> Stage:
+        """Return a stage with more clusters: 256 at strength 0, evenly spaced in bits."""
+        bits = 8.0 + strength * (math.log2(self.number_of_clusters) - 8.0)
+        return self.changed(number_of_clusters=round(2.0**bits))
 
     def _layers_to_cluster(self, model: keras.Model) -> tuple[dict[str, Any], dict[str, str]]:
         return layers_to_cluster(model, self.number_of_clusters, self.per_channel, self.choice)

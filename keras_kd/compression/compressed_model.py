@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
-import warnings
 import zipfile
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +16,9 @@ import tensorflow as tf
 
 from keras_kd.compression.batches import as_batches
 from keras_kd.compression.layer_record import LayerRecord, kernel_values, zero_fraction
-from keras_kd.compression.teaching import as_dataset
+from keras_kd.compression.stage_record import StageRecord, record_from_json, stage_table
+from keras_kd.compression.student_files import as_json, load_student, save_student
+from keras_kd.compression.teaching import as_dataset, evaluate_batches
 from keras_kd.files import atomic_path
 from keras_kd.labels import class_labels
 from keras_kd.quiet import capture_output
@@ -31,6 +34,8 @@ class CompressedModel:
         layers: A `LayerRecord` for each layer of the original student.
         history: The history of each stage, by its name: one list a metric.
         quantization_aware: Whether the model was trained for 8 bits.
+        stages: A `StageRecord` for the student as it was, and one for each stage: what ran, with
+            its figures.
     """
 
     def __init__(
@@ -41,11 +46,13 @@ class CompressedModel:
         quantization_aware: bool,
         loss: Any = None,
         metrics: Any = None,
+        stages: Sequence[StageRecord] = (),
     ) -> None:
         self.model = model
         self.layers = layers
         self.history = history
         self.quantization_aware = quantization_aware
+        self.stages = list(stages)
         self._loss = loss
         self._metrics = metrics
 
@@ -63,6 +70,14 @@ class CompressedModel:
     def sparsity(self) -> float:
         """Fraction of zeros among the weights of two and more axes."""
         return zero_fraction(kernel_values(self.model)) or 0.0
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print what each stage came to: metric, points lost, parameters, not zero, seconds.
+
+        Args:
+            print_fn: Takes the table, lines joined by line feeds. Defaults to `print`.
+        """
+        print_fn(stage_table(self.stages))
 
     def count_params(self) -> int:
         """Return the number of parameters of the student, zeros included.
@@ -123,15 +138,7 @@ class CompressedModel:
             if self._metrics is not None:
                 self._metrics.update_state(class_labels(y), y_pred, sample_weight)
 
-        compiled: Any = None
-        for batch in data:
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-            if compiled is None:
-                # The first step is eager: metrics make their variables in it.
-                step(x, y, sample_weight)
-                compiled = tf.function(step, autograph=False, reduce_retracing=True)
-            else:
-                compiled(x, y, sample_weight)
+        evaluate_batches(step, data)
         results = {} if self._loss is None else {"loss": float(mean.result())}
         if self._metrics is not None:
             results |= {name: float(value) for name, value in self._metrics.result().items()}
@@ -172,6 +179,7 @@ class CompressedModel:
         text = json.dumps(
             {
                 "layers": [vars(record) for record in self.layers],
+                "stages": as_json([dataclasses.asdict(record) for record in self.stages]),
                 "history": {
                     stage: {key: [float(v) for v in values] for key, values in history.items()}
                     for stage, history in self.history.items()
@@ -179,17 +187,13 @@ class CompressedModel:
             }
         )
         with atomic_path(path) as temporary:
+            save_student(self.model, temporary)
             if self.quantization_aware:
                 import h5py
 
-                with capture_output(), warnings.catch_warnings():
-                    # tf_keras recommends a format that cannot hold TF-MOT's wrappers.
-                    warnings.simplefilter("ignore")
-                    self.model.save(str(temporary), include_optimizer=False, save_format="h5")
                 with h5py.File(temporary, "a") as file:
                     file.attrs[_RECORD] = text
             else:
-                self.model.save(temporary)
                 with zipfile.ZipFile(temporary, "a") as file:
                     file.writestr(f"{_RECORD}.json", text)
 
@@ -229,15 +233,7 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
             f"'{path}' was not written by `CompressedModel.save`: it holds no record of stages."
         )
     content = json.loads(text)
-    if quantization_aware:
-        from keras_kd.compression import hosted_layer as hosted_layer
-        from keras_kd.compression import quantize_config as quantize_config
-        from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
-
-        with import_tfmot().quantization.keras.quantize_scope():
-            model = import_tf_keras().models.load_model(path, compile=False)
-    else:
-        model = keras.models.load_model(path, compile=False)
+    model = load_student(path)
     layers = [
         LayerRecord(
             **{
@@ -249,4 +245,5 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
         )
         for record in content["layers"]
     ]
-    return CompressedModel(model, layers, content["history"], quantization_aware)
+    stages = [record_from_json(record) for record in content.get("stages", [])]
+    return CompressedModel(model, layers, content["history"], quantization_aware, stages=stages)

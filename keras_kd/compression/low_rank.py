@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
@@ -75,13 +75,6 @@ class LowRank(Stage):
     """
 
     default_learning_rate = 1e-3
-    minimum_epochs = 0
-    not_after: ClassVar = {
-        "LowRank": "factors are not factorized again. Keep one, with the rank of both.",
-        "Prune": "whose zeros would be lost in the factors.",
-        "Cluster": "whose shared values would be lost in the factors.",
-        "QuantizeAware": "which fixes how weights are stored.",
-    }
 
     def __init__(
         self,
@@ -132,6 +125,7 @@ class LowRank(Stage):
         self.max_parameters = max_parameters
         self.force = bool(force)
         self.choice = LayerChoice("LowRank", layers, exclude)
+        self._may_save_nothing = False
 
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
         """Refuse a student without a graph of layers, and one in which nothing is saved."""
@@ -149,7 +143,7 @@ class LowRank(Stage):
             )
         plan, skipped = self._plan(student)
         self.choice.check(student, skipped)
-        if not plan:
+        if not plan and not self._may_save_nothing:
             reasons = "; ".join(f"'{path}': {reason}" for path, reason in list(skipped.items())[:5])
             raise ValueError(
                 f"LowRank saves no weight in model '{student.name}' with {self._goal()} "
@@ -163,7 +157,7 @@ class LowRank(Stage):
     def run(self, state: StudentState, teaching: Any) -> None:
         """Factorize and train; the state's model stays a Keras 3 model."""
         plan, skipped = self._plan(state.model)
-        if not plan:
+        if not plan and not self._may_save_nothing:
             warnings.warn(
                 f"LowRank: with {self._goal()} nothing is saved after the stages before it.",
                 stacklevel=2,
@@ -179,18 +173,35 @@ class LowRank(Stage):
             )
         for path, reason in skipped.items():
             state.note(path).not_done.append(f"not split: {reason}")
-        state.history[self.name] = {}
-        if self.epochs == 0:
-            return
         with teaching.keras_trainer(state, self.make_optimizer) as trainer:
-            history = trainer.fit(
-                teaching.train,
-                validation_data=teaching.validation_data,
-                epochs=self.epochs,
-                verbose=teaching.verbose,
-                shuffle=isinstance(teaching.train, keras.utils.PyDataset),
-            )
-        state.history[self.name] = history.history
+            state.history[self.name] = teaching.fit(trainer, self.epochs)
+
+    def gentler(self) -> Stage | None:
+        """Return a stage that loses half as much energy, or keeps half as many weights again."""
+        if self.max_parameters is not None:
+            return self.changed(max_parameters=round(1.5 * self.max_parameters))
+        if self.ratio is not None:
+            return self.changed(ratio=1.5 * self.ratio) if 1.5 * self.ratio <= 1.0 else None
+        energy = 1.0 - (1.0 - float(self.energy or 0.0)) / 2
+        return self.changed(energy=round(energy, 6)) if energy < 0.9995 else None
+
+    def at_strength(self, strength: float) -> Stage:
+        """Return a stage that loses a part of what this one loses; a budget stays what it is."""
+        if self.max_parameters is not None:
+            return self
+        if self.ratio is not None:
+            stage: Any = self.changed(ratio=round(1.0 - strength * (1.0 - self.ratio), 6))
+        else:
+            lost = strength * (1.0 - float(self.energy or 0.0))
+            stage = self.changed(energy=round(1.0 - lost, 6))
+        stage._may_save_nothing = strength < 1.0
+        return stage
+
+    def changed(self, **arguments: Any) -> Stage:
+        """Return a copy of this stage with other arguments."""
+        stage: Any = super().changed(**arguments)
+        stage._may_save_nothing = self._may_save_nothing
+        return stage
 
     def _plan(self, model: keras.Model) -> tuple[Plan, dict[str, str]]:
         ways, skipped = ways_of(model, self.choice)

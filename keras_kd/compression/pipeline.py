@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,13 @@ import keras
 
 from keras_kd.compression.batches import as_batches
 from keras_kd.compression.compressed_model import CompressedModel
-from keras_kd.compression.layer_record import already_pruned, layer_records
+from keras_kd.compression.drop_limit import check_limit
+from keras_kd.compression.layer_record import already_pruned
+from keras_kd.compression.order import check_order
+from keras_kd.compression.run_folder import RunFolder
+from keras_kd.compression.run_plan import run_plan
 from keras_kd.compression.stage import Stage, StudentState
+from keras_kd.compression.stage_runs import StageRuns
 from keras_kd.compression.teaching import Teaching
 from keras_kd.distiller import Distiller
 from keras_kd.first_batch import first_batch
@@ -23,12 +29,22 @@ def compress(
     validation_data: Any = None,
     *,
     stages: Sequence[Stage],
+    path: str | os.PathLike[str] | None = None,
+    max_drop: float | None = None,
+    reference: str = "student",
+    retries: int = 2,
     verbose: Any = "auto",
 ) -> CompressedModel:
     """Compress a distilled student, the teacher still teaching in every stage.
 
     Works on a copy: the distiller and its student stay as they are. Every stage is checked
-    before the first one trains.
+    before the first one trains. The order is `Shrink`, `LowRank`, `Prune`, `Cluster`,
+    `QuantizeAware`; any of them may be left out.
+
+    With `path`, what each stage came to is kept as soon as it is done, and the same call goes on
+    where a killed process left off: at the stage and the epoch. It ends with the weights of the
+    run that was not killed if every pass over `train` gives the same batches: a data set that
+    shuffles anew in each pass begins with its first order again.
 
     Args:
         distiller: A compiled `keras_kd.Distiller` whose student has been trained.
@@ -36,6 +52,16 @@ def compress(
             tuple of arrays `(x, y)`.
         validation_data: Validation data of the same kinds. Defaults to `None`.
         stages: The stages in order, such as `[Prune(0.75, epochs=4), QuantizeAware(epochs=2)]`.
+            Where `epochs=0` a stage only changes the student, without training.
+        path: The folder of the run, such as `"runs/student"`: `run.json` with the figures of every
+            stage, and a model file for each. A folder of another run is refused. Defaults to
+            `None`: nothing is kept.
+        max_drop: Points that the student may lose on the validation data, hundredths of the first
+            metric. A stage after which more is lost is tried again more gently, then left out.
+            Defaults to `None`: no limit.
+        reference: What a loss is measured against: `"student"`, as it was before compression, or
+            `"teacher"`. Defaults to `"student"`.
+        retries: How often a stage is tried again. Defaults to `2`.
         verbose: Verbosity of the training, as in `keras.Model.fit`. Defaults to `"auto"`.
 
     Returns:
@@ -43,7 +69,8 @@ def compress(
 
     Raises:
         ValueError: If there is no stage, the order of stages makes no sense, a stage cannot
-            treat the student, or the data set is empty.
+            treat the student, the data set is empty, or `path` holds another run.
+        OSError: If `path` cannot be written to.
         TypeError: If an argument is of the wrong kind.
 
     Example:
@@ -56,6 +83,7 @@ def compress(
         stages=[keras_kd.Prune(0.75, epochs=4), keras_kd.QuantizeAware(epochs=2)],
     )
     print(compressed.evaluate(validation))
+    compressed.summary()
     ```
     """
     train = as_batches(train, "train", shuffle=True)
@@ -69,33 +97,32 @@ def compress(
         with distiller.distribute_strategy.scope():
             distiller.student(inputs, training=False)
     student = distiller.student
+    limit = check_limit(
+        max_drop, reference, retries, validation_data, distiller._compile_metrics is not None
+    )
+    check_order(stages)
     preview = student
     for i, stage in enumerate(stages):
-        stage.check_order(stages[:i])
         stage.check(preview, stages[:i])
         if i + 1 < len(stages):
             preview = stage.preview(preview)
     if distiller.objective.distils:
         with distiller.distribute_strategy.scope():
             distiller.objective.build(student, inputs, taught)
+    folder = None
+    if path is not None:
+        arguments = {"max_drop": max_drop, "reference": reference, "retries": retries}
+        plan = run_plan(distiller, stages, train, validation_data, **arguments)
+        folder = RunFolder(path, plan, student)
 
-    with distiller.distribute_strategy.scope():
-        copied = copy_model(student, inputs)
-    state = StudentState(copied, pruned=already_pruned(student))
+    def copied(model: keras.Model) -> keras.Model:
+        with distiller.distribute_strategy.scope():
+            return copy_model(model, inputs)
+
     teaching = Teaching(distiller, train, validation_data, verbose)
-    for i, stage in enumerate(stages, start=1):
-        if verbose:
-            epochs = f"{stage.epochs} epoch{'' if stage.epochs == 1 else 's'}"
-            print(f"Stage {i} of {len(stages)}: {type(stage).__name__}, {epochs}")
-        stage.run(state, teaching)
-    return CompressedModel(
-        state.model,
-        layer_records(student, state),
-        state.history,
-        state.quantization_aware,
-        distiller.objective.student_loss if distiller._compile_loss is not None else None,
-        teaching.metrics(),
-    )
+    runs = StageRuns(student, teaching, copied, folder, limit, reference)
+    state = StudentState(copied(student), pruned=already_pruned(student))
+    return runs.result(runs.run(stages, state))
 
 
 def _check_arguments(distiller: Any, stages: Any, taught: bool) -> list[Stage]:

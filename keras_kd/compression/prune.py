@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -30,7 +30,8 @@ class Prune(Stage):
 
     Args:
         sparsity: Fraction of weights to set to zero, at least 0 and below 1. Defaults to `0.5`.
-        epochs: Number of epochs of training. Defaults to `1`.
+        epochs: Number of epochs of training; with 0 the weights are pruned at once. Defaults to
+            `1`.
         begin: Fraction of the training after which pruning begins. Defaults to `0.0`.
         end: Fraction of the training after which the masks are fixed. Defaults to `0.75`.
         schedule: A `tfmot.sparsity.keras` schedule (`ConstantSparsity`, `PolynomialDecay`, or one
@@ -84,10 +85,6 @@ class Prune(Stage):
     """
 
     default_learning_rate = 1e-3
-    not_after: ClassVar = {
-        "Cluster": "whose shared values are trained around the zeros that exist by then.",
-        "QuantizeAware": "which fixes how weights are stored.",
-    }
 
     def __init__(
         self,
@@ -227,20 +224,30 @@ class Prune(Stage):
         """Train with masks; the state's model stays a Keras 3 model."""
         pruning = PruningCallback(self, state.model, teaching.steps_per_epoch)
         with teaching.keras_trainer(state, self.make_optimizer) as trainer:
-            history = trainer.fit(
-                teaching.train,
-                validation_data=teaching.validation_data,
-                epochs=self.epochs,
-                verbose=teaching.verbose,
-                shuffle=isinstance(teaching.train, keras.utils.PyDataset),
-                callbacks=[pruning],
+            pruning.prepare(trainer)
+            if self.epochs == 0:
+                pruning.prune_at_once()
+            state.history[self.name] = teaching.fit(
+                trainer, self.epochs, [pruning], pruning.variables
             )
-        state.history[self.name] = history.history
         state.pruned = True
         for path in pruning.kernels:
             state.note(path).done.append(f"pruned to {pruning.sparsity_of(path):.1%} zeros")
         for path, reason in pruning.skipped.items():
             state.note(path).not_done.append(f"not pruned: {reason}")
+
+    def gentler(self) -> Stage | None:
+        """Return a stage that keeps half as many weights again; `None` where it has no sparsity."""
+        sparsity = 1.0 - 1.5 * (1.0 - self.sparsity)
+        if self.schedule is not None or self.sparsity_m_by_n is not None or sparsity < 0.05:
+            return None
+        return self.changed(sparsity=round(sparsity, 4))
+
+    def at_strength(self, strength: float) -> Stage:
+        """Return a stage of a part of the sparsity."""
+        if self.schedule is not None or self.sparsity_m_by_n is not None:
+            return self
+        return self.changed(sparsity=round(strength * self.sparsity, 4))
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""

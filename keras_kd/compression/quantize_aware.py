@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
@@ -37,7 +37,8 @@ class QuantizeAware(Stage):
     and their projections go on learning.
 
     Args:
-        epochs: Number of epochs of training. Defaults to `1`.
+        epochs: Number of epochs of training; with 0 the ranges are those of some training batches.
+            Defaults to `1`.
         calibration_batches: Number of training batches that the first ranges are taken from.
             Defaults to `10`.
         optimizer: A Keras optimizer or its name, of a class that `tf_keras` has too. Defaults to
@@ -68,10 +69,6 @@ class QuantizeAware(Stage):
     """
 
     default_learning_rate = 1e-4
-    not_after: ClassVar = {
-        "QuantizeAware": "the weights are trained for 8 bits already. Keep one, as the last "
-        "stage, with more `epochs`."
-    }
 
     def __init__(
         self,
@@ -111,10 +108,11 @@ class QuantizeAware(Stage):
         state.layer_names = quantized.layer_names
         state.weight_layers = quantized.weight_layers
 
-        train = as_dataset(teaching.train)
         inputs = (
             student_inputs(keras.utils.unpack_x_y_sample_weight(batch)[0])
-            for batch in itertools.islice(iter(train), self.calibration_batches)
+            for batch in itertools.islice(
+                iter(as_dataset(teaching.train)), self.calibration_batches
+            )
         )
         calibrate(state.model, inputs)
         state.history[self.name] = teaching.fit_in_tf_keras(
@@ -126,6 +124,10 @@ class QuantizeAware(Stage):
         widen_empty_ranges(state.model)
         state.quantization_aware = True
         self._take_notes(state, quantized)
+
+    def gentler(self) -> Stage | None:
+        """Return a stage of twice as many epochs; one that is not trained has none."""
+        return self.changed(epochs=2 * self.epochs) if self.epochs else None
 
     def _take_notes(self, state: StudentState, quantized: QuantizedModel) -> None:
         for path in quantized.quantized:

@@ -44,3 +44,16 @@ class OutputQuantizeConfig(_QuantizeConfig):
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""
         return {}
+
+
+@tf_keras.utils.register_keras_serializable(package="keras_kd")
+class SameRangeQuantizeConfig(OutputQuantizeConfig):
+    """Leaves the output of a layer in the range of its input.
+
+    TFLite's average pooling needs input and output of one scale; the converter carries the scale
+    of the input on where the output has none of its own.
+    """
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:
+        """Return no quantizer."""
+        return []

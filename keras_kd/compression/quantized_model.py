@@ -17,6 +17,7 @@ from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 from keras_kd.quiet import capture_output
 
 _FOLDED_INTO = ("Conv2D", "DepthwiseConv2D", "Dense")
+_SAME_RANGE = ("AveragePooling1D", "AveragePooling2D")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
         ValueError: If no layer has weights that can be quantized.
     """
     tfmot, tf_keras = import_tfmot(), import_tf_keras()
-    from keras_kd.compression.quantize_config import OutputQuantizeConfig
+    from keras_kd.compression.quantize_config import OutputQuantizeConfig, SameRangeQuantizeConfig
     from keras_kd.compression.quantize_scheme import quantize_scheme
 
     quantization = tfmot.quantization.keras
@@ -74,6 +75,8 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
         if treatment == "float":
             return layer
         config = OutputQuantizeConfig() if treatment == "output" else None
+        if type(layer).__name__ in _SAME_RANGE and _input_is_quantized(layer, bridged.model, plan):
+            config = SameRangeQuantizeConfig()
         if pruned and treatment == "quantize" and type(layer).__name__ == "Conv2DTranspose":
             # The prune-preserving scheme does not know this layer; the zeros are kept anyway.
             config = _default_config(layer)
@@ -128,6 +131,13 @@ def _treatment(layer: Any, model: Any) -> str:
     output = nodes[0].outputs
     single = not isinstance(output, (list, tuple, dict))
     return "output" if single and not shared and output.dtype.is_floating else "float"
+
+
+def _input_is_quantized(layer: Any, model: Any, plan: Mapping[str, str]) -> bool:
+    nodes = [node for node in layer._inbound_nodes if node in _nodes(model)]
+    before = [part for node in nodes for part in tf.nest.flatten(node.inbound_layers)]
+    # TF-MOT quantizes the inputs of the model by itself.
+    return all(type(part).__name__ == "InputLayer" or plan[part.name] != "float" for part in before)
 
 
 def _nodes(model: Any) -> list[Any]:

@@ -90,6 +90,9 @@ def same_layers(tf_keras: Any, layer: Any) -> tuple[list[Any], Any]:
                 return [], None
         elif key.endswith("_constraint") or key not in accepted:
             return [], None
+    if issubclass(layer_class, tf_keras.__internal__.layers.BaseRandomLayer):
+        # The state is then a variable, which a run that goes on can set.
+        config["rng_type"] = "stateful"
     if class_name == "SeparableConv2D":
         return _separable(tf_keras, config), activation
     return [layer_class(**config)], activation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
@@ -65,13 +65,6 @@ class Shrink(Stage):
     """
 
     default_learning_rate = 1e-3
-    minimum_epochs = 0
-    not_after: ClassVar = {
-        "LowRank": "whose factors were chosen for the channels that existed.",
-        "Prune": "whose zeros would be trained again.",
-        "Cluster": "whose shared values would be trained apart.",
-        "QuantizeAware": "whose model is one of tf_keras.",
-    }
 
     def __init__(
         self,
@@ -133,7 +126,8 @@ class Shrink(Stage):
         plan = make_plan(state.model, self.options, Importance(self.options.importance, scores))
         state.model = plan.apply()
         self.plan = plan
-        state.history[self.name] = self._train(state, teaching) if self.epochs else {}
+        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
+            state.history[self.name] = teaching.fit(trainer, self.epochs)
         for layer in plan.layers:
             if layer.after == 0:
                 state.note(layer.name).done.append("dropped")
@@ -142,16 +136,33 @@ class Shrink(Stage):
             else:
                 state.note(layer.name).done.append(f"shrunk from {layer.change}")
 
-    def _train(self, state: StudentState, teaching: Any) -> dict[str, list[float]]:
-        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
-            history = trainer.fit(
-                teaching.train,
-                validation_data=teaching.validation_data,
-                epochs=self.epochs,
-                verbose=teaching.verbose,
-                shuffle=isinstance(teaching.train, keras.utils.PyDataset),
-            )
-        return dict(history.history)
+    def gentler(self) -> Stage | None:
+        """Return a stage that removes two thirds as much, or one of half as large a budget again.
+
+        Blocks that are named in `drop` go in any case.
+        """
+        options = self.options
+        less = {
+            name: round(value * 2 / 3, 4)
+            for name in ("ratio", "flops_ratio", "depth")
+            if (value := getattr(options, name)) is not None
+        }
+        if less and max(less.values()) < 0.05:
+            return None
+        for name in ("max_flops", "max_parameters"):
+            value = getattr(options, name)
+            if value is not None:
+                less[name] = round(1.5 * value)
+        return self.changed(**less) if less else None
+
+    def at_strength(self, strength: float) -> Stage:
+        """Return a stage of a part of the fractions; budgets and names stay what they are."""
+        fractions = {
+            name: round(strength * value, 6)
+            for name in ("ratio", "flops_ratio", "depth")
+            if (value := getattr(self.options, name)) is not None
+        }
+        return self.changed(**fractions)
 
     def _plan_by_weights(self, student: keras.Model) -> ShrinkPlan:
         kind = "l1" if self.options.importance == "taylor" else self.options.importance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
@@ -51,7 +51,7 @@ class Stage:
     and a `run`, which changes the student.
 
     Args:
-        epochs: Number of epochs of training.
+        epochs: Number of epochs of training; 0 for none.
         optimizer: A `keras.optimizers.Optimizer`, or its name. A fresh copy is used. Defaults to
             `None`: Adam.
         learning_rate: Learning rate of the default optimizer, or of one given by name; a number
@@ -64,8 +64,7 @@ class Stage:
     """
 
     default_learning_rate = 1e-3
-    minimum_epochs = 1
-    not_after: ClassVar[dict[str, str]] = {}
+    minimum_epochs = 0
 
     def __init__(
         self,
@@ -106,23 +105,27 @@ class Stage:
         optimizer_class = type(keras.optimizers.get(self.optimizer or "adam"))
         return optimizer_class(learning_rate=rate)
 
-    def check_order(self, earlier: Sequence[Stage]) -> None:
-        """Refuse to follow a stage named in `not_after`, of which the reason is told.
+    def gentler(self) -> Stage | None:
+        """Return a stage that does less, or `None` if there is none.
 
-        Raises:
-            ValueError: If an earlier stage is of such a class.
+        `compress(..., max_drop=...)` tries it where this stage costs too much.
         """
-        name = type(self).__name__
-        for stage in earlier:
-            other = type(stage).__name__
-            if other not in self.not_after:
-                continue
-            if other == name:
-                raise ValueError(f"{name} appears twice in `stages`: {self.not_after[other]}")
-            raise ValueError(
-                f"{name} cannot follow {other}, {self.not_after[other]} Put {name} first: "
-                f"stages=[{name}(...), {other}(...)]."
-            )
+        return None
+
+    def at_strength(self, strength: float) -> Stage:
+        """Return a stage that does a part of what this one does.
+
+        `compress_to_size` looks for the strength at which the file is small enough. A stage
+        without a strength is returned as it is.
+
+        Args:
+            strength: From 0, nothing, to 1, this stage.
+        """
+        return self
+
+    def changed(self, **arguments: Any) -> Stage:
+        """Return a copy of this stage with other arguments."""
+        return self.from_config({**self.get_config(), **arguments})
 
     def preview(self, student: keras.Model) -> keras.Model:
         """Return a student with the layers that this stage will leave, untrained.

@@ -9,12 +9,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd.compression.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.kept_values import KeptValues
 from keras_kd.compression.stage import StudentState
 from keras_kd.distiller import Distiller
 from keras_kd.features import feature_shape
 from keras_kd.hints import Hint
 from keras_kd.objective import Objective
+from keras_kd.quiet import without_retracing_warnings
 
 
 class Teaching:
@@ -25,6 +27,9 @@ class Teaching:
         train: Training data, as a `tf.data.Dataset` of batches or a `keras.utils.PyDataset`.
         validation_data: Validation data, or `None`.
         verbose: Verbosity of `fit`.
+
+    Attributes:
+        backup: Where the present training is kept epoch by epoch, or `None`.
     """
 
     def __init__(self, distiller: Any, train: Any, validation_data: Any, verbose: Any) -> None:
@@ -32,6 +37,7 @@ class Teaching:
         self.train = train
         self.validation_data = validation_data
         self.verbose = verbose
+        self.backup: EpochBackup | None = None
         self._steps: int | None = None
         self._refitted: dict[str, Hint] = {}
 
@@ -102,33 +108,79 @@ class Teaching:
             )
             yield trainer
 
+    def fit(
+        self,
+        trainer: Distiller,
+        epochs: int,
+        callbacks: Sequence[Any] = (),
+        variables: Sequence[Any] = (),
+    ) -> dict[str, list[float]]:
+        """Fit a Keras 3 student, or go on at the epoch in which an earlier process was killed.
+
+        Args:
+            trainer: A `Distiller` of `keras_trainer`.
+            epochs: Number of epochs; with 0 nothing is done.
+            callbacks: Keras 3 callbacks. Defaults to none.
+            variables: What the callbacks change while training, such as masks. Defaults to none.
+
+        Returns:
+            The history: one list a metric.
+        """
+        if epochs == 0:
+            return {}
+        if self.backup is not None:
+            trainer.optimizer.build(trainer.trainable_variables)
+        return resumable_fit(
+            trainer,
+            self.train,
+            self.backup,
+            [*trainer.weights, *trainer.optimizer.variables, *variables],
+            trainer._random_states(),
+            epochs=epochs,
+            callbacks=callbacks,
+            validation_data=self.validation_data,
+            verbose=self.verbose,
+            shuffle=isinstance(self.train, keras.utils.PyDataset),
+        )
+
     def fit_in_tf_keras(
         self, state: StudentState, optimizer: Any, epochs: int, kept: Sequence[KeptValues]
     ) -> dict[str, list[float]]:
-        """Teach a `tf_keras` student.
+        """Fit a `tf_keras` student, or go on at the epoch in which an earlier process was killed.
 
         Args:
             state: The student; its model is a `tf_keras` model.
             optimizer: A Keras 3 optimizer, of a class that `tf_keras` has too.
-            epochs: Number of epochs.
+            epochs: Number of epochs; with 0 nothing is done.
             kept: The weights that stay zero or equal.
 
         Returns:
             The history: one list a metric.
         """
+        if epochs == 0:
+            return {}
         from keras_kd.compression.tf_keras_trainer import TfKerasTrainer, to_tf_keras_optimizer
+        from keras_kd.compression.tfmot import import_tf_keras
 
-        trainer = TfKerasTrainer(state.model, self.objective_for(state), self.metrics(), kept)
+        objective = self.objective_for(state)
+        trainer = TfKerasTrainer(state.model, objective, self.metrics(), kept)
         trainer.compile(
             optimizer=to_tf_keras_optimizer(optimizer), run_eagerly=self.distiller.run_eagerly
         )
-        history = trainer.fit(
+        if self.backup is not None:
+            trainer.optimizer.build(trainer.trained_variables)
+        beside = [weight for layer in objective.layers for weight in layer.weights]
+        return resumable_fit(
+            trainer,
             as_dataset(self.train),
-            validation_data=as_dataset(self.validation_data),
+            self.backup,
+            [*state.model.weights, *beside, *trainer.optimizer.variables],
+            trainer.random_states,
             epochs=epochs,
+            callback_class=import_tf_keras().callbacks.LambdaCallback,
+            validation_data=as_dataset(self.validation_data),
             verbose=self.verbose,
         )
-        return {key: [float(v) for v in values] for key, values in history.history.items()}
 
     def user_metrics(self) -> tuple[Any, Any]:
         """Return fresh copies of the metrics and weighted metrics given to `compile`."""
@@ -208,3 +260,17 @@ def as_dataset(data: Any) -> Any:
         batches, output_signature=tf.nest.map_structure(signature, first)
     )
     return dataset.apply(tf.data.experimental.assert_cardinality(len(data)))
+
+
+def evaluate_batches(step: Callable[[Any, Any, Any], None], data: tf.data.Dataset) -> None:
+    """Call `step(x, y, sample_weight)`, which updates metrics, with every batch of `data`."""
+    compiled: Any = None
+    with without_retracing_warnings():
+        for batch in data:
+            parts = keras.utils.unpack_x_y_sample_weight(batch)
+            if compiled is None:
+                # The first step is eager: metrics make their variables in it.
+                step(*parts)
+                compiled = tf.function(step, autograph=False, reduce_retracing=True)
+            else:
+                compiled(*parts)

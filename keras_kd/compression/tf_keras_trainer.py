@@ -56,6 +56,29 @@ class TfKerasTrainer(tf_keras.Model):
         """Return the student's outputs."""
         return self.student(student_inputs(inputs), training=training)
 
+    @property
+    def trained_variables(self) -> list[Any]:
+        """What the optimizer changes: the student's weights and those of the projections."""
+        objective, _, _, _ = self._teaching
+        return [
+            *self.student.trainable_variables,
+            *(variable.value for variable in objective.trainable_variables),
+        ]
+
+    @property
+    def random_states(self) -> list[Any]:
+        """The states of the student's random layers, such as dropout."""
+        states = []
+        for layer in self.student._flatten_layers():
+            generator = getattr(getattr(layer, "_random_generator", None), "_generator", None)
+            if generator is not None:
+                states.append(generator.state)
+            hosted = getattr(layer, "operation", None)
+            if isinstance(hosted, keras.layers.Layer):
+                inner = [g for part in hosted._flatten_layers() for g in part._seed_generators]
+                states += [generator.state for generator in inner]
+        return states
+
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Any) -> dict[str, Any]:
         """Teach the student one batch."""
@@ -66,10 +89,7 @@ class TfKerasTrainer(tf_keras.Model):
             y_pred, features = objective.student_pass(self.student, x, training=True)
             losses = objective.losses(signals, y, y_pred, features, sample_weight)
             losses["loss"] += self._regularisation()
-        variables = [
-            *self.student.trainable_variables,
-            *(variable.value for variable in objective.trainable_variables),
-        ]
+        variables = self.trained_variables
         gradients = tape.gradient(losses["loss"], variables)
         projections = {id(weights.variable): weights.project for weights in kept}
         self.optimizer.apply_gradients(

@@ -228,7 +228,7 @@ def test_a_model_without_kernels_is_refused(data):
     [
         ({"sparsity": 75}, "write Prune\\(0.75\\)"),
         ({"sparsity": 1.0}, "below 1"),
-        ({"epochs": 0}, "`epochs` must be a whole number"),
+        ({"epochs": -1}, "`epochs` must be a whole number"),
         ({"begin": 0.9, "end": 0.5}, "0 <= begin <= end"),
         ({"optimizer": keras.optimizers.SGD(), "learning_rate": 1.0}, "Remove `learning_rate`"),
         ({"scope": "model"}, '"layer" or "global", but received \'model\''),

@@ -404,3 +404,22 @@ def test_zeros_of_a_student_pruned_earlier_survive(distiller, data):
             assert record.sparsity >= np.mean(kernels[0] == 0) - 1e-6
             checked += 1
     assert checked >= 2
+
+
+def test_average_pooling_keeps_the_range_of_its_input(tmp_path, data):
+    # As between the blocks of a DenseNet; TFLite pools only within one range.
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
+    branch = layers.ReLU()(layers.BatchNormalization()(x))
+    branch = layers.Conv2D(4, 3, padding="same", use_bias=False)(branch)
+    x = layers.Concatenate()([x, branch])
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2D(4, 1, use_bias=False, name="transition")(x)
+    x = layers.AveragePooling2D(2, name="pool")(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    student = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    result = compress(make_distiller(student), data, stages=[QuantizeAware(0)], verbose=0)
+    path = kd.export_tflite(
+        result, tmp_path / "dense.tflite", "int8", representative_data=data, verbose=False
+    )
+    assert kd.evaluate_tflite(path, data).agreement >= 0.9
