@@ -21,6 +21,19 @@ def check_model(model: Any, role: str) -> None:
         ValueError: Saying what was received.
     """
     if not isinstance(model, keras.Model):
+        # A model in its wrapping, as `compress` returns it.
+        inner = getattr(model, "model", model)
+        if isinstance(inner, keras.Model):
+            raise ValueError(
+                f"`{role}` must be a keras.Model, but received {type(model).__name__}. Pass its "
+                "`.model`, which is one."
+            )
+        if any(c.__module__.startswith("tf_keras.") for c in type(inner).__mro__):
+            raise ValueError(
+                f"`{role}` is a tf_keras model, as QuantizeAware leaves it, and is not trained "
+                "further: give the student as it was before that stage, and end with "
+                "keras_kd.QuantizeAware(epochs=...) again."
+            )
         raise ValueError(
             f"`{role}` must be a keras.Model, but received {type(model).__name__}: {model!r}."
         )

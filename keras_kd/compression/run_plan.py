@@ -46,7 +46,9 @@ def run_plan(
                 "names of layers": [path for path, _ in leaf_layers(student)],
                 "weights": teacher_fingerprint(student)["weights"],
             },
-            "teacher": None if teacher is None else teacher_fingerprint(teacher),
+            "teacher": {
+                "weights": None if teacher is None else teacher_fingerprint(teacher)["weights"]
+            },
             "objective": _objective(distiller),
             "stages": [
                 {"class": type(stage).__name__, "config": stage.get_config()} for stage in stages

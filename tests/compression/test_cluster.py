@@ -225,7 +225,7 @@ def test_a_subclassed_model_inside_is_spared(data):
         ({"number_of_clusters": 8.0}, "whole number"),
         ({"number_of_clusters": True}, "whole number"),
         ({"initialization": "kmeans"}, r"one of kmeans\+\+, density, linear, random"),
-        ({"epochs": 0}, "`epochs` must be a whole number"),
+        ({"epochs": -1}, "`epochs` must be a whole number"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -423,3 +423,15 @@ def test_average_pooling_keeps_the_range_of_its_input(tmp_path, data):
         result, tmp_path / "dense.tflite", "int8", representative_data=data, verbose=False
     )
     assert kd.evaluate_tflite(path, data).agreement >= 0.9
+
+
+def test_training_further_is_refused_with_what_to_do(distiller, data, tmp_path):
+    result = compress(distiller, data, stages=[QuantizeAware(0)], verbose=0)
+    result.save(tmp_path / "student.h5")
+    for model in (result, load_compressed(tmp_path / "student.h5").model):
+        with pytest.raises(ValueError, match="as QuantizeAware leaves it, and is not trained"):
+            kd.Distiller(distiller.teacher, model, [kd.losses.KLDivergence()])
+    pruned = compress(distiller, data, stages=[Prune(0.5, epochs=0)], verbose=0)
+    with pytest.raises(ValueError, match=r"received CompressedModel\. Pass its"):
+        kd.Distiller(distiller.teacher, pruned, [kd.losses.KLDivergence()])
+    kd.Distiller(distiller.teacher, pruned.model, [kd.losses.KLDivergence()])
