@@ -13,7 +13,7 @@ from keras_kd.compression.stage import Stage
 from keras_kd.compression.student_files import as_json
 from keras_kd.compression.teaching import count_batches
 from keras_kd.schedules import serialize
-from keras_kd.teachers.cache_fingerprint import teacher_fingerprint
+from keras_kd.teachers.cache_fingerprint import hash_of_weights
 
 
 def run_plan(
@@ -36,7 +36,6 @@ def run_plan(
         **arguments: Further arguments of `compress` that decide on the result.
     """
     student = distiller.student
-    teacher = distiller.teacher
     return as_json(
         {
             "student": {
@@ -44,11 +43,9 @@ def run_plan(
                 "parameters": student.count_params(),
                 # Records tell layers by their names, and Keras numbers those it names itself.
                 "names of layers": [path for path, _ in leaf_layers(student)],
-                "weights": teacher_fingerprint(student)["weights"],
+                "weights": hash_of_weights(student),
             },
-            "teacher": {
-                "weights": None if teacher is None else teacher_fingerprint(teacher)["weights"]
-            },
+            "teacher": {"weights": hash_of_weights(distiller.teacher)},
             "objective": _objective(distiller),
             "stages": [
                 {"class": type(stage).__name__, "config": stage.get_config()} for stage in stages

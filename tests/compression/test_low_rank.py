@@ -256,7 +256,7 @@ def test_bad_arguments(arguments, message):
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ([Prune(), LowRank()], "LowRank cannot follow Prune, whose zeros would be lost"),
+        ([Prune(), LowRank()], "LowRank cannot follow Prune: it replaces kernels"),
         ([QuantizeAware(), LowRank()], "LowRank cannot follow QuantizeAware"),
         ([LowRank(name="a"), LowRank(name="b")], "LowRank appears twice"),
         ([LowRank(layers="flatten*")], "no such layer"),

@@ -132,7 +132,7 @@ def test_later_stages_follow():
 @pytest.mark.parametrize("earlier", [kd.Prune(0.5), kd.QuantizeAware()])
 def test_order(wide, earlier):
     name = type(earlier).__name__
-    with pytest.raises(ValueError, match=f"Shrink cannot follow {name}.*Put Shrink first"):
+    with pytest.raises(ValueError, match=f"Shrink cannot follow {name}: it removes"):
         kd.compress(_distiller(wide), _data(), stages=[earlier, kd.Shrink(0.5)], verbose=0)
 
 

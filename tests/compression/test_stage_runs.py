@@ -154,3 +154,16 @@ def test_what_is_gentler_and_what_is_a_part():
     assert kd.Prune(0.8).at_strength(0.5).sparsity == pytest.approx(0.4)
     assert kd.QuantizeAware(3).gentler().epochs == 6
     assert kd.QuantizeAware(0).gentler() is None
+    assert kd.Prune(sparsity_m_by_n=(2, 4)).gentler() is None
+    assert kd.Cluster(16).gentler().number_of_clusters == 32
+    assert kd.Cluster(256).gentler() is None
+    assert kd.Cluster(16).at_strength(0.5).number_of_clusters == 64
+    assert kd.LowRank(0.9).gentler().energy == pytest.approx(0.95)
+    assert kd.LowRank(ratio=0.5).gentler().ratio == pytest.approx(0.75)
+    assert kd.LowRank(ratio=0.7).gentler() is None
+    assert kd.LowRank(max_parameters=100).gentler().max_parameters == 150
+    assert kd.LowRank(0.9).at_strength(0.5).energy == pytest.approx(0.95)
+    assert kd.Shrink(0.6).gentler().options.ratio == pytest.approx(0.4)
+    assert kd.Shrink(max_parameters=100).gentler().options.max_parameters == 150
+    assert kd.Shrink(drop="block").gentler() is None
+    assert kd.Shrink(flops_ratio=0.6).at_strength(0.5).options.flops_ratio == pytest.approx(0.3)
