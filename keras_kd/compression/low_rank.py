@@ -197,12 +197,6 @@ class LowRank(Stage):
         stage._may_save_nothing = strength < 1.0
         return stage
 
-    def changed(self, **arguments: Any) -> Stage:
-        """Return a copy of this stage with other arguments."""
-        stage: Any = super().changed(**arguments)
-        stage._may_save_nothing = self._may_save_nothing
-        return stage
-
     def _plan(self, model: keras.Model) -> tuple[Plan, dict[str, str]]:
         ways, skipped = ways_of(model, self.choice)
         if self.max_parameters is not None:

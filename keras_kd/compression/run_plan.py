@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_kd.compression.layer_record import leaf_layers
 from keras_kd.compression.stage import Stage
-from keras_kd.compression.student_files import as_json
+from keras_kd.compression.student_files import as_json, config_of
 from keras_kd.compression.teaching import count_batches
 from keras_kd.schedules import serialize
 from keras_kd.teachers.cache_fingerprint import hash_of_weights
@@ -48,7 +48,7 @@ def run_plan(
             "teacher": {"weights": hash_of_weights(distiller.teacher)},
             "objective": _objective(distiller),
             "stages": [
-                {"class": type(stage).__name__, "config": stage.get_config()} for stage in stages
+                {"class": type(stage).__name__, "config": config_of(stage)} for stage in stages
             ],
             "data": {**_data("train", train), **_data("validation", validation_data)},
             **arguments,
@@ -89,5 +89,5 @@ def _objective(distiller: Any) -> dict[str, Any]:
 def _serialized(value: Any) -> Any:
     try:
         return serialize(value)
-    except (NotImplementedError, TypeError, ValueError):
+    except (NotImplementedError, OSError, TypeError, ValueError):
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -155,6 +156,12 @@ class Shrink(Stage):
                 less[name] = round(1.5 * value)
         return self.changed(**less) if less else None
 
+    def changed(self, **arguments: Any) -> Stage:
+        """Return a copy of this stage with other options, or other arguments of every stage."""
+        options = {name: arguments.pop(name) for name in list(arguments) if name in _OPTIONS}
+        replaced = dataclasses.replace(self.options, **options)
+        return super().changed(**arguments, options=replaced)
+
     def at_strength(self, strength: float) -> Stage:
         """Return a stage of a part of the fractions; budgets and names stay what they are."""
         fractions = {
@@ -180,6 +187,9 @@ class Shrink(Stage):
     def from_config(cls, config: dict[str, Any]) -> Stage:
         """Make a stage from `get_config()`."""
         return super().from_config(choice_from_config(config))
+
+
+_OPTIONS = {field.name for field in dataclasses.fields(ShrinkOptions)}
 
 
 def _taught_loss(state: StudentState, teaching: Any) -> Callable[[Any, Any, Any, Any], Any]:

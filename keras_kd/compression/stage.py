@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,8 +125,11 @@ class Stage:
         return self
 
     def changed(self, **arguments: Any) -> Stage:
-        """Return a copy of this stage with other arguments."""
-        return self.from_config({**self.get_config(), **arguments})
+        """Return a copy of this stage with other values of the attributes of these names."""
+        stage = copy.copy(self)
+        for name, value in arguments.items():
+            setattr(stage, name, value)
+        return stage
 
     def preview(self, student: keras.Model) -> keras.Model:
         """Return a student with the layers that this stage will leave, untrained.

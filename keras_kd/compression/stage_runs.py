@@ -16,7 +16,7 @@ from keras_kd.compression.layer_record import layer_records
 from keras_kd.compression.run_folder import RunFolder
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.stage_record import StageRecord, counts, first_metric, stage_line
-from keras_kd.compression.student_files import as_json
+from keras_kd.compression.student_files import as_json, config_of
 from keras_kd.compression.teaching import Teaching
 
 
@@ -157,7 +157,7 @@ class StageRuns:
                 self.result(trial),
                 stage.name,
                 kind,
-                as_json(candidate.get_config()),
+                as_json(config_of(candidate)),
                 "done more gently" if attempts else "done",
                 candidate.epochs,
                 seconds,
@@ -178,7 +178,7 @@ class StageRuns:
                        else f"again with {_changes(attempts[-1]['config'], candidate)}")
                 )  # fmt: skip
         record = self._record(
-            self.result(state), stage.name, kind, as_json(stage.get_config()), "left out", 0,
+            self.result(state), stage.name, kind, as_json(config_of(stage)), "left out", 0,
             seconds, attempts=attempts,
         )  # fmt: skip
         return record, state
@@ -217,5 +217,5 @@ class StageRuns:
 
 
 def _changes(before: Mapping[str, Any], stage: Stage) -> str:
-    now = as_json(stage.get_config())
+    now = as_json(config_of(stage))
     return ", ".join(f"{key}={now[key]}" for key in now if now[key] != before.get(key))

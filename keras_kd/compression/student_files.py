@@ -89,6 +89,17 @@ def state_from_json(content: Mapping[str, Any], model: Any, structure: Any) -> S
     return StudentState(model, structure=structure, **fields)
 
 
+def config_of(value: Any) -> dict[str, Any]:
+    """Return the configuration of a stage, loss or other object; its attributes at worst.
+
+    Keras cannot serialize every function that a user may give, such as one of a notebook.
+    """
+    try:
+        return dict(value.get_config())
+    except (NotImplementedError, OSError, TypeError, ValueError):
+        return {key: part for key, part in vars(value).items() if not key.startswith("_")}
+
+
 def as_json(content: Any) -> Any:
     """Return `content` as it comes back from a JSON file.
 
@@ -102,8 +113,10 @@ def as_json(content: Any) -> Any:
             return value.tolist()
         if isinstance(value, Mapping):
             return dict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dict(vars(value))
         if hasattr(value, "get_config"):
-            return {"class": type(value).__name__, "config": value.get_config()}
+            return {"class": type(value).__name__, "config": config_of(value)}
         name = getattr(value, "__qualname__", None)
         return name if name else type(value).__name__
 

@@ -167,3 +167,20 @@ def test_what_is_gentler_and_what_is_a_part():
     assert kd.Shrink(max_parameters=100).gentler().options.max_parameters == 150
     assert kd.Shrink(drop="block").gentler() is None
     assert kd.Shrink(flops_ratio=0.6).at_strength(0.5).options.flops_ratio == pytest.approx(0.3)
+
+
+def test_functions_that_cannot_be_serialized_are_told_by_name(distiller, data, tmp_path):
+    namespace: dict = {}
+    # As in a notebook: there is no source to look up.
+    exec("spared = lambda layer: layer.name == 'logits'", namespace)
+    spared = namespace["spared"]
+
+    def run():
+        stages = [kd.Prune(0.9, epochs=0, exclude=spared)]
+        return kd.compress(distiller, data, stages=stages, path=tmp_path, verbose=0)
+
+    record = run().stages[1]
+    assert "lambda" in str(record.config["choice"]) and record.config["sparsity"] == 0.9
+    assert run().stages[1] == record
+    assert kd.Prune(0.9, exclude=spared).gentler().choice.exclude is spared
+    assert kd.Shrink(0.6, exclude=spared).gentler().options.exclude is spared
