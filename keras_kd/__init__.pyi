@@ -5,7 +5,6 @@ from . import losses as losses
 from . import report as report
 from . import teachers as teachers
 from ._version import __version__ as __version__
-from .compress_to_size import compress_to_size as compress_to_size
 from .compression.cluster import Cluster as Cluster
 from .compression.compressed_model import CompressedModel as CompressedModel
 from .compression.compressed_model import load_compressed as load_compressed
@@ -24,5 +23,6 @@ from .export.benchmark import benchmark_tflite_files as benchmark_tflite_files
 from .export.evaluate import TFLiteResult as TFLiteResult
 from .export.evaluate import evaluate_tflite as evaluate_tflite
 from .export.tflite import export_tflite as export_tflite
+from .fit_size import compress_to_size as compress_to_size
 from .hints import Hint as Hint
 from .mutual import MutualDistiller as MutualDistiller
