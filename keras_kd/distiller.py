@@ -391,7 +391,13 @@ class Distiller(DistributedModel):
         if self.compiled:
             x, batch = without_losing_the_first(x)
             with self.distribute_strategy.scope():
-                self._check_data(batch or first_batch(x, y))
+                batch = batch or first_batch(x, y)
+                self._check_data(batch)
+            if kwargs.get("class_weight") and batch is not None and batch.labels is None:
+                raise ValueError(
+                    "`fit` received `class_weight`, which weighs an example by its label, but the "
+                    "data holds no labels. Pass labels `y`, or leave `class_weight` out."
+                )
         if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
             # These come in an order of their own; Keras warns of its own default otherwise.
             kwargs.setdefault("shuffle", False)

@@ -559,3 +559,12 @@ def test_loss_that_contradicts_the_student_is_refused():
     distiller = kd.Distiller(network(5), network(3), kd.losses.KLDivergence())
     with pytest.raises(ValueError, match="from_logits=True"):
         distiller.compile("adam", SparseCE(from_logits=False))
+
+
+def test_refuses_class_weight_without_labels():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    student = keras.models.clone_model(model)
+    distiller = kd.Distiller(model, student, kd.losses.KLDivergence(), student_loss_weight=0.0)
+    distiller.compile("sgd")
+    with pytest.raises(ValueError, match="`class_weight`, which weighs an example by its label"):
+        distiller.fit(np.zeros((8, 4), "float32"), class_weight={0: 1.0, 1: 2.0}, verbose=0)

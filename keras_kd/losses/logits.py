@@ -53,12 +53,20 @@ class LogitsLoss(DistillationLoss):
         super().__init__(name)
         self.from_logits = from_logits
         self.class_weight = _weights_of_classes(type(self).__name__, class_weight)
+        given = class_weight is None or isinstance(class_weight, Mapping)
+        self._number_of_weights = None if given else len(self.class_weight or {})
 
     def __call__(
         self, teacher: Any, student: Any, labels: Any = None, sample_weight: Any = None
     ) -> Any:
         """Return the loss of one batch, as `DistillationLoss` does."""
         if self.class_weight is not None and not self.multi_label:
+            if (labels.get("label") if isinstance(labels, Mapping) else labels) is None:
+                raise ValueError(
+                    f"{type(self).__name__}: `class_weight` weighs an example by its label, but "
+                    "received no labels. Train on data that gives (x, y), or leave `class_weight` "
+                    "out."
+                )
             weights = self._weights_of_labels(self._labels(labels), student)
             if sample_weight is not None:
                 given = ops.cast(ops.convert_to_tensor(sample_weight), weights.dtype)
@@ -95,6 +103,12 @@ class LogitsLoss(DistillationLoss):
         Raises:
             ValueError: If `class_weight` names a class that the outputs do not have.
         """
+        if self._number_of_weights not in (None, classes):
+            raise ValueError(
+                f"{type(self).__name__}: `class_weight` has {self._number_of_weights} weights, but "
+                f"the outputs have {classes} classes. Give one a class, or a dictionary "
+                "{class: weight} of those that do not weigh 1."
+            )
         weights = [1.0] * classes
         for label, weight in dict(self.class_weight or {}).items():
             if label >= classes:

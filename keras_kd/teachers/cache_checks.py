@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -16,6 +17,27 @@ from keras_kd.teachers.cache_read import ANOTHER_ORDER, first_record, same_input
 from keras_kd.teachers.cache_records import INPUTS, input_fingerprints
 
 _LOOKED_AT = 4  # batches that are drawn twice
+
+
+def check_batched(teacher: Any, inputs: Any) -> None:
+    """Refuse a data set of single examples, where the teacher tells the shape of its inputs.
+
+    Args:
+        teacher: The teacher.
+        inputs: The specification of an element's inputs.
+
+    Raises:
+        ValueError: Saying what to write.
+    """
+    given = [spec.shape for spec in keras.tree.flatten(inputs)]
+    expected = [tensor.shape for tensor in getattr(teacher, "inputs", None) or []]
+    if len(given) != len(expected) or any(shape.rank is None for shape in given):
+        return
+    if all(len(one) == len(batch) - 1 for one, batch in zip(given, expected, strict=True)):
+        raise ValueError(
+            f"The data set gives inputs of shape {tuple(given[0])}, single examples, but the "
+            f"teacher takes batches, {tuple(expected[0])}: write dataset.batch(64)."
+        )
 
 
 def check_deterministic(dataset: tf.data.Dataset) -> None:

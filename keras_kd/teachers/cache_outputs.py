@@ -14,7 +14,7 @@ from keras_kd.evaluate_loss import layer_paths_of
 from keras_kd.files import check_writable
 from keras_kd.losses.base import require_positive
 from keras_kd.teachers.cache_build import CacheBuilder, inputs_of
-from keras_kd.teachers.cache_checks import check_deterministic, check_first_batch
+from keras_kd.teachers.cache_checks import check_batched, check_deterministic, check_first_batch
 from keras_kd.teachers.cache_fingerprint import difference, fingerprint
 from keras_kd.teachers.cache_manifest import (
     NAME,
@@ -108,6 +108,7 @@ def cache(
     teacher, layers = _teacher_and_layers(teacher, layers)
     _check_arguments(dtype, top_k, temperature, views, batch_size, shard_megabytes)
     dataset = _as_dataset(dataset)
+    check_batched(teacher, inputs_of(dataset.element_spec))
     folder = pathlib.Path(path)
     print_of = fingerprint(
         teacher,

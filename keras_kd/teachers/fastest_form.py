@@ -66,7 +66,8 @@ def accelerate(
         A model with the same layer names; the teacher itself where nothing is faster.
 
     Raises:
-        ValueError: If the teacher is a subclassed model, or `tolerance` is negative.
+        ValueError: If the teacher is no functional or sequential model, `inputs` is no batch, or
+            `tolerance` is no number from 0 on.
 
     Example:
 
@@ -76,8 +77,13 @@ def accelerate(
     distiller = keras_kd.Distiller(fast, student, keras_kd.losses.KLDivergence())
     ```
     """
-    if not tolerance >= 0:
-        raise ValueError(f"`tolerance` must be 0 or more, but received {tolerance!r}.")
+    if isinstance(tolerance, (bool, str)) or not tolerance >= 0:
+        raise ValueError(f"`tolerance` must be a number, 0 or more, but received {tolerance!r}.")
+    if isinstance(inputs, tf.data.Dataset):
+        raise ValueError(
+            "`inputs` must be one batch of inputs, but received a data set. Take its first: "
+            "images, _ = next(iter(dataset))."
+        )
     forms = measure_forms(teacher, inputs, keep=keep)
     allowed = [form for form in forms if form.difference <= tolerance]
     best = min(allowed, key=lambda form: form.time)

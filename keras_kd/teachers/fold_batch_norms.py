@@ -45,7 +45,7 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
         where there is nothing to fold.
 
     Raises:
-        ValueError: If the model is subclassed: its graph is not known.
+        ValueError: If it is no Keras model, or a subclassed one, whose graph is not known.
 
     Example:
 
@@ -53,6 +53,11 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
     teacher = keras_kd.teachers.fold_batch_norms(teacher)
     ```
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"A Keras model is expected, but received {type(model).__name__}: {model!r}. Load a "
+            "file with keras.saving.load_model; a function or an ensemble is taught with as it is."
+        )
     if output_structure(model) is None:
         raise ValueError(
             f"Model '{model.name}' ({type(model).__name__}) is no functional or sequential model, "

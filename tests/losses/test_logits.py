@@ -95,7 +95,7 @@ def test_class_weight_is_saved():
 
 def test_class_weight_needs_labels():
     loss = losses.KLDivergence(class_weight={1: 19.0})
-    with pytest.raises(ValueError, match="KLDivergence needs labels, but received none"):
+    with pytest.raises(ValueError, match="`class_weight` weighs an example by its label, but"):
         loss(np.zeros((2, 3)), np.zeros((2, 3)))
 
 
@@ -116,4 +116,10 @@ def test_refuses_a_class_weight_of_a_class_that_is_not_there():
     with pytest.raises(
         ValueError, match=r"names class 7, but the outputs have the classes 0 \.\.\. 2"
     ):
+        loss(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))
+
+
+def test_refuses_a_list_of_another_length_than_the_classes():
+    loss = losses.KLDivergence(class_weight=[1.0, 2.0])
+    with pytest.raises(ValueError, match="has 2 weights, but the outputs have 3 classes"):
         loss(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))

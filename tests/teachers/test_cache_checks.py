@@ -147,3 +147,11 @@ def test_data_that_ends_elsewhere_is_refused_where_its_length_is_unknown(model, 
         data = data.filter(lambda x: tf.constant(True))
         with pytest.raises(tf.errors.FailedPreconditionError, match="6"):
             list(cache(model, data, folder))
+
+
+def test_refuses_single_examples(tmp_path):
+    teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    examples = tf.data.Dataset.from_tensor_slices(np.zeros((8, 4), "float32"))
+    with pytest.raises(ValueError, match=r"single examples, but the teacher takes batches"):
+        kd.teachers.cache(teacher, examples, tmp_path / "cache", verbose=0)
+    assert not (tmp_path / "cache").exists()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.teachers import fastest_form
@@ -84,6 +85,14 @@ def test_teaches_with_hints(teacher, images, monkeypatch):
     assert np.isfinite(history["loss"][0])
 
 
-def test_refuses_a_negative_tolerance(teacher, images):
-    with pytest.raises(ValueError, match="`tolerance` must be 0 or more"):
-        accelerate(teacher, images, tolerance=-1.0)
+@pytest.mark.parametrize("tolerance", [-1.0, "2%", float("nan")])
+def test_refuses_what_is_no_tolerance(teacher, images, tolerance):
+    with pytest.raises(ValueError, match="`tolerance` must be a number, 0 or more"):
+        accelerate(teacher, images, tolerance=tolerance)
+
+
+def test_refuses_what_is_no_model_or_no_batch(teacher, images):
+    with pytest.raises(ValueError, match="A Keras model is expected, but received str"):
+        accelerate("teacher.keras", images)
+    with pytest.raises(ValueError, match="must be one batch of inputs, but received a data set"):
+        accelerate(teacher, tf.data.Dataset.from_tensor_slices(images).batch(4))
