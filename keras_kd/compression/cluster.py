@@ -23,6 +23,7 @@ from keras_kd.compression.layer_choice import LayerChoice, choice_from_config
 from keras_kd.compression.layer_record import already_pruned, distinct_values, leaf_layers
 from keras_kd.compression.prune import Prune
 from keras_kd.compression.stage import Stage, StudentState
+from keras_kd.layer_plan import LayerPlan
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -114,6 +115,10 @@ class Cluster(Stage):
         The student is rebuilt and clustered on trial, so that nothing fails after hours of
         training.
         """
+        self.layer_plans(student, earlier)
+
+    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
+        """Say which layers are clustered, and why others are not, by the same trial."""
         from keras_kd.compression.tf_keras_trainer import to_tf_keras_optimizer
 
         pruned = already_pruned(student) or any(isinstance(stage, Prune) for stage in earlier)
@@ -136,6 +141,8 @@ class Cluster(Stage):
                 "weights than clusters: leave this stage out, or ask for fewer clusters."
             )
         self._cluster(to_tf_keras(student), kernels, already_pruned(student))
+        plan = {path: LayerPlan(f"cluster to {self.number_of_clusters}") for path in kernels}
+        return plan | {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
 
     def run(self, state: StudentState, teaching: Any) -> None:
         """Train with clustered weights; the state's model stays a Keras 3 model."""

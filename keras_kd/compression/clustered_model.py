@@ -13,6 +13,7 @@ from keras_kd.compression.layer_choice import LayerChoice
 from keras_kd.compression.layer_record import leaf_layers
 from keras_kd.compression.prunable_weights import prunable_weights
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+from keras_kd.layer_plan import Reason, advice_of
 
 INITIALIZATIONS = {
     "kmeans++": "KMEANS_PLUS_PLUS",
@@ -39,7 +40,10 @@ def layers_to_cluster(
     """
     found, skipped = prunable_weights(model, choice)
     kernels = {path: [weight.variable for weight in weights] for path, weights in found.items()}
-    skipped = {path: reason.replace("prune", "cluster") for path, reason in skipped.items()}
+    skipped = {
+        path: Reason(reason.replace("prune", "cluster"), advice_of(reason))
+        for path, reason in skipped.items()
+    }
     leaves = dict(leaf_layers(model))
     bridged = {path for path, _ in graph_layers(model)}
     for path, weights in list(kernels.items()):
@@ -53,9 +57,10 @@ def layers_to_cluster(
             int(np.prod(weight.shape[:-1] if by_channel else weight.shape)) for weight in weights
         ]
         if max(sizes) <= number_of_clusters:
-            skipped[path] = (
+            skipped[path] = Reason(
                 f"a {group} of it has {max(sizes)} weights, no more than {number_of_clusters} "
-                "clusters"
+                "clusters",
+                "ask for fewer clusters",
             )
             del kernels[path]
     return kernels, skipped

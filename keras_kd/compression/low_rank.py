@@ -20,6 +20,7 @@ from keras_kd.compression.rank_plan import (
 )
 from keras_kd.compression.split_layers import split_layers
 from keras_kd.compression.stage import Stage, StudentState
+from keras_kd.layer_plan import LayerPlan, Reason
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -129,6 +130,10 @@ class LowRank(Stage):
 
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
         """Refuse a student without a graph of layers, and one in which nothing is saved."""
+        self.layer_plans(student, earlier)
+
+    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
+        """Say which layers are written as two, at which rank, and why others are not."""
         if not is_graph(student) or not student.inputs:
             raise ValueError(
                 f"LowRank rebuilds the graph of layers, which model '{student.name}' "
@@ -149,6 +154,10 @@ class LowRank(Stage):
                 f"LowRank saves no weight in model '{student.name}' with {self._goal()} "
                 f"({reasons}). Ask for less, or leave this stage out."
             )
+        plans = {
+            path: LayerPlan(f"rank {rank} of {way.full_rank}") for path, (way, rank) in plan.items()
+        }
+        return plans | {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
 
     def preview(self, student: keras.Model) -> keras.Model:
         """Return the student with its layers factorized."""
@@ -207,7 +216,10 @@ class LowRank(Stage):
             plan = plan_by_energy(ways, float(self.energy or 0.0), self.force)
         for path in ways:
             if path not in plan:
-                skipped[path] = f"two factors with {self._goal()} save no weight"
+                skipped[path] = Reason(
+                    f"two factors with {self._goal()} save no weight",
+                    f"lower `{self._goal().partition('=')[0]}`",
+                )
         return plan, skipped
 
     def _goal(self) -> str:

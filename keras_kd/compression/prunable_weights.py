@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_kd.compression.layer_choice import LayerChoice
 from keras_kd.compression.layer_record import leaf_layers
 from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.layer_plan import Reason
 
 # What TF-MOT would prune if it knew these classes of Keras 3. Attention is built from EinsumDense.
 _KEYS_OF_KERAS_3 = {
@@ -112,15 +113,21 @@ def _reason_to_skip(
     if found and not own:
         return f"its kernel is that of '{owners[id(found[0].variable)]}'"
     if own and not any(weight.variable.trainable for weight in own):
-        return "it is not trainable"
+        return Reason("it is not trainable", "set `layer.trainable = True`")
     if own:
         return None
     class_name = type(layer).__name__
     if _keys_of(layer, keys):
-        return f"its kernel is no float variable of its own (LoRA, or {class_name} quantized)"
+        return Reason(
+            f"its kernel is no float variable of its own (LoRA, or {class_name} quantized)",
+            "take the layer as it was before `enable_lora` or `quantize`",
+        )
     if _keys_of(layer, keys) is not None:
         return f"TF-MOT does not prune {class_name}"
-    return f"{class_name} holds no kernel that TF-MOT knows of"
+    return Reason(
+        f"{class_name} holds no kernel that TF-MOT knows of",
+        "make it of layers of Keras, such as Dense, whose kernels are found inside it",
+    )
 
 
 def _weight_keys() -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from keras_kd.compression.pruning_masks import global_masks, tfmot_masks
 from keras_kd.compression.pruning_times import default_schedule
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.layer_plan import LayerPlan
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -130,6 +131,17 @@ class Prune(Stage):
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
         """Refuse a student without kernels, and names of layers that cannot be pruned."""
         self.kernels_of(student)
+
+    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
+        """Say which layers are pruned, and why others are not."""
+        kernels, skipped = self.kernels_of(student)
+        action = f"prune {self.sparsity:.0%}"
+        if self.schedule is not None or self.scope == "global":
+            action = "prune"
+        elif self.sparsity_m_by_n is not None:
+            action = "prune {} of {}".format(*self.sparsity_m_by_n)
+        plan = {path: LayerPlan(action) for path in kernels}
+        return plan | {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
 
     def kernels_of(
         self, model: keras.Model

@@ -21,6 +21,7 @@ from keras_kd.compression.quantized_model import (
 )
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.teaching import as_dataset
+from keras_kd.layer_plan import LayerPlan
 from keras_kd.teachers.taught_inputs import student_inputs
 
 
@@ -87,17 +88,27 @@ class QuantizeAware(Stage):
         self.calibration_batches = calibration_batches
 
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse what cannot be rebuilt or quantized, and a second such stage.
+        """Refuse what cannot be rebuilt or quantized.
 
         The student is rebuilt and quantized on trial, so that nothing fails after hours of
         training.
         """
+        self.layer_plans(student, earlier)
+
+    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
+        """Say what has 8 bits, what is folded and what stays float, by the same trial."""
         from keras_kd.compression.tf_keras_trainer import to_tf_keras_optimizer
 
         check_bridgeable(student)
         to_tf_keras_optimizer(self.make_optimizer())
         pruned = already_pruned(student) or any(isinstance(stage, Prune) for stage in earlier)
-        quantize(to_tf_keras(student), pruned)
+        quantized = quantize(to_tf_keras(student), pruned)
+        plan = {path: LayerPlan("8 bits") for path in quantized.layer_names}
+        plan.update({path: LayerPlan("fold") for path in quantized.folded})
+        for path, reason in quantized.reasons.items():
+            partly = path in quantized.quantized
+            plan[path] = LayerPlan.spared(reason, "8 bits, activation float" if partly else "float")
+        return plan
 
     def run(self, state: StudentState, teaching: Any) -> None:
         """Train for 8 bits; the state's model becomes a `tf_keras` model."""
@@ -135,8 +146,7 @@ class QuantizeAware(Stage):
             state.note(path).bits = 8
         for path in quantized.folded:
             state.note(path).done.append("folded into the layer before it")
-        for path, class_name in quantized.float_layers.items():
-            reason = f"TF-MOT does not treat {class_name} at this place"
+        for path, reason in quantized.reasons.items():
             what = "its activation stays float" if path in quantized.quantized else "stays float"
             state.note(path).not_done.append(f"{what}: {reason}")
 

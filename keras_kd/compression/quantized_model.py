@@ -13,10 +13,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.compression.bridge import BridgedModel
+from keras_kd.compression.float_reason import FOLDED_INTO, float_reason
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+from keras_kd.layer_plan import Reason
 from keras_kd.quiet import capture_output
 
-_FOLDED_INTO = ("Conv2D", "DepthwiseConv2D", "Dense")
 _SAME_RANGE = ("AveragePooling1D", "AveragePooling2D")
 
 
@@ -32,6 +33,7 @@ class QuantizedModel:
         quantized: Paths of the layers whose weights have 8 bits.
         folded: Paths of the layers that the converter folds into the one before.
         float_layers: The class by path of the layers that stay float.
+        reasons: Why they do, by path.
     """
 
     model: Any
@@ -40,6 +42,7 @@ class QuantizedModel:
     quantized: tuple[str, ...]
     folded: tuple[str, ...]
     float_layers: Mapping[str, str]
+    reasons: Mapping[str, Reason]
 
 
 def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
@@ -95,17 +98,27 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
     by_weight_path = {
         path: tuple(plan[name] for name in names) for path, names in bridged.weight_layers.items()
     }
-    classes = {layer.name: _class_name(layer) for layer in bridged.model.layers}
+    layers = {layer.name: layer for layer in bridged.model.layers}
+    classes = {name: _class_name(layer) for name, layer in layers.items()}
+    float_layers = {
+        path: classes[name]
+        for path, name in bridged.layer_names.items()
+        if plan[name] in ("output", "float") and classes[name] != "InputLayer"
+    }
     return QuantizedModel(
         model,
         {path: renamed(name) for path, name in bridged.layer_names.items()},
         {path: tuple(map(renamed, names)) for path, names in bridged.weight_layers.items()},
         tuple(p for p, treatments in by_weight_path.items() if "quantize" in treatments),
         tuple(p for p, treatments in by_weight_path.items() if treatments == ("fold",)),
+        float_layers,
         {
-            path: classes[name]
-            for path, name in bridged.layer_names.items()
-            if plan[name] in ("output", "float") and classes[name] != "InputLayer"
+            path: float_reason(
+                layers[bridged.layer_names[path]],
+                class_name,
+                _consumers(layers[bridged.layer_names[path]], bridged.model),
+            )
+            for path, class_name in float_layers.items()
         },
     )
 
@@ -144,13 +157,21 @@ def _nodes(model: Any) -> list[Any]:
     return [node for nodes in model._nodes_by_depth.values() for node in nodes]
 
 
+def _before(layer: Any) -> Any:
+    return tf.nest.flatten(layer._inbound_nodes[0].inbound_layers)[0]
+
+
+def _consumers(layer: Any, model: Any) -> int:
+    """Return the number of calls that take the output of the layer before `layer`."""
+    return len([node for node in _before(layer)._outbound_nodes if node in _nodes(model)])
+
+
 def _folds(layer: Any, model: Any) -> bool:
-    before = tf.nest.flatten(layer._inbound_nodes[0].inbound_layers)[0]
-    consumers = [node for node in before._outbound_nodes if node in _nodes(model)]
+    before = _before(layer)
     is_output = any(tensor is before.output for tensor in model.outputs)
     return (
-        type(before).__name__ in _FOLDED_INTO
-        and len(consumers) == 1
+        type(before).__name__ in FOLDED_INTO
+        and _consumers(layer, model) == 1
         and not is_output
         and before.activation.__name__ == "linear"
     )

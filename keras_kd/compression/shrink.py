@@ -13,6 +13,7 @@ from keras_kd.compression.shrinking.importance import Importance, taylor_scores
 from keras_kd.compression.shrinking.options import ShrinkOptions
 from keras_kd.compression.shrinking.plan import ShrinkPlan, check_shrinkable, make_plan
 from keras_kd.compression.stage import Stage, StudentState
+from keras_kd.layer_plan import LayerPlan
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -110,8 +111,24 @@ class Shrink(Stage):
 
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
         """Refuse a student without a graph, names that do not exist, and a budget out of reach."""
+        self.layer_plans(student, earlier)
+
+    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
+        """Say how many channels go from each layer, and why others keep theirs.
+
+        With `importance="taylor"` it is the plan by weights: which channels go, and with
+        `scope="global"` how many of a layer, is known once data was seen.
+        """
         check_shrinkable(student, self.options)
-        self._plan_by_weights(student)
+        plan = {}
+        for layer in self._plan_by_weights(student).layers:
+            if layer.after == 0:
+                plan[layer.name] = LayerPlan("drop")
+            elif layer.reason:
+                plan[layer.name] = LayerPlan.spared(layer.reason)
+            else:
+                plan[layer.name] = LayerPlan(layer.change)
+        return plan
 
     def preview(self, student: keras.Model) -> keras.Model:
         """Return the student without the channels that its weights alone speak against."""

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.layer_record import LayerNotes
+from keras_kd.layer_plan import LayerPlan
 
 
 @dataclasses.dataclass
@@ -152,6 +153,23 @@ class Stage:
             ValueError: If so; the message names the layer and says what to do.
         """
         raise NotImplementedError
+
+    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
+        """Say what this stage will do with each layer, before anything is trained.
+
+        Args:
+            student: As in `check`.
+            earlier: As in `check`.
+
+        Returns:
+            The plans by the path of the layer. A layer that is left out holds nothing that the
+            stage could treat.
+
+        Raises:
+            ValueError: As `check`, in the same words.
+        """
+        self.check(student, earlier)
+        return {}
 
     def run(self, state: StudentState, teaching: Any) -> None:
         """Change the student.

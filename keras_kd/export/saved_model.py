@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.export.batches import safe_name
+from keras_kd.export.refusals import LOOKUPS, lookups
 from keras_kd.litert.input import Input
 
 SIGNATURE = "serving_default"
@@ -51,7 +52,8 @@ class KerasSource:
         quantization_aware: `False`.
 
     Raises:
-        ValueError: If the model is not built, is a distiller or was quantized by Keras.
+        ValueError: If the model is not built, is a distiller, was quantized by Keras or looks up
+            words in tables.
     """
 
     quantization_aware = False
@@ -73,6 +75,9 @@ class KerasSource:
                 "the TFLite converter does not accept. Export the model as it was before, with "
                 '`quantization="int8"`.'
             )
+        tables = [x.name for x in model._flatten_layers() if type(x).__name__ in LOOKUPS]
+        if tables:
+            raise ValueError(lookups(tables))
         self.model = model
         self._struct = _input_struct(model)
         tensors = keras.tree.flatten(self._struct)
@@ -115,6 +120,11 @@ class KerasSource:
         """Names of the recurrent layers which a trace turns into loops."""
         return [layer.name for layer in _recurrent(self.model) if not layer.unroll]
 
+    @property
+    def open_steps(self) -> list[str]:
+        """Names of those whose number of steps is not known."""
+        return [layer.name for layer in _recurrent(self.model) if _steps_are_open(layer)]
+
 
 class SavedModelSource:
     """A model which writes its own SavedModel, on its way to one with the wanted batch size.
@@ -128,6 +138,7 @@ class SavedModelSource:
         self.quantization_aware = bool(model.quantization_aware)
 
     recurrent_layers: Sequence[str] = ()
+    open_steps: Sequence[str] = ()
 
     def write(self, folder: pathlib.Path, batch_size: int | None, unroll: bool) -> Signature:
         """Write the SavedModel; see `KerasSource.write`. Recurrent layers stay as they are."""
@@ -290,6 +301,12 @@ def _as_float32(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, policy in reversed(changed):
             layer.dtype_policy = policy
+
+
+def _steps_are_open(layer: Any) -> bool:
+    config = layer.get_build_config() or {}
+    shape = config.get("input_shape") or config.get("shapes_dict", {}).get("sequences_shape")
+    return shape is not None and shape[1] is None
 
 
 def _recurrent(model: keras.Model) -> list[Any]:

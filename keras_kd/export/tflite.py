@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from keras_kd.export.batches import representative_samples
 from keras_kd.export.origin import remember_origin
+from keras_kd.export.refusals import missing_data, open_number_of_steps, trained_for_int8
 from keras_kd.export.saved_model import (
     SIGNATURE,
     KerasSource,
@@ -113,17 +114,9 @@ def export_tflite(
         quantization == "int8" and source.quantization_aware
     )
     if needs_data and representative_data is None:
-        raise ValueError(
-            f'`quantization="{quantization}"` needs `representative_data` to find the range of '
-            "every activation. Give some training data: "
-            f'export_tflite(model, path, "{quantization}", representative_data=train).'
-        )
+        raise ValueError(missing_data(quantization))
     if source.quantization_aware and quantization in ("float16", "dynamic", "int16x8"):
-        warnings.warn(
-            f'The model was trained for int8 quantization; with `quantization="{quantization}"` '
-            'its quantized layers come out in int8 all the same. Use "int8".',
-            stacklevel=2,
-        )
+        warnings.warn(trained_for_int8(quantization), stacklevel=2)
     check_writable(target)
     start = time.perf_counter()
     job = _Conversion(source, quantization, integer_io, sparse)
@@ -232,6 +225,8 @@ class _Conversion:
     def _convert(self, batch_size: int | None) -> bytes:
         # The converter quantizes nothing inside loops, and its calibration crashes on them.
         unroll = self._quantization != "float32" and bool(self._source.recurrent_layers)
+        if unroll and self._source.open_steps:
+            raise _LoopError(open_number_of_steps(self._quantization, self._source.open_steps))
         with (
             tempfile.TemporaryDirectory() as name,
             capture_output(False) as captured,

@@ -182,3 +182,37 @@ def test_unregistered_layer_is_refused_by_name():
     inputs = keras.Input((3,))
     with pytest.raises(ValueError, match=r"Layer 'twice_layer' \(Twice\) cannot be rebuilt"):
         to_tf_keras(keras.Model(inputs, Twice(2, name="twice_layer")(inputs)))
+
+
+def test_a_model_may_magnify_rounding_errors():
+    # The two Kerases normalise in another order, and the mean is far from zero.
+    image = keras.Input((8, 8, 4))
+    x = layers.Conv2D(8, 3, bias_initializer=keras.initializers.Constant(300.0))(image)
+    norm = layers.BatchNormalization()
+    model = keras.Model(image, norm(x))
+    norm.moving_mean.assign(np.full(8, 300.0))
+    norm.moving_variance.assign(np.full(8, 1e-2))
+    bridged = to_tf_keras(model)
+    assert max(_differences(model, bridged)) > 1e-5
+
+
+@keras.saving.register_keras_serializable(package="test_bridge")
+class Forgetful(layers.Layer):
+    """Its configuration leaves out what it adds."""
+
+    def __init__(self, addend=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.addend = addend
+
+    def call(self, x):
+        return x + self.addend
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_other_values_are_refused():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Forgetful(1e-4)(layers.Dense(2)(inputs)))
+    with pytest.raises(ValueError, match=r"returns other values .* differ by 0.0001 at most"):
+        to_tf_keras(model)

@@ -1,0 +1,52 @@
+"""What exports refuse and warn of, in words: for themselves and for what is said before them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LOOKUPS = ("HashedCrossing", "Hashing", "IntegerLookup", "StringLookup", "TextVectorization")
+
+
+def lookups(layers: Sequence[str]) -> str:
+    """Return that layers look up words or numbers in tables.
+
+    Args:
+        layers: Names of the layers.
+    """
+    return (
+        f"The layers {', '.join(repr(name) for name in layers[:5])} hash or look up what they are "
+        "given, for which TFLite has no builtin operator. Apply them to the data, and begin the "
+        "model behind them: keras.Input of their output's shape and type."
+    )
+
+
+def missing_data(quantization: str) -> str:
+    """Return that an export with integers needs data."""
+    return (
+        f'`quantization="{quantization}"` needs `representative_data` to find the range of '
+        "every activation. Give some training data: "
+        f'export_tflite(model, path, "{quantization}", representative_data=train).'
+    )
+
+
+def trained_for_int8(quantization: str) -> str:
+    """Return that a quantization-aware model is exported in another format."""
+    return (
+        f'The model was trained for int8 quantization; with `quantization="{quantization}"` '
+        'its quantized layers come out in int8 all the same. Use "int8".'
+    )
+
+
+def open_number_of_steps(quantization: str, layers: Sequence[str]) -> str:
+    """Return that recurrent layers cannot be unrolled.
+
+    Args:
+        quantization: The format.
+        layers: Names of the layers.
+    """
+    return (
+        f'`quantization="{quantization}"` writes one copy of a recurrent cell for each step, '
+        "because the converter quantizes nothing inside loops, but the number of steps of "
+        f"{', '.join(repr(name) for name in layers[:5])} is not known. Give the input a fixed "
+        'number of steps: keras.Input((steps, features)), or export with `quantization="float32"`.'
+    )
