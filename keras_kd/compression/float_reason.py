@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_kd.layer_plan import Reason
+from keras_kd.training_layers import acts_in_training_only
 
 FOLDED_INTO = ("Conv2D", "DepthwiseConv2D", "Dense")
 _CALIBRATE = "give the int8 export `representative_data`, by which it is calibrated"
@@ -24,6 +25,8 @@ def float_reason(layer: Any, class_name: str, consumers: int) -> Reason:
     nodes = layer._inbound_nodes
     if len(nodes) > 1:
         return Reason(f"{text}: it is called {len(nodes)} times", "make a layer for each call")
+    if acts_in_training_only(class_name):
+        return Reason(f"{text}, and it vanishes from the file")
     if class_name != "BatchNormalization":
         return Reason(text, _CALIBRATE)
     before = tf.nest.flatten(nodes[0].inbound_layers)[0]

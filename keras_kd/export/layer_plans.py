@@ -17,6 +17,7 @@ from keras_kd.export.refusals import (
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.trial import Trial
 from keras_kd.layer_plan import LayerPlan
+from keras_kd.training_layers import acts_in_training_only
 
 _WEIGHTS = {
     "float32": "float32",
@@ -32,13 +33,6 @@ _VALUES = {
     "int8": "8 bits",
     "int16x8": "16 bits",
 }
-_ONLY_IN_TRAINING = frozenset(
-    {
-        "ActivityRegularization", "AlphaDropout", "AugMix", "CutMix", "Dropout", "GaussianDropout",
-        "GaussianNoise", "Identity", "MixUp", "RandAugment", "SpatialDropout1D",
-        "SpatialDropout2D", "SpatialDropout3D",
-    }
-)  # fmt: skip
 # TFLite has no integer kernels for these, or for a part of what they become.
 _FLOAT = ("Conv3D", "Conv3DTranspose")
 _PARTLY_FLOAT = ("LayerNormalization",)
@@ -112,7 +106,7 @@ def _plan(layer: Any, quantization: str) -> LayerPlan:
         )
     if name in LOOKUPS:
         return LayerPlan("refused", "TFLite has no builtin operator that hashes or looks up")
-    if _vanishes(name):
+    if acts_in_training_only(name):
         return LayerPlan("vanish")
     if _recurrent(layer):
         if quantization == "float32":
@@ -152,11 +146,6 @@ def with_operators(plans: Mapping[str, LayerPlan], trial: Trial) -> dict[str, La
             plan = LayerPlan("converted" if operators else "merged with other layers")
         result[path] = dataclasses.replace(plan, operators=named)
     return result
-
-
-def _vanishes(name: str) -> bool:
-    # At inference RandomCrop takes the middle: it has work to do.
-    return name in _ONLY_IN_TRAINING or (name.startswith("Random") and name != "RandomCrop")
 
 
 def _recurrent(layer: Any) -> bool:
