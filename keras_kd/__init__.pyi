@@ -5,6 +5,7 @@ from . import losses as losses
 from . import report as report
 from . import teachers as teachers
 from ._version import __version__ as __version__
+from .check_model import check as check
 from .compression.cluster import Cluster as Cluster
 from .compression.compressed_model import CompressedModel as CompressedModel
 from .compression.compressed_model import load_compressed as load_compressed
