@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ import keras
 
 from keras_kd.compression.cluster import Cluster
 from keras_kd.compression.low_rank import LowRank
+from keras_kd.compression.order import check_order
 from keras_kd.compression.prune import Prune
 from keras_kd.compression.quantize_aware import QuantizeAware
 from keras_kd.compression.shrink import Shrink
 from keras_kd.compression.stage import Stage
+from keras_kd.compression.stage_list import check_stages
 from keras_kd.distiller import Distiller
 from keras_kd.export.layer_plans import plan_export, with_operators
 from keras_kd.export.tflite import QUANTIZATIONS
@@ -52,7 +55,8 @@ def check(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If the model is not built, or a format does not exist.
+        ValueError: If the model is not built, two stages have one name, or a format does not
+            exist.
 
     Example:
 
@@ -66,12 +70,10 @@ def check(
     alone = stages is None
     chosen = [Shrink(0.5), LowRank(), Prune(), Cluster(), QuantizeAware()] if alone else stages
     rows = {path: _row(path, layer) for path, layer in _parts(model)}
-    problems: list[Problem] = []
+    problems = [] if alone else _order_problems(chosen or [])
     earlier: list[Stage] = []
     current = model
     for stage in chosen or []:
-        if not alone:
-            problems += _order_problems(stage, earlier)
         before = [] if alone else earlier
         try:
             plans = stage.layer_plans(current, before)
@@ -127,14 +129,8 @@ def _check_arguments(
             f"Model '{model.name}' is not built, so that its layers have no weights yet. Call it "
             "on a batch first, or begin it with keras.Input(shape)."
         )
-    if stages is not None:
-        stages = [stages] if isinstance(stages, Stage) else list(stages)
-        for stage in stages:
-            if not isinstance(stage, Stage):
-                raise TypeError(
-                    "`stages` takes stages such as keras_kd.Prune(0.75, epochs=4), but received "
-                    f"{stage!r}."
-                )
+    if isinstance(stages, Stage) or stages:
+        stages = check_stages(stages)
     exports = [exports] if isinstance(exports, str) else list(exports)
     for quantization in exports:
         if quantization not in QUANTIZATIONS:
@@ -144,9 +140,9 @@ def _check_arguments(
     return stages, exports
 
 
-def _order_problems(stage: Stage, earlier: Sequence[Stage]) -> list[Problem]:
+def _order_problems(stages: Sequence[Stage]) -> list[Problem]:
     try:
-        stage.check_order(earlier)
+        check_order(stages)
     except ValueError as error:
         return [Problem("stages", str(error))]
     return []
@@ -175,7 +171,7 @@ def _row(path: str, layer: Any) -> LayerCheck:
         shape = tuple(layer.output.shape)
     except (AttributeError, ValueError):
         shape = None
-    parameters = layer.count_params() if isinstance(layer, keras.layers.Layer) else 0
+    parameters = sum(math.prod(weight.shape) for weight in getattr(layer, "weights", ()))
     return LayerCheck(path, type(layer).__name__, shape, parameters, {})
 
 

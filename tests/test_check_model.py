@@ -41,6 +41,7 @@ class Subclassed(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.hidden, self.logits = layers.Dense(8, name="hidden"), layers.Dense(3, name="logits")
+        self.unused = layers.Dense(3, name="unused")
 
     def call(self, x):
         return self.logits(self.hidden(x))
@@ -161,8 +162,10 @@ def test_refusals_are_the_errors_that_stages_raise():
     for stage in stages:
         (problem,) = (p for p in found.problems if p.where == stage.name)
         assert problem.message == raised(lambda stage=stage: stage.check(subclassed, []))
-    assert {row.cells["prune"].action for row in found.rows} == {"prune 50%"}
-    assert [row.path for row in found.rows] == ["hidden", "logits"]
+    *used, unused = found.rows
+    assert {row.cells["prune"].action for row in used} == {"prune 50%"}
+    assert [row.path for row in used] == ["hidden", "logits"]
+    assert unused.path == "unused" and unused.parameters == 0 and "prune" not in unused.cells
     assert len(found.problems) == len(stages) and not found.ok
     assert "stage out; Prune takes it as it is" in str(found).replace("\n", " ")
 

@@ -16,6 +16,7 @@ from keras_kd.compression.order import check_order
 from keras_kd.compression.run_folder import RunFolder
 from keras_kd.compression.run_plan import run_plan
 from keras_kd.compression.stage import Stage, StudentState
+from keras_kd.compression.stage_list import check_stages
 from keras_kd.compression.stage_runs import StageRuns
 from keras_kd.compression.teaching import Teaching
 from keras_kd.distiller import Distiller
@@ -138,26 +139,7 @@ def _check_arguments(distiller: Any, stages: Any, taught: bool) -> list[Stage]:
         )
     if distiller.teacher is None and distiller.objective.distils and not taught:
         raise ValueError(NO_TEACHER)
-    stages = [stages] if isinstance(stages, Stage) else list(stages or [])
-    if not stages:
-        raise ValueError(
-            "`stages` is empty: there is nothing to do. Give at least one stage, such as "
-            "stages=[keras_kd.Prune(0.75, epochs=4), keras_kd.QuantizeAware(epochs=2)]."
-        )
-    for stage in stages:
-        if not isinstance(stage, Stage):
-            raise TypeError(
-                "`stages` takes stages such as keras_kd.Prune(0.75, epochs=4), but received "
-                f"{stage!r}."
-            )
-    names = [stage.name for stage in stages]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(
-                f"Two stages are named '{name}': the history could not tell them apart. Give one "
-                f'another name: {type(stages[names.index(name)]).__name__}(..., name="{name}_2").'
-            )
-    return stages
+    return check_stages(stages)
 
 
 def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
