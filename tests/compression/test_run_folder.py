@@ -15,7 +15,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.compression.run_folder import differences
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
 
 def make_student(width=4, name="student"):
@@ -32,6 +32,9 @@ def make_run(kill_after=None):
 
     The process kills itself in the first epoch that begins while the file `kill_after` exists.
     """
+    # Imported later, they would draw from the seeded generator in a fresh process alone.
+    import_tfmot()
+    import_tf_keras()
     keras.utils.set_random_seed(0)
     student, teacher = make_student(), make_student(6, "teacher")
     distiller = kd.Distiller(
