@@ -70,22 +70,33 @@ def make_run(kill_after=None):
     return {"distiller": distiller, "train": train, "validation_data": whole, "stages": stages}
 
 
-def _killed(path, file):
+def _process(path, kill_after=None):
     script = (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
         "import test_run_folder as t, keras_kd as kd\n"
-        f"kd.compress(**t.make_run({str(path / file)!r}), path={str(path)!r}, verbose=0)\n"
+        f"kd.compress(**t.make_run({kill_after!r}), path={str(path)!r}, verbose=2)\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+def _killed(path, file):
+    result = _process(path, str(path / file))
     assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
+
+
+def _finished(path):
+    """Compress in a process of its own, as a user does; return what it printed and its result."""
+    result = _process(path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout, kd.compress(**make_run(), path=path, verbose=0)
 
 
 def _weights(model):
     return [np.asarray(weight) for weight in model.weights]
 
 
-def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, capsys):
-    whole = kd.compress(**make_run(), path=tmp_path / "whole", verbose=0)
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path):
+    _, whole = _finished(tmp_path / "whole")
     folder = tmp_path / "killed"
     _killed(folder, "stage_1_prune.attempt_1.npz")
     content = json.loads((folder / "run.json").read_text())
@@ -98,8 +109,8 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path, capsys
     with np.load(folder / "stage_2_quantize_aware.attempt_1.npz") as file:
         assert json.loads(str(file["progress"]))["epochs"] == 1
 
-    resumed = kd.compress(**make_run(), path=folder, verbose=2)
-    assert "1 of 2 stages are done" in capsys.readouterr().out
+    printed, resumed = _finished(folder)
+    assert "1 of 2 stages are done" in printed
     assert not list(folder.glob("*.attempt_*"))
     for name in ("prune", "quantize_aware"):
         for key, values in whole.history[name].items():
