@@ -21,8 +21,8 @@ from .costs import model_cost as model_cost
 from .distiller import Distiller as Distiller
 from .export.benchmark import benchmark_tflite as benchmark_tflite
 from .export.benchmark import benchmark_tflite_files as benchmark_tflite_files
-from .export.evaluate import TFLiteResult as TFLiteResult
 from .export.evaluate import evaluate_tflite as evaluate_tflite
+from .export.result import TFLiteResult as TFLiteResult
 from .export.tflite import export_tflite as export_tflite
 from .fit_size import compress_to_size as compress_to_size
 from .hints import Hint as Hint

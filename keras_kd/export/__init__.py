@@ -2,8 +2,8 @@
 
 from keras_kd.export.benchmark import benchmark_tflite as benchmark_tflite
 from keras_kd.export.benchmark import benchmark_tflite_files as benchmark_tflite_files
-from keras_kd.export.evaluate import TFLiteResult as TFLiteResult
 from keras_kd.export.evaluate import evaluate_tflite as evaluate_tflite
+from keras_kd.export.result import TFLiteResult as TFLiteResult
 from keras_kd.export.sizes import file_size as file_size
 from keras_kd.export.sizes import zipped_size as zipped_size
 from keras_kd.export.tflite import export_tflite as export_tflite

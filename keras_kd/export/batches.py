@@ -21,12 +21,14 @@ class Batch:
         x: The same inputs in the structure in which the data gave them, for the Keras model.
         y: Labels as the data gave them, or `None`.
         size: Number of samples.
+        sample_weight: Sample weights as the data gave them, or `None`.
     """
 
     inputs: dict[str, np.ndarray]
     x: Any
     y: Any
     size: int
+    sample_weight: Any = None
 
 
 def safe_name(name: str) -> str:
@@ -54,11 +56,11 @@ def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) 
         TypeError: If the data is not numeric, or fractional where integers are expected.
     """
     for element in _elements(data, inputs, batch_size, argument):
-        x, y = _split(element, inputs)
+        x, y, weight = _split(element, inputs)
         named = _by_name(x, inputs, argument)
         arrays = {i.name: _as_array(named[i.name], i, argument) for i in inputs}
         sizes = {array.shape[0] for array in arrays.values()}
-        sizes |= {np.shape(labels)[0] for labels in _leaves(y) if np.ndim(labels)}
+        sizes |= {np.shape(labels)[0] for labels in _leaves((y, weight)) if np.ndim(labels)}
         if len(sizes) != 1:
             raise ValueError(
                 f"`{argument}` gives inputs and labels of different lengths in one batch: "
@@ -66,7 +68,7 @@ def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) 
             )
         size = sizes.pop()
         if size:
-            yield Batch(arrays, x, y, size)
+            yield Batch(arrays, x, y, size, weight)
 
 
 def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) -> Iterator[Any]:
@@ -74,7 +76,7 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
     import tensorflow as tf
 
     if isinstance(data, tf.data.Dataset):
-        x, _ = _split(data.element_spec, inputs)
+        x, _, _ = _split(data.element_spec, inputs)
         rank = _leaves(x)[0].shape.rank
         if rank is not None and rank == len(inputs[0].shape) - 1:
             data = data.batch(batch_size)
@@ -89,7 +91,7 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
     elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
         rank = len(inputs[0].shape)
         for element in data:
-            x, _ = _split(element, inputs)
+            x, _, _ = _split(element, inputs)
             alone = np.ndim(_leaves(x)[0]) == rank - 1
             yield _map(element, lambda leaf: np.asarray(leaf)[None]) if alone else element
     else:
@@ -138,14 +140,15 @@ def _map(structure: Any, function: Any) -> Any:
     return function(structure)
 
 
-def _split(element: Any, inputs: Sequence[Input]) -> tuple[Any, Any]:
-    """Separate `x` from `y`, dropping a sample weight."""
+def _split(element: Any, inputs: Sequence[Input]) -> tuple[Any, Any, Any]:
+    """Separate `x`, `y` and the sample weights."""
     if not isinstance(element, tuple) or not element:
-        return element, None
+        return element, None, None
     several = len(inputs) > 1
     if several and not isinstance(element[0], (tuple, list, Mapping)):
-        return element, None  # the inputs themselves, without labels
-    return element[0], element[1] if len(element) > 1 else None
+        return element, None, None  # the inputs themselves, without labels
+    x, y, weight, *_ = (*element, None, None)
+    return x, y, weight
 
 
 def _by_name(x: Any, inputs: Sequence[Input], argument: str) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def measure(
         {
             "median_ms": float(np.median(column)),
             "p90_ms": float(np.percentile(column, 90)),
+            "p99_ms": float(np.percentile(column, 99)),
             "mean_ms": float(np.mean(column)),
             "min_ms": float(np.min(column)),
             "runs": rounds,

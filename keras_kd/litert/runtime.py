@@ -3,78 +3,17 @@
 from __future__ import annotations
 
 import os
-import pathlib
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from keras_kd.litert import probe
-from keras_kd.litert.flatbuffer import IDENTIFIER, ModelFile
+from keras_kd.litert.flatbuffer import ModelFile
 from keras_kd.litert.input import Input
+from keras_kd.litert.loading import check_file as check_file
+from keras_kd.litert.loading import probe_file
 from keras_kd.quiet import capture_output
-
-_checked: set[tuple[str, int, int]] = set()
-
-
-def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Make sure that the file at `path` is a TFLite file which LiteRT can load and run.
-
-    A damaged file can end the process which loads it, so the first look is taken by another one.
-
-    Args:
-        path: The file.
-
-    Returns:
-        `path` as a `pathlib.Path`.
-
-    Raises:
-        FileNotFoundError: If there is no file at `path`.
-        OSError: If it is a folder or cannot be read.
-        ValueError: If it is empty, of another format, damaged, or LiteRT cannot run it.
-    """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"'{path}' is a folder; a .tflite file was expected.")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file at '{path}'.")
-    with open(path, "rb") as file:
-        head = file.read(8)
-    if not head:
-        raise ValueError(f"'{path}' is empty; a TFLite file was expected. Export the model again.")
-    if head[4:8] != IDENTIFIER:
-        raise ValueError(
-            f"'{path}' is not a TFLite file: bytes 4 to 8 are {head[4:8]!r} where "
-            f"{IDENTIFIER!r} was expected."
-        )
-    status = path.stat()
-    key = str(path.resolve()), status.st_mtime_ns, status.st_size
-    if key in _checked or not sys.executable:
-        return path
-    # The script's own folder must not be on the path, and everything importable here must be.
-    code = (
-        f"import runpy, sys; sys.path[:] = {sys.path!r}; "
-        f"runpy.run_path({probe.__file__!r}, run_name='__main__')"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path.resolve())],
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-    if done.returncode == 3:
-        raise ValueError(f"LiteRT cannot run '{path}': {done.stdout.strip()}")
-    if done.returncode < 0:
-        raise ValueError(
-            f"'{path}' is damaged: LiteRT crashed on it (signal {-done.returncode}). "
-            "Export the model again."
-        )
-    if done.returncode:
-        raise ValueError(f"LiteRT cannot load '{path}': {done.stderr.strip()[-2000:]}")
-    _checked.add(key)
-    return path
 
 
 class LiteRuntime:
@@ -86,7 +25,8 @@ class LiteRuntime:
     Args:
         path: The file.
         threads: Number of threads. Defaults to `1`.
-        xnnpack: Whether LiteRT may use its default delegate. Defaults to `True`.
+        xnnpack: Whether LiteRT may use its default delegate, XNNPACK. Defaults to `True`; such a
+            file must load with it. `None` uses it for files which do.
 
     Attributes:
         path: The file.
@@ -94,6 +34,8 @@ class LiteRuntime:
         inputs: Its inputs, as `Input`s, in the file's order.
         output_names: Its outputs' names, in the file's order.
         threads: Number of threads.
+        probed: What was seen when the file was loaded for the first time.
+        xnnpack: Whether LiteRT was given its default delegate.
         delegate: What runs the operators: XNNPACK, in one or several parts of the graph, or
             LiteRT's own kernels.
 
@@ -103,16 +45,22 @@ class LiteRuntime:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], threads: int = 1, xnnpack: bool = True
+        self, path: str | os.PathLike[str], threads: int = 1, xnnpack: bool | None = True
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         if not isinstance(threads, int) or threads < 1:
             raise ValueError(f"`threads` must be an integer of at least 1. Received: {threads!r}.")
-        self.path = check_file(path)
+        self.probed = probe_file(path)
+        self.path = self.probed.path
+        if xnnpack:
+            check_file(path)
         self.threads = threads
+        self.xnnpack = self.probed.loads_with_xnnpack if xnnpack is None else xnnpack
         resolver = (
-            OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            OpResolverType.AUTO
+            if self.xnnpack
+            else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         )
         content = self.path.read_bytes()
         try:

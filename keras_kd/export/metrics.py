@@ -1,0 +1,153 @@
+"""Keras metrics on what a file answers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+# Metrics of distances between numbers: who asks for these only has an output of numbers.
+_OF_ERRORS = {
+    "cosine_similarity", "huber", "log_cosh", "mean_absolute_error",
+    "mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error",
+    "r2_score", "root_mean_squared_error",
+}  # fmt: skip
+
+
+class FileMetrics:
+    """Keras metrics over the outputs of a file.
+
+    They are given as to `keras.Model.compile` and mean the same: strings are resolved by the shapes
+    of labels and outputs, `weighted_metrics` use the sample weights and `metrics` do not.
+
+    Args:
+        metrics: A list for a file of one output; otherwise a dict by output, or a list of lists.
+        weighted_metrics: The same.
+        output_names: The file's outputs, as they may be named in a dict.
+        shapes: Their shapes, batch first.
+    """
+
+    def __init__(
+        self,
+        metrics: Any,
+        weighted_metrics: Any,
+        output_names: Sequence[str],
+        shapes: Sequence[tuple[int | None, ...]],
+    ) -> None:
+        self._check(metrics, "metrics", output_names)
+        self._check(weighted_metrics, "weighted_metrics", output_names)
+        self._names = list(output_names)
+        # A model which returns what it is given lets Keras itself read these arguments.
+        inputs = [keras.Input(shape[1:]) for shape in shapes]
+        outputs = [
+            keras.layers.Identity(name=name)(tensor)
+            for name, tensor in zip(output_names, inputs, strict=True)
+        ]
+        self._model = keras.Model(inputs, outputs)
+        self._model.compile(
+            metrics=metrics, weighted_metrics=weighted_metrics, run_eagerly=True, jit_compile=False
+        )
+        self._model.reset_metrics()
+        self._given = [
+            [*_of_output(metrics, name, i), *_of_output(weighted_metrics, name, i)]
+            for i, name in enumerate(output_names)
+        ]
+
+    @staticmethod
+    def _check(metrics: Any, argument: str, names: Sequence[str]) -> None:
+        if metrics is None:
+            return
+        if isinstance(metrics, dict):
+            unknown = sorted(set(metrics) - set(names))
+            if unknown:
+                raise ValueError(
+                    f"`{argument}` names the output(s) {unknown}; the file's outputs are {names}."
+                )
+        elif not isinstance(metrics, (list, tuple)):
+            raise ValueError(
+                f"`{argument}` must be a list, or a dict by output, as for `compile`. "
+                f"Received: {metrics!r}. Write [{metrics!r}] for one metric."
+            )
+        elif len(names) > 1 and len(metrics) != len(names):
+            raise ValueError(
+                f"The file has the outputs {names}: give `{argument}` as a dict by output, such as "
+                f'{{"{names[0]}": ["accuracy"]}}. Received: {metrics!r}.'
+            )
+
+    def measures_errors(self, position: int) -> bool:
+        """Return whether all metrics of an output are of errors, as the mean absolute one is."""
+        given = self._given[position]
+        return bool(given) and all(_name(metric) in _OF_ERRORS for metric in given)
+
+    def add(
+        self,
+        labels: Sequence[np.ndarray | None],
+        outputs: Sequence[np.ndarray],
+        weights: Sequence[np.ndarray | None],
+    ) -> None:
+        """Add a batch: labels, outputs and sample weights of every output of the file."""
+        expected = []
+        for name, given, y, output in zip(self._names, self._given, labels, outputs, strict=True):
+            if given and y is None:
+                raise ValueError(
+                    f"Metrics were asked for, but `data` gives no labels for the output '{name}'. "
+                    "Give (x, y)."
+                )
+            # Outputs without metrics need no labels, but Keras wants one entry for each.
+            expected.append(output if y is None else y)
+        sample_weight = None
+        if any(weight is not None for weight in weights):
+            sample_weight = [
+                np.ones(len(o), np.float32) if w is None else w.astype(np.float32)
+                for w, o in zip(weights, outputs, strict=True)
+            ]
+
+        def one_or_all(values: Sequence[np.ndarray] | None) -> Any:
+            return values[0] if values and len(values) == 1 else values
+
+        try:
+            self._model.compute_metrics(
+                None, one_or_all(expected), one_or_all(outputs), one_or_all(sample_weight)
+            )
+        except Exception as error:
+            shapes = [(y.shape, o.shape) for y, o in zip(expected, outputs, strict=True)]
+            raise ValueError(
+                f"Keras could not compute the metrics; shapes of labels and outputs: {shapes}. "
+                f"{error}"
+            ) from error
+
+    def result(self) -> dict[str, float]:
+        """Return the values by the names Keras gives them."""
+        values = self._model.get_metrics_result()
+        return {
+            name: float(value) if np.ndim(value) == 0 else np.asarray(value).tolist()
+            for name, value in values.items()
+        }
+
+
+def _of_output(metrics: Any, name: str, position: int) -> list[Any]:
+    if metrics is None:
+        return []
+    if isinstance(metrics, dict):
+        found = metrics.get(name)
+    elif any(isinstance(m, (list, tuple)) or m is None for m in metrics):
+        found = metrics[position]
+    else:
+        found = metrics
+    if found is None:
+        return []
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def _name(metric: Any) -> str:
+    try:
+        found = keras.metrics.get(metric) if isinstance(metric, str) else metric
+    except ValueError:
+        return ""  # "accuracy", "ce": Keras resolves them by shapes
+    if found is None:
+        return ""
+    kind = found if inspect.isclass(found) or inspect.isfunction(found) else type(found)
+    return keras.src.utils.naming.to_snake_case(kind.__name__)

@@ -1,0 +1,133 @@
+"""Whether a file loads in LiteRT, tried in a process of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from keras_kd.litert import probe
+from keras_kd.litert.flatbuffer import IDENTIFIER
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """What was seen when a file was loaded and run once.
+
+    Attributes:
+        path: The file.
+        loads_with_xnnpack: Whether it works with LiteRT's default delegate.
+        xnnpack_error: Why it does not, or `None`.
+        peak_memory_bytes: By how much the process's memory grew at most, or `None` where the system
+            does not tell. The file is mapped, so that only the pages which are read count; the
+            parts of LiteRT's own code which the file needs are in it.
+    """
+
+    path: pathlib.Path
+    loads_with_xnnpack: bool
+    xnnpack_error: str | None
+    peak_memory_bytes: int | None
+
+
+_probed: dict[tuple[str, int, int], Probed] = {}
+
+
+def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Make sure that the file at `path` is a TFLite file which LiteRT loads and runs by default.
+
+    Args:
+        path: The file.
+
+    Returns:
+        `path` as a `pathlib.Path`.
+
+    Raises:
+        FileNotFoundError: If there is no file at `path`.
+        OSError: If it is a folder or cannot be read.
+        ValueError: If it is empty, of another format, damaged, or LiteRT cannot run it with its
+            default delegate.
+    """
+    probed = probe_file(path)
+    if not probed.loads_with_xnnpack:
+        raise ValueError(f"LiteRT cannot run '{path}' with XNNPACK: {probed.xnnpack_error}")
+    return probed.path
+
+
+def probe_file(path: str | os.PathLike[str]) -> Probed:
+    """Load and run the file at `path` once, without LiteRT's default delegate if need be.
+
+    A damaged file can end the process which loads it, so the first look is taken by another one.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A `Probed`.
+
+    Raises:
+        FileNotFoundError: If there is no file at `path`.
+        OSError: If it is a folder or cannot be read.
+        ValueError: If it is empty, of another format, damaged, or LiteRT cannot run it at all.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"'{path}' is a folder; a .tflite file was expected.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file at '{path}'.")
+    with open(path, "rb") as file:
+        head = file.read(8)
+    if not head:
+        raise ValueError(f"'{path}' is empty; a TFLite file was expected. Export the model again.")
+    if head[4:8] != IDENTIFIER:
+        raise ValueError(
+            f"'{path}' is not a TFLite file: bytes 4 to 8 are {head[4:8]!r} where "
+            f"{IDENTIFIER!r} was expected."
+        )
+    status = path.stat()
+    key = str(path.resolve()), status.st_mtime_ns, status.st_size
+    if key not in _probed:
+        _probed[key] = _probe(path)
+    return dataclasses.replace(_probed[key], path=path)
+
+
+def _probe(path: pathlib.Path) -> Probed:
+    if not sys.executable:  # an embedded interpreter cannot start another one
+        return Probed(path, True, None, None)
+    done = _run(path, "xnnpack")
+    error = _error(path, done)
+    if error is None:
+        return Probed(path, True, None, json.loads(done.stdout.splitlines()[-1]))
+    again = _run(path, "plain")
+    if _error(path, again) is not None:
+        raise ValueError(error)
+    return Probed(path, False, error, json.loads(again.stdout.splitlines()[-1]))
+
+
+def _run(path: pathlib.Path, delegate: str) -> subprocess.CompletedProcess[str]:
+    # The script's own folder must not be on the path, and everything importable here must be.
+    code = (
+        f"import runpy, sys; sys.path[:] = {sys.path!r}; "
+        f"runpy.run_path({probe.__file__!r}, run_name='__main__')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(path.resolve()), delegate],
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+
+
+def _error(path: pathlib.Path, done: subprocess.CompletedProcess[str]) -> str | None:
+    if done.returncode == 3:
+        return f"LiteRT cannot run '{path}': {done.stdout.strip()}"
+    if done.returncode < 0:
+        return (
+            f"'{path}' is damaged: LiteRT crashed on it (signal {-done.returncode}). "
+            "Export the model again."
+        )
+    if done.returncode:
+        return f"LiteRT cannot load '{path}': {done.stderr.strip()[-2000:]}"
+    return None
