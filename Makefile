@@ -11,7 +11,7 @@ export KERAS_BACKEND := tensorflow
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint format bench install clean
+.PHONY: demo test test-slow lint format bench examples notebooks docs install clean
 
 demo: $(STAMP)
 	$(BIN)/keras-kd demo --dataset digits --out exports/digits
@@ -35,6 +35,17 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/run.py
 
+# Every example in at most a minute, and their tables.
+examples: $(STAMP)
+	$(BIN)/python examples/run_all.py --quick
+
+notebooks: $(STAMP)
+	$(BIN)/python examples/make_notebooks.py
+
+# The site is written to build/site; a warning is an error.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -46,7 +57,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (once; some 2 GB) ..."
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@log=$$(PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -q -e '.[dev,examples]' 2>&1) \
+	@log=$$(PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -q -e '.[dev,docs,examples]' 2>&1) \
 	  || { echo "$$log" >&2; echo "make: the installation failed; see above" >&2; exit 1; }
 	@touch $@
 

@@ -1,0 +1,38 @@
+import pathlib
+import re
+
+import keras_kd
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
+
+def documented():
+    pages = (DOCS / "api").glob("*.md")
+    return {
+        name
+        for page in pages
+        for name in re.findall(r"^::: keras_kd\.([\w.]+)$", page.read_text(), re.M)
+    }
+
+
+def public_names():
+    packages = {"losses", "teachers", "report", "datasets"}
+    names = set(keras_kd.__all__) - packages - {"__version__"}
+    for package in ("losses", "teachers", "report", "datasets"):
+        module = getattr(keras_kd, package)
+        exported = getattr(module, "__all__", None) or [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and getattr(value, "__module__", "").startswith(f"keras_kd.{package}.")
+        ]
+        names |= {f"{package}.{name}" for name in exported}
+    return names
+
+
+def test_the_reference_has_every_public_name():
+    assert public_names() - documented() == set()
+
+
+def test_the_reference_has_no_other_names():
+    assert documented() - public_names() == set()
