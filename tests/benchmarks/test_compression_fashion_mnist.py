@@ -63,6 +63,11 @@ def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path
         return run(0.5)
 
     monkeypatch.setattr(benchmark.Benchmark, "measure", measure)
+    monkeypatch.setattr(
+        benchmark.kd,
+        "benchmark_tflite_files",
+        lambda paths, rounds: {str(path): {"median_ms": 0.25} for path in paths},
+    )
     monkeypatch.setattr(benchmark.Benchmark, "by_hand", lambda self, seed, chain: None)
     command = [*COMMAND, "--out", str(tmp_path), "--chains"]
     benchmark.main([*command, "P"])
@@ -101,3 +106,12 @@ def test_every_chain_runs(benchmark, tmp_path):
     sizes = {chain: columns for chain, columns in content["results"].items() if chain}
     assert sizes["PQ"]["taught"]["0"]["zipped_bytes"] < sizes["Q"]["taught"]["0"]["zipped_bytes"]
     assert sizes["PQ"]["by_hand"]["0"]["zipped_bytes"] < sizes["Q"]["by_hand"]["0"]["zipped_bytes"]
+
+
+def test_the_guide_quotes_the_kept_results(benchmark):
+    root = FOLDER.parent
+    kept = json.loads((root / "exports/reference/compression_fashion_mnist.json").read_text())
+    assert benchmark.report(kept) in (root / "docs/guides/compression.md").read_text()
+    assert set(kept["results"]) == {"", *benchmark.CHAINS}
+    runs = [run for columns in kept["results"].values() for run in columns.values()]
+    assert {len(seeds) for seeds in runs} == {3}
