@@ -290,8 +290,8 @@ def report(measured):
         f"of the exported file on all {measured['test_examples']} test images, mean ± sample "
         "standard deviation. All three chains of a row begin with the same student. Sizes are "
         "those of the taught students' files, teacher / zipped divides the teacher's file as it is "
-        "by them. Latencies are of seed 0's files, measured side by side on a desktop processor: read "
-        "them as ratios.\n\n" + table(measured["results"], measured["teacher"])
+        "by them. Latencies are of seed 0's files, measured side by side on a desktop "
+        "processor: read them as ratios.\n\n" + table(measured["results"], measured["teacher"])
     )
 
 
