@@ -72,6 +72,16 @@ def test_keeps_errors_and_goes_on_where_it_stopped(benchmark, tmp_path, monkeypa
     assert set(json.loads((tmp_path / "results.json").read_text())) == {"VGG16", "NASNetMobile"}
 
 
+def test_the_guide_quotes_the_kept_results(benchmark):
+    root = PATH.parents[1]
+    kept = json.loads((root / "exports/reference/coverage_applications.json").read_text())
+    guide = (root / "docs/guides/coverage.md").read_text()
+    missing = [name for name in benchmark.MODELS if name not in kept]
+    assert kept and benchmark.table(kept) in guide
+    assert ("Not measured yet: " in guide) == bool(missing)
+    assert not missing or f"Not measured yet: {', '.join(missing)}." in guide
+
+
 def test_every_family_is_there(benchmark):
     modules = {module for module, _ in benchmark.MODELS.values()}
     ours = {"imagenet_utils", "mobilenet_v3", "convnext"} | modules
