@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+_BATCH_SIZE = 32
 
 
 def as_batches(data: Any, argument: str, shuffle: bool = False) -> Any:
@@ -23,11 +29,42 @@ def as_batches(data: Any, argument: str, shuffle: bool = False) -> Any:
     if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         return data
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
-        dataset = tf.data.Dataset.from_tensor_slices(tuple(data))
         if shuffle:
-            dataset = dataset.shuffle(min(10_000, max(1, len(dataset))))
-        return dataset.batch(32)
+            return shuffled_batches(data, random.randrange(2**31))
+        return tf.data.Dataset.from_tensor_slices(tuple(data)).batch(_BATCH_SIZE)
     raise TypeError(
         f"`{argument}` must be a tf.data.Dataset of batches, a keras.utils.PyDataset or a tuple "
         f"of arrays (x, y), but received {type(data).__name__}."
     )
+
+
+def shuffled_batches(arrays: Any, seed: int, first_pass: int = 0) -> tf.data.Dataset:
+    """Return arrays as batches, in another order in each pass.
+
+    The order is a function of the seed and the number of the pass, whatever happened before in
+    the process, so that a training can go on in the middle.
+
+    Args:
+        arrays: A tuple of arrays, or of structures of arrays, of the same length.
+        seed: Decides on the orders.
+        first_pass: Number of the first pass. Defaults to `0`.
+    """
+    dataset = tf.data.Dataset.from_tensor_slices(tuple(arrays))
+    count = len(dataset)
+    if count == 0:
+        return dataset.batch(_BATCH_SIZE)
+    whole = dataset.batch(count).get_single_element()
+    passes = itertools.count(first_pass)
+
+    def order() -> Iterator[np.ndarray]:
+        yield np.random.default_rng([seed, next(passes)]).permutation(count)
+
+    indices = tf.data.Dataset.from_generator(
+        order, output_signature=tf.TensorSpec((count,), tf.int64)
+    )
+    batches = indices.unbatch().batch(_BATCH_SIZE)
+    batches = batches.map(
+        lambda chosen: tf.nest.map_structure(lambda values: tf.gather(values, chosen), whole)
+    )
+    length = -(-count // _BATCH_SIZE)
+    return batches.apply(tf.data.experimental.assert_cardinality(length))

@@ -21,6 +21,7 @@ from keras_kd.compression.clustered_model import (
 from keras_kd.compression.kept_values import kept_values
 from keras_kd.compression.layer_choice import LayerChoice, choice_from_config
 from keras_kd.compression.layer_record import already_pruned, distinct_values, leaf_layers
+from keras_kd.compression.one_device import refuse_scope
 from keras_kd.compression.prune import Prune
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.layer_plan import LayerPlan
@@ -79,6 +80,7 @@ class Cluster(Stage):
     """
 
     default_learning_rate = 1e-4
+    one_device = True
 
     def __init__(
         self,
@@ -128,6 +130,7 @@ class Cluster(Stage):
                 f"`number_of_clusters` must be at least 3, but is {self.number_of_clusters}. "
                 "Write Cluster(3), or leave Prune out."
             )
+        refuse_scope("Cluster")
         check_bridgeable(student)
         to_tf_keras_optimizer(self.make_optimizer())
         kernels, skipped = self._layers_to_cluster(student)

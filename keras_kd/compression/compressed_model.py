@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_kd.compression.batches import as_batches
 from keras_kd.compression.layer_record import LayerRecord, kernel_values, zero_fraction
+from keras_kd.compression.saved_measures import measures_from_json, measures_to_json
 from keras_kd.compression.stage_record import StageRecord, record_from_json, stage_table
 from keras_kd.compression.student_files import as_json, load_student, save_student
 from keras_kd.compression.teaching import as_dataset, evaluate_batches
@@ -116,13 +117,16 @@ class CompressedModel:
 
         Raises:
             TypeError: If `data` is of another kind.
-            ValueError: If the model was loaded from a file, which holds no metrics.
+            ValueError: If the distiller was compiled without, or the model was loaded from a file
+                that could not hold them.
         """
         data = as_dataset(as_batches(data, "data"))
         if self._loss is None and self._metrics is None:
             raise ValueError(
                 "There is no loss and no metric to evaluate: the distiller was compiled without, "
-                "or this model was loaded from a file. Use `predict`."
+                "or this model was loaded from a file, which cannot hold functions of one's own "
+                "that are not registered with @keras.saving.register_keras_serializable(). Use "
+                "`predict`."
             )
         mean = keras.metrics.Mean(name="loss")
         if self._metrics is not None:
@@ -157,7 +161,7 @@ class CompressedModel:
             self.model.export(str(folder), format="tf_saved_model", verbose=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save model, records and histories in one file, for `load_compressed`.
+        """Save model, records, histories, loss and metrics in one file, for `load_compressed`.
 
         Args:
             path: The file: `.keras` for a Keras 3 model, which `keras.models.load_model` reads as
@@ -180,6 +184,7 @@ class CompressedModel:
             {
                 "layers": [vars(record) for record in self.layers],
                 "stages": as_json([dataclasses.asdict(record) for record in self.stages]),
+                "measures": measures_to_json(self._loss, self._metrics),
                 "history": {
                     stage: {key: [float(v) for v in values] for key, values in history.items()}
                     for stage, history in self.history.items()
@@ -208,7 +213,8 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
         path: A `.keras` or `.h5` file.
 
     Returns:
-        A `CompressedModel`; its `evaluate` has no loss and no metrics.
+        A `CompressedModel`. Its `evaluate` has the loss and the metrics of the saved one, but for
+        functions that are not registered.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -246,4 +252,7 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
         for record in content["layers"]
     ]
     stages = [record_from_json(record) for record in content.get("stages", [])]
-    return CompressedModel(model, layers, content["history"], quantization_aware, stages=stages)
+    loss, metrics = measures_from_json(content.get("measures", {}))
+    return CompressedModel(
+        model, layers, content["history"], quantization_aware, loss, metrics, stages
+    )

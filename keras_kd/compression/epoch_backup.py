@@ -36,6 +36,13 @@ class EpochBackup:
         self.seconds_before = 0.0
         self._start = time.perf_counter()
 
+    def epochs_done(self) -> int:
+        """Return the number of whole epochs that are kept."""
+        if not self.path.exists():
+            return 0
+        with np.load(self.path) as file:
+            return int(json.loads(str(file["progress"]))["epochs"])
+
     def resume(self, variables: Sequence[Any], random_states: Sequence[Any]) -> tuple[int, History]:
         """Set variables to what they were at the end of the last whole epoch.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +14,7 @@ from keras_kd.compression.batches import as_batches
 from keras_kd.compression.compressed_model import CompressedModel
 from keras_kd.compression.drop_limit import check_limit
 from keras_kd.compression.layer_record import already_pruned
+from keras_kd.compression.one_device import check_devices
 from keras_kd.compression.order import check_order
 from keras_kd.compression.run_folder import RunFolder
 from keras_kd.compression.run_plan import run_plan
@@ -44,8 +47,8 @@ def compress(
 
     With `path`, what each stage came to is kept as soon as it is done, and the same call goes on
     where a killed process left off: at the stage and the epoch. It ends with the weights of the
-    run that was not killed if every pass over `train` gives the same batches: a data set that
-    shuffles anew in each pass begins with its first order again.
+    run that was not killed if every pass over `train` gives the same batches, or `train` is
+    arrays: a `tf.data.Dataset` that shuffles anew in each pass begins with its first order again.
 
     Args:
         distiller: A compiled `keras_kd.Distiller` whose student has been trained.
@@ -87,6 +90,9 @@ def compress(
     compressed.summary()
     ```
     """
+    # The first draw, so that lazy imports and caches of a process do not decide on it.
+    seed = random.randrange(2**31)
+    arrays = train if isinstance(train, (tuple, list)) else None
     train = as_batches(train, "train", shuffle=True)
     if validation_data is not None:
         validation_data = as_batches(validation_data, "validation_data")
@@ -102,6 +108,7 @@ def compress(
         max_drop, reference, retries, validation_data, distiller._compile_metrics is not None
     )
     check_order(stages)
+    check_devices(stages, distiller.distribute_strategy)
     preview = student
     for i, stage in enumerate(stages):
         stage.check(preview, stages[:i])
@@ -114,16 +121,29 @@ def compress(
     if path is not None:
         arguments = {"max_drop": max_drop, "reference": reference, "retries": retries}
         plan = run_plan(distiller, stages, train, validation_data, **arguments)
-        folder = RunFolder(path, plan, student)
+        folder = RunFolder(path, plan, student, seed)
+        seed = folder.seed
 
     def copied(model: keras.Model) -> keras.Model:
         with distiller.distribute_strategy.scope():
             return copy_model(model, inputs)
 
-    teaching = Teaching(distiller, train, validation_data, verbose)
-    runs = StageRuns(student, teaching, copied, folder, limit, reference)
+    teaching = Teaching(distiller, train, validation_data, verbose, arrays)
+    runs = StageRuns(student, teaching, copied, folder, limit, reference, seed)
     state = StudentState(copied(student), pruned=already_pruned(student))
-    return runs.result(runs.run(stages, state))
+    with _left_as_they_are(distiller.objective.layers):
+        return runs.result(runs.run(stages, state))
+
+
+@contextlib.contextmanager
+def _left_as_they_are(layers: Sequence[Any]) -> Iterator[None]:
+    """Put the weights of the distiller's projections back, which the stages train on."""
+    before = [(layer, layer.get_weights()) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, weights in before:
+            layer.set_weights(weights)
 
 
 def _check_arguments(distiller: Any, stages: Any, taught: bool) -> list[Stage]:

@@ -12,6 +12,7 @@ import keras
 from keras_kd.compression.bridge import check_bridgeable, to_tf_keras
 from keras_kd.compression.kept_values import kept_values
 from keras_kd.compression.layer_record import already_pruned
+from keras_kd.compression.one_device import refuse_scope
 from keras_kd.compression.prune import Prune
 from keras_kd.compression.quantized_model import (
     QuantizedModel,
@@ -70,6 +71,7 @@ class QuantizeAware(Stage):
     """
 
     default_learning_rate = 1e-4
+    one_device = True
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class QuantizeAware(Stage):
         """Say what has 8 bits, what is folded and what stays float, by the same trial."""
         from keras_kd.compression.tf_keras_trainer import to_tf_keras_optimizer
 
+        refuse_scope("QuantizeAware")
         check_bridgeable(student)
         to_tf_keras_optimizer(self.make_optimizer())
         pruned = already_pruned(student) or any(isinstance(stage, Prune) for stage in earlier)

@@ -5,7 +5,7 @@
 - `"format"`: `"keras_kd.compress 1"`.
 - `"plan"`: what the run is of, as `run_plan` makes it: `"student"`, `"teacher"`, `"objective"`,
   `"stages"`, `"data"`, `"max_drop"`, `"reference"`, `"retries"`.
-- `"seed"`: what random layers begin with.
+- `"seed"`: what everything that is drawn at random begins with.
 - `"before"`: the `StageRecord` of the student before the first stage.
 - `"stages"`: for each stage that is done, in order: `"record"`, its `StageRecord` with
   configuration, outcome, metrics, parameters, zeros and seconds; `"history"`, one list a metric;
@@ -22,7 +22,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ import keras
 import numpy as np
 
 from keras_kd.compression.epoch_backup import EpochBackup
+from keras_kd.compression.randomness import stage_seed
 from keras_kd.compression.stage import StudentState
 from keras_kd.compression.stage_record import StageRecord, record_from_json
 from keras_kd.compression.student_files import (
@@ -52,6 +52,7 @@ class RunFolder:
         path: The folder; made if it does not exist.
         plan: What the run is of, as of `run_plan`.
         student: The student before the first stage.
+        seed: What a new run begins with.
 
     Raises:
         ValueError: If the folder holds another run, or files that this run would overwrite.
@@ -59,7 +60,11 @@ class RunFolder:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], plan: Mapping[str, Any], student: keras.Model
+        self,
+        path: str | os.PathLike[str],
+        plan: Mapping[str, Any],
+        student: keras.Model,
+        seed: int,
     ) -> None:
         self.path = pathlib.Path(path)
         self._classes = classes_of(student)
@@ -68,17 +73,16 @@ class RunFolder:
         if file.exists():
             self._content = self._read(file, plan)
             return
-        for i in range(len(self._names)):
-            for stray in sorted(self.path.glob(f"{self._stem(i)}*")):
+        for stem in ["before.", *(self._stem(i) for i in range(len(self._names)))]:
+            for stray in sorted(self.path.glob(f"{stem}*")):
                 raise ValueError(
                     f"'{self.path}' holds '{stray.name}' but no run.json: this run would "
                     "overwrite it. Give a new folder as `path`, or remove that file."
                 )
-        # Drawn from Python's generator, which keras.utils.set_random_seed sets.
         self._content = {
             "format": _FORMAT,
             "plan": plan,
-            "seed": random.randrange(2**31),
+            "seed": seed,
             "before": None,
             "stages": [],
         }
@@ -117,15 +121,42 @@ class RunFolder:
             )
 
     @property
+    def seed(self) -> int:
+        """What everything that is drawn at random begins with."""
+        return int(self._content["seed"])
+
+    @property
     def before(self) -> StageRecord | None:
         """The record of the student before the first stage, if it was made."""
         before = self._content["before"]
         return None if before is None else record_from_json(before)
 
-    @before.setter
-    def before(self, record: StageRecord) -> None:
+    def keep_before(self, record: StageRecord, variables: Sequence[Any]) -> None:
+        """Keep what there was before the first stage.
+
+        Args:
+            record: The figures of the student.
+            variables: What is trained beside the student: projections of hints.
+        """
+        self._write_variables("before", variables)
         self._content["before"] = as_json(dataclasses.asdict(record))
         self._write()
+
+    def load_before(self, variables: Sequence[Any]) -> None:
+        """Set the variables of `keep_before` to what they were."""
+        self._load_variables("before", variables)
+
+    def _write_variables(self, stem: str, variables: Sequence[Any]) -> None:
+        if variables:
+            with atomic_path(self.path / f"{stem}.projections.npz") as temporary:
+                np.savez(temporary, *[keras.ops.convert_to_numpy(v) for v in variables])
+
+    def _load_variables(self, stem: str, variables: Sequence[Any]) -> None:
+        path = self.path / f"{stem}.projections.npz"
+        if path.exists():
+            with np.load(path) as file:
+                for variable, name in zip(variables, file.files, strict=True):
+                    variable.assign(file[name])
 
     @property
     def done(self) -> int:
@@ -136,7 +167,7 @@ class RunFolder:
         """Return where the training of an attempt at a stage is kept."""
         return EpochBackup(
             self.path / f"{self._stem(index)}.attempt_{attempt + 1}.npz",
-            seed=self._content["seed"] + 1000 * index + attempt,
+            seed=stage_seed(self.seed, index, attempt),
         )
 
     def keep(
@@ -162,9 +193,7 @@ class RunFolder:
         if state.structure is not None:
             with atomic_path(self.path / f"{stem}.structure.keras") as temporary:
                 save_student(state.structure, temporary)
-        if variables:
-            with atomic_path(self.path / f"{stem}.projections.npz") as temporary:
-                np.savez(temporary, *[keras.ops.convert_to_numpy(v) for v in variables])
+        self._write_variables(stem, variables)
         self._content["stages"].append(
             as_json(
                 {
@@ -190,16 +219,12 @@ class RunFolder:
         """
         stem, content = self._stem(index), self._content["stages"][index]
         structure = self.path / f"{stem}.structure.keras"
-        projections = self.path / f"{stem}.projections.npz"
         state = state_from_json(
             content["state"],
             load_student(self.path / content["model"], self._classes, safe_mode=False),
             load_student(structure, self._classes, safe_mode=False) if structure.exists() else None,
         )
-        if projections.exists():
-            with np.load(projections) as file:
-                for variable, name in zip(variables_of(state), file.files, strict=True):
-                    variable.assign(file[name])
+        self._load_variables(stem, variables_of(state))
         return record_from_json(content["record"]), state
 
     def records(self) -> list[StageRecord]:

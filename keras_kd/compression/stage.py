@@ -67,6 +67,8 @@ class Stage:
 
     default_learning_rate = 1e-3
     minimum_epochs = 0
+    # Whether it trains on one device, whatever the distiller's strategy is.
+    one_device = False
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import keras
 from keras_kd.compression.compressed_model import CompressedModel
 from keras_kd.compression.drop_limit import DropLimit, check_direction, drop_of, evaluate_teacher
 from keras_kd.compression.layer_record import layer_records
+from keras_kd.compression.randomness import drawn_from, stage_seed
 from keras_kd.compression.run_folder import RunFolder
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.stage_record import StageRecord, counts, first_metric, stage_line
@@ -30,6 +32,7 @@ class StageRuns:
         folder: The run's folder, or `None`.
         limit: How much a stage may cost, or `None`.
         reference: `"student"` or `"teacher"`: what drops are measured against.
+        seed: What everything that is drawn at random begins with.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class StageRuns:
         folder: RunFolder | None,
         limit: DropLimit | None,
         reference: str,
+        seed: int,
     ) -> None:
         self.student = student
         self.teaching = teaching
@@ -47,6 +51,7 @@ class StageRuns:
         self.folder = folder
         self.limit = limit
         self.reference = reference
+        self.seed = seed
         self.records: list[StageRecord] = []
         self._reference: Mapping[str, float] | None = None
 
@@ -104,9 +109,26 @@ class StageRuns:
             config = {} if not reference else {"reference": {self.reference: dict(reference)}}
             before = self._record(result, "student", "", config, "before", 0, 0.0, metrics=metrics)
             if folder is not None:
-                folder.before = before
+                folder.keep_before(before, self._projections(state))
+        elif folder is not None:
+            folder.load_before(self._projections(state))
+            self._compare(before.metrics, self._evaluate(result))
         self._reference = before.config.get("reference", {}).get(self.reference)
         self.records.append(before)
+
+    def _compare(self, kept: Mapping[str, float], now: Mapping[str, float]) -> None:
+        """Warn where the student before the first stage has other figures than when it began."""
+        for name, value in now.items():
+            before = kept.get(name)
+            if before is not None and abs(value - before) > 1e-3 * max(1.0, abs(before)):
+                warnings.warn(
+                    f"Before compression the student has a {name} of {value:.4f} on the validation "
+                    f"data, and had {before:.4f} when this run was begun: the validation data are "
+                    "others now, or change with each pass. The figures of the stages that are done "
+                    "are kept as they are. For other data, give a new folder as `path`.",
+                    stacklevel=2,
+                )
+                return
 
     def _evaluate(self, result: CompressedModel) -> dict[str, float]:
         data = self.teaching.validation_data
@@ -188,7 +210,8 @@ class StageRuns:
         self.teaching.backup = backup
         start = time.perf_counter()
         try:
-            stage.run(state, self.teaching)
+            with drawn_from(stage_seed(self.seed, index, attempt)):
+                stage.run(state, self.teaching)
         finally:
             self.teaching.backup = None
         earlier = 0.0 if backup is None else backup.seconds_before

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd.compression.batches import shuffled_batches
 from keras_kd.compression.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.kept_values import KeptValues
 from keras_kd.compression.stage import StudentState
@@ -27,16 +28,25 @@ class Teaching:
         train: Training data, as a `tf.data.Dataset` of batches or a `keras.utils.PyDataset`.
         validation_data: Validation data, or `None`.
         verbose: Verbosity of `fit`.
+        arrays: The arrays that `train` was made of, or `None`. Defaults to `None`.
 
     Attributes:
         backup: Where the present training is kept epoch by epoch, or `None`.
     """
 
-    def __init__(self, distiller: Any, train: Any, validation_data: Any, verbose: Any) -> None:
+    def __init__(
+        self,
+        distiller: Any,
+        train: Any,
+        validation_data: Any,
+        verbose: Any,
+        arrays: Any = None,
+    ) -> None:
         self.distiller = distiller
         self.train = train
         self.validation_data = validation_data
         self.verbose = verbose
+        self._arrays = arrays
         self.backup: EpochBackup | None = None
         self._steps: int | None = None
         self._refitted: dict[str, Hint] = {}
@@ -132,7 +142,7 @@ class Teaching:
             trainer.optimizer.build(trainer.trainable_variables)
         return resumable_fit(
             trainer,
-            self.train,
+            self._training_data(),
             self.backup,
             [*trainer.weights, *trainer.optimizer.variables, *variables],
             trainer._random_states(),
@@ -172,7 +182,7 @@ class Teaching:
         beside = [weight for layer in objective.layers for weight in layer.weights]
         return resumable_fit(
             trainer,
-            as_dataset(self.train),
+            as_dataset(self._training_data()),
             self.backup,
             [*state.model.weights, *beside, *trainer.optimizer.variables],
             trainer.random_states,
@@ -181,6 +191,12 @@ class Teaching:
             validation_data=as_dataset(self.validation_data),
             verbose=self.verbose,
         )
+
+    def _training_data(self) -> Any:
+        """Return the training data, arrays in the order of the epoch that comes next."""
+        if self._arrays is None or self.backup is None:
+            return self.train
+        return shuffled_batches(self._arrays, self.backup.seed, self.backup.epochs_done())
 
     def user_metrics(self) -> tuple[Any, Any]:
         """Return fresh copies of the metrics and weighted metrics given to `compile`."""

@@ -168,7 +168,7 @@ def test_filters_emptied_by_pruning_keep_their_bias_in_the_file(data, tmp_path):
 
 
 def test_saved_and_loaded(compressed, tmp_path):
-    result, images, _ = compressed
+    result, images, data = compressed
     with pytest.raises(ValueError, match=r"saved in a '.h5' file"):
         result.save(tmp_path / "model.keras")
     result.save(tmp_path / "model.h5")
@@ -177,6 +177,7 @@ def test_saved_and_loaded(compressed, tmp_path):
     assert loaded.layers == result.layers
     assert loaded.history.keys() == result.history.keys()
     assert loaded.quantization_aware
+    assert loaded.evaluate(data) == pytest.approx(result.evaluate(data))
     assert os.listdir(tmp_path) == ["model.h5"]
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.compression.epoch_backup import EpochBackup
 from keras_kd.compression.run_folder import differences
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
@@ -213,3 +214,74 @@ def test_schedules_of_tf_mot_are_told_apart(tmp_path):
     assert run(0.5).sparsity == pytest.approx(run(0.5).sparsity)
     with pytest.raises(ValueError, match="stage 1, Prune"):
         run(0.25)
+
+
+def arrays_of(data):
+    return tuple(np.concatenate(part) for part in zip(*data.as_numpy_iterator(), strict=True))
+
+
+def test_a_run_goes_on_in_a_process_that_did_other_things(tmp_path, monkeypatch):
+    """As in a notebook: other random numbers were drawn, and arrays are shuffled by `compress`."""
+
+    def run(path):
+        arguments = make_run()
+        data = arrays_of(arguments["validation_data"])
+        if path.exists():
+            keras.utils.set_random_seed(99)
+        stages = [kd.Prune(0.5, epochs=3, learning_rate=0.01)]
+        return kd.compress(
+            **{**arguments, "train": data, "validation_data": None, "stages": stages},
+            path=path,
+            verbose=0,
+        )
+
+    whole = run(tmp_path / "whole")
+    save, seen = EpochBackup.save, []
+
+    def interrupt(self, epochs, *arguments):
+        # In the first epoch nothing is kept yet, in the second the first one is.
+        if len(seen) == 1:
+            save(self, epochs, *arguments)
+        seen.append(epochs)
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "interrupted"
+    monkeypatch.setattr(EpochBackup, "save", interrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(folder)
+    monkeypatch.undo()
+    assert seen == [1, 1]
+    resumed = run(folder)
+    assert resumed.history["prune"].keys() == whole.history["prune"].keys()
+    for key, values in whole.history["prune"].items():
+        np.testing.assert_allclose(resumed.history["prune"][key], values, rtol=1e-5, err_msg=key)
+    for one, other in zip(_weights(whole.model), _weights(resumed.model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_projections_of_the_distiller_stay_as_they_are():
+    run = make_run()
+    distiller = run["distiller"]
+    distiller.objective.build(distiller.student)
+    (projection,) = distiller.objective.layers
+    before = projection.get_weights()
+    results = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        arguments = {**run, "stages": [kd.Prune(0.5, learning_rate=0.1)]}
+        results.append(kd.compress(**arguments, verbose=0).model.get_weights())
+        for one, other in zip(projection.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(one, other)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_other_validation_data_are_told(tmp_path, recwarn):
+    arguments = {**make_run(), "stages": [kd.Prune(0.5, epochs=0)], "verbose": 0}
+    kd.compress(**arguments, path=tmp_path)
+    kd.compress(**arguments, path=tmp_path)
+    assert not [w for w in recwarn if "validation data" in str(w.message)]
+    other = arguments["validation_data"].map(lambda x, y: (x, (y + 1) % 3))
+    with pytest.warns(UserWarning, match="the validation data are others now"):
+        kd.compress(**{**arguments, "validation_data": other}, path=tmp_path)

@@ -1,0 +1,61 @@
+"""A loaded model evaluates as the saved one did."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_kd as kd
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def compressed(data, **arguments):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Flatten()(inputs)
+    outputs = {name: layers.Dense(3, name=name)(x) for name in ("one", "two")}
+    student = keras.Model(inputs, outputs)
+    distiller = kd.Distiller(None, student, [], student_loss_weight=1.0)
+    distiller.compile("sgd", **arguments)
+    return kd.compress(distiller, data, stages=[kd.Prune(0.5, epochs=0)], verbose=0)
+
+
+@pytest.fixture
+def two(data):
+    return data.map(lambda x, y: (x, {"one": y, "two": (y + 1) % 3}))
+
+
+def test_losses_and_metrics_of_several_outputs(two, tmp_path):
+    result = compressed(
+        two,
+        loss={"one": LOSS, "two": LOSS},
+        loss_weights={"one": 1.0, "two": 0.25},
+        metrics={"one": ["accuracy"], "two": [keras.metrics.SparseTopKCategoricalAccuracy(2)]},
+    )
+    result.save(tmp_path / "model.keras")
+    loaded = kd.load_compressed(tmp_path / "model.keras")
+    expected = result.evaluate(two)
+    assert len(expected) == 3
+    assert loaded.evaluate(two) == pytest.approx(expected)
+    # By hand: the weighted sum of the two cross-entropies.
+    logits = result.predict(two)
+    labels = np.concatenate([y["one"] for _, y in two])
+    total = 0.0
+    for name, weight, wanted in (("one", 1.0, labels), ("two", 0.25, (labels + 1) % 3)):
+        z = logits[name].astype("float64")
+        log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+        total -= weight * log_p[np.arange(len(z)), wanted].mean()
+    assert expected["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_what_cannot_be_saved_is_said_at_evaluation(two, tmp_path):
+    def own(y_true, y_pred):
+        return keras.ops.mean(y_pred, -1)
+
+    result = compressed(two, loss={"one": own, "two": own}, metrics={"one": [own]})
+    assert np.isfinite(result.evaluate(two)["loss"])
+    result.save(tmp_path / "model.keras")
+    loaded = kd.load_compressed(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="functions of one's own that are not registered"):
+        loaded.evaluate(two)
+    np.testing.assert_array_equal(loaded.predict(two)["one"], result.predict(two)["one"])
