@@ -21,6 +21,8 @@ from .costs import model_cost as model_cost
 from .distiller import Distiller as Distiller
 from .export.benchmark import benchmark_tflite as benchmark_tflite
 from .export.benchmark import benchmark_tflite_files as benchmark_tflite_files
+from .export.budget import Budget as Budget
+from .export.budget import BudgetExceeded as BudgetExceeded
 from .export.evaluate import evaluate_tflite as evaluate_tflite
 from .export.result import TFLiteResult as TFLiteResult
 from .export.tflite import export_tflite as export_tflite

@@ -2,6 +2,8 @@
 
 from keras_kd.export.benchmark import benchmark_tflite as benchmark_tflite
 from keras_kd.export.benchmark import benchmark_tflite_files as benchmark_tflite_files
+from keras_kd.export.budget import Budget as Budget
+from keras_kd.export.budget import BudgetExceeded as BudgetExceeded
 from keras_kd.export.evaluate import evaluate_tflite as evaluate_tflite
 from keras_kd.export.result import TFLiteResult as TFLiteResult
 from keras_kd.export.sizes import file_size as file_size

@@ -19,13 +19,13 @@ def benchmark_tflite(
     threads: int = 1,
     *,
     inputs: Mapping[str, np.ndarray] | None = None,
+    xnnpack: bool | None = None,
 ) -> dict[str, Any]:
-    """Measure the latency of a TFLite file at batch 1 (or at the file's own fixed batch).
+    """Measure the latency and memory of a TFLite file at batch 1 (or at its own fixed batch).
 
-    Only the run itself is timed; inputs are written once. LiteRT's default delegate (XNNPACK) is
-    used. Quantized kernels are made for Arm: on an x86 machine an int8 file is often slower than
-    a float one, and a latency says little about a phone. To compare files, measure them side by
-    side with `benchmark_tflite_files`.
+    Only the run itself is timed; inputs are written once. Quantized kernels are made for Arm: on an
+    x86 machine an int8 file is often slower than a float one, and a latency says little about a
+    phone. To compare files, measure them side by side with `benchmark_tflite_files`.
 
     Args:
         path: The file.
@@ -33,14 +33,19 @@ def benchmark_tflite(
         warmup: How many runs go before them. Defaults to `10`.
         threads: Number of threads. Defaults to `1`.
         inputs: Arrays by input name. Defaults to normal numbers (zeros for integer inputs).
+        xnnpack: Whether LiteRT's default delegate, XNNPACK, is used. Defaults to `None`: if the
+            file loads with it.
 
     Returns:
-        A dict of `median_ms`, `p90_ms`, `mean_ms`, `min_ms` (milliseconds), `runs`, `warmup`,
-        `threads`, `batch` and `delegate`.
+        A dict of `median_ms`, `p90_ms`, `p99_ms`, `mean_ms`, `min_ms` (milliseconds), `runs`,
+        `warmup`, `threads`, `batch`, `delegate`, `loads_with_xnnpack`, and `peak_memory_bytes`: by
+        how much the memory of a fresh process grows at most while it loads the file (with XNNPACK
+        if it loads so) and runs it once on one thread, or `None` where the system does not tell.
 
     Raises:
         OSError: If there is no file at `path`.
-        ValueError: If LiteRT cannot run it, or a number is too small.
+        ValueError: If LiteRT cannot run it, or a number is too small; with `xnnpack=True`, also if
+            it does not load with XNNPACK.
 
     Example:
 
@@ -48,7 +53,7 @@ def benchmark_tflite(
     0.21
     """
     _check_counts(runs=runs)
-    return measure([LiteRuntime(path, threads)], runs, warmup, inputs)[0]
+    return measure([LiteRuntime(path, threads, xnnpack)], runs, warmup, inputs)[0]
 
 
 def benchmark_tflite_files(
@@ -56,6 +61,8 @@ def benchmark_tflite_files(
     rounds: int = 50,
     warmup: int = 10,
     threads: int = 1,
+    *,
+    xnnpack: bool | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Measure the latencies of several files side by side.
 
@@ -67,6 +74,7 @@ def benchmark_tflite_files(
         rounds: How many timed runs each file has. Defaults to `50`.
         warmup: How many rounds go before them. Defaults to `10`.
         threads: Number of threads. Defaults to `1`.
+        xnnpack: As for `benchmark_tflite`. Defaults to `None`.
 
     Returns:
         What `benchmark_tflite` returns, by path (as a string).
@@ -80,7 +88,7 @@ def benchmark_tflite_files(
     if not paths:
         raise ValueError("`paths` is empty: give at least one file.")
     _check_counts(rounds=rounds)
-    results = measure([LiteRuntime(path, threads) for path in paths], rounds, warmup)
+    results = measure([LiteRuntime(path, threads, xnnpack) for path in paths], rounds, warmup)
     return {os.fspath(path): result for path, result in zip(paths, results, strict=True)}
 
 
@@ -123,6 +131,8 @@ def measure(
             "threads": runtime.threads,
             "batch": batch,
             "delegate": runtime.delegate,
+            "loads_with_xnnpack": runtime.probed.loads_with_xnnpack,
+            "peak_memory_bytes": runtime.probed.peak_memory_bytes,
         }
         for column, runtime, batch in zip(times.T, runtimes, batches, strict=True)
     ]

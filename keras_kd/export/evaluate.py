@@ -20,6 +20,7 @@ from keras_kd.export.reference import reference_outputs
 from keras_kd.export.result import TFLiteResult
 from keras_kd.export.scores import Scores
 from keras_kd.export.sizes import file_size, zipped_size
+from keras_kd.litert.macs import count_macs, operator_types
 from keras_kd.litert.runtime import LiteRuntime
 
 
@@ -153,10 +154,12 @@ def _result(
     fixed = runtime.inputs[0].shape[0] if runtime.inputs[0].shape else None
     sample = {name: np.repeat(array, fixed or 1, axis=0) for name, array in first.items()}
     latency = measure([runtime], runs, warmup, sample)[0]
-    without = None
+    plain, without = runtime, None
     if runtime.xnnpack:
         plain = LiteRuntime(runtime.path, runtime.threads, xnnpack=False)
         without = measure([plain], runs, warmup, sample)[0]["median_ms"]
+    # Only without a delegate does LiteRT know the shapes which the sample gave to all tensors.
+    macs = count_macs(plain.file, plain.tensor_shape)
     constants = runtime.file.constants()
     inputs, outputs = runtime.describe_tensors()
     floats: dict[str, int] = {}
@@ -190,14 +193,14 @@ def _result(
         xnnpack_error=runtime.probed.xnnpack_error,
         peak_memory_bytes=runtime.probed.peak_memory_bytes,
         operators=runtime.file.operator_counts(),
-        operator_types={},
+        operator_types=operator_types(runtime.file),
         float_operators=floats,
         inputs=inputs,
         outputs=outputs,
         tensor_types=runtime.file.tensor_types(),
-        parameters=constants.elements,
-        macs=None,
-        macs_not_counted={},
+        parameters=constants.parameters,
+        macs=macs.total // (fixed or 1),
+        macs_not_counted=macs.not_counted,
         constants=constants.elements,
         zero_constants=constants.zeros,
         constant_types=constants.types,

@@ -40,9 +40,10 @@ class TFLiteResult:
         zipped_bytes: Size of a zip archive with the file in it.
         parameters: How many numbers the file stores in tensors of more than one element: weights,
             biases, tables.
-        macs: Multiply-accumulate operations of one sample, counted from the file's own operators;
-            `None` if that cannot be told.
-        macs_not_counted: Operators that multiply and are not in `macs`, with the reason.
+        macs: Multiply-accumulate operations of one sample, counted from the file's own operators:
+            convolutions, fully connected and recurrent operators and matrix products, in loops as
+            often as these run.
+        macs_not_counted: Operators that may multiply and are not in `macs`, with the reason.
         latency_ms: Median latency of a run at batch `latency_batch`, in milliseconds.
         latency_p90_ms: 90th percentile of the same.
         latency_p99_ms: 99th percentile of the same.
@@ -87,7 +88,7 @@ class TFLiteResult:
     bytes: int
     zipped_bytes: int
     parameters: int
-    macs: int | None
+    macs: int
     macs_not_counted: dict[str, str]
     latency_ms: float
     latency_p90_ms: float
@@ -153,12 +154,10 @@ class TFLiteResult:
         return rows
 
     def _cost(self) -> list[tuple[str, str]]:
-        rows = []
-        if self.macs is not None:
-            text = f"{self.macs:,} a sample"
-            if self.macs_not_counted:
-                text += f", without {', '.join(self.macs_not_counted)}"
-            rows.append(("multiplications", text))
+        macs = f"{self.macs:,} a sample"
+        if self.macs_not_counted:
+            macs += f", without {', '.join(self.macs_not_counted)}"
+        rows = [("multiplications", macs)]
         rows.append(
             (
                 "latency",
@@ -168,9 +167,9 @@ class TFLiteResult:
             )
         )
         if not self.loads_with_xnnpack:
-            rows.append(("XNNPACK", f"the file does NOT load with it: {self.xnnpack_error}"))
+            rows.append(("XNNPACK", f"fails with this file: {self.xnnpack_error}"))
         elif self.latency_without_xnnpack_ms is not None:
             rows.append(("without XNNPACK", f"{self.latency_without_xnnpack_ms:.3g} ms"))
         if self.peak_memory_bytes is not None:
-            rows.append(("memory", f"{self.peak_memory_bytes:,} bytes at most"))
+            rows.append(("peak memory", f"{self.peak_memory_bytes:,} bytes"))
         return rows

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-IDENTIFIER = b"TFL3"
+from keras_kd.litert.constants import FLOATS, Constants, count_constants
 
-# Bits stored per element. Strings, resources and variants hold no weights.
-_BITS = {
-    "FLOAT64": 64, "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16,
-    "INT64": 64, "UINT64": 64, "INT32": 32, "UINT32": 32, "INT16": 16, "UINT16": 16,
-    "INT8": 8, "UINT8": 8, "BOOL": 8, "INT4": 4, "UINT4": 4, "INT2": 2,
-}  # fmt: skip
-_FLOATS = ("FLOAT64", "FLOAT32", "FLOAT16", "BFLOAT16")
+IDENTIFIER = b"TFL3"
 
 
 def _names(enumeration: type) -> dict[int, str]:
@@ -35,6 +28,10 @@ class Operator:
         inputs: Names of its input tensors.
         outputs: Names of its output tensors.
         output_types: Types of its output tensors, as `"FLOAT32"`.
+        graph: Position of its graph in the file; 0 is the one which is run.
+        input_indices: Its input tensors in that graph, -1 for one which is left out.
+        output_indices: Its output tensors in that graph.
+        options: The flatbuffer table of its options, or `None`.
     """
 
     name: str
@@ -42,6 +39,10 @@ class Operator:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     output_types: tuple[str, ...]
+    graph: int = 0
+    input_indices: tuple[int, ...] = ()
+    output_indices: tuple[int, ...] = ()
+    options: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def is_flex(self) -> bool:
@@ -50,27 +51,20 @@ class Operator:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constants:
-    """The numbers stored in a file: weights, biases and embedding tables.
-
-    Shapes, axes, indices and other integer arguments of operators are not counted.
+class Tensor:
+    """One tensor of a graph.
 
     Attributes:
-        elements: How many numbers the dense tensors hold.
-        zeros: How many of them stand for zero (those a sparse encoding leaves out included).
-        types: Elements per type, as `{"INT8": 1200, "INT32": 30}`.
-        sparse_tensors: How many tensors are stored in a sparse encoding.
+        name: Its name.
+        kind: Its type, as `"FLOAT32"`.
+        shape: Its shape as the file has it, 1 for a size which is not fixed.
+        data: The bytes of a constant, or `None`.
     """
 
-    elements: int
-    zeros: int
-    types: dict[str, int]
-    sparse_tensors: int
-
-    @property
-    def sparsity(self) -> float:
-        """Share of zeros, between 0 and 1."""
-        return self.zeros / self.elements if self.elements else 0.0
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    data: np.ndarray | None = dataclasses.field(repr=False)
 
 
 class ModelFile:
@@ -105,14 +99,10 @@ class ModelFile:
     def operators(self) -> list[Operator]:
         """Return every operator of every graph in the file (bodies of loops included)."""
         found = []
-        for graph in self._graphs():
+        for number, graph in enumerate(self._graphs()):
             for i in range(graph.OperatorsLength()):
                 operator = graph.Operators(i)
-                code = self._model.OperatorCodes(operator.OpcodeIndex())
-                # Files older than schema 3a keep the code in the deprecated byte.
-                number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-                custom = number == self._custom
-                name = self._text(code.CustomCode()) if custom else self._operator_names[number]
+                name, custom = self._operator_name(operator)
                 inputs = [operator.Inputs(k) for k in range(operator.InputsLength())]
                 outputs = [operator.Outputs(k) for k in range(operator.OutputsLength())]
                 described = [self._describe(graph, k) for k in outputs]
@@ -123,9 +113,21 @@ class ModelFile:
                         inputs=tuple(self._describe(graph, k)[0] for k in inputs if k >= 0),
                         outputs=tuple(tensor for tensor, _ in described),
                         output_types=tuple(kind for _, kind in described),
+                        graph=number,
+                        input_indices=tuple(inputs),
+                        output_indices=tuple(outputs),
+                        options=operator.BuiltinOptions(),
                     )
                 )
         return found
+
+    def _operator_name(self, operator: Any) -> tuple[str, bool]:
+        code = self._model.OperatorCodes(operator.OpcodeIndex())
+        # Files older than schema 3a keep the code in the deprecated byte.
+        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        custom = number == self._custom
+        name = self._text(code.CustomCode()) if custom else self._operator_names.get(number)
+        return name or str(number), custom
 
     def operator_counts(self) -> dict[str, int]:
         """Return how often each operator occurs, the most frequent first."""
@@ -137,7 +139,7 @@ class ModelFile:
             operator
             for operator in self.operators()
             if operator.name not in ("QUANTIZE", "DEQUANTIZE", "DENSIFY")
-            and any(kind in _FLOATS for kind in operator.output_types)
+            and any(kind in FLOATS for kind in operator.output_types)
         ]
 
     def float_inputs_and_outputs(self) -> list[str]:
@@ -146,7 +148,7 @@ class ModelFile:
         ends = [graph.Inputs(i) for i in range(graph.InputsLength())]
         ends += [graph.Outputs(i) for i in range(graph.OutputsLength())]
         described = [self._describe(graph, index) for index in ends]
-        return [name for name, kind in described if kind in _FLOATS]
+        return [name for name, kind in described if kind in FLOATS]
 
     def output_operator(self, position: int = 0) -> str | None:
         """Return the name of the operator which computes an output (before dequantization)."""
@@ -155,9 +157,7 @@ class ModelFile:
         for i in reversed(range(graph.OperatorsLength())):
             operator = graph.Operators(i)
             if wanted in [operator.Outputs(k) for k in range(operator.OutputsLength())]:
-                code = self._model.OperatorCodes(operator.OpcodeIndex())
-                number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-                name = self._operator_names.get(number)
+                name, _ = self._operator_name(operator)
                 if name not in ("DEQUANTIZE", "QUANTIZE"):
                     return name
                 wanted = operator.Inputs(0)
@@ -172,26 +172,11 @@ class ModelFile:
 
     def constants(self) -> Constants:
         """Count the numbers stored in the file, each buffer once."""
-        elements = zeros = sparse = 0
-        types: Counter[str] = Counter()
-        seen: set[int] = set()
-        for graph in self._graphs():
-            for i in range(graph.TensorsLength()):
-                tensor = graph.Tensors(i)
-                kind = self._describe(graph, i)[1]
-                data = self._buffer(tensor.Buffer())
-                if data is None or tensor.Buffer() in seen or not self._is_weight(tensor, kind):
-                    continue
-                seen.add(tensor.Buffer())
-                size = math.prod(tensor.Shape(k) for k in range(tensor.ShapeLength()))
-                stored, stored_zeros = self._count(data, kind, self._zero_point(tensor))
-                if tensor.Sparsity() is not None:
-                    sparse += 1
-                    stored_zeros += size - stored
-                elements += size
-                zeros += min(stored_zeros, size)
-                types[kind] += size
-        return Constants(elements, zeros, dict(types.most_common()), sparse)
+        return count_constants(
+            (tensor, self._types.get(tensor.Type(), ""), self._buffer(tensor.Buffer()))
+            for graph in self._graphs()
+            for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength()))
+        )
 
     def _buffer(self, index: int) -> np.ndarray | None:
         if not 0 < index < self._model.BuffersLength():
@@ -205,33 +190,22 @@ class ModelFile:
             )
         return None
 
-    @staticmethod
-    def _is_weight(tensor: Any, kind: str) -> bool:
-        if kind in _FLOATS:
-            return True
-        quantization = tensor.Quantization()
-        return kind in _BITS and quantization is not None and quantization.ScaleLength() > 0
+    def tensor(self, graph: int, index: int) -> Tensor:
+        """Return a tensor of a graph."""
+        tensor = self._model.Subgraphs(graph).Tensors(index)
+        name, kind = self._describe(self._model.Subgraphs(graph), index)
+        shape = tuple(tensor.Shape(k) for k in range(tensor.ShapeLength()))
+        return Tensor(name, kind, shape, self._buffer(tensor.Buffer()))
 
-    @staticmethod
-    def _zero_point(tensor: Any) -> int:
-        quantization = tensor.Quantization()
-        if quantization is None or not quantization.ZeroPointLength():
-            return 0
-        return int(quantization.ZeroPoint(0))
+    def graph_inputs(self, graph: int) -> list[int]:
+        """Return the indices of a graph's input tensors."""
+        found = self._model.Subgraphs(graph)
+        return [found.Inputs(k) for k in range(found.InputsLength())]
 
-    @staticmethod
-    def _count(data: np.ndarray, kind: str, zero_point: int) -> tuple[int, int]:
-        bits = _BITS[kind]
-        if bits < 8:
-            fields = [(data >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)]
-            values = np.stack(fields, axis=-1).ravel()
-            return values.size, int(np.sum(values == (zero_point & ((1 << bits) - 1))))
-        if kind in _FLOATS:
-            unsigned = data.view(f"<u{bits // 8}")
-            without_sign = unsigned & np.array((1 << (bits - 1)) - 1, unsigned.dtype)
-            return unsigned.size, int(np.sum(without_sign == 0))
-        values = data.view(f"<{'u' if kind.startswith('U') else 'i'}{bits // 8}")
-        return values.size, int(np.sum(values == zero_point))
+    def graph_outputs(self, graph: int) -> list[int]:
+        """Return the indices of a graph's output tensors."""
+        found = self._model.Subgraphs(graph)
+        return [found.Outputs(k) for k in range(found.OutputsLength())]
 
     def signature(self) -> tuple[dict[str, int], dict[str, int]]:
         """Return the tensor index of every named input and output of the first signature.

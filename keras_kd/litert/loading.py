@@ -52,7 +52,10 @@ def check_file(path: str | os.PathLike[str]) -> pathlib.Path:
     """
     probed = probe_file(path)
     if not probed.loads_with_xnnpack:
-        raise ValueError(f"LiteRT cannot run '{path}' with XNNPACK: {probed.xnnpack_error}")
+        raise ValueError(
+            f"LiteRT cannot run '{path}' with its default delegate, XNNPACK: "
+            f"{probed.xnnpack_error} It can without."
+        )
     return probed.path
 
 
@@ -97,13 +100,16 @@ def _probe(path: pathlib.Path) -> Probed:
     if not sys.executable:  # an embedded interpreter cannot start another one
         return Probed(path, True, None, None)
     done = _run(path, "xnnpack")
-    error = _error(path, done)
-    if error is None:
+    if not done.returncode:
         return Probed(path, True, None, json.loads(done.stdout.splitlines()[-1]))
     again = _run(path, "plain")
-    if _error(path, again) is not None:
-        raise ValueError(error)
-    return Probed(path, False, error, json.loads(again.stdout.splitlines()[-1]))
+    if not again.returncode:
+        memory = json.loads(again.stdout.splitlines()[-1])
+        return Probed(path, False, _reason(done), memory)
+    if done.returncode < 0:
+        raise ValueError(f"'{path}' is damaged: {_reason(done)} Export the model again.")
+    verb = "run" if done.returncode == _REFUSED else "load"
+    raise ValueError(f"LiteRT cannot {verb} '{path}': {_reason(done)}")
 
 
 def _run(path: pathlib.Path, delegate: str) -> subprocess.CompletedProcess[str]:
@@ -120,14 +126,12 @@ def _run(path: pathlib.Path, delegate: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _error(path: pathlib.Path, done: subprocess.CompletedProcess[str]) -> str | None:
-    if done.returncode == 3:
-        return f"LiteRT cannot run '{path}': {done.stdout.strip()}"
+_REFUSED = 3  # what probe.py ends with where LiteRT says no
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode == _REFUSED:
+        return done.stdout.strip()
     if done.returncode < 0:
-        return (
-            f"'{path}' is damaged: LiteRT crashed on it (signal {-done.returncode}). "
-            "Export the model again."
-        )
-    if done.returncode:
-        return f"LiteRT cannot load '{path}': {done.stderr.strip()[-2000:]}"
-    return None
+        return f"LiteRT crashed on it (signal {-done.returncode})."
+    return done.stderr.strip()[-2000:]

@@ -129,6 +129,11 @@ class LiteRuntime:
             for d, name in zip(self._output_details, self.output_names, strict=True)
         ]
 
+    def tensor_shape(self, graph: int, index: int) -> tuple[int, ...]:
+        """Return the shape which a tensor has at present: after a run, the one of that run."""
+        detail = self._interpreter._get_tensor_details(index, graph)
+        return tuple(int(size) for size in detail["shape"])
+
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch of any size.
 

@@ -58,3 +58,10 @@ def test_wrong_arguments(paths: list[pathlib.Path]) -> None:
         benchmark_tflite_files(str(paths[0]))
     with pytest.raises(FileNotFoundError):
         benchmark_tflite_files([*paths, "none.tflite"])
+
+
+def test_without_xnnpack_and_percentiles(paths: list[pathlib.Path]) -> None:
+    result = benchmark_tflite(paths[0], runs=7, warmup=0, xnnpack=False)
+    assert result["delegate"] == "none (LiteRT's own kernels)"
+    assert result["median_ms"] <= result["p90_ms"] <= result["p99_ms"]
+    assert result["loads_with_xnnpack"] is True

@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 from keras_kd.export import export_tflite
+from keras_kd.litert.constants import count_zeros
 from keras_kd.litert.flatbuffer import ModelFile, order_inputs_and_outputs
 
 
@@ -54,7 +55,7 @@ def test_constants_and_zeros_are_counted(
 def test_zeros_of_every_type(
     data: np.ndarray, kind: str, zero_point: int, expected: tuple[int, int]
 ) -> None:
-    assert ModelFile._count(data.view(np.uint8), kind, zero_point) == expected
+    assert count_zeros(data.view(np.uint8), kind, zero_point) == expected
 
 
 def test_operators_of_quantized_files(tmp_path: pathlib.Path) -> None:
