@@ -29,8 +29,9 @@ def test_convolutions_and_dense_by_hand(tmp_path) -> None:
             layers.Dense(7),  # 6 x 6 x 5 x 7
         ]
     )
+    generator = np.random.default_rng(0)
     for weight in model.weights:  # the converter leaves out biases of zero
-        weight.assign(np.random.default_rng(0).uniform(0.5, 1, weight.shape))
+        weight.assign(generator.uniform(0.5, 1, weight.shape))
     expected = {
         "CONV_2D": 16 * 4 * 18,
         "DEPTHWISE_CONV_2D": 9 * 16,
