@@ -24,6 +24,8 @@ from .export.benchmark import benchmark_tflite_files as benchmark_tflite_files
 from .export.budget import Budget as Budget
 from .export.budget import BudgetExceeded as BudgetExceeded
 from .export.evaluate import evaluate_tflite as evaluate_tflite
+from .export.micro import CArray as CArray
+from .export.micro import export_c_array as export_c_array
 from .export.result import TFLiteResult as TFLiteResult
 from .export.tflite import export_tflite as export_tflite
 from .fit_size import compress_to_size as compress_to_size

@@ -93,8 +93,7 @@ class ModelFile:
         return raw.decode("utf-8", errors="replace") if raw else ""
 
     def _describe(self, graph: Any, index: int) -> tuple[str, str]:
-        tensor = graph.Tensors(index)
-        return self._text(tensor.Name()), self._types.get(tensor.Type(), str(tensor.Type()))
+        return self.name_and_kind(graph.Tensors(index))
 
     def operators(self) -> list[Operator]:
         """Return every operator of every graph in the file (bodies of loops included)."""
@@ -102,7 +101,7 @@ class ModelFile:
         for number, graph in enumerate(self._graphs()):
             for i in range(graph.OperatorsLength()):
                 operator = graph.Operators(i)
-                name, custom = self._operator_name(operator)
+                name, custom = self.operator_name(operator)
                 inputs = [operator.Inputs(k) for k in range(operator.InputsLength())]
                 outputs = [operator.Outputs(k) for k in range(operator.OutputsLength())]
                 described = [self._describe(graph, k) for k in outputs]
@@ -121,7 +120,20 @@ class ModelFile:
                 )
         return found
 
-    def _operator_name(self, operator: Any) -> tuple[str, bool]:
+    def raw_graphs(self) -> list[Any]:
+        """Return the flatbuffer's own objects for the file's graphs, the model itself first."""
+        return list(self._graphs())
+
+    def name_and_kind(self, tensor: Any) -> tuple[str, str]:
+        """Return the name and the type of a tensor of a raw graph."""
+        return self._text(tensor.Name()), self._types.get(tensor.Type(), str(tensor.Type()))
+
+    def stored(self, buffer: int) -> np.ndarray | None:
+        """Return the bytes stored in the buffer of that index, or `None` if it holds none."""
+        return self._buffer(buffer)
+
+    def operator_name(self, operator: Any) -> tuple[str, bool]:
+        """Return the name of an operator of a raw graph, and whether it is a custom operator."""
         code = self._model.OperatorCodes(operator.OpcodeIndex())
         # Files older than schema 3a keep the code in the deprecated byte.
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
@@ -157,7 +169,7 @@ class ModelFile:
         for i in reversed(range(graph.OperatorsLength())):
             operator = graph.Operators(i)
             if wanted in [operator.Outputs(k) for k in range(operator.OutputsLength())]:
-                name, _ = self._operator_name(operator)
+                name, _ = self.operator_name(operator)
                 if name not in ("DEQUANTIZE", "QUANTIZE"):
                     return name
                 wanted = operator.Inputs(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -184,6 +184,17 @@ class LiteRuntime:
             self._input_details = self._interpreter.get_input_details()
         for detail, array in zip(self._input_details, arrays, strict=True):
             self._interpreter.set_tensor(detail["index"], _quantize(array, detail))
+
+    def in_file_types(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return one batch as the file takes it: in its order, quantized where it is."""
+        return [
+            _quantize(inputs[i.name], d)
+            for i, d in zip(self.inputs, self._input_details, strict=True)
+        ]
+
+    def in_numbers(self, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return outputs in the file's order and types as `predict` gives them."""
+        return [_dequantize(a, d) for a, d in zip(outputs, self._output_details, strict=True)]
 
     def invoke(self) -> None:
         """Run the file on what its input tensors hold."""

@@ -1,0 +1,102 @@
+"""How much memory TensorFlow Lite for Microcontrollers needs, estimated from the file alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from keras_kd.litert.graph import Graph, Node
+
+# Sizes in bytes of what the runtime keeps for the whole run, with 8-byte pointers; a
+# microcontroller's are smaller.
+_ALIGNMENT = 16
+_PER_TENSOR = 24
+_PER_NODE = 64
+_OPERATOR_DATA = 192
+_PER_CHANNEL = 8
+_PER_INPUT_OR_OUTPUT = 96
+_FIXED = 1024
+
+
+def estimate_arena(graphs: Sequence[Graph]) -> int:
+    """Return an estimate, on the safe side, of the arena that a file needs.
+
+    Activations are laid out as the runtime's greedy planner does: every tensor that is not stored
+    in the file lives from the operator which writes it to the last one which reads it; the largest
+    is placed first, each at the lowest address at which it overlaps no other that lives at the
+    same time. To that come the operators' working memory and what the runtime keeps of each
+    tensor, operator and channel. Graphs inside a graph (loops) are counted as if they lived at
+    the same time.
+
+    Args:
+        graphs: The file's graphs.
+
+    Returns:
+        Bytes.
+    """
+    activations = sum(activation_bytes(graph) for graph in graphs)
+    return math.ceil((activations + _records(graphs)) / _ALIGNMENT) * _ALIGNMENT
+
+
+def activation_bytes(graph: Graph) -> int:
+    """Return how many bytes the activations of one graph take when they share memory."""
+    first: dict[int, int] = {index: 0 for index in graph.inputs}
+    last: dict[int, int] = {index: 0 for index in graph.inputs}
+    for step, node in enumerate(graph.nodes):
+        for index in (*node.inputs, *node.outputs):
+            first.setdefault(index, step)
+            last[index] = step
+    for index in graph.outputs:
+        first.setdefault(index, 0)
+        last[index] = len(graph.nodes)
+    requests = [
+        (_aligned(graph.tensors[index].bytes), first[index], last[index])
+        for index in first
+        if not graph.tensors[index].constant and not graph.tensors[index].variable
+    ]
+    requests += [
+        (_aligned(_scratch(graph, node)), step, step) for step, node in enumerate(graph.nodes)
+    ]
+    return pack([request for request in requests if request[0]])
+
+
+def pack(requests: Sequence[tuple[int, int, int]]) -> int:
+    """Place blocks of memory, the largest first, and return how high they reach.
+
+    Args:
+        requests: Size in bytes, first and last step at which it is needed, of every block.
+    """
+    placed: list[tuple[int, int, int, int]] = []
+    for size, begin, end in sorted(requests, key=lambda request: (-request[0], request[1])):
+        offset = 0
+        for start, length, other_begin, other_end in sorted(placed):
+            if other_begin > end or other_end < begin:
+                continue
+            if start - offset >= size:
+                break
+            offset = max(offset, start + length)
+        placed.append((offset, size, begin, end))
+    return max((offset + size for offset, size, _, _ in placed), default=0)
+
+
+def _scratch(graph: Graph, node: Node) -> int:
+    """Working memory of one operator's reference kernel."""
+    return 0
+
+
+def _records(graphs: Sequence[Graph]) -> int:
+    size = _FIXED
+    for graph in graphs:
+        size += _PER_TENSOR * len(graph.tensors)
+        size += (_PER_NODE + _OPERATOR_DATA) * len(graph.nodes)
+        size += _PER_INPUT_OR_OUTPUT * (len(graph.inputs) + len(graph.outputs))
+        for tensor in graph.tensors:
+            if tensor.constant and tensor.scales:
+                size += _PER_CHANNEL * len(tensor.scales)
+            if tensor.variable:
+                size += _aligned(tensor.bytes)
+    return size
+
+
+def _aligned(size: int) -> int:
+    return math.ceil(size / _ALIGNMENT) * _ALIGNMENT
