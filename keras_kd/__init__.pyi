@@ -23,6 +23,8 @@ from .export.benchmark import benchmark_tflite as benchmark_tflite
 from .export.benchmark import benchmark_tflite_files as benchmark_tflite_files
 from .export.budget import Budget as Budget
 from .export.budget import BudgetExceeded as BudgetExceeded
+from .export.compare import Comparison as Comparison
+from .export.compare import compare as compare
 from .export.evaluate import evaluate_tflite as evaluate_tflite
 from .export.micro import CArray as CArray
 from .export.micro import export_c_array as export_c_array

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_kd.export.answers import TASKS, by_output
-from keras_kd.export.batches import Batch, iterate, safe_name
+from keras_kd.export.batches import iterate
 from keras_kd.export.benchmark import measure
 from keras_kd.export.confidence import DEFAULT_BINS
+from keras_kd.export.data import check_ends, first_samples, with_progress
 from keras_kd.export.metrics import FileMetrics
 from keras_kd.export.origin import origin
 from keras_kd.export.reference import reference_outputs
 from keras_kd.export.result import TFLiteResult
 from keras_kd.export.scores import Scores
+from keras_kd.export.selection import is_from_logits, is_sigmoid, output_position
 from keras_kd.export.sizes import file_size, zipped_size
 from keras_kd.litert.macs import count_macs, operator_types
 from keras_kd.litert.runtime import LiteRuntime
@@ -40,6 +40,7 @@ def evaluate_tflite(
     runs: int = 50,
     warmup: int = 10,
     calibration_bins: int = DEFAULT_BINS,
+    verbose: bool = True,
 ) -> TFLiteResult:
     """Run a TFLite file in LiteRT and measure it.
 
@@ -74,6 +75,7 @@ def evaluate_tflite(
         runs: How many runs are timed, at batch 1, on the first sample. Defaults to `50`.
         warmup: How many runs go before them. Defaults to `10`.
         calibration_bins: Number of bins of the expected calibration error. Defaults to `15`.
+        verbose: Whether a bar shows the progress over data that takes long. Defaults to `True`.
 
     Returns:
         A `TFLiteResult`.
@@ -101,25 +103,30 @@ def evaluate_tflite(
             raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
     if task is not None and task not in TASKS:
         raise ValueError(f"`task` must be one of {list(TASKS)} or `None`. Received: {task!r}.")
-    _check_finite_data(data, max_samples)
+    check_ends(data, max_samples)
     runtime = LiteRuntime(path, threads, xnnpack=None)
     names = runtime.output_names
     position = output_position(names, output)
-    last = runtime.file.output_operator(position)
     if from_logits is None:
-        from_logits = last not in ("LOGISTIC", "SOFTMAX")
+        from_logits = is_from_logits(runtime.file, position)
     asked = None
     if metrics is not None or weighted_metrics is not None:
         shapes = [spec.shape for spec in runtime.output_specs()]
         asked = FileMetrics(metrics, weighted_metrics, names, shapes)
     measures_errors = asked is not None and asked.measures_errors(position)
     scores = Scores(
-        names[position], from_logits, task, measures_errors, last == "LOGISTIC", calibration_bins
+        names[position],
+        from_logits,
+        task,
+        measures_errors,
+        is_sigmoid(runtime.file, position),
+        calibration_bins,
     )
     model = origin(path) if model is None else model
     answer = None if model is None else reference_outputs(model, names, position, path)
     first: dict[str, np.ndarray] | None = None
-    for batch in iterate(data, runtime.inputs, batch_size, "data"):
+    batches = iterate(data, runtime.inputs, batch_size, "data")
+    for batch in with_progress(batches, "Evaluating", verbose):
         if max_samples is not None:
             batch = first_samples(batch, max_samples - scores.samples)
         if first is None:
@@ -206,45 +213,3 @@ def _result(
         constant_types=constants.types,
         sparse_tensors=constants.sparse_tensors,
     )
-
-
-def _check_finite_data(data: Any, max_samples: int | None) -> None:
-    import tensorflow as tf
-
-    if max_samples is not None or not isinstance(data, tf.data.Dataset):
-        return
-    if data.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError(
-            "`data` never ends (it repeats without a count). Remove `.repeat()`, or give "
-            "`max_samples`."
-        )
-
-
-def first_samples(batch: Batch, count: int) -> Batch:
-    """Return the first `count` samples of a batch."""
-    if batch.size <= count:
-        return batch
-
-    def cut(structure: Any) -> Any:
-        return keras.tree.map_structure(
-            lambda leaf: np.asarray(leaf)[:count], structure, none_is_leaf=False
-        )
-
-    inputs = {name: array[:count] for name, array in batch.inputs.items()}
-    return Batch(inputs, cut(batch.x), cut(batch.y), count, cut(batch.sample_weight))
-
-
-def output_position(names: Sequence[str], output: int | str) -> int:
-    """Return the position of an output given by name or position.
-
-    Raises:
-        ValueError: If there is no such output.
-    """
-    if isinstance(output, str):
-        if safe_name(output) in names:
-            return names.index(safe_name(output))
-        if output in names:
-            return names.index(output)
-    elif isinstance(output, int) and 0 <= output < len(names):
-        return output
-    raise ValueError(f"`output` must be one of {names} or its position. Received: {output!r}.")

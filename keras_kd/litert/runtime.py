@@ -27,6 +27,8 @@ class LiteRuntime:
         threads: Number of threads. Defaults to `1`.
         xnnpack: Whether LiteRT may use its default delegate, XNNPACK. Defaults to `True`; such a
             file must load with it. `None` uses it for files which do.
+        preserve_all_tensors: Whether the values of inner tensors can be read after a run; not of
+            those inside a delegate. Defaults to `False`.
 
     Attributes:
         path: The file.
@@ -45,7 +47,11 @@ class LiteRuntime:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], threads: int = 1, xnnpack: bool | None = True
+        self,
+        path: str | os.PathLike[str],
+        threads: int = 1,
+        xnnpack: bool | None = True,
+        preserve_all_tensors: bool = False,
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -69,6 +75,7 @@ class LiteRuntime:
                     model_content=content,
                     num_threads=threads,
                     experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=preserve_all_tensors,
                 )
                 probe.run_once(self._interpreter)
                 self.delegate = self._delegate()
@@ -133,6 +140,11 @@ class LiteRuntime:
         """Return the shape which a tensor has at present: after a run, the one of that run."""
         detail = self._interpreter._get_tensor_details(index, graph)
         return tuple(int(size) for size in detail["shape"])
+
+    def tensor_value(self, index: int) -> np.ndarray:
+        """Return what a tensor holds after a run, dequantized; see `preserve_all_tensors`."""
+        detail = self._interpreter._get_tensor_details(index, 0)
+        return _dequantize(self._interpreter.get_tensor(index), detail)
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run one batch of any size.
