@@ -32,13 +32,13 @@ def test_measured_table_is_the_reference_runs():
 
 
 def test_commands_exist():
-    from keras_kd.cli import _parser
+    from keras_kd.cli.parser import make_parser
 
     text = README.read_text()
     commands = re.findall(r"^keras-kd (.*?)(?:\s+#.*)?$", text, re.M)
     assert len(commands) >= 2
     for command in commands:
-        _parser().parse_args(command.split())
+        make_parser().parse_args(command.split())
     makefile = (README.parent / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", text, re.M):
         assert f"\n{target}:" in makefile

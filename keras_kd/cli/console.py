@@ -1,0 +1,96 @@
+"""What a command says, and where: its answer on stdout, `--json` alone on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a command came to.
+
+    Attributes:
+        result: What `--json` prints.
+        text: What people read instead.
+        exit_code: The exit code. Defaults to `0`.
+    """
+
+    result: dict[str, Any]
+    text: str
+    exit_code: int = 0
+
+
+class Console:
+    """Says what a command does.
+
+    Args:
+        as_json: Whether stdout is for the JSON alone.
+        quiet: Whether progress is left out.
+    """
+
+    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+
+    @property
+    def verbose(self) -> int:
+        """Verbosity of training as in `keras.Model.fit`: bars in a terminal, lines in a log."""
+        if self.quiet:
+            return 0
+        stream = sys.stderr if self.as_json else sys.stdout
+        return 1 if stream.isatty() else 2
+
+    def say(self, line: str) -> None:
+        """Print a line of progress."""
+        if not self.quiet:
+            print(line, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+
+    def show(self, outcome: Outcome) -> None:
+        """Print what a command came to."""
+        if self.as_json:
+            print(json.dumps(plain(outcome.result), indent=1, ensure_ascii=False), flush=True)
+        elif outcome.text:
+            print(outcome.text, flush=True)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: NumPy's numbers as Python's, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextlib.contextmanager
+def stdout_to_stderr(active: bool) -> Iterator[None]:
+    """Send what is written to stdout, by Python or by C++, to stderr."""
+    if not active:
+        yield
+        return
+    sys.stdout.flush()
+    saved = None
+    with contextlib.suppress(OSError):
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)

@@ -1,0 +1,199 @@
+"""Files and models, measured on the same data."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import keras_kd as kd
+from keras_kd.cli.console import Console
+from keras_kd.cli.model_files import LoadedModel, load_model, read_notes
+from keras_kd.cli.preprocessing import Preprocessing, resolve_preprocessing
+from keras_kd.cli.sources import Source, open_source
+from keras_kd.cli.task_data import batches, check_classes, split_indices
+from keras_kd.outputs import PROBABILITIES, last_activation
+
+
+class Measuring:
+    """Measures files on the data that the settings name.
+
+    Args:
+        settings: The settings of `measure`.
+        model: The model that the files were made from, or `None`.
+        teacher: The teacher, or `None`.
+        console: Says what is measured.
+
+    Attributes:
+        source: The data.
+        data_text: Which part of them is measured on.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        model: LoadedModel | None,
+        teacher: LoadedModel | None,
+        console: Console,
+    ) -> None:
+        self._settings = settings
+        self._models = {loaded.path: loaded for loaded in (model, teacher) if loaded is not None}
+        self._model = model
+        self._results: dict[str, Any] = {}
+        part = settings["part"]
+        held_out = part == "validation" and settings["validation_data"] is not None
+        text = settings["validation_data"] if held_out else settings["data"]
+        self.source: Source = open_source(text, "test" if part is None else "train")
+        self._indices: np.ndarray | None = None
+        if part in ("train", "validation") and not held_out:
+            split = settings["validation_split"]
+            train, validation = split_indices(self.source.count, split, settings["seed"])
+            self._indices = train if part == "train" else validation
+            if not len(self._indices):
+                raise ValueError(
+                    "--part validation needs a --validation-split above 0, or --validation-data."
+                )
+        number = self.source.count if self._indices is None else len(self._indices)
+        split = f":{self.source.split}" if self.source.split and ":" not in text else ""
+        which = f", the part for {part}" if self._indices is not None else ""
+        self.data_text = f"{text}{split}, {number:,} examples{which}"
+        self._all_of = text if self._indices is None and not held_out else None
+        self._console = console
+
+    def measure(self, path: str) -> dict[str, Any]:
+        """Return what a file or a model does, as JSON can hold it."""
+        if pathlib.Path(path).suffix in (".keras", ".h5"):
+            return self._measure_model(path)
+        notes = read_notes(path)
+        self._warn_of_training_data(path, notes)
+        result = kd.evaluate_tflite(
+            path,
+            self._batches(self._file_input_shape(path), notes, None),
+            model=None if self._model is None else self._model.model,
+        )
+        self._results[path] = result
+        return {
+            "file": path,
+            "kind": "tflite",
+            "form": notes.get("quantization"),
+            **result.to_dict(),
+        }
+
+    def _measure_model(self, path: str) -> dict[str, Any]:
+        loaded = self._models.get(path)
+        if loaded is None:
+            loaded = load_model(path, self._settings["custom_objects"])
+        check_classes(self.source, loaded.classes, path)
+        self._warn_of_training_data(path, loaded.notes)
+        data = self._batches(loaded.input_shape, loaded.notes, loaded.keras_model)
+        right = total = 0
+        for images, labels in data:
+            outputs = np.asarray(loaded.keras_model(images, training=False))
+            answers = outputs.argmax(-1)
+            if loaded.units == 1:
+                answers = outputs[:, 0] > (0.5 if _gives_probabilities(loaded) else 0.0)
+            right += int((answers == labels.numpy()).sum())
+            total += len(answers)
+        weights = [np.asarray(weight) for weight in loaded.keras_model.weights]
+        return {
+            "file": path,
+            "kind": "model",
+            "accuracy": right / total,
+            "samples": total,
+            "bytes": pathlib.Path(path).stat().st_size,
+            "parameters": int(loaded.model.count_params()),
+            "zeros": int(sum((weight == 0).sum() for weight in weights if weight.ndim > 1)),
+        }
+
+    def not_kept(
+        self, path: str, limits: Mapping[str, Any], reference: float | None
+    ) -> Sequence[str]:
+        """Return a sentence for each limit that a file does not keep."""
+        if not limits:
+            return []
+        return [
+            f"{path}: {sentence}"
+            for sentence in kd.Budget(**limits).check(
+                self._results[path], reference_accuracy=reference
+            )
+        ]
+
+    def _batches(self, shape: tuple[int, ...], notes: Mapping[str, Any], model: Any) -> Any:
+        made: Preprocessing = resolve_preprocessing(
+            shape,
+            self._settings["scale"],
+            self._settings["offset"],
+            notes.get("preprocessing"),
+            model if model is not None else getattr(self._model, "keras_model", None),
+            self.source.integers,
+        )
+        return batches(self.source, self._indices, made, self._settings["batch_size"])
+
+    def _file_input_shape(self, path: str) -> tuple[int, ...]:
+        from keras_kd.litert.runtime import LiteRuntime
+
+        inputs = LiteRuntime(path).inputs
+        if len(inputs) != 1:
+            raise ValueError(
+                f"'{path}' has {len(inputs)} inputs. The command line is for models with one; for "
+                "others use keras_kd.evaluate_tflite in Python."
+            )
+        sizes = inputs[0].shape[1:]
+        if None in sizes:
+            raise ValueError(
+                f"'{path}' leaves the size of its input open: {sizes}. Measure it with "
+                "keras_kd.evaluate_tflite in Python."
+            )
+        return tuple(int(size or 0) for size in sizes)
+
+    def _warn_of_training_data(self, path: str, notes: Mapping[str, Any]) -> None:
+        if notes.get("data") is not None and notes["data"] == self._all_of:
+            self._console.say(
+                f"  '{path}' was trained on these data: this is no accuracy on new ones. "
+                "--part validation takes what was held out."
+            )
+
+
+def _gives_probabilities(loaded: LoadedModel) -> bool:
+    import keras
+
+    return keras.tree.flatten(last_activation(loaded.keras_model))[0] in PROBABILITIES
+
+
+_COLUMNS = ("file", "accuracy", "agreement", "bytes", "zipped", "latency ms", "parameters")
+
+
+def table(files: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was measured as a table, a row a file."""
+    rows = [list(_COLUMNS)]
+    for entry in files:
+        rows.append(
+            [
+                str(entry["file"]),
+                _share(entry.get("accuracy")),
+                _share(entry.get("agreement")),
+                _count(entry.get("bytes")),
+                _count(entry.get("zipped_bytes")),
+                "–" if entry.get("latency_ms") is None else f"{entry['latency_ms']:.3g}",
+                _count(entry.get("parameters", entry.get("constants"))),
+            ]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"

@@ -1,0 +1,198 @@
+"""Model files: read, with classes of one's own and with what stands beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import sys
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+from keras_kd.files import atomic_path
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model from a file.
+
+    Attributes:
+        path: The file.
+        model: The Keras model, or the `CompressedModel`.
+        notes: What stands beside it: `"preprocessing"`, `"class_names"` and more; empty where
+            nothing does.
+    """
+
+    path: str
+    model: Any
+    notes: dict[str, Any]
+
+    @property
+    def keras_model(self) -> Any:
+        """The model without its wrapping."""
+        return getattr(self.model, "model", self.model)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the one input, without the batch."""
+        return _one_shape(self.path, self.keras_model.inputs, "input")
+
+    @property
+    def units(self) -> int:
+        """Number of units of the one output."""
+        shape = _one_shape(self.path, self.keras_model.outputs, "output")
+        if len(shape) != 1:
+            raise ValueError(
+                f"'{self.path}' gives outputs of shape {shape} for an example. The command line is "
+                "for classifiers, with one output a class; for others use keras_kd in Python."
+            )
+        return shape[0]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes that the model tells apart."""
+        return max(self.units, 2)
+
+
+def _one_shape(path: str, tensors: Sequence[Any] | None, what: str) -> tuple[int, ...]:
+    if tensors is None or len(tensors) != 1:
+        raise ValueError(
+            f"'{path}' has {len(tensors or [])} {what}s, or does not tell them. The command line "
+            f"is for models with one {what}; for others use keras_kd in Python."
+        )
+    shape = tuple(tensors[0].shape[1:])
+    if any(size is None for size in shape):
+        raise ValueError(
+            f"'{path}' leaves the size of its {what} open: {shape}. Save it with a fixed size, "
+            "keras.Input((height, width, channels))."
+        )
+    return shape
+
+
+def custom_objects(names: Sequence[str] | None) -> dict[str, Any]:
+    """Return the objects that `module:Name` name, by their names.
+
+    Raises:
+        ValueError: If a name is not of this form, or there is no such module or object.
+    """
+    found: dict[str, Any] = {}
+    for text in names or []:
+        module, _, name = text.partition(":")
+        if not module or not name:
+            raise ValueError(
+                f"--custom-objects takes MODULE:NAME, such as my_layers:Gate. Received: {text!r}."
+            )
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            found[name] = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"--custom-objects {text}: {error}.") from None
+    return found
+
+
+def load_model(path: str, custom: Sequence[str] | None = None) -> LoadedModel:
+    """Return the model of a `.keras` or `.h5` file.
+
+    Args:
+        path: The file, of Keras or of `CompressedModel.save`.
+        custom: `module:Name` of the classes that it names. Defaults to `None`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be loaded.
+    """
+    import keras
+
+    import keras_kd as kd
+
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no model file '{path}'.")
+    if file.suffix not in (".keras", ".h5"):
+        raise ValueError(f"'{path}' is no .keras or .h5 file, which was expected here.")
+    objects = custom_objects(custom)
+    # Known to the end of the process: stages make models anew from their configuration.
+    keras.saving.get_custom_objects().update(objects)
+    model: Any
+    try:
+        model = kd.load_compressed(file)
+    except (ValueError, OSError, KeyError, TypeError):
+        try:
+            model = kd.teachers.load(file)
+        except ValueError as error:
+            raise ValueError(_unreadable(file, str(error))) from error
+    return LoadedModel(path, model, read_notes(path))
+
+
+def _unreadable(file: pathlib.Path, reason: str) -> str:
+    unknown = [name for name in _own_classes(file) if not _is_known(name)]
+    if unknown:
+        return (
+            f"'{file}' is made of classes that Keras does not know. Add --custom-objects "
+            f"{' '.join(unknown)}, where MODULE is the Python module that defines the class."
+        )
+    return (
+        f"'{file}' cannot be loaded as a Keras model: it is damaged, or of another kind. "
+        f"({reason[-300:]})"
+    )
+
+
+def _own_classes(file: pathlib.Path) -> list[str]:
+    """Return `MODULE:Name` of the classes in a `.keras` file that are not Keras's."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            config = json.loads(archive.read("config.json"))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return []
+    found: dict[str, None] = {}
+
+    def walk(part: Any) -> None:
+        if isinstance(part, dict):
+            name, module = part.get("class_name"), part.get("module") or "MODULE"
+            described = isinstance(name, str) and "config" in part and name[:2] != "__"
+            if described and module.split(".")[0] not in ("keras", "builtins", "keras_kd"):
+                found[f"{'MODULE' if module == '__main__' else module}:{name}"] = None
+            for value in part.values():
+                walk(value)
+        elif isinstance(part, list):
+            for value in part:
+                walk(value)
+
+    walk(config)
+    return list(found)
+
+
+def _is_known(name: str) -> bool:
+    import keras
+
+    known = keras.saving.get_custom_objects()
+    own = name.partition(":")[2]
+    return any(key.rpartition(">")[2] == own for key in known)
+
+
+def _notes_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    path = pathlib.Path(path)
+    return path.with_name(f"{path.name}.json")
+
+
+def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what stands beside a model file, in `<name>.json`; empty where nothing does."""
+    notes = _notes_path(path)
+    if not notes.is_file():
+        return {}
+    try:
+        content = json.loads(notes.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{notes}', which belongs to '{path}', is damaged: {error}.") from None
+    return content if isinstance(content, dict) else {}
+
+
+def write_notes(path: str | os.PathLike[str], notes: dict[str, Any]) -> None:
+    """Write what stands beside a model file."""
+    with atomic_path(_notes_path(path)) as temporary:
+        text = json.dumps(notes, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")

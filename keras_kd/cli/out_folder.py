@@ -1,0 +1,152 @@
+"""The folder of a command's run: begun, gone on with, or refused because it holds another."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from keras_kd.cli.command import Command
+from keras_kd.cli.console import plain
+from keras_kd.cli.recipe import recipe_text, tables_of
+from keras_kd.files import atomic_path, check_writable
+
+FORMAT = "keras_kd.cli 1"
+# What a run may be given anew when it is gone on with.
+_FREE = ("out",)
+
+
+class OutFolder:
+    """The folder of one run of a command.
+
+    It holds `recipe.toml`, which repeats the run, and `result.json`: `"format"`, `"command"`,
+    `"settings"`, `"files"` (the SHA-256 of each file that the run read) and `"result"`, which is
+    null until the run is done.
+
+    Args:
+        command: The command.
+        settings: Its settings; `"out"` is the folder.
+        files: Model files that the run reads.
+
+    Raises:
+        ValueError: If the folder holds another run, or anything else.
+        OSError: If it cannot be written to, or a file cannot be read.
+    """
+
+    def __init__(
+        self, command: Command, settings: Mapping[str, Any], files: Iterable[str | None] = ()
+    ) -> None:
+        self.path = pathlib.Path(settings["out"])
+        self._recipe = recipe_text(tables_of(command, settings))
+        record = check_writable(self.path / "result.json")
+        self._content: dict[str, Any] = {
+            "format": FORMAT,
+            "command": command.name,
+            "settings": {
+                key: value
+                for key, value in settings.items()
+                if key not in _FREE and value is not None and value != []
+            },
+            "files": {os.fspath(file): sha256(file) for file in files if file is not None},
+            "result": None,
+        }
+        if record.exists():
+            self._content["result"] = self._read(record).get("result")
+            return
+        found = sorted(entry.name for entry in self.path.iterdir() if entry.name[0] != ".")
+        if found:
+            raise ValueError(
+                f"'{self.path}' is not empty ('{found[0]}') and holds no run of keras-kd. Give a "
+                "new folder: --out NEW_FOLDER."
+            )
+
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[None]:
+        """Write down whose folder it is; take it back if nothing came of it but an error."""
+        if not (self.path / "result.json").exists():
+            self._write()
+        if not (self.path / "recipe.toml").exists():
+            with atomic_path(self.path / "recipe.toml") as temporary:
+                temporary.write_text(self._recipe, encoding="utf-8")
+        try:
+            yield
+        except Exception:
+            own = [self.path / "recipe.toml", self.path / "result.json"]
+            if all(entry in own for entry in self.path.iterdir()):
+                for entry in own:
+                    entry.unlink(missing_ok=True)
+            raise
+
+    def _read(self, record: pathlib.Path) -> dict[str, Any]:
+        try:
+            kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            known = kept["format"] == FORMAT
+        except (ValueError, KeyError, TypeError):
+            known = False
+        if not known:
+            raise ValueError(
+                f"'{record}' is no record of a run of this version of keras-kd. Give a new folder: "
+                "--out NEW_FOLDER."
+            )
+        differing = self._differences(kept)
+        if differing:
+            raise ValueError(
+                f"'{self.path}' holds another run, which differs in {'; '.join(differing)}. Give "
+                "another folder with --out NEW_FOLDER, or remove that one."
+            )
+        return kept
+
+    def _differences(self, kept: Mapping[str, Any]) -> list[str]:
+        if kept["command"] != self._content["command"]:
+            return [f"the command ({kept['command']} there, {self._content['command']} here)"]
+        found = []
+        theirs, ours = kept["settings"], self._content["settings"]
+        for key in [*ours, *(key for key in theirs if key not in ours)]:
+            before, now = theirs.get(key), ours.get(key)
+            if before != now:
+                found.append(f"`{key}` ({before!r} there, {now!r} here)")
+        for name, digest in self._content["files"].items():
+            if kept["files"].get(name, digest) != digest:
+                found.append(f"the contents of '{name}'")
+        return found
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result, if the run is done."""
+        result: dict[str, Any] | None = self._content["result"]
+        return result
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep the result, and return it as JSON gives it back."""
+        self._content["result"] = plain(dict(result))
+        self._write()
+        return dict(self._content["result"])
+
+    def _write(self) -> None:
+        text = json.dumps(self._content, indent=1, ensure_ascii=False, allow_nan=False)
+        with atomic_path(self.path / "result.json") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, or of the names and sizes in a folder, in hexadecimal.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+    """
+    path = pathlib.Path(path)
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+        return digest.hexdigest()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'.")
+    with path.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,250 @@
+"""A distiller and its data, from the settings that `distill` and `compress` share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.cli.console import Console
+from keras_kd.cli.model_files import LoadedModel
+from keras_kd.cli.named import make_losses
+from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resolve_preprocessing
+from keras_kd.cli.sources import ImageFolder, Source, open_source
+from keras_kd.cli.task_data import batches, check_classes, split_indices
+from keras_kd.distiller import Distiller
+from keras_kd.outputs import PROBABILITIES, last_activation
+
+
+@dataclasses.dataclass
+class TaskData:
+    """Training and validation data for one model.
+
+    Attributes:
+        source: Where the training data come from.
+        indices: Which examples of it are trained on.
+        validation: Batches of the validation data, or `None`.
+        preprocessing: How the model's input is made.
+        class_names: The names of the classes, or `None`.
+    """
+
+    source: Source
+    indices: np.ndarray
+    validation: Any
+    preprocessing: Preprocessing
+    class_names: list[str] | None
+
+
+def task_data(settings: Mapping[str, Any], student: LoadedModel, console: Console) -> TaskData:
+    """Return the data that the settings name, for a student.
+
+    Raises:
+        ValueError: If they do not fit the student, or each other.
+    """
+    source = open_source(settings["data"])
+    check_classes(source, student.classes, student.path)
+    preprocessing = resolve_preprocessing(
+        student.input_shape,
+        settings["scale"],
+        settings["offset"],
+        student.notes.get("preprocessing"),
+        student.keras_model,
+        source.integers,
+    )
+    size = settings["batch_size"]
+    if settings["validation_data"] is not None:
+        held_out = open_source(settings["validation_data"], "validation")
+        if held_out.class_names != source.class_names:
+            raise ValueError(
+                f"'{held_out.text}' has the classes {held_out.class_names}, but '{source.text}' "
+                f"has {source.class_names}: they must be the same, in the same order."
+            )
+        indices, _ = split_indices(source.count, 0.0, settings["seed"])
+        validation = batches(held_out, None, preprocessing, size)
+        number = held_out.count
+    else:
+        indices, kept = split_indices(source.count, settings["validation_split"], settings["seed"])
+        validation = batches(source, kept, preprocessing, size) if len(kept) else None
+        number = len(kept)
+    part = f":{source.split}" if source.split and ":" not in source.text else ""
+    console.say(
+        f"Data: {source.text}{part}: {len(indices):,} examples to train on, {number:,} for "
+        f"validation, {student.classes} classes; input {preprocessing}"
+    )
+    return TaskData(source, indices, validation, preprocessing, source.class_names)
+
+
+def make_distiller(
+    settings: Mapping[str, Any],
+    teacher: LoadedModel,
+    student: LoadedModel,
+    preprocessing: Preprocessing,
+) -> Distiller:
+    """Return the distiller that the settings describe, not compiled.
+
+    Raises:
+        ValueError: If teacher and student do not fit each other, or a loss is not known.
+    """
+    if teacher.units != student.units:
+        raise ValueError(
+            f"The teacher '{teacher.path}' has {teacher.units} outputs and the student "
+            f"'{student.path}' {student.units}: they must tell the same classes apart."
+        )
+    probabilities = _activation(student) in PROBABILITIES
+    default = "binary_kl_divergence" if student.units == 1 else "kl_divergence"
+    losses, weights = make_losses(
+        settings["loss"] or [default],
+        settings["hint"] or [],
+        settings["temperature"],
+        from_logits=not probabilities,
+    )
+    return Distiller(
+        teacher.keras_model,
+        student.keras_model,
+        losses,
+        weights,
+        student_loss_weight=settings["student_loss_weight"],
+        teacher_inputs=_teacher_inputs(settings, teacher, student, preprocessing),
+        teacher_outputs=_teacher_outputs(_activation(teacher), _activation(student)),
+    )
+
+
+def _activation(model: LoadedModel) -> str | None:
+    activations = keras.tree.flatten(last_activation(model.keras_model))
+    return activations[0] if activations else None
+
+
+def _teacher_outputs(teacher: str | None, student: str | None) -> Callable[[Any], Any] | None:
+    """Return what makes the teacher's outputs of the student's kind: logits or probabilities."""
+    import tensorflow as tf
+
+    if teacher == "softmax" and student not in PROBABILITIES:
+        # The logarithm of probabilities is logits: they differ by a number for each example.
+        return lambda outputs: tf.math.log(tf.maximum(tf.cast(outputs, tf.float32), 1e-37))
+    if teacher == "sigmoid" and student not in PROBABILITIES:
+
+        def to_logit(outputs: Any) -> Any:
+            outputs = tf.clip_by_value(tf.cast(outputs, tf.float32), 1e-7, 1 - 1e-7)
+            return tf.math.log(outputs) - tf.math.log1p(-outputs)
+
+        return to_logit
+    if student in PROBABILITIES and teacher not in PROBABILITIES:
+        return tf.nn.softmax if student == "softmax" else tf.sigmoid
+    return None
+
+
+def _teacher_inputs(
+    settings: Mapping[str, Any],
+    teacher: LoadedModel,
+    student: LoadedModel,
+    ours: Preprocessing,
+) -> Callable[[Any], Any] | None:
+    """Return what makes the teacher's input of the student's, `None` where they are the same."""
+    scale, offset = settings["teacher_scale"], settings["teacher_offset"]
+    stored = teacher.notes.get("preprocessing")
+    if scale is None and offset is None and stored is None:
+        within = [begins_with_scaling(model.keras_model) for model in (teacher, student)]
+        if within[0] != within[1]:
+            one, other = (teacher, student) if within[0] else (student, teacher)
+            raise ValueError(
+                f"'{one.path}' scales its input itself and '{other.path}' does not: say what each "
+                "takes, such as --scale 255 (the student takes 0..1) --teacher-scale 1 (the "
+                "teacher takes 0..255)."
+            )
+        scale, offset = ours.scale, ours.offset
+    theirs = resolve_preprocessing(
+        teacher.input_shape, scale, offset, stored, teacher.keras_model, integers=False
+    )
+    if theirs == ours:
+        return None
+    rank = len(theirs.shape)
+    if rank != len(ours.shape) or (rank != 3 and theirs.shape != ours.shape):
+        raise ValueError(
+            f"The teacher '{teacher.path}' takes inputs of shape {theirs.shape} and the student "
+            f"'{student.path}' of shape {ours.shape}: they must be made of the same data."
+        )
+    if rank == 3 and theirs.shape[-1] > ours.shape[-1]:
+        raise ValueError(
+            f"The teacher '{teacher.path}' takes images in colour and the student '{student.path}' "
+            "takes grey ones, so that the teacher would not see the colours. Give the student "
+            f"{theirs.shape[-1]} channels."
+        )
+
+    def adapted(inputs: Any) -> Any:
+        import tensorflow as tf
+
+        pixels = (inputs - ours.offset) * ours.scale
+        if rank == 3:
+            if theirs.shape[-1] < ours.shape[-1]:
+                pixels = tf.image.rgb_to_grayscale(pixels)
+            if theirs.shape[:2] != ours.shape[:2]:
+                pixels = tf.image.resize(pixels, theirs.shape[:2], method="bilinear")
+        return pixels / theirs.scale + theirs.offset
+
+    return adapted
+
+
+def compile_distiller(distiller: Distiller, student: LoadedModel, optimizer: Any) -> None:
+    """Compile with the loss and the accuracy that fit the student's output."""
+    if student.units == 1:
+        threshold = 0.5 if _activation(student) in PROBABILITIES else 0.0
+        metric: Any = keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)
+        loss = "binary_crossentropy"
+    else:
+        metric = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        loss = "sparse_categorical_crossentropy"
+    distiller.compile(optimizer, loss=loss, metrics=[metric])
+
+
+def training_batches(
+    settings: Mapping[str, Any],
+    data: TaskData,
+    distiller: Distiller,
+    folder: pathlib.Path,
+    console: Console,
+) -> Any:
+    """Return the batches to train on, with the teacher's outputs where they are to be cached."""
+    import tensorflow as tf
+
+    from keras_kd.teachers import cache
+
+    size, seed = settings["batch_size"], settings["seed"]
+    if not settings["cache_teacher"]:
+        return batches(data.source, data.indices, data.preprocessing, size, shuffle_seed=seed)
+    still = batches(data.source, data.indices, data.preprocessing, size)
+    taught = cache(distiller, still, folder / "teacher_cache", verbose=not console.quiet)
+    shuffled = taught.unbatch().shuffle(min(len(data.indices), 10_000), seed=seed)
+    known = shuffled.apply(tf.data.experimental.assert_cardinality(len(data.indices)))
+    return known.batch(size).prefetch(tf.data.AUTOTUNE)
+
+
+@contextlib.contextmanager
+def damaged_images_named(data: TaskData) -> Iterator[None]:
+    """Name the image which cannot be decoded, where TensorFlow tells only that there is one."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        path = data.source.damaged() if isinstance(data.source, ImageFolder) else None
+        if path is None:
+            raise
+        raise ValueError(
+            f"The image '{path}' is damaged and cannot be decoded: remove or replace it."
+        ) from error
+
+
+def notes_of(settings: Mapping[str, Any], data: TaskData) -> dict[str, Any]:
+    """Return what is to stand beside a trained model."""
+    return {
+        "format": "keras_kd.model 1",
+        "class_names": data.class_names,
+        "preprocessing": data.preprocessing.to_dict(),
+        "data": settings["data"],
+        "teacher": settings["teacher"],
+    }

@@ -1,0 +1,55 @@
+import pytest
+
+import keras_kd as kd
+from keras_kd.cli.named import loss_classes, make_losses, make_stages
+
+
+def test_every_loss_has_a_name():
+    classes = set(loss_classes().values())
+    public = {getattr(kd.losses, name) for name in dir(kd.losses) if name[0].isupper()}
+    left_out = {kd.losses.DistillationLoss, kd.losses.CRD, kd.losses.TopKLogits}
+    assert classes == public - left_out
+    assert loss_classes()["fit_net"] is loss_classes()["fitnet"] is kd.losses.FitNet
+
+
+def test_losses_and_hints():
+    losses, weights = make_losses(
+        ["kl_divergence", "dist(beta=2.0, temperature=1.0):0.5", "pkt"],
+        ["a:b", "a,c:d,e:review_kd:3", "a:b:fit_net:0.25"],
+        temperature=3.0,
+        from_logits=False,
+    )
+    assert weights == [1.0, 0.5, 1.0, 1.0, 3.0, 0.25]
+    assert losses[0].temperature == 3.0
+    assert losses[0].from_logits is False
+    assert (losses[1].beta, losses[1].temperature) == (2.0, 1.0)
+    assert isinstance(losses[3].loss, kd.losses.FitNet)
+    assert losses[4].teacher_layer == ["a", "c"]
+    assert losses[4].student_layer == ["d", "e"]
+    assert isinstance(losses[4].loss, kd.losses.ReviewKD)
+
+
+@pytest.mark.parametrize(
+    ("losses", "hints", "message"),
+    [
+        (["kl_divergense"], [], "There is no loss 'kl_divergense'. Did you mean 'kl_divergence'"),
+        (["kl_divergence:much"], [], "the weight behind the colon must be a number"),
+        (["kl_divergence(temp=1)"], [], "Did you mean 'temperature'"),
+        ([], ["a"], "A hint is written TEACHER_LAYER:STUDENT_LAYER"),
+        ([], ["a:b:c:1:2"], "A hint is written TEACHER_LAYER:STUDENT_LAYER"),
+    ],
+)
+def test_what_names_no_loss(losses, hints, message):
+    with pytest.raises(ValueError, match=message):
+        make_losses(losses, hints, 4.0, True)
+
+
+def test_stages():
+    texts = ["shrink(0.25)", "prune(0.75, epochs=4)", "quantize_aware"]
+    stages = make_stages(texts, epochs=2, learning_rate=0.01)
+    assert [type(stage) for stage in stages] == [kd.Shrink, kd.Prune, kd.QuantizeAware]
+    assert [stage.epochs for stage in stages] == [2, 4, 2]
+    assert stages[1].sparsity == 0.75
+    assert stages[0].learning_rate == 0.01
+    with pytest.raises(ValueError, match=r"There is no stage 'prone'. Did you mean 'prune'"):
+        make_stages(["prone(0.5)"])

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from keras_kd.cli.preprocessing import Preprocessing
+from keras_kd.cli.sources import open_source
+from keras_kd.cli.task_data import batches, check_classes, split_indices
+
+
+def test_split_is_a_partition_that_the_seed_fixes():
+    train, held_out = split_indices(50, 0.2, seed=3)
+    assert len(held_out) == 10
+    assert sorted([*train, *held_out]) == list(range(50))
+    again = split_indices(50, 0.2, seed=3)
+    assert (again[0] == train).all()
+    assert (split_indices(50, 0.2, seed=4)[1] != held_out).any()
+    assert len(split_indices(50, 0.0, seed=0)[1]) == 0
+
+
+@pytest.mark.parametrize(("count", "part"), [(50, 1.0), (50, -0.1), (3, 0.01)])
+def test_split_that_leaves_nothing(count, part):
+    with pytest.raises(ValueError, match="--validation-split"):
+        split_indices(count, part, 0)
+
+
+def test_batches_are_the_chosen_examples(work):
+    source = open_source("test.npz")
+    data = batches(source, np.array([4, 1, 7]), Preprocessing(255.0, 0.0, (8, 8, 1)), 2)
+    x, y = zip(*data, strict=True)
+    assert [len(part) for part in y] == [2, 1]
+    np.testing.assert_allclose(np.concatenate(x), source.x[[4, 1, 7]] / 255.0, atol=1e-6)
+    assert np.concatenate(y).tolist() == source.labels[[4, 1, 7]].tolist()
+
+
+def test_shuffled_batches_change_with_the_pass_and_not_with_the_run(work):
+    source = open_source("test.npz")
+
+    def labels():
+        made = Preprocessing(255.0, 0.0, (8, 8, 1))
+        data = batches(source, np.arange(30), made, 30, shuffle_seed=1)
+        return [next(iter(data))[0].numpy().sum((1, 2, 3)) for _ in range(2)]
+
+    first, second = labels()
+    assert (first != second).any()
+    assert sorted(first) == sorted(second)
+    again = labels()
+    assert (again[0] == first).all()
+    assert (again[1] == second).all()
+
+
+def test_shapes_and_classes_that_do_not_fit(work):
+    source = open_source("test.npz")
+    with pytest.raises(
+        ValueError, match=r"examples of shape \(8, 8, 1\), .* inputs of shape \(5,\)"
+    ):
+        batches(source, None, Preprocessing(1.0, 0.0, (5,)), 2)
+    with pytest.raises(ValueError, match=r"3 classes \(cat, dog, fish\), but 'm' tells 10 apart"):
+        check_classes(source, 10, "m")
+    check_classes(source, 3, "m")
