@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -83,7 +84,7 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
         for element in data:
             yield tf.nest.map_structure(np.asarray, element)
     elif isinstance(data, keras.utils.PyDataset):
-        for i in range(len(data)):
+        for i in itertools.count() if data.num_batches is None else range(data.num_batches):
             yield data[i]
     elif _is_arrays(data):
         for start in range(0, _length(data, argument), batch_size):

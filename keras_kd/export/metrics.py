@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 
 # Metrics of distances between numbers: who asks for these only has an output of numbers.
 _OF_ERRORS = {
-    "cosine_similarity", "huber", "log_cosh", "mean_absolute_error",
+    "cosine_similarity", "huber", "log_cosh", "log_cosh_error", "mean_absolute_error",
     "mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error",
     "r2_score", "root_mean_squared_error",
 }  # fmt: skip
+# Names which Keras resolves by the shapes of labels and outputs.
+_BY_SHAPE = ("accuracy", "acc", "crossentropy", "ce")
 
 
 class FileMetrics:
@@ -48,7 +51,10 @@ class FileMetrics:
         ]
         self._model = keras.Model(inputs, outputs)
         self._model.compile(
-            metrics=metrics, weighted_metrics=weighted_metrics, run_eagerly=True, jit_compile=False
+            metrics=_named(metrics),
+            weighted_metrics=_named(weighted_metrics),
+            run_eagerly=True,
+            jit_compile=False,
         )
         self._model.reset_metrics()
         self._given = [
@@ -120,12 +126,37 @@ class FileMetrics:
             ) from error
 
     def result(self) -> dict[str, float]:
-        """Return the values by the names Keras gives them."""
-        values = self._model.get_metrics_result()
-        return {
-            name: float(value) if np.ndim(value) == 0 else np.asarray(value).tolist()
-            for name, value in values.items()
-        }
+        """Return the values by the names Keras gives them.
+
+        A metric of several values, as an F1 score of every class, is numbered: `f1_score_0`, ...
+        """
+        found: dict[str, float] = {}
+        for name, value in self._model.get_metrics_result().items():
+            if name == "loss":  # Keras's own entry, of a model without a loss
+                continue
+            array = np.asarray(value, np.float64)
+            if array.ndim == 0:
+                found[name] = float(array)
+            else:
+                found.update({f"{name}_{i}": float(v) for i, v in enumerate(array.ravel())})
+        return found
+
+
+def _named(metrics: Any) -> Any:
+    """Make metrics of names which Keras would number: the second "auc" is `auc_1` to it."""
+    if isinstance(metrics, dict):
+        return {key: _named(value) for key, value in metrics.items()}
+    if isinstance(metrics, (list, tuple)):
+        return [_named(value) for value in metrics]
+    if not isinstance(metrics, str) or metrics.lower() in _BY_SHAPE:
+        return metrics
+    try:
+        found = keras.metrics.get(metrics)
+    except ValueError:
+        return metrics
+    if not isinstance(found, keras.metrics.Metric):
+        return metrics
+    return type(found).from_config({**found.get_config(), "name": metrics})
 
 
 def _of_output(metrics: Any, name: str, position: int) -> list[Any]:
@@ -150,4 +181,4 @@ def _name(metric: Any) -> str:
     if found is None:
         return ""
     kind = found if inspect.isclass(found) or inspect.isfunction(found) else type(found)
-    return keras.src.utils.naming.to_snake_case(kind.__name__)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()

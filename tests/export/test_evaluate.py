@@ -214,3 +214,104 @@ def test_numbers_below_one(path: pathlib.Path, argument: str) -> None:
 def test_nan_outputs_are_told(path: pathlib.Path) -> None:
     with pytest.warns(UserWarning, match="NaN or infinite outputs for 1 samples"):
         evaluate(path, np.array([[np.nan, 0], [1, 1]], np.float32))
+
+
+def test_by_class_and_calibration(path: pathlib.Path, linear: keras.Model) -> None:
+    result = evaluate(path, (X, np.array([0, 1, 2, 0])), linear)
+    assert (result.task, result.model_accuracy) == ("classification", 0.75)
+    assert result.confusion == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert [(row["samples"], row["accuracy"]) for row in result.per_class] == [
+        (2, 0.5), (1, 1.0), (1, 1.0)
+    ]  # fmt: skip
+    assert [row["precision"] for row in result.per_class] == [1.0, 0.5, 1.0]
+    logits = (X @ WEIGHTS).astype(np.float64)
+    confidence = np.max(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), axis=1)
+    # No two of the four confidences share one of the 1000 bins.
+    error = np.abs(confidence - [1, 1, 1, 0]).mean()
+    fine = evaluate(path, (X, np.array([0, 1, 2, 0])), calibration_bins=1000)
+    assert fine.calibration["expected_calibration_error"] == pytest.approx(error, rel=1e-5)
+    assert len(result.calibration["bins"]) == 15
+
+
+def test_probabilities_are_not_softmaxed_again(tmp_path: pathlib.Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(3, "softmax", use_bias=False)])
+    model.layers[0].set_weights([WEIGHTS])
+    for quantization in ("float32", "int8"):
+        path = export_tflite(
+            model, tmp_path / "a.tflite", quantization, representative_data=X, verbose=False
+        )
+        result = evaluate(path, (X, CLASSES), calibration_bins=1)
+        confidence = np.asarray(model(X)).max(1).mean()
+        assert result.calibration["bins"][0]["confidence"] == pytest.approx(confidence, abs=0.02)
+
+
+def test_metrics_and_regression(tmp_path: pathlib.Path) -> None:
+    model = keras.Sequential([keras.Input((2,), name="x"), layers.Dense(1, use_bias=False)])
+    model.layers[0].set_weights([np.array([[1.0], [2.0]])])
+    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    y, weights = np.array([3.5, 2.0, -1.0, 7.0]), np.array([1.0, 0.0, 0.0, 3.0])
+    result = evaluate(path, (X, y, weights), model, metrics=["mae"], weighted_metrics=["mse"])
+    difference = X @ [1.0, 2.0] - y
+    assert result.metrics == pytest.approx(
+        {"mae": np.abs(difference).mean(), "mse": np.average(difference**2, weights=weights)}
+    )
+    assert result.task == "regression"
+    assert (result.accuracy, result.agreement, result.per_class, result.calibration) == (None,) * 4
+    assert result.max_difference < 1e-5
+    assert "mae" in str(result) and "from the Keras model" in str(result)
+    plain = evaluate(path, (X, y), model, task="regression")
+    assert (plain.metrics, plain.accuracy, plain.agreement) == ({}, None, None)
+    with pytest.raises(ValueError, match=r'for regression give `task="regression"`'):
+        evaluate(path, (X, y), model)
+    with pytest.raises(ValueError, match="`task` must be one of"):
+        evaluate(path, (X, y), model, task="ranking")
+
+
+def test_metrics_of_several_outputs(tmp_path: pathlib.Path) -> None:
+    i = keras.Input((2,), name="x")
+    outputs = {"kind": layers.Dense(3, use_bias=False, name="k")(i), "size": layers.Dense(1)(i)}
+    model = keras.Model(i, outputs)
+    model.get_layer("k").set_weights([WEIGHTS])
+    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    y = {"kind": np.array([0, 1, 2, 0]), "size": np.arange(4.0)}
+    asked = {"kind": ["accuracy"], "size": ["mae"]}
+    result = evaluate(path, (X, y), model, metrics=asked, output="kind")
+    mae = np.abs(np.asarray(model(X)["size"])[:, 0] - y["size"]).mean()
+    assert result.metrics == pytest.approx({"kind_accuracy": 0.75, "size_mae": mae})
+    assert (result.output, result.accuracy, result.task) == ("kind", 0.75, "classification")
+    assert evaluate(path, (X, y), model, metrics=asked, output="size").task == "regression"
+
+
+def test_multilabel(tmp_path: pathlib.Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(3, "sigmoid", use_bias=False)])
+    model.layers[0].set_weights([WEIGHTS])
+    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    labels = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 1], [1, 1, 1]])
+    result = evaluate(path, (X, labels), model)
+    right = (X @ WEIGHTS > 0) == labels
+    assert (result.task, result.accuracy) == ("multilabel", pytest.approx(right.mean()))
+    assert (result.agreement, result.confusion, result.calibration) == (1.0, None, None)
+    assert [row["samples"] for row in result.per_class] == [3, 3, 3]
+
+
+def test_an_endless_py_dataset(path: pathlib.Path) -> None:
+    class Endless(keras.utils.PyDataset):
+        num_batches = None
+
+        def __getitem__(self, index):
+            return X, CLASSES
+
+    assert evaluate(path, Endless(), max_samples=10).samples == 10
+    with pytest.raises(ValueError, match="never ends"):
+        evaluate(path, Endless())
+
+
+def test_speed_memory_and_cost(path: pathlib.Path) -> None:
+    result = evaluate(path, X)
+    assert (result.macs, result.parameters, result.macs_not_counted) == (6, 6, {})
+    assert result.operator_types == {"FULLY_CONNECTED": {"FLOAT32": 1}}
+    assert result.loads_with_xnnpack and result.xnnpack_error is None
+    assert result.latency_without_xnnpack_ms > 0
+    assert result.latency_p90_ms <= result.latency_p99_ms
+    for text in ("6 a sample", "without XNNPACK", "peak memory"):
+        assert text in str(result)
