@@ -17,8 +17,9 @@ def find_layer(model: Any, path: str) -> Any:
 
     Args:
         model: A Keras 3 or `tf_keras` model.
-        path: A layer's name, or names joined with `/` that lead into nested models, such as
-            `"backbone/block3_out"`.
+        path: A layer's name, or names joined with `/` that lead into nested models and into layers
+            made of layers, such as `"backbone/block3_out"` or `"attention/softmax"`. Within such a
+            layer the attribute that holds a layer names it too, without leading underscores.
 
     Raises:
         ValueError: If there is no such layer; the message lists those that exist.
@@ -26,7 +27,7 @@ def find_layer(model: Any, path: str) -> Any:
     layer = model
     rest = path
     while rest:
-        names = {child.name: child for child in getattr(layer, "layers", [])}
+        names = _inner_layers(layer)
         if rest in names:
             return names[rest]
         head, _, rest = rest.partition("/")
@@ -34,6 +35,18 @@ def find_layer(model: Any, path: str) -> Any:
             raise ValueError(_no_layer(model, path))
         layer = names[head]
     raise ValueError("A hint needs the name of a layer, but received an empty string.")
+
+
+def _inner_layers(layer: Any) -> dict[str, Any]:
+    if hasattr(layer, "layers"):
+        return {child.name: child for child in layer.layers}
+    if not isinstance(layer, keras.layers.Layer):
+        return {}
+    # Keras numbers the names of layers that were given none: "softmax_3" tells nobody anything.
+    held = {name.lstrip("_"): value for name, value in vars(layer).items()}
+    named = {name: child for name, child in held.items() if isinstance(child, keras.layers.Layer)}
+    inner = layer._flatten_layers(include_self=False, recursive=False)
+    return {**named, **{child.name: child for child in inner}}
 
 
 def _no_layer(model: Any, path: str) -> str:
@@ -117,7 +130,9 @@ class FeatureReader:
         if missing:
             raise ValueError(
                 f"Layer '{missing[0]}' of model '{self._model_name}' has no output that a hint "
-                "could read: the model's pass does not call it as a layer. Name another layer."
+                "could read: the model's pass does not call it as a layer. Name another layer. "
+                "(MultiHeadAttention calls its softmax where it has `dropout` or is called with "
+                "`return_attention_scores=True`.)"
             )
         return outputs, features
 

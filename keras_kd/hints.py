@@ -27,7 +27,8 @@ class Hint:
 
     Args:
         teacher_layer: Name of a teacher layer; `"backbone/block3_out"` for a layer inside a
-            nested model; a list of names for losses over several layers.
+            nested model, `"attention/softmax"` for one inside a layer; a list of names for losses
+            over several layers.
         student_layer: The same for the student.
         loss: A loss of `keras_kd.losses` on features. Defaults to `FitNet()`.
         projection: `"auto"`, `None` for none, or a layer to put behind the student's layer.

@@ -32,6 +32,32 @@ def test_find_layer_reaches_into_nested_models():
     assert find_layer(model, "head").units == 2
 
 
+def attention_model(scores=False):
+    inputs = keras.Input((5, 8))
+    for name in ("first", "second"):  # the softmax inside the second has a number in its name
+        attention = keras.layers.MultiHeadAttention(2, 4, name=name)
+        x, weights = attention(inputs, inputs, return_attention_scores=True)
+    return keras.Model(inputs, [x, weights] if scores else x)
+
+
+def test_features_come_from_layers_within_layers():
+    model = attention_model(scores=True)
+    x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype("float32")
+    paths = ["second/softmax", "second/query_dense"]
+    (_, scores), features = FeatureReader(model, paths).run(model, x, training=False)
+    np.testing.assert_array_equal(features["second/softmax"], scores)
+    kernel, bias = (weight.numpy() for weight in model.get_layer("second").weights[:2])
+    np.testing.assert_allclose(
+        features["second/query_dense"], np.einsum("btc,chd->bthd", x, kernel) + bias, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("path", ["second/absent", "second/softmax/absent"])
+def test_absent_layer_within_a_layer_is_refused(path):
+    with pytest.raises(ValueError, match=f"no layer '{path}'"):
+        find_layer(attention_model(), path)
+
+
 @pytest.mark.parametrize("path", ["absent", "backbone/absent", "head/inner_dense"])
 def test_absent_layer_is_refused_with_those_that_exist(path):
     with pytest.raises(ValueError, match="has no layer") as error:
