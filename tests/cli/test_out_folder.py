@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from keras_kd.cli.commands import COMMANDS
+from keras_kd.cli.out_folder import OutFolder, sha256
+from keras_kd.cli.recipe import settings_of
+
+COMMAND = COMMANDS["distill"]
+
+
+def settings(out, **given):
+    base = {"teacher": "t", "student": "s", "data": "d", "out": str(out)}
+    return settings_of(COMMAND, {}, {**base, **given})
+
+
+def test_a_run_is_begun_and_finished(tmp_path):
+    out = tmp_path / "run"
+    folder = OutFolder(COMMAND, settings(out))
+    assert folder.result is None
+    assert not (out / "result.json").exists()
+    with folder.begun():
+        assert json.loads((out / "result.json").read_text())["result"] is None
+        (out / "work").write_text("")
+    assert folder.finish({"a": float("nan"), "b": 1}) == {"a": None, "b": 1}
+    assert OutFolder(COMMAND, settings(out)).result == {"a": None, "b": 1}
+    assert "epochs = 10" in (out / "recipe.toml").read_text()
+
+
+def test_another_run_is_refused(tmp_path):
+    out = tmp_path / "run"
+    model = tmp_path / "model"
+    model.write_text("a")
+    with OutFolder(COMMAND, settings(out), [str(model), None]).begun():
+        (out / "work").write_text("")
+    OutFolder(COMMAND, settings(out), [str(model)])
+    with pytest.raises(ValueError, match=r"`epochs` \(10 there, 3 here\).*--out NEW_FOLDER"):
+        OutFolder(COMMAND, settings(out, epochs=3), [str(model)])
+    with pytest.raises(ValueError, match=r"`scale` \(None there, 255.0 here\)"):
+        OutFolder(COMMAND, settings(out, scale=255.0), [str(model)])
+    with pytest.raises(ValueError, match=r"the command \(distill there, export here\)"):
+        OutFolder(COMMANDS["export"], {"out": str(out)})
+    model.write_text("b")
+    with pytest.raises(ValueError, match="the contents of"):
+        OutFolder(COMMAND, settings(out), [str(model)])
+
+
+def test_what_is_no_run_is_not_touched(tmp_path):
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ValueError, match=r"is not empty \('mine'\)"):
+        OutFolder(COMMAND, settings(tmp_path))
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no record of a run"):
+        OutFolder(COMMAND, settings(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "result.json"]
+
+
+def test_an_error_before_anything_was_made_leaves_the_folder_free(tmp_path):
+    out = tmp_path / "run"
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), OutFolder(COMMAND, settings(out)).begun():
+            raise error
+    assert (out / "result.json").exists()  # an interrupted run is gone on with
+    with pytest.raises(ValueError, match="another run"):
+        OutFolder(COMMAND, settings(out, epochs=3))
+    (out / "result.json").unlink()
+    (out / "recipe.toml").unlink()
+    with pytest.raises(ValueError, match="wrong"), OutFolder(COMMAND, settings(out)).begun():
+        raise ValueError("wrong")
+    assert not list(out.iterdir())
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "a") == expected
+    before = sha256(tmp_path)
+    (tmp_path / "a").write_bytes(b"abcd")
+    assert sha256(tmp_path) != before
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        sha256(tmp_path / "absent")

@@ -1,0 +1,113 @@
+"""Teacher and student that differ in activation, size, colours or scale see the same image."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd.cli.model_files import LoadedModel
+from keras_kd.cli.preprocessing import Preprocessing
+from keras_kd.cli.teaching import _teacher_inputs, make_distiller
+
+SETTINGS = {
+    "loss": None,
+    "hint": None,
+    "temperature": 2.0,
+    "student_loss_weight": 0.1,
+    "teacher_scale": None,
+    "teacher_offset": None,
+}
+
+
+def loaded(shape, activation, units=3, notes=None, first=(), name="model"):
+    inputs = keras.Input(shape)
+    x = inputs
+    for layer in first:
+        x = layer(x)
+    x = keras.layers.Flatten()(x)
+    outputs = keras.layers.Dense(units, activation=activation)(x)
+    return LoadedModel(f"{name}.keras", keras.Model(inputs, outputs), notes or {})
+
+
+@pytest.mark.parametrize("teacher", [None, "softmax"])
+@pytest.mark.parametrize("student", [None, "softmax"])
+def test_softmax_or_not_gives_the_same_loss(teacher, student):
+    shape = (4, 4, 1)
+    models = [loaded(shape, teacher, name="t"), loaded(shape, student, name="s")]
+    distiller = make_distiller(SETTINGS, *models, Preprocessing(255.0, 0.0, shape))
+    x = np.random.default_rng(0).normal(size=(5, *shape)).astype("float32")
+    signals = distiller.objective.teacher_signals(x)
+    outputs = distiller.student(x)
+    losses = distiller.objective.losses(signals, np.zeros(5), outputs, {}, None)
+    logits = []
+    for model in models:
+        kernel, bias = (np.float64(w) for w in model.keras_model.get_weights())
+        logits.append(x.reshape(5, -1).astype("float64") @ kernel + bias)
+    t, s = (np.exp(z / 2) / np.exp(z / 2).sum(-1, keepdims=True) for z in logits)
+    expected = 4 * (t * np.log(t / s)).sum(-1).mean()
+    np.testing.assert_allclose(float(losses["kl_divergence"]), expected, rtol=1e-4)
+
+
+def test_one_unit_is_taught_by_binary_kl_divergence():
+    shape = (4, 4, 1)
+    for activation in (None, "sigmoid"):
+        distiller = make_distiller(
+            SETTINGS,
+            loaded(shape, "sigmoid", 1),
+            loaded(shape, activation, 1),
+            Preprocessing(255.0, 0.0, shape),
+        )
+        assert distiller.distillation_losses[0].name == "binary_kl_divergence"
+        assert distiller.distillation_losses[0].from_logits is (activation is None)
+
+
+def test_other_classes_are_refused():
+    shape = (4, 4, 1)
+    with pytest.raises(ValueError, match=r"'t.keras' has 5 outputs .* 's.keras' 3"):
+        make_distiller(
+            SETTINGS,
+            loaded(shape, None, 5, name="t"),
+            loaded(shape, None, 3, name="s"),
+            Preprocessing(255.0, 0.0, shape),
+        )
+
+
+def adapter(teacher_shape, student_shape, ours, **settings):
+    teacher, student = loaded(teacher_shape, None, name="t"), loaded(student_shape, None, name="s")
+    return _teacher_inputs({**SETTINGS, **settings}, teacher, student, ours)
+
+
+def test_the_teacher_takes_what_the_student_takes_where_nothing_differs():
+    assert adapter((4, 4, 1), (4, 4, 1), Preprocessing(255.0, 0.0, (4, 4, 1))) is None
+
+
+def test_another_scale():
+    function = adapter(
+        (4, 4, 1), (4, 4, 1), Preprocessing(255.0, 0.0, (4, 4, 1)),
+        teacher_scale=127.5, teacher_offset=-1.0,
+    )  # fmt: skip
+    x = np.linspace(0, 1, 16, dtype="float32").reshape(1, 4, 4, 1)
+    np.testing.assert_allclose(function(x), 2 * x - 1, atol=1e-6)
+
+
+def test_another_size():
+    function = adapter((8, 8, 1), (4, 4, 1), Preprocessing(255.0, 0.0, (4, 4, 1)))
+    assert function(np.ones((2, 4, 4, 1), "float32")).shape == (2, 8, 8, 1)
+    assert float(np.asarray(function(np.ones((2, 4, 4, 1), "float32"))).mean()) == pytest.approx(1)
+
+
+def test_colours():
+    function = adapter((4, 4, 1), (4, 4, 3), Preprocessing(255.0, 0.0, (4, 4, 3)))
+    assert function(np.ones((2, 4, 4, 3), "float32")).shape == (2, 4, 4, 1)
+    with pytest.raises(ValueError, match=r"takes images in colour .* Give the student 3 channels"):
+        adapter((4, 4, 3), (4, 4, 1), Preprocessing(255.0, 0.0, (4, 4, 1)))
+
+
+def test_scaling_inside_one_of_them_must_be_explained():
+    shape = (4, 4, 1)
+    teacher = loaded(shape, None, first=[keras.layers.Rescaling(1 / 255)], name="t")
+    student = loaded(shape, None, name="s")
+    ours = Preprocessing(255.0, 0.0, shape)
+    with pytest.raises(ValueError, match=r"'t.keras' scales its input itself .* --teacher-scale 1"):
+        _teacher_inputs(SETTINGS, teacher, student, ours)
+    function = _teacher_inputs({**SETTINGS, "teacher_scale": 1.0}, teacher, student, ours)
+    np.testing.assert_allclose(function(np.ones((1, *shape), "float32")), 255.0)
