@@ -86,7 +86,7 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
     elif isinstance(data, keras.utils.PyDataset):
         for i in itertools.count() if data.num_batches is None else range(data.num_batches):
             yield data[i]
-    elif _is_arrays(data):
+    elif is_arrays(data):
         for start in range(0, _length(data, argument), batch_size):
             yield _map(data, lambda leaf, s=start: np.asarray(leaf)[s : s + batch_size])
     elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
@@ -106,7 +106,8 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _is_arrays(data: Any) -> bool:
+def is_arrays(data: Any) -> bool:
+    """Return whether `data` is arrays, not an iterable of batches."""
     leaves = _leaves(data) if isinstance(data, (tuple, Mapping)) else [data]
     return bool(leaves) and all(leaf is None or _is_array(leaf) for leaf in leaves)
 
@@ -201,40 +202,17 @@ def _as_array(value: Any, target: Input, argument: str) -> np.ndarray:
     return np.ascontiguousarray(array.astype(target.dtype, copy=False))
 
 
-def representative_samples(
-    data: Any, inputs: Sequence[Input], count: int, argument: str = "representative_data"
-) -> list[dict[str, np.ndarray]]:
-    """Take `count` samples, each as a batch of one.
-
-    Arrays are sampled at even distances, so that data sorted by class is covered; of data sets,
-    the first samples are taken.
+def select_arrays(data: Any, count: int, argument: str) -> Any:
+    """Take `count` samples of arrays at even distances, so that data sorted by class is covered.
 
     Args:
-        data: What `iterate` accepts.
-        inputs: The model's inputs.
+        data: Arrays, for which `is_arrays` holds.
         count: Number of samples, fewer if the data has fewer.
         argument: The name of `data` in error messages.
 
     Returns:
-        A list of arrays by input name, each of batch size 1.
-
-    Raises:
-        ValueError: If the data is empty or does not fit the inputs.
+        The same structure of arrays.
     """
-    if _is_arrays(data):
-        length = _length(data, argument)
-        chosen = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
-        data = _map(data, lambda leaf: np.asarray(leaf)[chosen]) if length else data
-    samples: list[dict[str, np.ndarray]] = []
-    for batch in iterate(data, inputs, min(count, 32), argument):
-        for i in range(min(batch.size, count - len(samples))):
-            samples.append({name: array[i : i + 1] for name, array in batch.inputs.items()})
-        if len(samples) == count:
-            break
-    if not samples:
-        raise ValueError(f"`{argument}` is empty. Give at least one batch of the training data.")
-    for sample in samples:
-        for name, array in sample.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ValueError(f"`{argument}` holds NaN or infinite values for input '{name}'.")
-    return samples
+    length = _length(data, argument)
+    chosen = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
+    return _map(data, lambda leaf: np.asarray(leaf)[chosen]) if length else data

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_kd.export.batches import safe_name
-from keras_kd.export.saved_model import name_outputs
+from keras_kd.export.signatures import name_outputs
 
 
 def reference_outputs(

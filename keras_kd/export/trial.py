@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_kd.export.saved_model import KerasSource
+from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.flatbuffer import ModelFile
 
@@ -91,7 +91,7 @@ def _layer_of(outputs: Sequence[str], paths: Sequence[str]) -> str | None:
 def _random_samples(model: keras.Model) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     samples = {}
-    for given in KerasSource(model)._inputs:
+    for given in KerasSource(model).inputs:
         shape = (_SAMPLES, *(_OPEN_SIZE if size is None else size for size in given.shape[1:]))
         if np.dtype(given.dtype).kind == "f":
             samples[given.name] = generator.uniform(-1.0, 1.0, shape).astype(given.dtype)

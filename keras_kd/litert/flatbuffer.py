@@ -219,14 +219,50 @@ class ModelFile:
         found = self._model.Subgraphs(graph)
         return [found.Outputs(k) for k in range(found.OutputsLength())]
 
-    def signature(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return the tensor index of every named input and output of the first signature.
+    def describe_tensor(self, graph: int, index: int) -> dict[str, Any]:
+        """Return shape, dtype, scale and zero point of a tensor.
+
+        Args:
+            graph: Index of its graph.
+            index: Index of the tensor in the graph.
+
+        Returns:
+            `shape` (`None` for a size of any value), `dtype` (as NumPy names it), `scale` and
+            `zero_point` (`None` where the tensor is not quantized as a whole).
+        """
+        tensor = self._model.Subgraphs(graph).Tensors(index)
+        sizes = [tensor.ShapeSignature(k) for k in range(tensor.ShapeSignatureLength())]
+        sizes = sizes or [tensor.Shape(k) for k in range(tensor.ShapeLength())]
+        quantization = tensor.Quantization()
+        scaled = quantization is not None and quantization.ScaleLength() == 1
+        return {
+            "shape": [None if size < 0 else int(size) for size in sizes],
+            "dtype": self._types[tensor.Type()].lower(),
+            "scale": float(quantization.Scale(0)) if scaled else None,
+            "zero_point": self._zero_point(tensor) if scaled else None,
+        }
+
+    def signature_graphs(self) -> dict[str, int]:
+        """Return the index of every signature's graph, in the order of the file."""
+        definitions = [
+            self._model.SignatureDefs(i) for i in range(self._model.SignatureDefsLength())
+        ]
+        return {self._text(d.SignatureKey()): d.SubgraphIndex() for d in definitions}
+
+    def signature(self, key: str | None = None) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the tensor index of every named input and output of a signature.
 
         A file without a signature has none: both are empty.
+
+        Args:
+            key: The signature's name. Defaults to `None`: that of the file's first graph.
         """
         for i in range(self._model.SignatureDefsLength()):
             definition = self._model.SignatureDefs(i)
-            if definition.SubgraphIndex() != 0:
+            wanted = definition.SubgraphIndex() == 0
+            if key is not None:
+                wanted = self._text(definition.SignatureKey()) == key
+            if not wanted:
                 continue
             inputs = [definition.Inputs(k) for k in range(definition.InputsLength())]
             outputs = [definition.Outputs(k) for k in range(definition.OutputsLength())]
@@ -238,7 +274,7 @@ class ModelFile:
 
 
 def order_inputs_and_outputs(
-    content: bytes, inputs: Sequence[str], outputs: Sequence[str]
+    content: bytes, inputs: Sequence[str], outputs: Sequence[str], key: str | None = None
 ) -> bytes:
     """Give a file's inputs and outputs the order of the model which it was made from.
 
@@ -249,14 +285,15 @@ def order_inputs_and_outputs(
         content: A TFLite file's bytes.
         inputs: The signature's input names in the wanted order.
         outputs: The signature's output names in the wanted order.
+        key: The signature's name. Defaults to `None`: that of the file's first graph.
 
     Returns:
         The changed bytes, or `content` itself if the file has no signature with these names.
     """
     changed = bytearray(content)
     file = ModelFile(changed)
-    named_inputs, named_outputs = file.signature()
-    graph = file._model.Subgraphs(0)
+    named_inputs, named_outputs = file.signature(key)
+    graph = file._model.Subgraphs(0 if key is None else file.signature_graphs().get(key, 0))
     for names, named, vector in (
         (inputs, named_inputs, graph.InputsAsNumpy()),
         (outputs, named_outputs, graph.OutputsAsNumpy()),
@@ -268,3 +305,32 @@ def order_inputs_and_outputs(
             return content
         vector[:] = order
     return bytes(changed)
+
+
+def first_graph_first(content: bytes, keys: Sequence[str]) -> bytes:
+    """Give the first of several signatures the file's first graph.
+
+    The converter sorts signatures, and runtimes which know no signatures run the first graph.
+
+    Args:
+        content: A TFLite file's bytes.
+        keys: The signatures' names in the wanted order.
+
+    Returns:
+        The changed bytes, or `content` itself if the order is right.
+    """
+    graphs = ModelFile(content).signature_graphs()
+    if len(keys) < 2 or (graphs[keys[0]] == 0 and list(graphs) == list(keys)):
+        return content
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(content)
+    # The graphs of signatures are not called by others, so two of them can change places.
+    index = graphs[keys[0]]
+    model.subgraphs[0], model.subgraphs[index] = model.subgraphs[index], model.subgraphs[0]
+    moved = {0: index, index: 0}
+    for definition in model.signatureDefs:
+        old = definition.subgraphIndex
+        definition.subgraphIndex = moved.get(old, old)
+    model.signatureDefs.sort(key=lambda d: list(keys).index(bytes(d.signatureKey).decode()))
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

@@ -3,30 +3,13 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from keras_kd.export.batches import iterate, representative_samples
+from keras_kd.export.batches import iterate
 from keras_kd.litert.input import Input
 
 IMAGE = Input("image", (None, 4), np.dtype("float32"))
 TOKENS = Input("tokens", (None, 3), np.dtype("int32"))
 X = np.arange(40, dtype=np.float32).reshape(10, 4)
-
-
-def test_arrays_are_sampled_at_even_distances() -> None:
-    samples = representative_samples((X, np.zeros(10)), [IMAGE], 4)
-    np.testing.assert_array_equal([s["image"][0, 0] for s in samples], [0, 12, 24, 36])
-    assert samples[0]["image"].shape == (1, 4)
-
-
-def test_the_first_samples_of_a_dataset_are_taken() -> None:
-    data = tf.data.Dataset.from_tensor_slices((X, np.zeros(10))).batch(3).repeat()
-    samples = representative_samples(data, [IMAGE], 5)
-    np.testing.assert_array_equal([s["image"][0, 0] for s in samples], [0, 4, 8, 12, 16])
-
-
-def test_fewer_samples_than_asked_for() -> None:
-    assert len(representative_samples(X[:2], [IMAGE], 256)) == 2
 
 
 class Sequence(keras.utils.PyDataset):

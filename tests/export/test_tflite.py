@@ -319,11 +319,20 @@ def test_sparse_encoding_makes_a_pruned_file_smaller(tmp_path: pathlib.Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"quantization": "int4"}, r"one of \['float32', 'float16', .*Received: 'int4'"),
+        ({"quantization": "int3"}, r"one of \['float32', 'float16', .*Received: 'int3'"),
         ({"quantization": "int8"}, "needs `representative_data`"),
         ({"integer_io": True}, 'use `quantization="int8"`'),
         ({"batch_size": 0}, "`batch_size` must be"),
-        ({"representative_samples_count": 0}, "`representative_samples_count` must be"),
+        ({"calibration_batches": 0}, "`calibration_batches` must be"),
+        ({"quantization": "int4", "sparse": True}, "does not go with"),
+        ({"batch_size": {"other": 1}}, r"do not exist: \['other'\]"),
+        ({"signatures": {"a b": None}}, "letters, digits"),
+        ({"signatures": {"a": 3}}, "must be a layer's name"),
+        ({"signatures": {"a": "no_such_layer"}}, "no layer 'no_such_layer'"),
+        ({"class_names": ["a", "b"]}, "has 2 names, and .* gives 4 numbers .* give 4 names"),
+        ({"class_names": "abcd"}, "must be a list of names"),
+        ({"preprocessing": 3}, "must be a dict"),
+        ({"preprocessing": {"scale": object()}}, "must hold numbers"),
     ],
 )
 def test_wrong_arguments(
@@ -420,7 +429,8 @@ def test_a_file_which_litert_cannot_run_is_not_kept(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "keras_kd.export.tflite.order_inputs_and_outputs", lambda content, *names: content[:-200]
+        "keras_kd.export.conversion.order_inputs_and_outputs",
+        lambda content, *names: content[:-200],
     )
     monkeypatch.setattr("keras_kd.export.tflite.ModelFile.operators", lambda self: [])
     with pytest.raises(ValueError, match=r"was not written\. LiteRT cannot run 'a\.tflite'"):

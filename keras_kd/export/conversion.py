@@ -1,0 +1,197 @@
+"""From a SavedModel to the bytes of a TFLite file."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from keras_kd.export.calibration import Calibration, calibrate
+from keras_kd.export.converter_errors import explain
+from keras_kd.export.int4 import to_int4
+from keras_kd.export.keras_source import KerasSource
+from keras_kd.export.options import INTEGER, BatchSize, ExportOptions
+from keras_kd.export.refusals import open_number_of_steps
+from keras_kd.export.saved_model import SavedModelSource
+from keras_kd.export.signatures import Signature
+from keras_kd.export.tracing import loops
+from keras_kd.litert.flatbuffer import (
+    ModelFile,
+    first_graph_first,
+    order_inputs_and_outputs,
+)
+from keras_kd.quiet import capture_output
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """What a conversion gave.
+
+    Attributes:
+        content: The file's bytes.
+        signatures: Every signature by its name.
+        batch_sizes: Size of every signature's batch dimension, `None` for any.
+    """
+
+    content: bytes
+    signatures: dict[str, Signature]
+    batch_sizes: dict[str, int | None]
+
+
+class Conversion:
+    """One export: what is converted and how.
+
+    Args:
+        source: The model.
+        options: How it is converted.
+        check: Called with every signature before anything is converted; it may refuse them.
+
+    Attributes:
+        calibration: The samples with which ranges are calibrated, or `None`.
+    """
+
+    def __init__(
+        self,
+        source: KerasSource | SavedModelSource,
+        options: ExportOptions,
+        check: Callable[[Mapping[str, Signature]], None] = lambda signatures: None,
+    ) -> None:
+        self._source = source
+        self._options = options
+        self._check = check
+        self._data: Any = None
+        self.calibration: Calibration | None = None
+
+    def use_representative(self, data: Any) -> None:
+        """Calibrate with `data`."""
+        self._data = data
+        if isinstance(self._source, KerasSource):  # a mistake in the data shows before the work
+            self.calibration = calibrate(
+                data, self._source.inputs, self._options.calibration_batches
+            )
+
+    def run(self) -> Converted:
+        """Convert with builtin operators; with TensorFlow's own where allowed and needed."""
+        try:
+            return self._with_batch(flex=False)
+        except NotConvertedError:
+            if not self._options.allow_flex:
+                raise
+            return self._with_batch(flex=True)
+
+    def _with_batch(self, flex: bool) -> Converted:
+        wanted = self._options.batch_sizes(list(self._source.signature_names))
+        open_sizes, fixed_sizes = _sizes(wanted, None), _sizes(wanted, 1)
+        if open_sizes == fixed_sizes:
+            return self._convert(open_sizes, flex)
+        try:
+            converted = self._convert(open_sizes, flex)
+        except NotConvertedError:
+            return self._convert(fixed_sizes, flex)
+        # Shapes computed while running split the graph for delegates, and microcontrollers have no
+        # kernels for them.
+        if any(operator.name == "SHAPE" for operator in ModelFile(converted.content).operators()):
+            return self._convert(fixed_sizes, flex)
+        return converted
+
+    def _convert(self, batch_sizes: dict[str, int | None], flex: bool) -> Converted:
+        quantization = self._options.quantization
+        # The converter quantizes nothing inside loops, and its calibration crashes on them.
+        unroll = quantization != "float32" and bool(self._source.recurrent_layers)
+        if unroll and self._source.open_steps:
+            raise ValueError(open_number_of_steps(quantization, self._source.open_steps))
+        with (
+            tempfile.TemporaryDirectory() as name,
+            capture_output(False) as captured,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            folder = pathlib.Path(name)
+            try:
+                signatures = self._source.write(folder, batch_sizes, unroll)
+            except (OSError, tf.errors.ResourceExhaustedError, tf.errors.UnknownError) as error:
+                raise OSError(
+                    f"The model could not be saved for the conversion in '{folder.parent}': "
+                    f"{error}. Free some space there, or set TMPDIR to another folder."
+                ) from None
+            self._check(signatures)
+            self._prepare(next(iter(signatures.values())), folder)
+            converter = self._converter(folder, list(signatures), flex)
+            try:
+                content = converter.convert()
+            except Exception as error:
+                raise NotConvertedError(explain(error, captured.text, flex)) from None
+            if quantization == "int4":
+                content = to_int4(content)
+        content = first_graph_first(content, list(signatures))
+        for key, signature in signatures.items():
+            content = order_inputs_and_outputs(
+                content, [i.name for i in signature.inputs], signature.outputs, key
+            )
+        return Converted(content, signatures, batch_sizes)
+
+    def _prepare(self, signature: Signature, folder: pathlib.Path) -> None:
+        if self._data is None:
+            return
+        if self.calibration is None:
+            self.calibration = calibrate(
+                self._data, signature.inputs, self._options.calibration_batches
+            )
+        if found := loops(folder):
+            raise ValueError(
+                f'`quantization="{self._options.quantization}"` cannot calibrate the loops in this '
+                f"model ({', '.join(found[:5])}): the converter crashes on them. Write recurrent "
+                "layers with `unroll=True` and a fixed number of steps, or export with "
+                '`quantization="float32"`.'
+            )
+
+    def _converter(
+        self, folder: pathlib.Path, keys: list[str], flex: bool
+    ) -> tf.lite.TFLiteConverter:
+        quantization = self._options.quantization
+        converter = tf.lite.TFLiteConverter.from_saved_model(os.fspath(folder), signature_keys=keys)
+        ops = tf.lite.OpsSet
+        allowed = [ops.TFLITE_BUILTINS]
+        if quantization not in ("float32", "int4"):
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantization == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if quantization in INTEGER and self.calibration is not None:
+            converter.representative_dataset = lambda: self._feed(keys)
+            # Builtins stay allowed, so that an operator without an integer kernel is kept in float
+            # and can be named, where the converter alone would only refuse.
+            integers = {
+                "int8": ops.TFLITE_BUILTINS_INT8,
+                "int16x8": ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            }[quantization]
+            allowed = [integers, *allowed]
+        converter.target_spec.supported_ops = [*allowed, ops.SELECT_TF_OPS] if flex else allowed
+        if self._options.integer_io:
+            kind = tf.int8 if quantization == "int8" else tf.int16
+            converter.inference_input_type = kind
+            converter.inference_output_type = kind
+        return converter
+
+    def _feed(self, keys: list[str]) -> Iterator[Any]:
+        samples = self.calibration.samples if self.calibration else []
+        if len(keys) == 1:
+            yield from samples
+        else:
+            yield from ((key, sample) for key in keys for sample in samples)
+
+
+class NotConvertedError(ValueError):
+    """The converter refused a model."""
+
+
+def _sizes(wanted: Mapping[str, BatchSize], auto: int | None) -> dict[str, int | None]:
+    return {
+        name: auto if size == "auto" else size  # type: ignore[misc]
+        for name, size in wanted.items()
+    }

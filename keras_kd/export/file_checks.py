@@ -1,0 +1,163 @@
+"""What is made sure of, and warned of, before a written file is handed over."""
+
+from __future__ import annotations
+
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kd.export.int4 import weights_above_4_bits
+from keras_kd.litert.flatbuffer import ModelFile, Operator
+from keras_kd.litert.runtime import check_file
+from keras_kd.quiet import capture_output
+
+
+def place(operator: Operator) -> str:
+    """Return the layer path in an operator's output name.
+
+    The names of fused operators are joined by semicolons.
+    """
+    return operator.outputs[0].split(";")[0] if operator.outputs else "?"
+
+
+def refuse_custom_operators(
+    operators: Sequence[Operator], target: pathlib.Path, allow_flex: bool
+) -> None:
+    """Refuse a file with operators that LiteRT does not have.
+
+    Raises:
+        ValueError: If there are any; operators and layers are named.
+    """
+    custom = [o for o in operators if o.custom and not (allow_flex and o.is_flex)]
+    if custom:
+        named = ", ".join(f"{o.name} (in {place(o)})" for o in custom[:5])
+        raise ValueError(
+            f"'{target}' was not written: it would need operators which are not builtin: {named}. "
+            "Replace the layers which compute them."
+        )
+
+
+def check_runs(
+    temporary: pathlib.Path, target: pathlib.Path, signatures: Sequence[str], flex: bool
+) -> str:
+    """Load a file and run every signature of it once.
+
+    Args:
+        temporary: The file.
+        target: Its final name, for messages.
+        signatures: Names of its signatures.
+        flex: Whether it needs TensorFlow's own operators: it is then run in `tf.lite.Interpreter`,
+            because LiteRT for Python has none of them.
+
+    Returns:
+        A sentence about what could not be tried, or `""`.
+
+    Raises:
+        ValueError: If the file cannot be run.
+    """
+    try:
+        if not flex:
+            check_file(temporary)
+        if flex or len(signatures) > 1:
+            with capture_output(False):
+                signature_outputs(temporary, signatures, flex)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).replace(str(temporary), target.name)
+        raise ValueError(f"'{target}' was not written. {reason}") from None
+    if not flex:
+        return ""
+    operators = ModelFile(temporary.read_bytes()).operators()
+    named = ", ".join(dict.fromkeys(f"{o.name} (in {place(o)})" for o in operators if o.is_flex))
+    return (
+        f"'{target}' needs TensorFlow's own operators, {named}: it was run in tf.lite.Interpreter, "
+        "and does not run in LiteRT for Android, iOS, microcontrollers or Python "
+        "(ai_edge_litert), nor in kd.evaluate_tflite; replace these layers to get rid of them."
+    )
+
+
+def signature_outputs(
+    file: pathlib.Path, signatures: Sequence[str] | None = None, flex: bool = False
+) -> dict[str, np.ndarray]:
+    """Run every signature of a file once, on numbers that are the same each time.
+
+    Args:
+        file: The file.
+        signatures: Names of its signatures. Defaults to `None`: all.
+        flex: Whether to run it in `tf.lite.Interpreter`. Defaults to `False`.
+
+    Returns:
+        Outputs by `"signature/output"`.
+    """
+    interpreter: Any
+    if flex:
+        import tensorflow as tf
+
+        interpreter = tf.lite.Interpreter(model_path=str(file))
+    else:
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(model_path=str(file))
+    generator = np.random.default_rng(0)
+    found = {}
+    for key in interpreter.get_signature_list() if signatures is None else signatures:
+        runner = interpreter.get_signature_runner(key)
+        arrays = {}
+        for name, detail in runner.get_input_details().items():
+            shape = [1 if size < 0 else size for size in detail["shape_signature"]]
+            draw = generator.random(shape) if np.dtype(detail["dtype"]).kind == "f" else 0
+            arrays[name] = np.broadcast_to(draw, shape).astype(detail["dtype"])
+        for name, values in runner(**arrays).items():
+            found[f"{key}/{name}"] = values
+    return found
+
+
+def warnings_of(
+    content: bytes, target: pathlib.Path, quantization: str, integer_io: bool
+) -> list[str]:
+    """Return what did not become as small or as integer as was asked for, one sentence each.
+
+    Args:
+        content: The file's bytes.
+        target: Its name.
+        quantization: What was asked for.
+        integer_io: Whether integer inputs and outputs were.
+    """
+    if quantization == "int4":
+        return _above_4_bits(content, target)
+    if quantization not in ("int8", "int16x8"):
+        return []
+    file = ModelFile(content)
+    sentences = []
+    if kept := file.float_operators():
+        places = ", ".join(dict.fromkeys(place(operator) for operator in kept[:5]))
+        sentences.append(
+            f"'{target}' is not integer throughout: {_counted(Counter(o.name for o in kept))} stay "
+            f"in float (in {places})."
+        )
+    if integer_io and (floating := file.float_inputs_and_outputs()):
+        sentences.append(
+            f"'{target}' keeps float inputs or outputs in spite of `integer_io=True`: "
+            f"{', '.join(floating)}. They belong to operators which stay in float."
+        )
+    return sentences
+
+
+def _above_4_bits(content: bytes, target: pathlib.Path) -> list[str]:
+    kept = weights_above_4_bits(content)
+    if not kept:
+        return []
+    parts = [
+        f"the weights of {_counted(counts)} in {'8 bits' if kind == 'INT8' else 'float'}"
+        for kind, counts in kept.items()
+    ]
+    return [
+        f"'{target}' stores {' and '.join(parts)}: LiteRT has no kernels with 4 bits for "
+        "them; the rest has 4."
+    ]
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.most_common())

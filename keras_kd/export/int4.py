@@ -1,0 +1,131 @@
+"""Weights in 4 bits, through `ai-edge-quantizer`."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from keras_kd.export.embedding_lookup import gathers_to_lookups
+
+# Where LiteRT has kernels for weights in 4 bits, and those where it has them for 8 bits only.
+_FOUR = ("CONV_2D", "EMBEDDING_LOOKUP", "FULLY_CONNECTED")
+_EIGHT = ("BATCH_MATMUL", "CONV_2D_TRANSPOSE", "DEPTHWISE_CONV_2D")
+_TFLITE_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
+# Kernels with fewer numbers save next to nothing and are often the first layer's.
+_LEAST_WEIGHTS = 1024
+
+
+def check_installed() -> None:
+    """Make sure that `ai-edge-quantizer` is there.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if importlib.util.find_spec("ai_edge_quantizer") is None:
+        raise ValueError(
+            '`quantization="int4"` needs the package ai-edge-quantizer, which is not installed. '
+            'Install it: pip install "keras-kd[int4]".'
+        )
+
+
+def to_int4(content: bytes) -> bytes:
+    """Store the weights of a float32 file in 4 bits.
+
+    Weights of dense layers, convolutions and embeddings get 4 bits with one scale for each output
+    channel (each row of an embedding), chosen by OCTAV, which clips what few large weights would
+    cost all others. Depthwise and transposed convolutions, for which LiteRT has no kernels of 4
+    bits, and kernels of fewer than 1,024 numbers get 8 bits. Activations are quantized to 8 bits
+    while running, as with `"dynamic"`.
+
+    Args:
+        content: A float32 TFLite file's bytes.
+
+    Returns:
+        The bytes of the quantized file.
+
+    Raises:
+        ValueError: If the quantizer refuses the file.
+
+    Source: Sakr et al., 2022, "Optimal Clipping and Magnitude-aware Differentiation for Improved
+    Quantization-aware Training" (arXiv:2206.06501), for OCTAV.
+    """
+    check_installed()
+    from ai_edge_quantizer import qtyping, quantizer, recipe_manager
+
+    content = gathers_to_lookups(content)
+    recipe = recipe_manager.RecipeManager()
+    name = qtyping.TFLOperationName
+    for operation in _EIGHT:
+        recipe.add_dynamic_config(".*", name(operation), num_bits=8)
+    for operation in _FOUR:
+        recipe.add_dynamic_config(".*", name(operation), num_bits=4, algorithm_key="OCTAV")
+    for scope, operation in _small(content):
+        recipe.add_dynamic_config(f"^{re.escape(scope)}", name(operation), num_bits=8)
+    try:
+        job = quantizer.Quantizer(bytearray(content), recipe.get_quantization_recipe())
+        quantized = job.quantize(enable_progress_report=False).quantized_model
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"ai-edge-quantizer could not store the weights in 4 bits: {error} "
+            'Export with `quantization="int8"` or "dynamic".'
+        ) from error
+    return bytes(quantized)
+
+
+def weights_above_4_bits(content: bytes) -> dict[str, Counter[str]]:
+    """Return which operators kept weights of more than 4 bits.
+
+    Args:
+        content: A quantized file's bytes.
+
+    Returns:
+        By type of the weights (`"INT8"`, `"FLOAT32"`), how often each operator occurs. Kernels of
+        fewer than 1,024 numbers do not count.
+    """
+    kept: dict[str, Counter[str]] = {}
+    for name, _, kind, size in _weights(content):
+        if kind in ("INT8", "FLOAT32", "FLOAT16") and size >= _LEAST_WEIGHTS:
+            kept.setdefault(kind, Counter())[name] += 1
+    return kept
+
+
+def _small(content: bytes) -> list[tuple[str, str]]:
+    """Output names and operations of those with few weights."""
+    found = []
+    for name, output, kind, size in _weights(content):
+        name = _TFLITE_NAMES.get(name, name)
+        if name in _FOUR and kind == "FLOAT32" and size < _LEAST_WEIGHTS:
+            found.append((output, name))
+    return found
+
+
+def _weights(content: bytes) -> list[tuple[str, str, str, int]]:
+    """Operator, name of its output, type and number of elements of every constant matrix."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    def names(enumeration: type) -> dict[int, str]:
+        return {v: k for k, v in vars(enumeration).items() if isinstance(v, int)}
+
+    operators, types = names(schema.BuiltinOperator), names(schema.TensorType)
+    model: Any = schema.Model.GetRootAs(content, 0)
+    found = []
+    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
+        for i in range(graph.OperatorsLength()):
+            operator = graph.Operators(i)
+            code = model.OperatorCodes(operator.OpcodeIndex())
+            name = operators[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+            if name in ("DEQUANTIZE", "QUANTIZE", "RESHAPE") or not operator.OutputsLength():
+                continue
+            output = (graph.Tensors(operator.Outputs(0)).Name() or b"").decode("utf-8", "replace")
+            for k in range(operator.InputsLength()):
+                if operator.Inputs(k) < 0:
+                    continue
+                tensor = graph.Tensors(operator.Inputs(k))
+                if tensor.ShapeLength() >= 2 and model.Buffers(tensor.Buffer()).DataLength():
+                    size = int(np.prod([tensor.Shape(d) for d in range(tensor.ShapeLength())]))
+                    found.append((name, output, types[tensor.Type()], size))
+    return found

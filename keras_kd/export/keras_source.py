@@ -1,0 +1,174 @@
+"""A Keras 3 model on its way to a SavedModel."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.export.batches import safe_name
+from keras_kd.export.refusals import LOOKUPS, lookups
+from keras_kd.export.signatures import (
+    DEFAULT_SIGNATURE,
+    Signature,
+    Target,
+    call_target,
+    check_layers,
+)
+from keras_kd.export.tracing import as_float32, recurrent_layers, steps_are_open, unrolled
+from keras_kd.litert.input import Input
+
+
+class KerasSource:
+    """A Keras 3 model on its way to a SavedModel: inference only, in float32.
+
+    Args:
+        model: A built Keras 3 model.
+        signatures: What each signature gives, by its name. Defaults to `None`: the model's own
+            outputs under `"serving_default"`.
+
+    Attributes:
+        quantization_aware: `False`.
+
+    Raises:
+        ValueError: If the model is not built, is a distiller, was quantized by Keras, looks up
+            words in tables or lacks a layer which a signature names.
+    """
+
+    quantization_aware = False
+
+    def __init__(self, model: keras.Model, signatures: Mapping[str, Target] | None = None) -> None:
+        if hasattr(model, "student") and hasattr(model, "teacher"):
+            raise ValueError(
+                "A Distiller was given, which holds a teacher and a student. "
+                "Export its student: export_tflite(distiller.student, ...)."
+            )
+        quantized = [
+            layer.name
+            for layer in model._flatten_layers()
+            if getattr(layer, "quantization_mode", None) is not None
+        ]
+        if quantized:
+            raise ValueError(
+                f"The model was quantized by keras.Model.quantize (layers {quantized[:5]}), which "
+                "the TFLite converter does not accept. Export the model as it was before, with "
+                '`quantization="int8"`.'
+            )
+        tables = [x.name for x in model._flatten_layers() if type(x).__name__ in LOOKUPS]
+        if tables:
+            raise ValueError(lookups(tables))
+        self.model = model
+        self._targets = dict(signatures or {DEFAULT_SIGNATURE: None})
+        check_layers(model, self._targets)
+        self._struct = _input_struct(model)
+        tensors = keras.tree.flatten(self._struct)
+        self.inputs = tuple(
+            Input(safe_name(t.name), tuple(t.shape), np.dtype(t.dtype)) for t in tensors
+        )
+
+    @property
+    def signature_names(self) -> list[str]:
+        """Names of the signatures, the first one's first."""
+        return list(self._targets)
+
+    def write(
+        self, folder: pathlib.Path, batch_sizes: Mapping[str, int | None], unroll: bool
+    ) -> dict[str, Signature]:
+        """Write the SavedModel.
+
+        Args:
+            folder: An empty folder.
+            batch_sizes: Size of every signature's batch dimension, `None` for any.
+            unroll: Whether recurrent layers are unrolled over time.
+
+        Returns:
+            Every signature by its name.
+        """
+        functions, signatures = {}, {}
+        with as_float32(self.model), unrolled(self.model, unroll):
+            for name, target in self._targets.items():
+                functions[name], signatures[name] = self._trace(target, batch_sizes[name])
+        module = tf.Module()
+        variables = [v.value for v in self.model.variables]
+        known = {id(variable) for variable in variables}
+        for function in functions.values():  # a function may use more than the model
+            variables += [v for v in function.graph.variables if id(v) not in known]
+        module.tracked_variables = variables
+        tf.saved_model.save(module, os.fspath(folder), signatures=functions)
+        return signatures
+
+    def _trace(self, target: Target, batch_size: int | None) -> tuple[Any, Signature]:
+        names: list[str] = []
+
+        def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            x = keras.tree.pack_sequence_as(self._struct, [inputs[i.name] for i in self.inputs])
+            outputs = call_target(self.model, target, x)
+            names[:] = [safe_name(name) for name in outputs]
+            return dict(zip(names, outputs.values(), strict=True))
+
+        specs = {
+            i.name: tf.TensorSpec((batch_size, *i.shape[1:]), i.dtype, name=i.name)
+            for i in self.inputs
+        }
+        function = tf.function(serve, autograph=False).get_concrete_function(**specs)
+        shapes = tuple(_shape(function.structured_outputs[name]) for name in names)
+        return function, Signature(self.inputs, tuple(names), shapes)
+
+    @property
+    def recurrent_layers(self) -> list[str]:
+        """Names of the recurrent layers which a trace turns into loops."""
+        return [layer.name for layer in recurrent_layers(self.model) if not layer.unroll]
+
+    @property
+    def open_steps(self) -> list[str]:
+        """Names of those whose number of steps is not known."""
+        return [layer.name for layer in recurrent_layers(self.model) if steps_are_open(layer)]
+
+
+def _shape(tensor: Any) -> tuple[int | None, ...]:
+    return tuple(tensor.shape) if tensor.shape.rank is not None else ()
+
+
+def _input_struct(model: keras.Model) -> Any:
+    """The structure in which `model` takes its inputs, holding symbolic tensors."""
+    if not model.built:
+        raise ValueError(
+            f"The model '{model.name}' is not built: its input shape is not known. "
+            "Call it on one batch, or give it a keras.Input, before the export."
+        )
+    struct: Any
+    if isinstance(model, keras.Sequential) and model.inputs:
+        struct = model.inputs[0]
+    elif getattr(model, "inputs", None):
+        struct = model.input
+    else:
+        struct = _struct_of_subclass(model)
+    names = [safe_name(t.name) for t in keras.tree.flatten(struct)]
+    if len(set(names)) != len(names):
+        raise ValueError(f"Two inputs of '{model.name}' have the same name: {names}.")
+    return struct
+
+
+def _struct_of_subclass(model: keras.Model) -> Any:
+    config = model.get_build_config() or {}
+    shapes = config.get("input_shape")
+    if shapes is None:
+        raise ValueError(
+            f"The inputs of '{model.name}' cannot be told from how it was built "
+            f"({sorted(config)}). Wrap it in a functional model: "
+            "keras.Model(inputs, model(inputs))."
+        )
+
+    def tensor(shape: Sequence[int | None], name: str) -> keras.KerasTensor:
+        return keras.KerasTensor((None, *shape[1:]), dtype="float32", name=name)
+
+    if isinstance(shapes, Mapping):
+        return {key: tensor(shape, str(key)) for key, shape in shapes.items()}
+    if shapes and isinstance(shapes[0], (tuple, list)):
+        return [tensor(shape, f"input_{i}") for i, shape in enumerate(shapes)]
+    return tensor(shapes, "input")

@@ -1,0 +1,155 @@
+"""Class names and preprocessing inside a TFLite file, as TFLite Metadata.
+
+The metadata is a flatbuffer of its own in one of the file's buffers; the labels are a text file in
+a zip archive which is appended to the file. Runtimes which know neither load the file all the same.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flatbuffers
+import numpy as np
+
+LABELS_FILE = "labels.txt"
+_BUFFER_NAME = "TFLITE_METADATA"
+_IDENTIFIER = b"M001"
+_PARSER_VERSION = "1.0.0"
+# Numbers of the metadata schema: the type of a labels file, of an image, of a normalization.
+_AXIS_LABELS, _IMAGE, _NORMALIZATION = 2, 2, 1
+_COLORS = {"RGB": 1, "GRAYSCALE": 2}
+
+
+def embed(
+    content: bytes,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    class_names: Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | str | None,
+) -> bytes:
+    """Put class names and preprocessing into a file.
+
+    Args:
+        content: A TFLite file's bytes.
+        inputs: Names of the inputs of its first graph.
+        outputs: Names of its outputs; the class names belong to the first one.
+        class_names: Names of the classes, or `None`.
+        preprocessing: What was done to the input before the model saw it, or `None`.
+
+    Returns:
+        The changed bytes, or `content` itself if there is nothing to put in.
+    """
+    if class_names is None and preprocessing is None:
+        return content
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(content)
+    buffer = schema.BufferT()
+    described = _describe(inputs, outputs, class_names is not None, preprocessing)
+    buffer.data = np.frombuffer(described, np.uint8)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = _BUFFER_NAME, len(model.buffers) - 1
+    model.metadata = [*(model.metadata or ()), entry]
+    result = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
+    if class_names is not None:
+        with zipfile.ZipFile(result, "a") as archive:
+            # A fixed date: the same model gives the same file.
+            info = zipfile.ZipInfo(LABELS_FILE, (1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, "\n".join(class_names).encode("utf-8"))
+    return result.getvalue()
+
+
+def _describe(
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    labelled: bool,
+    preprocessing: Mapping[str, Any] | str | None,
+) -> bytes:
+    builder = flatbuffers.Builder(512)
+    ins = [
+        _tensor(builder, name, preprocessing if i == 0 else None) for i, name in enumerate(inputs)
+    ]
+    outs = [_tensor(builder, name, None, labelled and i == 0) for i, name in enumerate(outputs)]
+    graph = _table(
+        builder, 7, {2: _reference(_vector(builder, ins)), 3: _reference(_vector(builder, outs))}
+    )
+    graphs = _vector(builder, [graph])
+    version = builder.CreateString(_PARSER_VERSION)
+    root = _table(builder, 8, {3: _reference(graphs), 7: _reference(version)})
+    builder.Finish(root, file_identifier=_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _tensor(
+    builder: flatbuffers.Builder,
+    name: str,
+    preprocessing: Mapping[str, Any] | str | None,
+    labelled: bool = False,
+) -> int:
+    slots = {0: _reference(builder.CreateString(name))}
+    if isinstance(preprocessing, str):
+        slots[1] = _reference(builder.CreateString(preprocessing))
+    elif preprocessing is not None:
+        slots[1] = _reference(builder.CreateString(json.dumps(preprocessing, sort_keys=True)))
+        color = _COLORS.get(str(preprocessing.get("color", "")).upper())
+        if color:
+            image = _table(builder, 2, {0: _byte(color)})
+            content = _table(builder, 3, {0: _byte(_IMAGE), 1: _reference(image)})
+            slots[3] = _reference(content)
+        if normalization := _normalization(preprocessing):
+            mean, std = (_floats(builder, numbers) for numbers in normalization)
+            options = _table(builder, 2, {0: _reference(mean), 1: _reference(std)})
+            unit = _table(builder, 2, {0: _byte(_NORMALIZATION), 1: _reference(options)})
+            slots[4] = _reference(_vector(builder, [unit]))
+    if labelled:
+        file = builder.CreateString(LABELS_FILE)
+        labels = _table(builder, 4, {0: _reference(file), 2: _byte(_AXIS_LABELS)})
+        slots[6] = _reference(_vector(builder, [labels]))
+    return _table(builder, 7, slots)
+
+
+def _normalization(preprocessing: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and standard deviation of `(x - mean) / std` for `(x * scale - mean) / std`."""
+    if not {"scale", "mean", "std"} & set(preprocessing):
+        return None
+    scale, mean, std = (
+        np.atleast_1d(np.asarray(preprocessing.get(key, default), np.float64))
+        for key, default in (("scale", 1.0), ("mean", 0.0), ("std", 1.0))
+    )
+    mean, std = np.broadcast_arrays(mean / scale, std / scale)
+    return mean, std
+
+
+Slot = Callable[[flatbuffers.Builder, int], None]
+
+
+def _reference(offset: int) -> Slot:
+    return lambda builder, slot: builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
+
+
+def _byte(value: int) -> Slot:
+    return lambda builder, slot: builder.PrependUint8Slot(slot, value, 0)
+
+
+def _table(builder: flatbuffers.Builder, fields: int, slots: Mapping[int, Slot]) -> int:
+    builder.StartObject(fields)
+    for slot, put in slots.items():
+        put(builder, slot)
+    return int(builder.EndObject())
+
+
+def _vector(builder: flatbuffers.Builder, offsets: Sequence[int]) -> int:
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return int(builder.EndVector())
+
+
+def _floats(builder: flatbuffers.Builder, numbers: np.ndarray) -> int:
+    return int(builder.CreateNumpyVector(np.ascontiguousarray(numbers, "<f4")))

@@ -1,0 +1,179 @@
+"""What is known about an exported file, in a JSON file beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kd._version import __version__
+from keras_kd.export.calibration import Calibration
+from keras_kd.export.signatures import Signature
+from keras_kd.litert.flatbuffer import ModelFile
+
+FORMAT = "keras_kd.tflite"
+SCHEMA_VERSION = 1
+_PACKAGES = ("keras", "tensorflow", "ai-edge-litert")
+
+
+def metadata_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Return where the JSON of a file is: `student.tflite.json` beside `student.tflite`."""
+    path = pathlib.Path(path)
+    return path.with_name(f"{path.name}.json")
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what `export_tflite` wrote about a file.
+
+    The keys are `format` (`"keras_kd.tflite"`), `schema_version` (1), `file` (its name), `bytes`,
+    `sha256`, `quantization`, `class_names` (or `None`), `preprocessing` (or `None`), `inputs` and
+    `outputs` (of the first signature; each with `name`, `shape`, `dtype`, `scale` and
+    `zero_point`; a size of any value, and a scale where there is none, is `None`), `signatures`
+    (the same by the signature's name), `operators` (counts by name), `flex_operators` (names),
+    `runs_in` (`"LiteRT"`, or `"TensorFlow"` for a file with flex operators), `calibration`
+    (`samples`, `batches` and `missing_classes`, or `None`), `sparse_tensors` and `versions`.
+
+    Args:
+        path: The `.tflite` file.
+
+    Returns:
+        The JSON's content; `None` if there is no JSON, or one which describes another file.
+
+    Raises:
+        FileNotFoundError: If there is no file at `path`.
+
+    Example:
+
+    ```python
+    names = read_metadata("exports/student.tflite")["class_names"]
+    ```
+    """
+    content = pathlib.Path(path).read_bytes()
+    beside = metadata_path(path)
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict) or found.get("sha256") != hashlib.sha256(content).hexdigest():
+        warnings.warn(
+            f"'{beside}' is not used: it describes another file than '{path}', which was changed "
+            "or written by something else since; export the model again.",
+            stacklevel=2,
+        )
+        return None
+    return found
+
+
+def describe(
+    content: bytes,
+    name: str,
+    quantization: str,
+    signatures: Mapping[str, Signature],
+    calibration: Calibration | None,
+    units: int | None,
+    class_names: Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | str | None,
+) -> dict[str, Any]:
+    """Return what is known about a file; see `read_metadata`.
+
+    Args:
+        content: The file's bytes.
+        name: Its name.
+        quantization: How its numbers are stored.
+        signatures: Its signatures.
+        calibration: The samples with which ranges were calibrated, or `None`.
+        units: How many numbers the first output has for a sample, or `None`.
+        class_names: Names of the classes, or `None`.
+        preprocessing: What was done to the input, or `None`.
+    """
+    file = ModelFile(content)
+    ends = {key: _ends(file, key, signature) for key, signature in signatures.items()}
+    first = next(iter(ends.values()))
+    flex = sorted({operator.name for operator in file.operators() if operator.is_flex})
+    packages = [*_PACKAGES, *(["ai-edge-quantizer"] if quantization == "int4" else [])]
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "file": name,
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "quantization": quantization,
+        "class_names": None if class_names is None else list(class_names),
+        "preprocessing": preprocessing,
+        **first,
+        "signatures": ends,
+        "operators": file.operator_counts(),
+        "flex_operators": flex,
+        "runs_in": "TensorFlow" if flex else "LiteRT",
+        "calibration": None
+        if calibration is None
+        else {
+            "samples": len(calibration.samples),
+            "batches": calibration.batches,
+            "missing_classes": calibration.missing_classes(units),
+        },
+        "sparse_tensors": file.constants().sparse_tensors,
+        "versions": {
+            "keras_kd": __version__,
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+    }
+
+
+def check_labels(
+    class_names: Any, preprocessing: Any
+) -> tuple[list[str] | None, dict[str, Any] | str | None]:
+    """Return class names and preprocessing as they are written.
+
+    Raises:
+        ValueError: If they are not a list of names, or not what JSON can hold.
+    """
+    if class_names is not None:
+        names = list(class_names) if not isinstance(class_names, str) else []
+        if not names or not all(isinstance(n, str) and n and "\n" not in n for n in names):
+            raise ValueError(
+                "`class_names` must be a list of names, one for each class, such as "
+                f"['cat', 'dog']. Received: {class_names!r}."
+            )
+        class_names = names
+    if preprocessing is not None and not isinstance(preprocessing, str):
+        if not isinstance(preprocessing, Mapping):
+            raise ValueError(
+                "`preprocessing` must be a dict such as {'scale': 1 / 255}, or a text. "
+                f"Received: {preprocessing!r}."
+            )
+        preprocessing = {str(key): _plain(value) for key, value in preprocessing.items()}
+        try:
+            json.dumps(preprocessing, allow_nan=False)
+            for key in ("scale", "mean", "std"):
+                np.asarray(preprocessing.get(key, 1.0), np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "`preprocessing` must hold numbers, texts, lists and dicts, and numbers in "
+                f"'scale', 'mean' and 'std': {error}."
+            ) from None
+    return class_names, preprocessing
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _ends(file: ModelFile, key: str, signature: Signature) -> dict[str, list[dict[str, Any]]]:
+    named = file.signature(key)
+    graph = file.signature_graphs()[key]
+    wanted = ([i.name for i in signature.inputs], list(signature.outputs))
+    inputs, outputs = (
+        [{"name": n, **file.describe_tensor(graph, indices[n])} for n in names if n in indices]
+        for names, indices in zip(wanted, named, strict=True)
+    )
+    return {"inputs": inputs, "outputs": outputs}

@@ -1,0 +1,132 @@
+"""Named signatures: several functions in one file, such as answers and embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_kd.export.batches import safe_name
+from keras_kd.features import FeatureReader, find_layer
+from keras_kd.litert.input import Input
+
+DEFAULT_SIGNATURE = "serving_default"
+# What one signature gives: the model's outputs, those of layers, or what a function returns.
+Target = str | Sequence[str] | Callable[[Any], Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Inputs and output names of a function, in the model's own order.
+
+    Attributes:
+        inputs: Its inputs.
+        outputs: Names of its outputs.
+        output_shapes: Their shapes, batch dimension first; `None` where a size is not known.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
+    output_shapes: tuple[tuple[int | None, ...], ...] = ()
+
+
+def check_signatures(signatures: Any) -> dict[str, Target]:
+    """Return named signatures as a dict, the default one where none are given.
+
+    Args:
+        signatures: What `export_tflite` was given.
+
+    Raises:
+        ValueError: If it is not a dict of names to layer names, functions or `None`.
+    """
+    if signatures is None:
+        return {DEFAULT_SIGNATURE: None}
+    if not isinstance(signatures, Mapping) or not signatures:
+        raise ValueError(
+            "`signatures` must be a dict from names to layer names, functions or None, such as "
+            f"{{'serving_default': None, 'features': 'pool'}}. Received: {signatures!r}."
+        )
+    for name, target in signatures.items():
+        if not isinstance(name, str) or safe_name(name) != name or not name:
+            raise ValueError(
+                f"A signature's name must be made of letters, digits and `_`. Received: {name!r}."
+            )
+        layers = isinstance(target, (list, tuple)) and bool(target)
+        named = isinstance(target, str) or (layers and all(isinstance(t, str) for t in target))
+        if not (target is None or named or callable(target)):
+            raise ValueError(
+                f"`signatures['{name}']` must be a layer's name, a list of them, a function of the "
+                f"model's inputs, or None for the model's own outputs. Received: {target!r}."
+            )
+    return dict(signatures)
+
+
+def check_layers(model: keras.Model, signatures: Mapping[str, Target]) -> None:
+    """Make sure that the layers which signatures name exist.
+
+    Args:
+        model: The model.
+        signatures: What `check_signatures` returned.
+
+    Raises:
+        ValueError: If there is no such layer; the message lists those that exist.
+    """
+    for target in signatures.values():
+        for path in _paths(target):
+            find_layer(model, path)
+
+
+def call_target(model: keras.Model, target: Target, inputs: Any) -> dict[str, Any]:
+    """Compute what a signature gives.
+
+    Args:
+        model: The model.
+        target: The signature's value.
+        inputs: Tensors in the structure in which the model takes them.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        ValueError: If a function returned something else than tensors, or a layer is not called.
+    """
+    if target is None:
+        return name_outputs(model, model(inputs, training=False))
+    if not isinstance(target, str) and callable(target):
+        outputs = name_outputs(None, target(inputs))
+        if not outputs or not all(keras.ops.is_tensor(tensor) for tensor in outputs.values()):
+            raise ValueError(
+                "A function in `signatures` must return a tensor, or tensors in a dict, list or "
+                f"tuple. Received from {target!r}: {outputs!r}."
+            )
+        return outputs
+    paths = _paths(target)
+    _, features = FeatureReader(model, paths).run(model, inputs, training=False)
+    named: dict[str, Any] = {}
+    for path in paths:
+        flat = keras.tree.flatten(features[path])
+        for i, tensor in enumerate(flat):
+            named[path if len(flat) == 1 else f"{path}_{i}"] = tensor
+    return named
+
+
+def name_outputs(model: Any, outputs: Any) -> dict[str, Any]:
+    """Give a Keras model's outputs names: dict keys, layer names, or `output_0`, `output_1`, ..."""
+    if isinstance(outputs, Mapping):
+        flat = keras.tree.flatten(dict(outputs))
+        if len(flat) == len(outputs):
+            return {str(key): outputs[key] for key in outputs}
+    else:
+        flat = keras.tree.flatten(outputs)
+        names = list(getattr(model, "output_names", None) or ())
+        if len(names) == len(flat) and len({safe_name(n) for n in names}) == len(flat):
+            return dict(zip(names, flat, strict=True))
+    return {f"output_{i}": tensor for i, tensor in enumerate(flat)}
+
+
+def _paths(target: Target) -> list[str]:
+    if target is None or (callable(target) and not isinstance(target, str)):
+        return []
+    return [target] if isinstance(target, str) else list(target)  # type: ignore[arg-type]

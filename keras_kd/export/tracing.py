@@ -1,0 +1,62 @@
+"""What is changed about a Keras model while its inference is traced, and what a trace holds."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+
+@contextlib.contextmanager
+def as_float32(model: keras.Model) -> Iterator[None]:
+    """Let a mixed precision model compute in float32 for the duration of a trace."""
+    changed = []
+    try:
+        for layer in [model, *model._flatten_layers(include_self=False)]:
+            policy = layer.dtype_policy
+            if policy.compute_dtype in ("float16", "bfloat16"):
+                changed.append((layer, policy))
+                layer.dtype_policy = keras.DTypePolicy("float32")
+        yield
+    finally:
+        for layer, policy in reversed(changed):
+            layer.dtype_policy = policy
+
+
+@contextlib.contextmanager
+def unrolled(model: keras.Model, active: bool) -> Iterator[None]:
+    """Let recurrent layers write one copy of their cell per step for the duration of a trace."""
+    changed = [layer for layer in recurrent_layers(model) if not layer.unroll] if active else []
+    try:
+        for layer in changed:
+            layer.unroll = True
+        yield
+    finally:
+        for layer in changed:
+            layer.unroll = False
+
+
+def recurrent_layers(model: keras.Model) -> list[Any]:
+    """Return the recurrent layers of a model, those inside others too."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+
+
+def steps_are_open(layer: Any) -> bool:
+    """Return whether the number of steps of a recurrent layer is not known."""
+    config = layer.get_build_config() or {}
+    shape = config.get("input_shape") or config.get("shapes_dict", {}).get("sequences_shape")
+    return shape is not None and shape[1] is None
+
+
+def loops(folder: pathlib.Path) -> list[str]:
+    """Return the names of the loops (`tf.while_loop`) in a SavedModel."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    return sorted({node.name for node in nodes if node.op in ("While", "StatelessWhile")})

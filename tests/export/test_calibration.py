@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_kd.export.calibration import Calibration, calibrate, warnings_of
+from keras_kd.litert.input import Input
+
+X = np.arange(200, dtype=np.float32)[:, None]
+INPUT = Input("x", (None, 1), np.dtype(np.float32))
+
+
+def values(calibration: Calibration) -> list[float]:
+    assert all(sample["x"].shape == (1, 1) for sample in calibration.samples)
+    return [float(sample["x"][0, 0]) for sample in calibration.samples]
+
+
+def test_arrays_are_sampled_at_even_distances():
+    calibration = calibrate((X, X[:, 0].astype(int)), [INPUT], 2)
+    assert len(calibration.samples) == 64 and calibration.batches == 2
+    assert values(calibration)[0] == 0 and values(calibration)[-1] == 199
+    assert values(calibration) == calibration.labels.tolist()
+    assert np.ptp(np.diff(values(calibration))) <= 1
+
+
+def test_the_first_batches_of_a_dataset_are_taken_whole():
+    data = tf.data.Dataset.from_tensor_slices((X, X[:, 0])).batch(7)
+    calibration = calibrate(data, [INPUT], 3)
+    assert values(calibration) == list(range(21))
+    assert calibration.batches == 3
+
+
+def test_256_samples_are_taken_where_no_number_is_given():
+    data = tf.data.Dataset.from_tensor_slices(X).repeat(2).batch(100)
+    calibration = calibrate(data, [INPUT], None)
+    assert values(calibration) == [*range(200), *range(56)]
+    assert calibration.labels is None
+    assert len(calibrate(X, [INPUT], None).samples) == 200
+
+
+def test_more_batches_than_there_are():
+    data = tf.data.Dataset.from_tensor_slices(X).batch(100)
+    with pytest.raises(ValueError, match=r"has 2 batches.*or calibration_batches=2"):
+        calibrate(data, [INPUT], 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "units", "missing"),
+    [
+        ([0, 2, 2], 3, [1]),
+        ([[0], [2], [2]], 3, [1]),
+        ([[1, 0, 0], [0, 0, 1]], 3, [1]),
+        ([0.0, 2.0], 3, [1]),
+        ([0, 1, 2], 3, []),
+        ([1, 1], 1, [0]),
+        ([[1, 1, 0]], 3, []),  # several classes at once
+        ([[0.2, 0.3, 0.5]], 3, []),  # probabilities
+        ([0, 7], 3, []),  # no classes: a regression, or another output's labels
+        ([0.5, 1.5], 1, []),
+        ([0, 2], None, []),
+        (None, 3, []),
+    ],
+)
+def test_missing_classes(labels, units, missing):
+    labels = None if labels is None else np.array(labels)
+    assert Calibration([], 1, labels).missing_classes(units) == missing
+
+
+def test_warnings_name_what_is_missing():
+    few = Calibration([{"x": X[:1]}] * 31, 1, np.array([0, 1]))
+    many = Calibration([{"x": X[:1]}] * 32, 1, np.array([0, 1]))
+    small, classes = warnings_of(few, 4, ["ant", "bee", "cat", "dog"])
+    assert "31 samples" in small and "calibration_batches=8" in small
+    assert "classes 'cat', 'dog' is" in classes and "shuffle" in classes
+    assert len(warnings_of(many, 4, None)) == 1
+    assert warnings_of(many, 2, None) == []
+    (thousand,) = warnings_of(many, 1000, None)
+    assert "2, 3, 4, 5, 6, 7, 8, 9 and 990 more" in thousand

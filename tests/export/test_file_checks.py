@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd.export.metadata import read_metadata
+
+
+class Inverse(keras.layers.Layer):
+    def call(self, x):
+        return tf.linalg.inv(x)
+
+
+def inverting() -> keras.Model:
+    i = keras.Input((4, 4), name="matrix")
+    return keras.Model(i, Inverse(name="my_inverse")(i))
+
+
+def test_flex_is_refused_unless_it_is_allowed(tmp_path):
+    with pytest.raises(ValueError, match=r"MatrixInverse \(in .*my_inverse.*`allow_flex=True`"):
+        kd.export_tflite(inverting(), tmp_path / "a.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_allowed_flex_file_is_run_in_tensorflow_and_says_where_it_does_not(tmp_path):
+    with pytest.warns(UserWarning) as said:
+        path = kd.export_tflite(
+            inverting(), tmp_path / "a.tflite", allow_flex=True, sparse=True, verbose=False
+        )
+    messages = [str(w.message) for w in said if w.category is UserWarning]
+    sparse, flex = messages
+    assert "without sparse encoding" in sparse
+    assert "FlexMatrixInverse (in " in flex and "my_inverse" in flex and "ai_edge_litert" in flex
+    found = read_metadata(path)
+    assert (found["runs_in"], found["flex_operators"]) == ("TensorFlow", ["FlexMatrixInverse"])
+    interpreter = tf.lite.Interpreter(str(path))
+    matrix = (np.eye(4) + 0.1 * np.arange(16).reshape(4, 4)).astype("float32")[None]
+    (inverse,) = interpreter.get_signature_runner()(matrix=matrix).values()
+    np.testing.assert_allclose(inverse @ matrix, np.eye(4)[None], atol=1e-4)
+
+
+def test_flex_is_not_used_where_it_is_not_needed(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    path = kd.export_tflite(model, tmp_path / "a.tflite", allow_flex=True, verbose=False)
+    assert read_metadata(path)["flex_operators"] == []
+    assert read_metadata(path)["runs_in"] == "LiteRT"

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import zipfile
+
+import flatbuffers
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.export.metadata import check_labels, metadata_path, read_metadata
+from keras_kd.litert.runtime import LiteRuntime
+
+NAMES = ["ant", "bée", "cat", "dog"]
+PREPROCESSING = {"scale": 1 / 255, "mean": [0.5, 0.25], "std": 0.5, "color": "RGB", "crop": 0.9}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,), name="x"), layers.Dense(4, name="y")])
+    x = np.random.default_rng(0).standard_normal((40, 3)).astype("float32")
+    folder = tmp_path_factory.mktemp("exported")
+    path = kd.export_tflite(
+        model,
+        folder / "a.tflite",
+        "int8",
+        representative_data=(x, np.arange(40) % 4),
+        integer_io=True,
+        class_names=NAMES,
+        preprocessing=PREPROCESSING,
+        verbose=False,
+    )
+    return model, path, x
+
+
+def test_the_json_describes_the_file(exported):
+    _, path, _ = exported
+    found = read_metadata(path)
+    content = path.read_bytes()
+    assert found == json.loads((path.parent / "a.tflite.json").read_text())
+    assert (found["format"], found["schema_version"]) == ("keras_kd.tflite", 1)
+    assert (found["file"], found["bytes"]) == ("a.tflite", len(content))
+    assert found["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (found["quantization"], found["class_names"]) == ("int8", NAMES)
+    assert found["preprocessing"] == PREPROCESSING
+    assert found["calibration"] == {"samples": 40, "batches": 2, "missing_classes": []}
+    inputs, outputs = LiteRuntime(path).describe_tensors()
+    for ends, wanted in ((found["inputs"], inputs), (found["outputs"], outputs)):
+        assert [end.keys() for end in ends] == [end.keys() for end in wanted]
+        for end, other in zip(ends, wanted, strict=True):
+            assert end.pop("scale") == pytest.approx(other.pop("scale"))
+            assert end == other
+    assert found["operators"] == {"FULLY_CONNECTED": 1}
+    assert found["runs_in"] == "LiteRT" and found["flex_operators"] == []
+    assert found["versions"]["keras"] == keras.__version__
+
+
+def test_the_json_of_another_file_is_not_read(exported, tmp_path):
+    _, path, _ = exported
+    other = tmp_path / "b.tflite"
+    other.write_bytes(path.read_bytes())
+    assert read_metadata(other) is None
+    metadata_path(other).write_text(metadata_path(path).read_text())
+    assert read_metadata(other)["class_names"] == NAMES
+    other.write_bytes(path.read_bytes() + b"changed")
+    with pytest.warns(UserWarning, match="describes another file"):
+        assert read_metadata(other) is None
+    metadata_path(other).write_text("{")
+    with pytest.warns(UserWarning, match="describes another file"):
+        assert read_metadata(other) is None
+    with pytest.raises(FileNotFoundError):
+        read_metadata(tmp_path / "none.tflite")
+
+
+class Table:
+    """A flatbuffer's table, read by the numbers of the metadata schema."""
+
+    def __init__(self, data, position):
+        self._table = flatbuffers.table.Table(data, position)
+
+    def _at(self, slot):
+        offset = self._table.Offset(4 + 2 * slot)
+        return offset + self._table.Pos if offset else None
+
+    def text(self, slot):
+        return self._table.String(self._at(slot)).decode()
+
+    def byte(self, slot):
+        return self._table.Bytes[self._at(slot)]
+
+    def table(self, slot):
+        return Table(self._table.Bytes, self._table.Indirect(self._at(slot)))
+
+    def tables(self, slot):
+        where = self._at(slot) - self._table.Pos
+        start, count = self._table.Vector(where), self._table.VectorLen(where)
+        return [Table(self._table.Bytes, self._table.Indirect(start + 4 * i)) for i in range(count)]
+
+    def floats(self, slot):
+        where = self._at(slot) - self._table.Pos
+        start, count = self._table.Vector(where), self._table.VectorLen(where)
+        return list(struct.unpack_from(f"<{count}f", self._table.Bytes, start))
+
+
+def test_labels_and_normalization_are_in_the_file(exported):
+    from ai_edge_litert import schema_py_generated as schema
+
+    model, path, x = exported
+    content = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert archive.namelist() == ["labels.txt"]
+        assert archive.read("labels.txt").decode("utf-8").split("\n") == NAMES
+    file = schema.Model.GetRootAs(content, 0)
+    entries = {
+        file.Metadata(i).Name(): file.Metadata(i).Buffer() for i in range(file.MetadataLength())
+    }
+    data = file.Buffers(entries[b"TFLITE_METADATA"]).DataAsNumpy().tobytes()
+    assert data[4:8] == b"M001"
+    root = Table(data, struct.unpack_from("<I", data)[0])
+    assert root.text(7) == "1.0.0"
+    (graph,) = root.tables(3)
+    (given,), (output,) = graph.tables(2), graph.tables(3)
+    assert (given.text(0), output.text(0)) == ("x", "y")
+    assert json.loads(given.text(1)) == PREPROCESSING
+    assert (given.table(3).byte(0), given.table(3).table(1).byte(0)) == (2, 1)  # an image, RGB
+    (unit,) = given.tables(4)
+    assert unit.byte(0) == 1
+    # (x / 255 - mean) / std, written for pixels
+    np.testing.assert_allclose(unit.table(1).floats(0), [0.5 * 255, 0.25 * 255])
+    np.testing.assert_allclose(unit.table(1).floats(1), [0.5 * 255, 0.5 * 255])
+    (labels,) = output.tables(6)
+    assert (labels.text(0), labels.byte(2)) == ("labels.txt", 2)
+    # Both are passed over by LiteRT.
+    (given,) = LiteRuntime(path).predict({"x": x}).values()
+    expected = model(x).numpy()
+    assert np.abs(given - expected).max() < 0.05 * np.ptp(expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "preprocessing", "message"),
+    [
+        (["a", ""], None, "must be a list of names"),
+        (["a", "b\nc"], None, "must be a list of names"),
+        ([1, 2], None, "must be a list of names"),
+        (None, {"mean": "bright"}, "must hold numbers"),
+        (None, {"scale": float("nan")}, "must hold numbers"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(names, preprocessing, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(names, preprocessing)
+
+
+def test_arrays_become_lists():
+    names, preprocessing = check_labels(np.array(["a", "b"]), {"mean": np.array([1.0, 2.0])})
+    assert (names, preprocessing) == (["a", "b"], {"mean": [1.0, 2.0]})

@@ -1,0 +1,53 @@
+"""Recurrent layers become builtin operators, in every quantization."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.runtime import LiteRuntime
+
+MODELS = {
+    "bidirectional": lambda x: layers.Bidirectional(layers.LSTM(24))(x),
+    "stacked": lambda x: layers.GRU(24)(layers.LSTM(32, return_sequences=True)(x)),
+    "sequences": lambda x: layers.GRU(24, return_sequences=True)(x),
+    "all": lambda x: layers.TimeDistributed(layers.Dense(8))(
+        layers.Bidirectional(layers.GRU(16, return_sequences=True), merge_mode="sum")(x)
+    ),
+}
+TOLERANCES = {"float32": 1e-5, "float16": 5e-3, "dynamic": 0.05, "int8": 0.15, "int4": 0.35}
+
+
+@pytest.mark.parametrize(
+    ("name", "quantization"),
+    [
+        ("bidirectional", "float32"),
+        ("bidirectional", "int8"),
+        ("stacked", "dynamic"),
+        ("stacked", "int4"),
+        ("sequences", "float16"),
+        ("sequences", "int8"),
+        ("all", "float32"),
+        ("all", "dynamic"),
+    ],
+)
+def test_outputs_agree_and_training_layers_are_gone(tmp_path, name, quantization):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((5,), name="words", dtype="int32")
+    x = layers.SpatialDropout1D(0.3)(layers.Embedding(40, 32)(i))
+    x = MODELS[name](layers.GaussianNoise(0.5)(x))
+    model = keras.Model(i, layers.Dropout(0.5)(layers.Dense(40)(x)))
+    words = np.random.default_rng(0).integers(0, 40, (33, 5)).astype("int32")
+    path = kd.export_tflite(
+        model, tmp_path / "a.tflite", quantization, representative_data=words, verbose=False
+    )
+    expected = model(words, training=False).numpy()
+    (given,) = LiteRuntime(path).predict({"words": words}).values()
+    assert np.abs(given - expected).max() <= TOLERANCES[quantization] * np.ptp(expected)
+    operators = ModelFile(path.read_bytes()).operators()
+    assert not [o.name for o in operators if o.custom or "RANDOM" in o.name]
+    assert ("WHILE" in {o.name for o in operators}) == (quantization == "float32")
