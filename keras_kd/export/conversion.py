@@ -21,11 +21,8 @@ from keras_kd.export.refusals import open_number_of_steps
 from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.export.signatures import Signature
 from keras_kd.export.tracing import loops
-from keras_kd.litert.flatbuffer import (
-    ModelFile,
-    first_graph_first,
-    order_inputs_and_outputs,
-)
+from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.order import first_graph_first, order_inputs_and_outputs
 from keras_kd.quiet import capture_output
 
 
@@ -115,10 +112,11 @@ class Conversion:
             folder = pathlib.Path(name)
             try:
                 signatures = self._source.write(folder, batch_sizes, unroll)
-            except (OSError, tf.errors.ResourceExhaustedError, tf.errors.UnknownError) as error:
+            except (OSError, tf.errors.OpError) as error:
+                reason = " ".join(str(error).split())[-300:]
                 raise OSError(
                     f"The model could not be saved for the conversion in '{folder.parent}': "
-                    f"{error}. Free some space there, or set TMPDIR to another folder."
+                    f"{reason}. Free some space there, or set TMPDIR to another folder."
                 ) from None
             self._check(signatures)
             self._prepare(next(iter(signatures.values())), folder)

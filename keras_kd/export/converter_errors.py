@@ -35,7 +35,7 @@ def explain(error: Exception, output: str, flex: bool) -> str:
     advice = f". Replace what computes it by operators which TFLite has: {_GUIDE}"
     if operators and not flex:
         advice += (
-            " ; or, for a file that runs only where TensorFlow's own kernels are linked in, "
+            " ; or, for a file that runs only where the Flex delegate is linked in, "
             "`allow_flex=True`"
         )
     return f"{reason}{advice}\nThe converter said:\n{_shorten(str(error) or output)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -40,52 +41,73 @@ def refuse_custom_operators(
         )
 
 
-def check_runs(
-    temporary: pathlib.Path, target: pathlib.Path, signatures: Sequence[str], flex: bool
-) -> str:
-    """Load a file and run every signature of it once.
+def check_runs(temporary: pathlib.Path, target: pathlib.Path, signatures: Sequence[str]) -> None:
+    """Load a file in LiteRT and run every signature of it once.
 
     Args:
         temporary: The file.
         target: Its final name, for messages.
         signatures: Names of its signatures.
-        flex: Whether it needs TensorFlow's own operators: it is then run in `tf.lite.Interpreter`,
-            because LiteRT for Python has none of them.
-
-    Returns:
-        A sentence about what could not be tried, or `""`.
 
     Raises:
         ValueError: If the file cannot be run.
     """
     try:
-        if not flex:
-            check_file(temporary)
-        if flex or len(signatures) > 1:
+        check_file(temporary)
+        if len(signatures) > 1:
             with capture_output(False):
-                signature_outputs(temporary, signatures, flex)
+                signature_outputs(temporary)
     except (ValueError, RuntimeError) as error:
         reason = str(error).replace(str(temporary), target.name)
         raise ValueError(f"'{target}' was not written. {reason}") from None
-    if not flex:
-        return ""
-    operators = ModelFile(temporary.read_bytes()).operators()
+
+
+def try_flex(content: bytes, target: pathlib.Path) -> tuple[bool, str]:
+    """Run a file with TensorFlow's own operators where TensorFlow can.
+
+    LiteRT for Python has none of them, and TensorFlow for Python lost them with version 2.20
+    (https://github.com/google-ai-edge/LiteRT/issues/6458).
+
+    Args:
+        content: The file's bytes.
+        target: Its name.
+
+    Returns:
+        Whether it was run, and a sentence about where it does not run.
+
+    Raises:
+        ValueError: If TensorFlow has the operators and fails on the file.
+    """
+    ran = True
+    with tempfile.TemporaryDirectory() as name:
+        file = pathlib.Path(name) / target.name
+        file.write_bytes(content)
+        try:
+            with capture_output(False):
+                signature_outputs(file, flex=True)
+        except (ValueError, RuntimeError) as error:
+            if "link the Flex delegate" not in str(error):
+                raise ValueError(f"'{target}' was not written. {error}") from None
+            ran = False
+    operators = ModelFile(content).operators()
     named = ", ".join(dict.fromkeys(f"{o.name} (in {place(o)})" for o in operators if o.is_flex))
-    return (
-        f"'{target}' needs TensorFlow's own operators, {named}: it was run in tf.lite.Interpreter, "
-        "and does not run in LiteRT for Android, iOS, microcontrollers or Python "
-        "(ai_edge_litert), nor in kd.evaluate_tflite; replace these layers to get rid of them."
+    tried = (
+        "it was run in tf.lite.Interpreter"
+        if ran
+        else "this TensorFlow has no Flex delegate, so that it could not be run here"
+    )
+    return ran, (
+        f"'{target}' needs TensorFlow's own operators, {named}: {tried}; it runs only in an "
+        "application that links the Flex delegate, not in LiteRT for Python, on microcontrollers "
+        "or in kd.evaluate_tflite; replace these layers to be rid of them."
     )
 
 
-def signature_outputs(
-    file: pathlib.Path, signatures: Sequence[str] | None = None, flex: bool = False
-) -> dict[str, np.ndarray]:
+def signature_outputs(file: pathlib.Path, flex: bool = False) -> dict[str, np.ndarray]:
     """Run every signature of a file once, on numbers that are the same each time.
 
     Args:
         file: The file.
-        signatures: Names of its signatures. Defaults to `None`: all.
         flex: Whether to run it in `tf.lite.Interpreter`. Defaults to `False`.
 
     Returns:
@@ -102,11 +124,13 @@ def signature_outputs(
         interpreter = Interpreter(model_path=str(file))
     generator = np.random.default_rng(0)
     found = {}
-    for key in interpreter.get_signature_list() if signatures is None else signatures:
+    for key in interpreter.get_signature_list():
         runner = interpreter.get_signature_runner(key)
         arrays = {}
         for name, detail in runner.get_input_details().items():
-            shape = [1 if size < 0 else size for size in detail["shape_signature"]]
+            sizes = detail["shape_signature"]
+            # Convolutions need more than one position where any number is taken.
+            shape = [(64 if i else 1) if size < 0 else size for i, size in enumerate(sizes)]
             draw = generator.random(shape) if np.dtype(detail["dtype"]).kind == "f" else 0
             arrays[name] = np.broadcast_to(draw, shape).astype(detail["dtype"])
         for name, values in runner(**arrays).items():

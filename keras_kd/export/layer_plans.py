@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_kd.export.int4 import check_installed
 from keras_kd.export.refusals import (
     LOOKUPS,
     missing_data,
@@ -25,6 +26,7 @@ _WEIGHTS = {
     "dynamic": "8-bit weights",
     "int8": "8 bits",
     "int16x8": "8-bit weights, 16-bit values",
+    "int4": "4-bit weights",
 }
 _VALUES = {
     "float32": "float32",
@@ -32,12 +34,16 @@ _VALUES = {
     "dynamic": "float32",
     "int8": "8 bits",
     "int16x8": "16 bits",
+    "int4": "float32",
 }
 # TFLite has no integer kernels for these, or for a part of what they become.
 _FLOAT = ("Conv3D", "Conv3DTranspose")
 _PARTLY_FLOAT = ("LayerNormalization",)
 _FLOAT_ONLY = "TFLite computes {} in float only"
 _FOLDED_INTO = ("Conv1D", "Conv2D", "Conv3D", "Dense", "DepthwiseConv2D")
+# LiteRT has no kernels with weights of 4 bits for these, or for a part of what they become.
+_EIGHT_BITS = ("Conv1DTranspose", "Conv2DTranspose", "DepthwiseConv1D", "DepthwiseConv2D")
+_PARTLY_EIGHT_BITS = ("SeparableConv1D", "SeparableConv2D")
 # The converter leaves smaller kernels in float32 where only weights are quantized.
 _LEAST_WEIGHTS = 1024
 
@@ -75,6 +81,8 @@ def plan_export(
     plans = {path: _plan(layer, quantization) for path, layer in layers}
     try:
         source = source_of(model)
+        if quantization == "int4":
+            check_installed()
     except (ValueError, TypeError) as error:
         return ExportPlan(plans, str(error), ())
     refusal = ""
@@ -88,7 +96,7 @@ def plan_export(
             "What QuantizeAware leaves in float is calibrated where `representative_data` is "
             "given, and stays in float otherwise."
         )
-    if quantization_aware and quantization in ("float16", "dynamic", "int16x8"):
+    if quantization_aware and quantization not in ("float32", "int8"):
         notes.append(trained_for_int8(quantization))
     return ExportPlan(plans, refusal, tuple(notes))
 
@@ -114,16 +122,33 @@ def _plan(layer: Any, quantization: str) -> LayerPlan:
         return LayerPlan(f"unrolled, {_WEIGHTS[quantization]}")
     if name == "BatchNormalization" and _follows_linear_kernel(layer):
         return LayerPlan("fold")
-    if name in _FLOAT and quantization in ("int8", "int16x8"):
+    if name in _FLOAT and quantization in ("int8", "int16x8", "int4"):
         return LayerPlan("float", _FLOAT_ONLY.format("it"))
     if name in _PARTLY_FLOAT and quantization in ("int8", "int16x8"):
         return LayerPlan("partly float", _FLOAT_ONLY.format("some of its operators"))
     sizes = [weight.value.shape.num_elements() for weight in getattr(layer, "weights", [])]
     if not sizes:
         return LayerPlan(_VALUES[quantization])
+    if quantization == "int4":
+        return _four_bits(layer)
     if quantization == "dynamic" and max(sizes) < _LEAST_WEIGHTS:
         return LayerPlan("float32", f"its largest weight has fewer than {_LEAST_WEIGHTS:,} numbers")
     return LayerPlan(_WEIGHTS[quantization])
+
+
+def _four_bits(layer: Any) -> LayerPlan:
+    name = type(layer).__name__
+    kernels = [weight.value.shape for weight in layer.weights if weight.value.shape.rank > 1]
+    if not kernels:
+        return LayerPlan("float32")
+    if name in _EIGHT_BITS:
+        return LayerPlan("8-bit weights", "LiteRT has no kernels with 4 bits for it")
+    if name in _PARTLY_EIGHT_BITS:
+        return LayerPlan("4- and 8-bit weights", "LiteRT has no depthwise kernels with 4 bits")
+    if max(shape.num_elements() for shape in kernels) < _LEAST_WEIGHTS:
+        reason = f"its largest weight has fewer than {_LEAST_WEIGHTS:,} numbers"
+        return LayerPlan("8-bit weights", reason)
+    return LayerPlan("4-bit weights")
 
 
 def with_operators(plans: Mapping[str, LayerPlan], trial: Trial) -> dict[str, LayerPlan]:

@@ -37,8 +37,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     `outputs` (of the first signature; each with `name`, `shape`, `dtype`, `scale` and
     `zero_point`; a size of any value, and a scale where there is none, is `None`), `signatures`
     (the same by the signature's name), `operators` (counts by name), `flex_operators` (names),
-    `runs_in` (`"LiteRT"`, or `"TensorFlow"` for a file with flex operators), `calibration`
-    (`samples`, `batches` and `missing_classes`, or `None`), `sparse_tensors` and `versions`.
+    `was_run` (whether it was run before it was written, which is not possible with flex operators
+    where TensorFlow comes without its Flex delegate), `calibration` (`samples`, `batches` and
+    `missing_classes`, or `None`), `sparse_tensors` and `versions`.
 
     Args:
         path: The `.tflite` file.
@@ -82,6 +83,7 @@ def describe(
     units: int | None,
     class_names: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | str | None,
+    was_run: bool = True,
 ) -> dict[str, Any]:
     """Return what is known about a file; see `read_metadata`.
 
@@ -94,6 +96,7 @@ def describe(
         units: How many numbers the first output has for a sample, or `None`.
         class_names: Names of the classes, or `None`.
         preprocessing: What was done to the input, or `None`.
+        was_run: Whether the file was run. Defaults to `True`.
     """
     file = ModelFile(content)
     ends = {key: _ends(file, key, signature) for key, signature in signatures.items()}
@@ -113,7 +116,7 @@ def describe(
         "signatures": ends,
         "operators": file.operator_counts(),
         "flex_operators": flex,
-        "runs_in": "TensorFlow" if flex else "LiteRT",
+        "was_run": was_run,
         "calibration": None
         if calibration is None
         else {

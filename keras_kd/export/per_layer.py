@@ -12,7 +12,7 @@ import numpy as np
 from keras_kd.export.batches import Batch, safe_name
 from keras_kd.export.differences import Differences
 from keras_kd.export.layer_names import LayerNames
-from keras_kd.export.saved_model import name_outputs
+from keras_kd.export.signatures import name_outputs
 from keras_kd.features import FeatureReader, layer_paths
 from keras_kd.litert.runtime import LiteRuntime
 

@@ -39,8 +39,8 @@ def make_sparse(
         encoded = encode_sparse(content, groups)
         if len(encoded) >= len(content):
             return content, (
-                f"'{target}' is written without sparse encoding, with which it would be no smaller: "
-                "no weight has zeros enough; leave `sparse=True` out."
+                f"'{target}' is written without sparse encoding, with which it would be no "
+                "smaller: no weight has zeros enough; leave `sparse=True` out."
             )
         reason = trial.difference(encoded)
         if not reason:

@@ -11,7 +11,12 @@ from typing import Any
 
 from keras_kd.export.calibration import warnings_of as warnings_of_calibration
 from keras_kd.export.conversion import Conversion, Converted
-from keras_kd.export.file_checks import check_runs, refuse_custom_operators, warnings_of
+from keras_kd.export.file_checks import (
+    check_runs,
+    refuse_custom_operators,
+    try_flex,
+    warnings_of,
+)
 from keras_kd.export.labels_in_file import embed
 from keras_kd.export.metadata import check_labels, describe
 from keras_kd.export.options import (
@@ -99,8 +104,9 @@ def export_tflite(
             function that takes the model's inputs (in the model's structure) and returns tensors.
             The weights are stored once. Defaults to `None`: `{"serving_default": None}`.
         allow_flex: Whether the file may need TensorFlow's own operators ("flex", SELECT_TF_OPS)
-            where TFLite has no builtin one. Such a file runs only where TensorFlow's kernels are
-            linked in; a warning says so. Defaults to `False`: such an export is refused, and the
+            where TFLite has no builtin one. Such a file runs only where the Flex delegate is
+            linked in, which this package's runtime does not have: it is written without having
+            been run, and a warning says so. Defaults to `False`: such an export is refused, and the
             operators and layers are named.
         class_names: Names of the classes, one for each number of the first output (two for a
             single one). They are stored in the file as TFLite Metadata (`labels.txt`) and in the
@@ -168,6 +174,10 @@ def export_tflite(
     inputs = [i.name for i in first.inputs]
     content = embed(content, inputs, first.outputs, names, preprocessing)
     units = _units(first)
+    ran = True
+    if flex:
+        ran, sentence = try_flex(content, target)
+        said.append(sentence)
     facts = describe(
         content,
         target.name,
@@ -177,9 +187,11 @@ def export_tflite(
         units,
         names,
         preprocessing,
+        ran,
     )
     with written(target, content, facts) as temporary:
-        said.append(check_runs(temporary, target, list(converted.signatures), flex))
+        if not flex:
+            check_runs(temporary, target, list(converted.signatures))
     remember_origin(target, model)
     said += warnings_of(content, target, quantization, integer_io)
     if job.calibration is not None:

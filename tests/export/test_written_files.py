@@ -53,7 +53,7 @@ def test_a_file_that_fails_its_check_leaves_the_old_files(tmp_path):
 def test_no_room_for_what_is_converted(tmp_path, small_files):
     model = keras.Sequential([keras.Input((300,)), keras.layers.Dense(300)])
     (tmp_path / "a.tflite").write_bytes(b"old")
-    with pytest.raises(OSError, match=r"could not be saved for the conversion|File too large"):
+    with pytest.raises(OSError, match=r"could not be saved for the conversion.*File too large"):
         kd.export_tflite(model, tmp_path / "a.tflite", verbose=False)
     assert (tmp_path / "a.tflite").read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.tflite"]

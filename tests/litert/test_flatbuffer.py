@@ -9,7 +9,7 @@ from keras import layers
 
 from keras_kd.export import export_tflite
 from keras_kd.litert.constants import count_zeros
-from keras_kd.litert.flatbuffer import ModelFile, order_inputs_and_outputs
+from keras_kd.litert.flatbuffer import ModelFile
 
 
 def pruned(path: pathlib.Path, quantization: str) -> ModelFile:
@@ -65,15 +65,3 @@ def test_operators_of_quantized_files(tmp_path: pathlib.Path) -> None:
     assert file.output_operator() == "FULLY_CONNECTED"
     assert len(file.float_inputs_and_outputs()) == 2
     assert not any(operator.is_flex or operator.custom for operator in file.operators())
-
-
-def test_the_order_is_changed_in_place_and_only_for_known_names(tmp_path: pathlib.Path) -> None:
-    i = keras.Input((2,), name="x")
-    model = keras.Model(i, [layers.Dense(3, name="a")(i), layers.Dense(4, name="b")(i)])
-    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
-    content = path.read_bytes()
-    assert order_inputs_and_outputs(content, ["x"], ["a", "b"]) == content
-    assert order_inputs_and_outputs(content, ["x"], ["a", "c"]) == content
-    turned = order_inputs_and_outputs(content, ["x"], ["b", "a"])
-    assert turned != content and len(turned) == len(content)
-    assert order_inputs_and_outputs(turned, ["x"], ["a", "b"]) == content
