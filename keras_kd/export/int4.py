@@ -14,6 +14,11 @@ from keras_kd.export.embedding_lookup import gathers_to_lookups
 # Where LiteRT has kernels for weights in 4 bits, and those where it has them for 8 bits only.
 _FOUR = ("CONV_2D", "EMBEDDING_LOOKUP", "FULLY_CONNECTED")
 _EIGHT = ("BATCH_MATMUL", "CONV_2D_TRANSPOSE", "DEPTHWISE_CONV_2D")
+# Operators whose constant inputs are weights, where those of others are numbers to add or compare.
+_WITH_WEIGHTS = (
+    *_FOUR, "BATCH_MATMUL", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE",
+    "GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM",
+)  # fmt: skip
 _TFLITE_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 # Kernels with fewer numbers save next to nothing and are often the first layer's.
 _LEAST_WEIGHTS = 1024
@@ -88,7 +93,7 @@ def weights_above_4_bits(content: bytes) -> dict[str, Counter[str]]:
     """
     kept: dict[str, Counter[str]] = {}
     for name, _, kind, size in _weights(content):
-        if kind in ("INT8", "FLOAT32", "FLOAT16") and size >= _LEAST_WEIGHTS:
+        if name in _WITH_WEIGHTS and size >= _LEAST_WEIGHTS and kind in ("INT8", "FLOAT32"):
             kept.setdefault(kind, Counter())[name] += 1
     return kept
 

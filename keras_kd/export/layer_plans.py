@@ -14,6 +14,7 @@ from keras_kd.export.refusals import (
     missing_data,
     open_number_of_steps,
     trained_for_int8,
+    trained_not_for_int4,
 )
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.trial import Trial
@@ -96,7 +97,9 @@ def plan_export(
             "What QuantizeAware leaves in float is calibrated where `representative_data` is "
             "given, and stays in float otherwise."
         )
-    if quantization_aware and quantization not in ("float32", "int8"):
+    if quantization_aware and quantization == "int4":
+        refusal = trained_not_for_int4()
+    elif quantization_aware and quantization not in ("float32", "int8"):
         notes.append(trained_for_int8(quantization))
     return ExportPlan(plans, refusal, tuple(notes))
 

@@ -28,7 +28,7 @@ from keras_kd.export.options import (
 )
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
 from keras_kd.export.origin import remember_origin
-from keras_kd.export.refusals import trained_for_int8
+from keras_kd.export.refusals import trained_for_int8, trained_not_for_int4
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
@@ -154,6 +154,8 @@ def export_tflite(
     names, preprocessing = check_labels(class_names, preprocessing)
     source = source_of(model, check_signatures(signatures))
     check_data(options, source.quantization_aware, representative_data)
+    if source.quantization_aware and quantization == "int4":
+        raise ValueError(trained_not_for_int4())
     if source.quantization_aware and quantization not in ("float32", "int8"):
         warnings.warn(trained_for_int8(quantization), stacklevel=2)
     check_places(target)

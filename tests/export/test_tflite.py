@@ -524,6 +524,8 @@ def test_a_quantization_aware_model_needs_no_representative_data(tmp_path: pathl
         assert result.max_difference <= 1.01 * step
     with pytest.warns(UserWarning, match='Use "int8"'):
         export(model, tmp_path / "c.tflite", "dynamic")
+    with pytest.raises(ValueError, match=r'was trained for int8.*Use "int8"'):
+        export(model, tmp_path / "c.tflite", "int4")
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int16x8", "dynamic"])
