@@ -192,7 +192,9 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_notes(path: str | os.PathLike[str], notes: dict[str, Any]) -> None:
-    """Write what stands beside a model file."""
+    """Write what stands beside a model file; what `export_tflite` wrote there is kept."""
+    if pathlib.Path(path).suffix == ".tflite":
+        notes = {**read_notes(path), **notes}
     with atomic_path(_notes_path(path)) as temporary:
         text = json.dumps(notes, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
