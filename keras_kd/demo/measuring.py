@@ -9,13 +9,13 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from keras_kd.demo.models import DemoModels
 from keras_kd.export import benchmark_tflite_files, evaluate_tflite, export_tflite
 from keras_kd.files import atomic_path
+from keras_kd.report.build import model_result
 
 Say = Callable[[str], None]
+_ROUNDS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,99 +77,97 @@ VARIANTS = (
 )
 
 
+# Of what is kept of a measurement; what an older version kept is measured again.
+_FORM = 2
+
+
 def measure(
     models: DemoModels, trained: dict[str, Any], variant: Variant, seed: int, say: Say
 ) -> dict[str, Any]:
-    """Export a model in the form of `variant` and measure the file, or take what is kept."""
+    """Export a model in the form of `variant` and measure the file, or take what is kept.
+
+    Args:
+        models: The models' recipe, data and folder.
+        trained: The models by name.
+        variant: Which one, and its form.
+        seed: Its seed.
+        say: Receives the line of progress.
+
+    Returns:
+        `file` (what `evaluate_tflite` measured), `parameters`, `nonzero_parameters`, and for the
+        first seed `layers`, `other_bytes` and `stages` in the form of a report.
+    """
     folder = models.folder if variant.key == "teacher" else models.seed_folder(seed)
     path = folder / f"{variant.key}.tflite"
     kept = folder / f"{variant.key}.measured.json"
     if path.exists() and kept.exists():
         measured: dict[str, Any] = json.loads(kept.read_text())
-        return measured
-    say(f"Seed {seed}: {variant.title}: export as {variant.quantization} and measure")
+        if measured.get("form") == _FORM:
+            return measured
     model = trained[variant.model]
-    export_tflite(
-        model,
-        path,
-        quantization=variant.quantization,
-        representative_data=models.calibration if variant.quantization == "int8" else None,
-        verbose=False,
-    )
+    if path.exists():
+        say(f"Seed {seed}: {variant.title}: measure")
+    else:
+        say(f"Seed {seed}: {variant.title}: export as {variant.quantization} and measure")
+        export_tflite(
+            model,
+            path,
+            quantization=variant.quantization,
+            representative_data=models.calibration if variant.quantization == "int8" else None,
+            verbose=False,
+        )
     result = evaluate_tflite(path, models.test, model=model, batch_size=250)
-    kernels = _kernels(model)
+    row = model_result(variant.key, variant.title, model, result, layers=seed == 0)
+    # Of the student as it was taught: what the file computes with, batch normalization included.
+    counted = trained["teacher" if variant.key == "teacher" else "distilled"].count_params()
+    zeros = row["parameters"] - row["nonzero_parameters"]
     measured = {
-        "accuracy": result.accuracy,
-        "agreement": result.agreement,
-        "max_difference": result.max_difference,
-        "keras_accuracy": models.accuracy(model),
-        "bytes": result.bytes,
-        "zipped_bytes": result.zipped_bytes,
-        "latency_ms_median": result.latency_ms,
-        "latency_ms_p90": result.latency_p90_ms,
-        "operators": result.operators,
-        "parameters": int(
-            trained["teacher" if variant.key == "teacher" else "distilled"].count_params()
-        ),
-        "zeros": int(sum((kernel == 0).sum() for kernel in kernels)),
+        "form": _FORM,
+        "file": {**result.to_dict(), "path": _relative_path(variant.key, seed)},
+        "parameters": int(counted),
+        "nonzero_parameters": int(counted) - zeros,
+        **{key: row[key] for key in ("layers", "other_bytes", "stages") if key in row},
     }
     with atomic_path(kept) as temporary:
         temporary.write_text(json.dumps(measured))
     return measured
 
 
-def _kernels(model: Any) -> list[np.ndarray]:
-    model = getattr(model, "model", model)
-    return [np.asarray(weight) for weight in model.trainable_weights if len(weight.shape) > 1]
-
-
 def measure_latency(folder: pathlib.Path, measured: dict[str, dict[int, dict[str, Any]]]) -> None:
     """Measure the latencies of the first seed's files side by side, so that ratios hold."""
     paths = {key: folder / _relative_path(key, 0) for key in measured}
-    latencies = benchmark_tflite_files(list(paths.values()), rounds=200)
+    latencies = benchmark_tflite_files(list(paths.values()), rounds=_ROUNDS)
     for key, path in paths.items():
         latency = latencies[os.fspath(path)]
-        measured[key][0]["latency_ms_median"] = latency["median_ms"]
-        measured[key][0]["latency_ms_p90"] = latency["p90_ms"]
+        file = measured[key][0]["file"]
+        for name in ("median", "p90", "p99"):
+            place = "latency_ms" if name == "median" else f"latency_{name}_ms"
+            if f"{name}_ms" in latency:
+                file[place] = latency[f"{name}_ms"]
+        file["latency_runs"] = _ROUNDS
 
 
 def _relative_path(key: str, seed: int) -> str:
     return f"{key}.tflite" if key == "teacher" else f"seed{seed}/{key}.tflite"
 
 
-def row(variant: Variant, measured: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return the table's row of a variant from what was measured with each seed."""
+def row(
+    variant: Variant, measured: dict[int, dict[str, Any]], curves: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the table's row of a variant.
+
+    Args:
+        variant: The variant.
+        measured: What was measured with each seed.
+        curves: The histories of its training.
+    """
     first = measured[0]
-    return {
-        "key": variant.key,
-        "title": variant.title,
-        "description": variant.description,
-        "parameters": first["parameters"],
-        "nonzero_parameters": first["parameters"] - first["zeros"],
-        "seeds": {
-            str(seed): {
-                "accuracy": values["accuracy"],
-                "keras_accuracy": values["keras_accuracy"],
-                "agreement": values["agreement"],
-                "bytes": values["bytes"],
-                "zipped_bytes": values["zipped_bytes"],
-            }
-            for seed, values in measured.items()
-        },
-        "accuracy_of": "file",
-        "file": {
-            "path": _relative_path(variant.key, 0),
-            **{
-                key: first[key]
-                for key in (
-                    "bytes",
-                    "zipped_bytes",
-                    "latency_ms_median",
-                    "latency_ms_p90",
-                    "agreement",
-                    "max_difference",
-                    "operators",
-                )
-            },
-        },
-    }
+    keys = ("parameters", "nonzero_parameters", "layers", "other_bytes", "stages")
+    return model_result(
+        variant.key,
+        variant.title,
+        file_result={seed: values["file"] for seed, values in measured.items()},
+        description=variant.description,
+        curves=curves,
+        **{key: first[key] for key in keys if key in first},
+    )

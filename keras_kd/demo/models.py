@@ -257,11 +257,3 @@ class DemoModels:
         suffix = ".h5" if isinstance(stage, QuantizeAware) else ".keras"
         path = self.seed_folder(seed) / f"{name}{suffix}"
         return train_or_load(path, train, load_compressed)
-
-    def accuracy(self, model: Any) -> float:
-        """Return the accuracy of a Keras model on the test data."""
-        right = [
-            np.argmax(np.asarray(model(images)), -1) == labels.numpy()
-            for images, labels in self.test
-        ]
-        return float(np.mean(np.concatenate(right)))

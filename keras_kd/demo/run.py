@@ -6,12 +6,9 @@ Every part is kept in the run's folder as soon as it is done; the same command g
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 from typing import Any
 
 import keras
@@ -22,7 +19,8 @@ from keras_kd.demo.models import DemoModels
 from keras_kd.demo.recipes import RECIPES
 from keras_kd.demo.training import History
 from keras_kd.files import atomic_path, check_writable
-from keras_kd.report import format_table, write_report
+from keras_kd.report import format_table, make_result, model_card, write_report
+from keras_kd.report.histories import curves_of
 
 
 def run_demo(
@@ -69,52 +67,48 @@ def run_demo(
         say(f"Going on with the run in {folder}: what is there is not trained again")
     say(f"Teacher: {recipe.teacher_epochs} epochs on {len(data.train[0])} images")
     teacher, teacher_history = models.teacher()
-    curves = [_curve("Teacher", "teacher", None, teacher_history)]
+    histories = {"teacher": {0: teacher_history}}
     say(f"The teacher's answers to {recipe.views} views of every image")
     seconds = {
         "teacher": teacher_history["seconds"],
         "teacher's outputs": models.teacher_outputs(teacher)[1],
     }
     measured: dict[str, dict[int, dict[str, Any]]] = {variant.key: {} for variant in VARIANTS}
-    layers: list[dict[str, Any]] = []
     for seed in range(seeds):
-        trained, histories = _train_students(models, teacher, seed, say)
-        for stage, history in histories.items():
-            curves.append(_curve(_STAGES[stage], stage, seed, history))
+        trained, of_seed = _train_students(models, teacher, seed, say)
+        for stage, history in of_seed.items():
+            histories.setdefault(stage, {})[seed] = history
             seconds[f"{stage}, seed {seed}"] = history["seconds"]
         for variant in VARIANTS:
             if variant.model in trained and (seed == 0 or variant.key != "teacher"):
                 measured[variant.key][seed] = measure(models, trained, variant, seed, say)
-        if seed == 0:
-            layers = [_layer(record) for record in trained["int8"].layers]
 
     say("Latency: all files side by side")
     measure_latency(folder, measured)
-    result = {
-        "title": f"keras_kd on {dataset}",
-        "dataset": dataset,
-        "classes": data.class_names,
-        "command": f"keras-kd demo --dataset {dataset} --seeds {seeds} --out {_shown(folder)}",
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": _versions(),
-        "seeds": list(range(seeds)),
-        "environment": _environment(),
-        "recipe": dataclasses.asdict(recipe),
-        "seconds": seconds,
-        "models": [row(variant, measured[variant.key]) for variant in VARIANTS],
-        "curves": curves,
-        "layers": layers,
-        "layers_of": "int8",
-        "notes": _notes(recipe, data, seeds),
-    }
+    result = make_result(
+        f"keras_kd on {dataset}",
+        [
+            row(variant, measured[variant.key], _curves(variant.key, histories))
+            for variant in VARIANTS
+        ],
+        dataset=dataset,
+        classes=data.class_names,
+        command=f"keras-kd demo --dataset {dataset} --seeds {seeds} --out {_shown(folder)}",
+        recipe=dataclasses.asdict(recipe),
+        seconds=seconds,
+        notes=_notes(recipe, data, seeds),
+    )
     page, _ = write_report(result, folder)
+    card = model_card(result, folder / "model_card.md", overwrite=True)
     say("")
     say(format_table(result))
     say(f"Page: {page}")
+    say(f"Model card: {card}")
     return result
 
 
 _STAGES = {
+    "teacher": "Teacher",
     "student_alone": "Student alone",
     "distilled": "Student with the teacher",
     "prune": "Pruning, with the teacher",
@@ -143,20 +137,27 @@ def _train_students(
     return trained, histories
 
 
-def _curve(title: str, stage: str, seed: int | None, history: History) -> dict[str, Any]:
-    series = {
-        key: values
-        for key, values in history.items()
-        if isinstance(values, list) and key not in ("epoch", "total_loss", "val_total_loss")
+# Whose training a stage is.
+_STAGE_OF = {
+    "teacher": "teacher",
+    "student_alone": "student_alone",
+    "distilled": "distilled",
+    "pruned": "prune",
+    "int8": "quantize_aware",
+}
+
+
+def _curves(key: str, histories: dict[str, dict[int, History]]) -> list[dict[str, Any]]:
+    """Return the curves of a row's training, one a seed."""
+    stage = _STAGE_OF.get(key)
+    if stage is None:
+        return []
+    left_out = ("total_loss", "val_total_loss")
+    shown = {
+        seed: {name: values for name, values in history.items() if name not in left_out}
+        for seed, history in histories[stage].items()
     }
-    epochs = len(next(iter(series.values())))
-    return {
-        "title": title,
-        "stage": stage,
-        "seed": seed,
-        "epochs": list(range(1, epochs + 1)),
-        "series": series,
-    }
+    return [{**curve, "stage": stage} for curve in curves_of(_STAGES[stage], shown)]
 
 
 def _check_recipe(folder: pathlib.Path, recipe: dict[str, Any]) -> None:
@@ -170,33 +171,6 @@ def _check_recipe(folder: pathlib.Path, recipe: dict[str, Any]) -> None:
             f"'{folder}' holds a run of another recipe (see {path.name} in it), which this run "
             "cannot go on with. Give another folder with --out, or remove that one."
         )
-
-
-def _versions() -> dict[str, str]:
-    names = (
-        "keras-kd",
-        "keras",
-        "tensorflow",
-        "tf-keras",
-        "tensorflow-model-optimization",
-        "ai-edge-litert",
-        "numpy",
-    )
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in names
-    }
-
-
-def _environment() -> dict[str, Any]:
-    processor = platform.processor() or platform.machine()
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return {"cores": os.cpu_count(), "processor": processor, "system": platform.system()}
 
 
 def _shown(folder: pathlib.Path) -> str:
@@ -223,14 +197,3 @@ def _notes(recipe: Any, data: Any, seeds: int) -> list[str]:
         if seeds > 1
         else ["One seed: differences of a few tenths of a point may be chance."]
     )
-
-
-def _layer(record: Any) -> dict[str, Any]:
-    return {
-        "name": record.name,
-        "class": record.class_name,
-        "parameters": record.parameters,
-        "sparsity": record.sparsity,
-        "bits": record.bits,
-        "what": "; ".join(str(part) for part in (*record.done, *record.not_done)),
-    }

@@ -1,18 +1,17 @@
-"""What is computed from a result: means, ratios to the teacher, the Pareto front, the headline."""
+"""What follows from the measurements of a result: means, ratios to the teacher, Pareto fronts."""
 
 from __future__ import annotations
 
 import copy
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keras_kd.report.numbers import bytes_text, percent_text, ratio_text
-from keras_kd.report.schema import SCHEMA_VERSION, check_result
-
-# A file counts as "as good as the teacher" in the headline up to this many percentage points.
-_TOLERATED_DROP = 1.0
+from keras_kd.report.check import check_result
+from keras_kd.report.headline import headline
+from keras_kd.report.pareto import COSTS, front_keys
+from keras_kd.report.schema import SCHEMA_VERSION
 
 
 def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,48 +21,47 @@ def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:
         result: A dict in the form of `keras_kd.report.schema.Result`.
 
     Returns:
-        A copy in which each model has `accuracy`, `ratio_to_teacher` and `accuracy_drop_points`,
-        and the result has `schema_version` and `headline`. Numbers are plain Python numbers, and
-        those that are not finite are `None`.
+        A copy in which each model has `accuracy`, `ratio_to_teacher`, `accuracy_drop_points` and
+        the changes of its classes, and the result has `schema_version`, `headline` and
+        `pareto_fronts`. Numbers are plain Python numbers, and those that are not finite are
+        `None`.
 
     Raises:
         TypeError: If `result` is not a dict.
-        ValueError: If keys are missing.
+        ValueError: If keys are missing or values are of another type.
     """
-    check_result(result)
+    if not isinstance(result, Mapping):
+        raise TypeError(f"A report is made from a dict; received {type(result).__name__}.")
     full: dict[str, Any] = _plain(copy.deepcopy(dict(result)))
-    for key in ("curves", "layers", "notes"):
-        full.setdefault(key, [])
+    _drop_derived(full)
+    check_result(full)
+    full.setdefault("notes", [])
     models = full["models"]
     for model in models:
-        model["accuracy"] = _accuracy(seed["accuracy"] for seed in model["seeds"].values())
-    teacher = _model(models, "teacher")
+        for key in ("curves", "layers", "stages"):
+            model.setdefault(key, [])
+        values = [seed["accuracy"] for seed in model["seeds"].values()]
+        model["accuracy"] = _accuracy(values, model.get("samples"))
+    teacher = next((model for model in models if model["key"] == "teacher"), None)
     for model in models:
         model["ratio_to_teacher"] = _ratios(model, teacher)
-        model["accuracy_drop_points"] = (
-            None
-            if teacher is None or model is teacher
-            else 100 * (teacher["accuracy"]["mean"] - model["accuracy"]["mean"])
-        )
+        model["accuracy_drop_points"] = None if model is teacher else _drop(model, teacher)
+        _compare_classes(model, teacher)
     full["schema_version"] = SCHEMA_VERSION
-    full["headline"] = _headline(models, teacher)
+    full["headline"] = headline(models)
+    full["pareto_fronts"] = {cost: front_keys(models, cost) for cost in COSTS}
     return full
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the indices of the points (size, accuracy) to which no other point is superior.
-
-    Args:
-        points: Pairs of a size, where less is better, and an accuracy, where more is better.
-
-    Returns:
-        Indices by ascending size. Of equal points, the first counts.
-    """
-    front: list[int] = []
-    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
-        if not front or points[i][1] > points[front[-1]][1]:
-            front.append(i)
-    return front
+def _drop_derived(full: dict[str, Any]) -> None:
+    """Forget what is computed here, whatever it held before."""
+    for key in ("schema_version", "headline", "pareto_fronts"):
+        full.pop(key, None)
+    models = full.get("models")
+    for model in models if isinstance(models, list) else ():
+        for key in ("accuracy", "ratio_to_teacher", "accuracy_drop_points"):
+            if isinstance(model, dict):
+                model.pop(key, None)
 
 
 def _plain(value: Any) -> Any:
@@ -81,20 +79,36 @@ def _plain(value: Any) -> Any:
     return str(value)  # paths and dates
 
 
-def _accuracy(values: Iterable[float]) -> dict[str, Any]:
-    values = list(values)
+def _accuracy(values: list[float | None], samples: int | None) -> dict[str, Any]:
+    known = [value for value in values if value is not None]
+    mean = statistics.fmean(known) if known else None
     return {
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "mean": mean,
+        "std": statistics.stdev(known) if len(known) > 1 else None,
         "values": values,
+        "interval": None if mean is None or not samples else _wilson(mean, samples),
     }
 
 
-def _ratios(model: dict[str, Any], teacher: dict[str, Any] | None) -> dict[str, float | None]:
+def _wilson(share: float, samples: int, z: float = 1.959964) -> list[float]:
+    """Return Wilson's 95 % interval of a share of `samples` (Wilson 1927)."""
+    factor = 1 / (1 + z * z / samples)
+    centre = share + z * z / (2 * samples)
+    half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    return [max(0.0, factor * (centre - half)), min(1.0, factor * (centre + half))]
+
+
+def _drop(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> float | None:
+    own = model["accuracy"]["mean"]
+    teachers = None if teacher is None else teacher["accuracy"]["mean"]
+    return None if own is None or teachers is None else 100 * (teachers - own)
+
+
+def _ratios(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> dict[str, float | None]:
     def ratio(own: float | None, teachers: float | None) -> float | None:
         return own / teachers if own is not None and teachers else None
 
-    def measured(entry: dict[str, Any] | None, key: str) -> float | None:
+    def measured(entry: Mapping[str, Any] | None, key: str) -> float | None:
         return entry["file"][key] if entry is not None and entry["file"] is not None else None
 
     return {
@@ -107,60 +121,13 @@ def _ratios(model: dict[str, Any], teacher: dict[str, Any] | None) -> dict[str, 
     }
 
 
-def _model(models: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
-    return next((model for model in models if model["key"] == key), None)
+def _compare_classes(model: dict[str, Any], teacher: Mapping[str, Any] | None) -> None:
+    theirs = _by_label(() if teacher is None else teacher.get("per_class") or ())
+    for entry in model.get("per_class") or ():
+        other = theirs.get(entry["label"])
+        known = model is not teacher and None not in (other, entry["accuracy"])
+        entry["change_points"] = 100 * (entry["accuracy"] - other) if known else None
 
 
-def _headline(models: list[dict[str, Any]], teacher: dict[str, Any] | None) -> list[str]:
-    sentences = []
-    smallest = _smallest(models, teacher)
-    if smallest is not None:
-        sentences.append(_smallest_sentence(smallest, teacher))
-    alone, distilled = _model(models, "student_alone"), _model(models, "distilled")
-    if alone is not None and distilled is not None:
-        sentences.append(_distilled_sentence(alone["accuracy"], distilled["accuracy"]))
-    return sentences
-
-
-def _smallest(
-    models: list[dict[str, Any]], teacher: dict[str, Any] | None
-) -> dict[str, Any] | None:
-    """The smallest file close to the teacher's accuracy; the smallest of all where none is."""
-    files = [model for model in models if model["file"] is not None and model is not teacher]
-    if not files:
-        return None
-
-    def drop(model: dict[str, Any]) -> float:
-        return model["accuracy_drop_points"] or 0.0
-
-    close = [model for model in files if drop(model) <= _TOLERATED_DROP]
-    return min(close or files, key=lambda model: (model["file"]["bytes"], drop(model)))
-
-
-def _smallest_sentence(model: dict[str, Any], teacher: dict[str, Any] | None) -> str:
-    accuracy = percent_text(model["accuracy"]["mean"])
-    size = bytes_text(model["file"]["bytes"])
-    ratio = model["ratio_to_teacher"]["bytes"]
-    if teacher is None or ratio is None:
-        return f"{model['title']}: {size}, {accuracy} accuracy."
-    drop = model["accuracy_drop_points"]
-    change = f"{abs(drop):.1f} points {'below' if drop >= 0 else 'above'}"
-    return (
-        f"{model['title']}: {ratio_text(ratio)} of the teacher's bytes "
-        f"({size} instead of {bytes_text(teacher['file']['bytes'])}), {accuracy} accuracy, "
-        f"{change} the teacher's {percent_text(teacher['accuracy']['mean'])}."
-    )
-
-
-def _distilled_sentence(alone: dict[str, Any], distilled: dict[str, Any]) -> str:
-    gain = 100 * (distilled["mean"] - alone["mean"])
-    count = min(len(alone["values"]), len(distilled["values"]))
-    change = f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'}"
-    sentence = f"Taught by the teacher, the student is {change} the same student trained alone"
-    if count == 1:
-        return f"{sentence} (one seed, so chance is not excluded)."
-    spread = 100 * max(alone["std"] or 0.0, distilled["std"] or 0.0)
-    within = ", which is within that spread" if abs(gain) <= spread else ""
-    return (
-        f"{sentence} (mean of {count} seeds; standard deviation up to {spread:.1f} points{within})."
-    )
+def _by_label(entries: Iterable[Mapping[str, Any]]) -> dict[Any, float | None]:
+    return {entry["label"]: entry["accuracy"] for entry in entries}

@@ -23,13 +23,15 @@ def count_text(count: int | None) -> str:
     return ABSENT if count is None else f"{count:,}"
 
 
-def percent_text(fraction: float | None) -> str:
-    """Write a fraction as a percentage with one decimal: `"93.1 %"`."""
-    return ABSENT if fraction is None else f"{100 * fraction:.1f} %"
+def percent_text(fraction: float | None, decimals: int = 1) -> str:
+    """Write a fraction as a percentage, with one decimal unless told otherwise: `"93.1 %"`."""
+    return ABSENT if fraction is None else f"{100 * fraction:.{decimals}f} %"
 
 
-def accuracy_text(mean: float, std: float | None) -> str:
+def accuracy_text(mean: float | None, std: float | None) -> str:
     """Write an accuracy as a percentage, with its spread in points: `"93.12 ± 0.20 %"`."""
+    if mean is None:
+        return ABSENT
     return f"{100 * mean:.2f} %" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f} %"
 
 
@@ -57,6 +59,11 @@ def milliseconds_text(milliseconds: float | None) -> str:
     if milliseconds is None:
         return ABSENT
     return f"{milliseconds:#.3g}".removesuffix(".")
+
+
+def signed_points_text(points: float | None) -> str:
+    """Write a change in percentage points with its sign: `"+0.40"`, `"−1.20"`."""
+    return ABSENT if points is None else change_text(-points)
 
 
 def _three_digits(value: float) -> str:

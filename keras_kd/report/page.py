@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from keras_kd.report import plots
-from keras_kd.report.numbers import (
-    accuracy_text,
-    bytes_text,
-    change_text,
-    count_text,
-    milliseconds_text,
-    percent_text,
-    ratio_text,
-)
+from keras_kd.report import numbers
+from keras_kd.report.classes import class_rows, confusion_tables
+from keras_kd.report.curve_plots import training_curves
+from keras_kd.report.front_plot import accuracy_against, letters
+from keras_kd.report.pareto import COSTS, cost_of, drawable
+from keras_kd.report.reliability_plot import reliability_diagrams
+
+_FRONT_TITLES = {
+    "zipped_bytes": "Accuracy against the zipped size",
+    "bytes": "Accuracy against the size of the file",
+    "latency": "Accuracy against latency",
+}
+
+
+def environment() -> Any:
+    """Return the jinja2 environment of the page and of the card, with their number formats."""
+    import jinja2
+
+    found = jinja2.Environment(
+        loader=jinja2.PackageLoader("keras_kd.report"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    found.filters.update(
+        accuracy=lambda accuracy: numbers.accuracy_text(accuracy["mean"], accuracy["std"]),
+        bytes=numbers.bytes_text,
+        change=numbers.change_text,
+        signed=numbers.signed_points_text,
+        count=numbers.count_text,
+        unbroken=lambda text: re.sub(r"(?<=\d) (?=%|[kMG]?B\b|ms\b|points?\b)", "\u00a0", text),
+        ms=numbers.milliseconds_text,
+        percent=numbers.percent_text,
+        ratio=numbers.ratio_text,
+        combined=lambda first, second: {**first, **second},
+    )
+    return found
 
 
 def render_page(result: dict[str, Any]) -> str:
@@ -25,33 +55,105 @@ def render_page(result: dict[str, Any]) -> str:
     Returns:
         A whole HTML document. The same result gives the same text.
     """
-    import jinja2
+    models = result["models"]
+    files = [model for model in models if model["file"] is not None]
+    text = (
+        environment()
+        .get_template("report.html")
+        .render(
+            result=result,
+            models=models,
+            files=files,
+            letters=letters(models),
+            operators=sorted({name for model in files for name in model["file"]["operators"]}),
+            fronts=_fronts(result),
+            curves=training_curves(models),
+            staged=[model for model in models if model["stages"]],
+            classes=class_rows(result),
+            class_models=[model for model in models if model.get("per_class")],
+            confusions=confusion_tables(result),
+            diagrams=reliability_diagrams(models),
+            layered=[_layers(model) for model in models if model["layers"]],
+            details=_file_details(files),
+            runs=result.get("runs") or [result],
+        )
+    )
+    return text.strip() + "\n"
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("keras_kd.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        accuracy=lambda accuracy: accuracy_text(accuracy["mean"], accuracy["std"]),
-        bytes=bytes_text,
-        change=change_text,
-        count=count_text,
-        ms=milliseconds_text,
-        percent=percent_text,
-        ratio=ratio_text,
-    )
-    files = [model for model in result["models"] if model["file"] is not None]
-    operators = sorted({name for model in files for name in model["file"]["operators"]})
-    titles = {model["key"]: model["title"] for model in result["models"]}
-    return environment.get_template("report.html").render(
-        result=result,
-        files=files,
-        operators=operators,
-        layers_title=titles.get(result.get("layers_of", ""), "the compressed student"),
-        size_plot=plots.accuracy_against_size(result["models"]),
-        curve_plots=plots.training_curves(result["curves"]),
-        sparsity_plot=plots.layer_sparsity(result["layers"]),
-    )
+
+def _fronts(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the plot of each cost, and in words which models are on its front."""
+    found = []
+    for cost, title in _FRONT_TITLES.items():
+        svg = accuracy_against(cost, result["models"])
+        if svg is None:
+            continue
+        shown = drawable(result["models"], cost)
+        keys = result["pareto_fronts"][cost]
+        described = {model["key"]: _described(model, cost) for model in shown}
+        found.append(
+            {
+                "title": title,
+                "svg": svg,
+                "on": [(key, described[key]) for key in keys],
+                "off": [(key, text) for key, text in described.items() if key not in keys],
+            }
+        )
+    assert set(_FRONT_TITLES) == set(COSTS)
+    return found
+
+
+def _described(model: Mapping[str, Any], cost: str) -> str:
+    value = cost_of(model, cost)
+    text = f"{numbers.milliseconds_text(value)} ms" if cost == "latency" else (
+        numbers.bytes_text(value)
+    )  # fmt: skip
+    return f"{model['title']} ({numbers.percent_text(model['accuracy']['mean'], 2)}, {text})"
+
+
+def _layers(model: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's layers for its table: those with weights or a word on them, and the rest."""
+    told = [
+        layer
+        for layer in model["layers"]
+        if layer["parameters"] or layer["bytes"] or layer["done"] or layer["not_done"]
+    ]
+    largest = max((layer["bytes"] or 0 for layer in told), default=0)
+    return {
+        "title": model["title"],
+        "layers": told,
+        "silent": [layer["name"] for layer in model["layers"] if layer not in told],
+        "largest": largest,
+        "sized": largest > 0,
+        "other": model.get("other_bytes"),
+        "file_bytes": None if model["file"] is None else model["file"]["bytes"],
+    }
+
+
+def _file_details(files: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return what else was measured of the files: a row a figure, a cell a file."""
+    formats: list[tuple[str, str, Any]] = [
+        ("latency, 99 % within, ms", "latency_ms_p99", numbers.milliseconds_text),
+        ("latency without XNNPACK, ms", "latency_ms_without_xnnpack", numbers.milliseconds_text),
+        ("threads", "threads", str),
+        ("delegate", "delegate", str),
+        ("peak memory", "peak_memory_bytes", numbers.bytes_text),
+        ("loads with XNNPACK", "loads_with_xnnpack", lambda value: "yes" if value else "no"),
+        ("multiply-accumulates", "macs", numbers.count_text),
+        ("numbers stored", "constants", numbers.count_text),
+        ("zeros among them", "zero_constants", numbers.count_text),
+        ("stored as", "constant_types", _types_text),
+        ("operators in float", "float_operators", lambda value: str(sum(value.values()))),
+        ("largest difference to its Keras model", "max_difference", lambda value: f"{value:.2g}"),
+    ]
+    rows = []
+    for title, key, text in formats:
+        values = [model["file"].get(key) for model in files]
+        if any(value is not None for value in values):
+            rows.append((title, [numbers.ABSENT if v is None else text(v) for v in values]))
+    return rows
+
+
+def _types_text(types: dict[str, int]) -> str:
+    total = sum(types.values()) or 1
+    return ", ".join(f"{name} {100 * count / total:.0f} %" for name, count in types.items())

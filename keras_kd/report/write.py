@@ -23,6 +23,8 @@ def write_report(
 
     Args:
         result: A dict in the form of `keras_kd.report.schema.Result`. Derived keys may be absent.
+            The path of a `.tflite` file is relative to `folder`, or, where no such file is there,
+            to the working directory.
         folder: Where `report.html` and `report.json` go. It is created if it is missing.
 
     Returns:
@@ -40,6 +42,7 @@ def write_report(
     ```
     """
     full = complete_result(result)
+    _tell_paths_from(full, pathlib.Path(folder))
     page = check_writable(pathlib.Path(folder) / "report.html")
     numbers = check_writable(pathlib.Path(folder) / "report.json")
     html = render_page(full)
@@ -48,3 +51,14 @@ def write_report(
         with atomic_path(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return page, numbers
+
+
+def _tell_paths_from(result: dict[str, Any], folder: pathlib.Path) -> None:
+    """Make the paths of the files relative to the report's folder."""
+    for model in result["models"]:
+        if model["file"] is None:
+            continue
+        path = pathlib.Path(model["file"]["path"])
+        if path.is_absolute() or (path.is_file() and not (folder / path).is_file()):
+            path = pathlib.Path(os.path.relpath(path, folder))
+        model["file"]["path"] = path.as_posix()

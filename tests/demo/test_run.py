@@ -6,6 +6,7 @@ import pytest
 from keras_kd.demo import recipes
 from keras_kd.demo.measuring import VARIANTS
 from keras_kd.demo.run import run_demo
+from keras_kd.report import read_report
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +47,28 @@ def test_whole_run_and_going_on(short_recipe, tmp_path):
     assert rows["int8"]["nonzero_parameters"] <= rows["pruned"]["nonzero_parameters"]
     assert rows["int8"]["file"]["bytes"] < rows["distilled"]["file"]["bytes"]
     assert rows["int8"]["file"]["agreement"] > 0.9
-    sparsities = [layer["sparsity"] for layer in report["layers"] if layer["sparsity"] is not None]
-    assert min(sparsities) > 0.4
-    assert {curve["stage"] for curve in report["curves"]} == {
+    layers = [layer for layer in rows["int8"]["layers"] if layer["sparsity"] is not None]
+    assert min(layer["sparsity"] for layer in layers) > 0.4
+    assert all(layer["bits"] == 8 and layer["bytes"] > 0 for layer in layers)
+    sizes = [layer["bytes"] for layer in rows["int8"]["layers"]]
+    assert sum(sizes) + rows["int8"]["other_bytes"] == rows["int8"]["file"]["bytes"]
+    curves = [curve for model in report["models"] for curve in model["curves"]]
+    assert {curve["stage"] for curve in curves} == {
         "teacher",
         "student_alone",
         "distilled",
         "prune",
         "quantize_aware",
     }
+    assert [curve["seed"] for curve in rows["distilled"]["curves"]] == [0, 1]
+    assert [stage["name"] for stage in rows["pruned"]["stages"]] == ["student", "prune"]
+    for row in (rows["teacher"], rows["int8"]):
+        # What is told by class and by confidence is told of the same samples.
+        right = sum(row["confusion"][i][i] for i in range(10))
+        assert right / row["samples"] == pytest.approx(row["seeds"]["0"]["accuracy"])
+        assert sum(entry["samples"] for entry in row["calibration"]["bins"]) == row["samples"]
+    assert read_report(tmp_path) == report
+    assert "| Pruned, int8 |" in (tmp_path / "model_card.md").read_text()
     page = (tmp_path / "report.html").read_text()
     assert "Pruned, int8" in page
     assert any("Pruned, int8" in line for line in lines)

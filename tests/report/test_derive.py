@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from keras_kd.report import complete_result
-from keras_kd.report.derive import pareto_front
 
 
 def by_key(result, key):
@@ -44,29 +43,32 @@ def test_without_a_teacher_there_are_no_ratios(result):
     del result["models"][0]
     full = complete_result(result)
     assert set(by_key(full, "int8")["ratio_to_teacher"].values()) == {None}
-    assert full["headline"][0] == "Pruned and int8: 50.0 kB, 93.3 % accuracy."
 
 
-def test_headline(result):
-    assert complete_result(result)["headline"] == [
-        "Pruned and int8: 1/100 of the teacher's bytes (50.0 kB instead of 5.00 MB), 93.3 % "
-        "accuracy, 0.7 points below the teacher's 94.0 %.",
-        "Taught by the teacher, the student is 1.2 points above the same student trained alone "
-        "(mean of 3 seeds; standard deviation up to 0.2 points).",
-    ]
+def test_interval_by_the_number_of_samples(result):
+    result["models"][0]["seeds"] = {"0": {"accuracy": 0.9}}
+    result["models"][0]["samples"] = 50
+    # As published for 45 of 50 (statsmodels' proportion_confint, method "wilson").
+    interval = by_key(complete_result(result), "teacher")["accuracy"]["interval"]
+    assert interval == pytest.approx([0.786398, 0.956523], abs=1e-5)
+    assert by_key(complete_result(result), "distilled")["accuracy"]["interval"] is None
 
 
-def test_headline_prefers_a_larger_file_that_is_accurate(result):
+def test_a_model_without_accuracy(result):
     for seed in by_key(result, "int8")["seeds"].values():
-        seed["accuracy"] -= 0.05
-    assert complete_result(result)["headline"][0].startswith("Distilled student: 1/25")
+        seed["accuracy"] = float("nan")
+    int8 = by_key(complete_result(result), "int8")
+    assert int8["accuracy"] == {
+        "mean": None, "std": None, "values": [None, None, None], "interval": None,
+    }  # fmt: skip
+    assert int8["accuracy_drop_points"] is None
 
 
-def test_headline_admits_that_distillation_did_not_help(result):
-    for seed in by_key(result, "distilled")["seeds"].values():
-        seed["accuracy"] -= 0.013
-    sentence = complete_result(result)["headline"][1]
-    assert "0.1 points below" in sentence and "within that spread" in sentence
+def test_change_of_each_class(result):
+    full = complete_result(result)
+    changes = [entry["change_points"] for entry in by_key(full, "int8")["per_class"]]
+    assert changes == pytest.approx([-1.0, 0.0, -1.0])
+    assert {entry["change_points"] for entry in by_key(full, "teacher")["per_class"]} == {None}
 
 
 def test_derived_keys_are_not_taken_from_the_caller(result):
@@ -84,14 +86,8 @@ def test_the_result_of_the_caller_stays_as_it_was(result):
 
 
 def test_numpy_numbers_and_infinities_become_json(result):
-    result["curves"][0]["series"]["loss"] = np.array([1.5, np.nan, np.inf], np.float32)
+    result["models"][0]["curves"][0]["series"]["loss"] = np.array([1.5, np.nan, np.inf], np.float32)
     result["models"][1]["parameters"] = np.int64(48_000)
     full = complete_result(result)
-    assert full["curves"][0]["series"]["loss"] == [1.5, None, None]
+    assert full["models"][0]["curves"][0]["series"]["loss"] == [1.5, None, None]
     assert type(full["models"][1]["parameters"]) is int
-
-
-def test_pareto_front():
-    points = [(100, 0.9), (50, 0.8), (60, 0.7), (200, 0.9), (50, 0.75), (300, 0.95)]
-    assert pareto_front(points) == [1, 0, 5]
-    assert pareto_front([]) == []

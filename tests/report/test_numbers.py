@@ -60,5 +60,9 @@ def test_milliseconds(value, text):
 def test_accuracy_and_counts():
     assert numbers.accuracy_text(0.93123, None) == "93.12 %"
     assert numbers.accuracy_text(0.93123, 0.002) == "93.12 ± 0.20 %"
+    assert numbers.accuracy_text(None, None) == "–"
     assert numbers.percent_text(0.9931) == "99.3 %"
+    assert numbers.percent_text(0.99314, 2) == "99.31 %"
+    assert numbers.signed_points_text(-1.5) == "−1.50"
+    assert numbers.signed_points_text(0.25) == "+0.25"
     assert numbers.count_text(1234567) == "1,234,567"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import html.parser
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,20 +15,41 @@ from keras_kd.report import complete_result, write_report
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+_VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
 class _Page(html.parser.HTMLParser):
+    """What a page asks for, says and how its tags are nested."""
+
     def __init__(self, text):
         super().__init__()
-        self.resources, self.cells, self.tags = [], [], []
+        self.resources, self.cells, self.tags, self.open, self.wrong = [], [], [], [], []
+        self.attributes = []
         self.feed(text)
+        self.close()
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
         self.resources += [value for name, value in attrs if name in ("src", "srcset", "data")]
         if tag != "a":  # a link is followed by a reader, not fetched by the page
             self.resources += [value for name, value in attrs if name == "href"]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in _VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open[-1] != tag:
+            self.wrong.append((tag, self.open[-3:], self.getpos()))
+        else:
+            self.open.pop()
 
     def handle_data(self, data):
-        self.cells.append(data.strip())
+        self.cells.append(data.strip().replace("\xa0", " "))
 
 
 def test_both_files(result, tmp_path):
@@ -44,8 +66,54 @@ def test_the_page_asks_for_nothing_else(result, tmp_path):
     assert all(resource.startswith("#") for resource in page.resources)
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert "@import" not in text and "url(http" not in text
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 8  # three fronts, three trainings, two reliabilities
     assert 'name="viewport"' in text
+    assert not re.findall(r"(?:src|href|url)\s*[=(]\s*[\"']?\s*(?:https?:)?//", text)
+
+
+def test_the_page_is_whole_html(result, tmp_path):
+    text = write_report(result, tmp_path)[0].read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>\n<html lang=")
+    page = _Page(text)
+    assert page.wrong == [] and page.open == []
+    ids = [attributes["id"] for _, attributes in page.attributes if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_can_be_heard(result, tmp_path):
+    page = _Page(write_report(result, tmp_path)[0].read_text(encoding="utf-8"))
+    for tag, attributes in page.attributes:
+        if tag == "svg":
+            assert attributes["role"] == "img" and attributes["aria-label"]
+        if tag == "th":
+            assert attributes["scope"] in ("row", "col")
+        if attributes.get("role") == "region":
+            assert attributes["aria-label"] and attributes["tabindex"] == "0"
+    assert page.tags.count("table") == page.tags.count("caption") >= 8
+
+
+def _contrast(first, second):
+    def luminance(colour):
+        colour = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_in_light_and_dark(result, tmp_path):
+    text = write_report(result, tmp_path)[0].read_text(encoding="utf-8")
+    schemes = [
+        dict(re.findall(r"--(\w+):#(\w+)", part)) for part in re.findall(r":root{(.*?)}", text)
+    ]
+    assert len(schemes) == 2
+    for scheme in schemes:
+        for name in ("ink", "muted"):
+            assert _contrast(scheme[name], scheme["paper"]) >= 4.5
+        for name in ("series0", "series1", "series2", "series3"):
+            assert _contrast(scheme[name], scheme["paper"]) >= 3
 
 
 def test_the_page_shows_the_numbers(result, tmp_path):
@@ -58,12 +126,40 @@ def test_the_page_shows_the_numbers(result, tmp_path):
 
 
 def test_a_small_result(result, tmp_path):
-    for key in ("curves", "layers", "notes", "layers_of"):
-        del result[key]
+    del result["notes"]
     result["models"] = [result["models"][3]]
     result["seeds"] = [0]
     page, _ = write_report(result, tmp_path)
     assert "<svg" not in page.read_text(encoding="utf-8")
+
+
+def test_paths_are_told_from_the_folder(result, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "a.tflite").write_bytes(b"file")
+    result["models"][0]["file"]["path"] = "exports/a.tflite"
+    result["models"][1]["file"]["path"] = str(tmp_path / "exports" / "a.tflite")
+    _, numbers = write_report(result, "exports/page")
+    models = json.loads(numbers.read_text())["models"]
+    assert [model["file"]["path"] for model in models[:3]] == [
+        "../a.tflite",
+        "../a.tflite",
+        "distilled.tflite",
+    ]
+
+
+def test_a_page_with_all_parts_is_small(result, tmp_path):
+    assert write_report(result, tmp_path)[0].stat().st_size < 250_000
+
+
+def test_layers_classes_and_stages_are_shown(result, tmp_path):
+    cells = _Page(write_report(result, tmp_path)[0].read_text(encoding="utf-8")).cells
+    for shown in ("block5_Conv2D", "6,600", "50.0 %", "pruned; quantization-aware", "26,900"):
+        assert shown in cells
+    silent = ", ".join(f"block{i}_ReLU" for i in range(6))
+    assert f"Without weights: {silent}." in cells
+    assert "prune" in cells and "accuracy 0.9250" in cells and "12.5" in cells
+    assert "ECE 7.00 %" in cells and "shirt" in cells
 
 
 def test_text_of_the_result_is_escaped(result, tmp_path):

@@ -1,0 +1,240 @@
+"""Making a result of one's own measurements: a row a model, and the result of all rows."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kd.report import facts
+from keras_kd.report.histories import curves_of, stages_of
+from keras_kd.report.layers import layer_results
+
+# From the names of a `TFLiteResult` to those of a `FileResult`, where they differ.
+_RENAMED = {
+    "latency_ms": "latency_ms_median",
+    "latency_p90_ms": "latency_ms_p90",
+    "latency_p99_ms": "latency_ms_p99",
+    "latency_without_xnnpack_ms": "latency_ms_without_xnnpack",
+}
+_FILE_KEYS = (
+    "bytes", "zipped_bytes", "agreement", "operators", "latency_ms_p99",
+    "latency_ms_without_xnnpack", "latency_runs", "threads", "delegate",
+    "max_difference", "mean_difference", "peak_memory_bytes", "loads_with_xnnpack", "macs",
+    "xnnpack_error", "constants", "zero_constants", "constant_types", "float_operators",
+)  # fmt: skip
+_MODEL_KEYS = ("samples", "metrics", "per_class", "confusion", "calibration")
+
+
+def model_result(
+    key: str,
+    title: str,
+    keras_model: Any = None,
+    file_result: Any = None,
+    *,
+    description: str = "",
+    accuracy: float | Mapping[int, float] | None = None,
+    keras_accuracy: float | Mapping[int, float] | None = None,
+    history: Any = None,
+    compressed: Any = None,
+    layers: bool | Sequence[Mapping[str, Any]] = True,
+    **entries: Any,
+) -> dict[str, Any]:
+    """Return the row of one model, for `make_result`.
+
+    Args:
+        key: Unique among the rows. `"teacher"` is what all others are compared with;
+            `"student_alone"` and `"distilled"` are compared in the headline.
+        title: What the model is called on the page.
+        keras_model: The model: a Keras model, a `tf_keras` model, what `kd.compress` returned, or
+            any callable, of which the number of parameters is not known. Defaults to `None`.
+        file_result: What `kd.evaluate_tflite` returned for its file (or its `to_dict()`), or a
+            dict of them by seed; the first one is shown in detail. Defaults to `None`: no file
+            was exported.
+        description: What the model is, in a sentence. Defaults to `""`.
+        accuracy: Its accuracy in 0..1, or a dict of them by seed, where there is no file. Defaults
+            to `None`: the file's.
+        keras_accuracy: That of the Keras model, beside the file's. Defaults to `None`: what
+            `kd.evaluate_tflite` measured.
+        history: What `fit` returned or a dict of lists; for several trainings a dict of them by
+            title, or of dicts of them by seed. Defaults to `None`.
+        compressed: What `kd.compress` returned, or the folder that was its `path`: its stages and
+            their histories are taken. Defaults to `None`: `keras_model`, if it is a compressed one.
+        layers: Whether to list the layers of `keras_model`, with their sizes in the file if it can
+            be read; or the list itself. Defaults to `True`.
+        **entries: Further keys of `keras_kd.report.schema.ModelResult`, which replace what was
+            found: `parameters`, `samples`, `per_class`, `confusion`, `calibration`, ...
+
+    Returns:
+        A dict in the form of `keras_kd.report.schema.ModelResult`.
+
+    Raises:
+        TypeError: If `file_result` or `history` is of another type.
+        ValueError: If `compressed` is a folder without a run.
+
+    Example:
+
+    ```python
+    row = kd.report.model_result("teacher", "Teacher", teacher, kd.evaluate_tflite(path, test))
+    ```
+    """
+    files = _by_seed(file_result)
+    shown = next(iter(files.values()), None)
+    row: dict[str, Any] = {
+        "key": key,
+        "title": title,
+        "description": description,
+        **_parameters(keras_model, shown),
+        "seeds": _seeds(files, accuracy, keras_accuracy),
+        "accuracy_of": "keras model" if shown is None or accuracy is not None else "file",
+        "file": None if shown is None else _file(shown),
+    }
+    if shown is not None:
+        row |= {name: shown[name] for name in _MODEL_KEYS if shown.get(name) is not None}
+    if not isinstance(layers, bool):
+        row["layers"] = [dict(layer) for layer in layers]
+    elif layers and getattr(keras_model, "layers", None):
+        path = None if shown is None else pathlib.Path(shown["path"])
+        there = path is not None and path.is_file()
+        row["layers"], row["other_bytes"] = layer_results(keras_model, path if there else None)
+    if compressed is None and hasattr(keras_model, "stages"):
+        compressed = keras_model
+    curves = curves_of(title, history)
+    if compressed is not None:
+        row["stages"], stage_curves = stages_of(compressed)
+        curves += stage_curves
+    row["curves"] = curves
+    return {**row, **entries}
+
+
+def make_result(
+    title: str,
+    models: Sequence[Mapping[str, Any]],
+    *,
+    dataset: str = "",
+    classes: Iterable[str] = (),
+    command: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    notes: Iterable[str] = (),
+    packages: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Return the result of rows that `model_result` made, for `write_report`.
+
+    Versions, the machine and the time are those of this process.
+
+    Args:
+        title: The headline of the page.
+        models: The rows, in the order of the table.
+        dataset: The data set's name. Defaults to `""`.
+        classes: Names of the classes, in the order of the labels. Defaults to none.
+        command: What to type to get this result again. Defaults to `None`: the command that
+            started this process.
+        recipe: Every choice of the run, for the reader. Defaults to `None`.
+        seconds: How long each part took. Defaults to `None`.
+        notes: Sentences that a reader needs. Defaults to none.
+        packages: Further distributions whose versions matter. Defaults to none.
+
+    Returns:
+        A dict in the form of `keras_kd.report.schema.Result`.
+
+    Example:
+
+    ```python
+    result = kd.report.make_result("Flowers", [
+        kd.report.model_result("teacher", "Teacher", teacher, teacher_file),
+        kd.report.model_result("student", "Student", student, student_file),
+    ], classes=names)
+    kd.report.write_report(result, "exports/flowers")
+    ```
+    """
+    models = [dict(model) for model in models]
+    seeds = {int(seed) for model in models for seed in model.get("seeds", ())}
+    result: dict[str, Any] = {
+        "title": title,
+        "dataset": dataset,
+        "classes": [str(name) for name in classes],
+        "command": facts.script_command() if command is None else command,
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": facts.versions(packages),
+        "seeds": sorted(seeds),
+        "environment": facts.environment(),
+        "models": models,
+        "notes": list(notes),
+    }
+    if recipe is not None:
+        result["recipe"] = dict(recipe)
+    if seconds is not None:
+        result["seconds"] = dict(seconds)
+    return result
+
+
+def _by_seed(file_result: Any) -> dict[int, dict[str, Any]]:
+    """Return measurements of files as dicts by seed."""
+    if file_result is None:
+        return {}
+    if isinstance(file_result, Mapping) and "bytes" not in file_result:
+        return {int(seed): _measured(entry) for seed, entry in file_result.items()}
+    return {0: _measured(file_result)}
+
+
+def _measured(entry: Any) -> dict[str, Any]:
+    values = entry.to_dict() if hasattr(entry, "to_dict") else entry
+    if not isinstance(values, Mapping) or "bytes" not in values:
+        raise TypeError(
+            "`file_result` must be what `kd.evaluate_tflite` returned, its `to_dict()`, or a dict "
+            f"of them by seed. Received: {type(entry).__name__}."
+        )
+    return {_RENAMED.get(str(key), str(key)): value for key, value in values.items()}
+
+
+def _file(measured: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "path": os.fspath(measured["path"]),
+        "latency_ms_median": measured.get("latency_ms_median"),
+        "latency_ms_p90": measured.get("latency_ms_p90"),
+        "agreement": measured.get("agreement"),
+        **{key: measured[key] for key in _FILE_KEYS if measured.get(key) is not None},
+    }
+
+
+def _seeds(
+    files: Mapping[int, Mapping[str, Any]],
+    accuracy: float | Mapping[int, float] | None,
+    keras_accuracy: float | Mapping[int, float] | None,
+) -> dict[str, dict[str, Any]]:
+    def by_seed(values: float | Mapping[int, float] | None) -> dict[int, float]:
+        if values is None:
+            return {}
+        return dict(values) if isinstance(values, Mapping) else {0: values}
+
+    given, kerases = by_seed(accuracy), by_seed(keras_accuracy)
+    seeds: dict[str, dict[str, Any]] = {}
+    for seed in files or given or {0: None}:
+        file = files.get(seed, {})
+        entry = {"accuracy": given.get(seed, file.get("accuracy"))}
+        of_keras = kerases.get(seed, file.get("model_accuracy"))
+        if of_keras is not None:
+            entry["keras_accuracy"] = of_keras
+        for key in ("agreement", "bytes", "zipped_bytes"):
+            if key in file:
+                entry[key] = file[key]
+        seeds[str(seed)] = entry
+    return seeds
+
+
+def _parameters(model: Any, measured: Mapping[str, Any] | None) -> dict[str, int | None]:
+    """Count the parameters of a model; of one that is no Keras model, as the file says."""
+    parameters = nonzero = None
+    if hasattr(model, "count_params"):
+        parameters = int(model.count_params())
+        weights = getattr(model, "model", model).trainable_weights
+        kernels = [np.asarray(weight) for weight in weights if len(weight.shape) > 1]
+        nonzero = parameters - int(sum((kernel == 0).sum() for kernel in kernels))
+    elif measured is not None and measured.get("parameters") is not None:
+        parameters = int(measured["parameters"])
+    return {"parameters": parameters, "nonzero_parameters": nonzero}

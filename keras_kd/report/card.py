@@ -1,0 +1,114 @@
+"""The Markdown model card of a result."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from keras_kd.files import atomic_path, check_writable
+from keras_kd.report.classes import class_name
+from keras_kd.report.derive import complete_result
+from keras_kd.report.page import environment
+
+
+def model_card(
+    result: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    model: str | None = None,
+    overwrite: bool = False,
+) -> pathlib.Path:
+    """Write a model card: the facts of a report in Markdown (Mitchell et al. 2019, 1810.03993).
+
+    What only its author can know stands as `TODO` in it: intended use, data, limits, license.
+
+    Args:
+        result: A dict in the form of `keras_kd.report.schema.Result`. Derived keys may be absent.
+        path: The Markdown file.
+        model: The key of the model that the card is about; the others stand in the table beside
+            it. Defaults to `None`: the only student, or, of several, all of them.
+        overwrite: Whether to replace a file at `path`, and what was written into it by hand.
+            Defaults to `False`.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: If there is a file at `path`, unless `overwrite`.
+        ValueError: If `result` is no whole result or has no such model.
+        OSError: If the file cannot be written.
+
+    Example:
+
+    ```python
+    kd.report.model_card(kd.report.read_report("exports/digits"), "MODEL_CARD.md", model="int8")
+    ```
+    """
+    full = complete_result(result)
+    students = [entry for entry in full["models"] if entry["key"] != "teacher"]
+    if model is None:
+        shown = students or full["models"]
+    else:
+        shown = [entry for entry in full["models"] if entry["key"] == model]
+        if not shown:
+            keys = ", ".join(repr(entry["key"]) for entry in full["models"])
+            raise ValueError(f"The result has no model {model!r}; `model` must be one of: {keys}.")
+    target = check_writable(path)
+    if target.exists() and not overwrite:
+        raise FileExistsError(
+            f"'{target}' is there already, and what was written into it by hand would be lost. "
+            "Give another path, or `overwrite=True`."
+        )
+    text = render_card(full, shown)
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return target
+
+
+def render_card(result: dict[str, Any], shown: list[dict[str, Any]]) -> str:
+    """Return the model card as text.
+
+    Args:
+        result: A result that `complete_result` has completed.
+        shown: The models of it that the card is about.
+    """
+    teacher = next((entry for entry in result["models"] if entry["key"] == "teacher"), None)
+    beside = [teacher] if teacher is not None and teacher not in shown else []
+    text = (
+        environment()
+        .get_template("model_card.md")
+        .render(
+            result=result,
+            shown=shown,
+            title=f"{shown[0]['title']}: {result['title']}" if len(shown) == 1 else result["title"],
+            models=result["models"],
+            by_class=_by_class(result, [*beside, *shown]),
+            layered=[model for model in shown if model["layers"]],
+            calibrated=[model for model in [*beside, *shown] if model.get("calibration")],
+            runs=result.get("runs") or [result],
+            cell=_cell,
+        )
+    )
+    return text.strip() + "\n"
+
+
+def _cell(value: Any) -> str:
+    """Return text that cannot end a cell of a Markdown table."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def _by_class(result: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any] | None:
+    models = [model for model in models if model.get("per_class")]
+    if not models:
+        return None
+    labels = list(dict.fromkeys(entry["label"] for m in models for entry in m["per_class"]))
+    found = [{entry["label"]: entry for entry in model["per_class"]} for model in models]
+    return {
+        "titles": [model["title"] for model in models],
+        "rows": [
+            (class_name(label, result["classes"]), [entries.get(label) for entries in found])
+            for label in labels
+        ],
+    }

@@ -1,0 +1,115 @@
+"""Training histories and compression stages in the form of a result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+
+def curves_of(title: str, history: Any) -> list[dict[str, Any]]:
+    """Return histories in the form of `keras_kd.report.schema.Curve`.
+
+    Args:
+        title: The title of a history that brings none.
+        history: A `keras.callbacks.History`, a dict of lists, or a dict of histories by title or
+            by seed. `None` gives no curve.
+
+    Raises:
+        TypeError: If it is of another type.
+    """
+    return [] if history is None else _curves(title, history, None)
+
+
+def _curves(title: str, history: Any, seed: int | None) -> list[dict[str, Any]]:
+    series = getattr(history, "history", history)
+    if not isinstance(series, Mapping):
+        raise TypeError(
+            "`history` must be what `fit` returned, a dict of lists, or a dict of them by title "
+            f"or by seed. Received: {type(history).__name__}."
+        )
+    if series and all(isinstance(value, Mapping) or hasattr(value, "history")
+                      for value in series.values()):  # fmt: skip
+        found = []
+        for name, entry in series.items():
+            if isinstance(name, int):
+                found += _curves(title, entry, name)
+            else:
+                found += _curves(str(name), entry, seed)
+        return found
+    lists = {
+        str(key): [None if value is None else float(value) for value in values]
+        for key, values in series.items()
+        if isinstance(values, (list, tuple)) and key != "epoch"
+    }
+    epochs = max((len(values) for values in lists.values()), default=0)
+    if not epochs:
+        return []
+    return [{"title": title, "seed": seed, "epochs": list(range(1, epochs + 1)), "series": lists}]
+
+
+def stages_of(compressed: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the stages of a compression, and the histories of their training.
+
+    Args:
+        compressed: What `kd.compress` returned, or the folder that was its `path`.
+
+    Returns:
+        Lists in the form of `keras_kd.report.schema.StageResult` and `Curve`.
+
+    Raises:
+        ValueError: If the folder holds no run of `kd.compress`.
+    """
+    if isinstance(compressed, (str, os.PathLike)):
+        records, histories = _read_run(pathlib.Path(compressed))
+    elif hasattr(compressed, "stages") and hasattr(compressed, "history"):
+        records = [dataclasses.asdict(record) for record in compressed.stages]
+        histories = compressed.history
+    else:
+        raise TypeError(
+            "`compressed` must be what `kd.compress` returned, or the folder that was its `path`. "
+            f"Received: {type(compressed).__name__}."
+        )
+    curves = []
+    for name, history in histories.items():
+        for curve in _curves(_title(name, records), history, None):
+            curves.append({**curve, "stage": name})
+    keys = (
+        "name", "stage", "outcome", "epochs", "metrics", "metric", "drop", "parameters", "nonzero",
+        "sparsity", "seconds",
+    )  # fmt: skip
+    stages = [
+        {**{key: record[key] for key in keys}, "config": _json(record["config"])}
+        for record in records
+    ]
+    return stages, curves
+
+
+def _title(name: str, records: list[dict[str, Any]]) -> str:
+    stage = next((record["stage"] for record in records if record["name"] == name), "")
+    return f"Stage {name}" if not stage or stage.lower() == name.replace("_", "") else (
+        f"Stage {name} ({stage})"
+    )  # fmt: skip
+
+
+def _read_run(folder: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    file = folder / "run.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        before = [content["before"]] if content["before"] else []
+        records = before + [stage["record"] for stage in content["stages"]]
+        histories = {stage["record"]["name"]: stage["history"] for stage in content["stages"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"'{folder}' holds no run of `kd.compress` (no whole run.json). Give the folder that "
+            "was its `path`, or what it returned."
+        ) from error
+    return records, histories
+
+
+def _json(value: Any) -> Any:
+    """Return a stage's configuration as JSON: what has no form there, as text."""
+    return json.loads(json.dumps(value, default=str))

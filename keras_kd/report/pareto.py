@@ -1,0 +1,54 @@
+"""Pareto fronts: which models no other one is superior to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What is set against accuracy, and where it stands in a file's measurements.
+COSTS = {
+    "bytes": "bytes",
+    "zipped_bytes": "zipped_bytes",
+    "latency": "latency_ms_median",
+}
+
+
+def cost_of(model: Mapping[str, Any], cost: str) -> float | None:
+    """Return what a model costs, or `None` where it was not measured.
+
+    Args:
+        model: A model of a result.
+        cost: A key of `COSTS`.
+    """
+    value: float | None = None if model["file"] is None else model["file"].get(COSTS[cost])
+    return value
+
+
+def drawable(models: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping[str, Any]]:
+    """Return the models of which both accuracy and cost were measured."""
+    return [
+        model for model in models if model["accuracy"]["mean"] is not None and cost_of(model, cost)
+    ]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the indices of the points (cost, accuracy) to which no other point is superior.
+
+    Args:
+        points: Pairs of a cost, where less is better, and an accuracy, where more is better.
+
+    Returns:
+        Indices by ascending cost. Of equal points, the first counts.
+    """
+    front: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        if not front or points[i][1] > points[front[-1]][1]:
+            front.append(i)
+    return front
+
+
+def front_keys(models: Sequence[Mapping[str, Any]], cost: str) -> list[str]:
+    """Return the keys of the models on the front of accuracy and `cost`, by ascending cost."""
+    models = drawable(models, cost)
+    points = [(cost_of(model, cost) or 0.0, model["accuracy"]["mean"]) for model in models]
+    return [models[i]["key"] for i in pareto_front(points)]

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from keras_kd.report import model_card
+
+
+def test_facts(result, tmp_path):
+    text = model_card(result, tmp_path / "new" / "CARD.md", model="int8").read_text()
+    assert text.startswith("# Pruned and int8: Fashion-MNIST")
+    assert "| Pruned and int8 | 93.30 ± 0.10 % |" in text and "| Teacher | 94.00 % |" in text
+    assert "| coat | 100 | 95.0 % | 95.0 % (0.00) |" in text
+    assert "Teacher 3.00 %, Pruned and int8 7.00 %." in text
+    assert (
+        "| block5_Conv2D | Conv2D | 6,000 | 6,600 | 8 | 50.0 % | pruned; quantization-aware |"
+        in text
+    )
+    assert result["command"] in text and "keras 3.15.1" in text
+    assert "prune (4 epochs)" in text and "Made up for a test." in text
+
+
+def test_what_only_the_author_knows_is_left_open(result, tmp_path):
+    text = model_card(result, tmp_path / "CARD.md").read_text()
+    for heading in ("Intended use", "Out of scope", "Data", "Limits", "License"):
+        section = re.search(rf"^#+ {heading}\n(.*?)(?=^#+ |\Z)", text, re.S | re.M)
+        assert section and "TODO" in section[1], heading
+
+
+def test_tables_are_whole(result, tmp_path):
+    result["models"][1]["title"] = "a | b\nc"
+    lines = model_card(result, tmp_path / "CARD.md").read_text().splitlines()
+    columns = None
+    rows = 0
+    for line in lines:
+        if line.startswith("|"):
+            count = len(re.findall(r"(?<!\\)\|", line))
+            columns = columns or count
+            assert count == columns, line
+            rows += 1
+        else:
+            columns = None
+    assert rows > 15
+    assert not re.search(r"\n\n\n", "\n".join(lines))
+
+
+def test_all_students_without_a_model(result, tmp_path):
+    text = model_card(result, tmp_path / "CARD.md").read_text()
+    assert text.startswith("# Fashion-MNIST")
+    assert "- **Student alone**: " in text and "- **Pruned and int8**: " in text
+
+
+def test_a_card_is_not_overwritten(result, tmp_path):
+    path = tmp_path / "CARD.md"
+    path.write_text("by hand")
+    with pytest.raises(FileExistsError, match="written into it by hand"):
+        model_card(result, path)
+    assert path.read_text() == "by hand"
+    model_card(result, path, overwrite=True)
+    assert "TODO" in path.read_text()
+
+
+def test_a_model_that_is_not_there(result, tmp_path):
+    with pytest.raises(ValueError, match="has no model 'int4'; `model` must be one of: 'teacher'"):
+        model_card(result, tmp_path / "CARD.md", model="int4")
+    assert not (tmp_path / "CARD.md").exists()
