@@ -21,7 +21,7 @@ _FORBIDDEN = {
     "distiller": {*_TOP, "report", "export", "compression"},
     "compression": {*_TOP, "report", "export"},
     "export": {*_TOP, "report", "compression"},
-    "report": {"cli", "__main__", "demo", "export", "compression"},
+    "report": {"cli", "__main__", "demo", "compression"},
     "datasets": {*_TOP, "report", "export", "compression", "distiller", "losses", "teachers"},
     "demo": {"cli", "__main__"},
 }  # fmt: skip

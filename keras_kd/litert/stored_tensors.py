@@ -6,7 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
-from keras_kd.litert.flatbuffer import _BITS, ModelFile
+from keras_kd.litert.constants import BITS, _is_weight, _zero_point, count_zeros
+from keras_kd.litert.flatbuffer import ModelFile
 
 # What only changes the form of a constant: its own consumers are the ones that say whose it is.
 _FORMS = ("DEQUANTIZE", "DENSIFY", "QUANTIZE", "CAST", "RESHAPE", "TRANSPOSE")
@@ -43,20 +44,20 @@ def stored_tensors(content: bytes) -> list[StoredTensor]:
     """
     file = ModelFile(content)
     found, seen = [], set()
-    for graph in file._graphs():
+    for graph in file.raw_graphs():
         users = _users(file, graph)
         for i in range(graph.TensorsLength()):
             tensor = graph.Tensors(i)
-            data = file._buffer(tensor.Buffer())
+            data = file.stored(tensor.Buffer())
             if data is None or tensor.Buffer() in seen:
                 continue
             seen.add(tensor.Buffer())
-            name, kind = file._describe(graph, i)
+            name, kind = file.name_and_kind(tensor)
             shape = [tensor.Shape(k) for k in range(tensor.ShapeLength())]
             elements = math.prod(shape)
             zeros = None
-            if file._is_weight(tensor, kind):
-                stored, zeros = file._count(data, kind, file._zero_point(tensor))
+            if _is_weight(tensor, kind):
+                stored, zeros = count_zeros(data, kind, _zero_point(tensor))
                 zeros += elements - stored if tensor.Sparsity() is not None else 0
                 zeros = min(zeros, elements)
             found.append(
@@ -66,7 +67,7 @@ def stored_tensors(content: bytes) -> list[StoredTensor]:
                     axes=len(shape),
                     elements=elements,
                     zeros=zeros,
-                    bits=_BITS.get(kind),
+                    bits=BITS.get(kind),
                     bytes=int(data.nbytes),
                 )
             )
@@ -78,18 +79,16 @@ def _users(file: ModelFile, graph: Any) -> dict[int, tuple[str, ...]]:
     direct: dict[int, list[tuple[str, list[int]]]] = {}
     for i in range(graph.OperatorsLength()):
         operator = graph.Operators(i)
-        code = file._model.OperatorCodes(operator.OpcodeIndex())
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         outputs = [operator.Outputs(k) for k in range(operator.OutputsLength())]
         for k in range(operator.InputsLength()):
             direct.setdefault(operator.Inputs(k), []).append(
-                (file._operator_names.get(number, ""), outputs)
+                (file.operator_name(operator)[0], outputs)
             )
 
     def names(index: int, depth: int) -> list[str]:
         result = []
         for operator_name, outputs in direct.get(index, ()):
-            result += [file._describe(graph, output)[0] for output in outputs]
+            result += [file.name_and_kind(graph.Tensors(output))[0] for output in outputs]
             if operator_name in _FORMS and depth:
                 result += [name for output in outputs for name in names(output, depth - 1)]
         return result
