@@ -34,7 +34,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Write the page."""
     from keras_kd.cli.out_folder import OutFolder
     from keras_kd.cli.report_result import read_results, report_of
-    from keras_kd.report import format_table, write_report
+    from keras_kd.report import format_table, model_card, write_report
 
     results = read_results(settings["results"])
     folder = OutFolder(COMMAND, settings, settings["results"])
@@ -44,10 +44,12 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     report = report_of(results, settings, folder.path)
     with folder.begun():
         page, numbers = write_report(report, folder.path)
+        card = model_card(report, folder.path / "model_card.md", overwrite=True)
         result = folder.finish(
             {
                 "page": page.as_posix(),
                 "json": numbers.as_posix(),
+                "card": card.as_posix(),
                 "table": format_table(report),
             }
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import pathlib
@@ -22,6 +21,8 @@ def read_results(paths: Sequence[str]) -> list[dict[str, Any]]:
         FileNotFoundError: If there is no such file.
         ValueError: If one is no result, or of a run that is not done, or nothing was measured.
     """
+    from keras_kd.report import read_report
+
     found = []
     for path in paths:
         file = pathlib.Path(path)
@@ -31,15 +32,15 @@ def read_results(paths: Sequence[str]) -> list[dict[str, Any]]:
             content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"'{path}' is no JSON file: {error}.") from None
-        known = isinstance(content, dict) and (
-            content.get("format") == FORMAT or isinstance(content.get("models"), list)
-        )
-        if not known:
+        if isinstance(content, dict) and "schema_version" in content:
+            found.append({**read_report(file), "path": path})
+            continue
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(
                 f"'{path}' is no result of keras-kd: give result.json of measure, distill or "
                 "compress, or report.json of demo."
             )
-        if "models" not in content and content["result"] is None:
+        if content["result"] is None:
             raise ValueError(f"'{path}' is of a run that is not done: run that command again.")
         found.append({**content, "path": path})
     if not any("models" in content or content["command"] == "measure" for content in found):
@@ -60,80 +61,85 @@ def report_of(
         settings: The settings of `report`.
         folder: The folder of the report, which paths of files are relative to.
     """
-    from keras_kd.demo.run import _environment, _versions
+    from keras_kd.report import make_result, merge
 
-    report: dict[str, Any] = {
-        "title": settings["title"],
-        "dataset": "",
-        "classes": [],
-        "command": f"keras-kd report {shlex.join(settings['results'])} --out {folder.as_posix()}",
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": _versions(),
-        "seeds": [0],
-        "environment": _environment(),
-        "models": [],
-        "curves": [],
-        "layers": [],
-        "notes": [],
-        "recipe": {},
-    }
+    command = f"keras-kd report {shlex.join(settings['results'])} --out {folder.as_posix()}"
+    reports = [_moved(content, folder) for content in results if "models" in content]
+    own: dict[str, Any] = {"models": [], "notes": [], "dataset": "", "classes": []}
+    recipe = {}
     for content in results:
-        if "models" in content:
-            _add_report(report, content, folder)
-        elif content["command"] == "measure":
-            _add_measured(report, content, folder)
-        else:
-            _add_training(report, content)
-    report["title"] = report["title"] or f"keras_kd on {report['dataset']}"
-    report["seeds"] = sorted({int(s) for model in report["models"] for s in model["seeds"]})
-    if report["layers"]:
-        report["layers_of"] = report["models"][-1]["key"]
-    else:
-        del report["layers"]
-    return report
+        if "models" not in content:
+            recipe[content["command"]] = content["settings"]
+            if content["command"] == "measure":
+                _add_measured(own, content, folder)
+    for content in results:
+        if "models" not in content and content["command"] in _TITLES and own["models"]:
+            # Of the files that were measured, training made the last one.
+            _add_training(own["models"][-1], content)
+    title = settings["title"]
+    if own["models"]:
+        known = next(iter(reports), own)
+        # What is measured here may be told by the path of a folder: the name is a matter of taste.
+        own["dataset"] = known["dataset"] or own["dataset"]
+        own["classes"] = known["classes"] if reports else own["classes"]
+        reports.append(
+            make_result(
+                title or f"keras_kd on {own['dataset']}",
+                own["models"],
+                dataset=own["dataset"],
+                classes=own["classes"],
+                command=command,
+                recipe=recipe,
+                notes=own["notes"],
+            )
+        )
+    return merge(reports, title)
 
 
-def _add_report(report: dict[str, Any], content: Mapping[str, Any], folder: pathlib.Path) -> None:
+def _moved(content: Mapping[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Return a report with its files told from another folder."""
     theirs = pathlib.Path(content["path"]).parent
-    report["dataset"] = report["dataset"] or content["dataset"]
-    report["classes"] = report["classes"] or content["classes"]
+    models = []
     for model in content["models"]:
-        row = {**model, "key": _free_key(report, model["key"])}
-        if row.get("file"):
-            row["file"] = {**row["file"], "path": _relative(theirs / row["file"]["path"], folder)}
-        report["models"].append(row)
-    report["curves"] += content.get("curves", [])
-    report["notes"] += content.get("notes", [])
+        file = model["file"]
+        if file is not None:
+            file = {**file, "path": _relative(theirs / file["path"], folder)}
+        models.append({**model, "file": file})
+    return {**{key: value for key, value in content.items() if key != "path"}, "models": models}
 
 
-def _add_measured(report: dict[str, Any], content: Mapping[str, Any], folder: pathlib.Path) -> None:
+def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathlib.Path) -> None:
+    from keras_kd.report import model_result
+
     measured, settings = content["result"], content["settings"]
-    report["dataset"] = report["dataset"] or settings["data"]
-    report["classes"] = report["classes"] or measured["class_names"] or []
-    report["notes"].append(f"Accuracy is on {measured['data']}.")
+    own["dataset"] = own["dataset"] or settings["data"]
+    own["classes"] = own["classes"] or measured["class_names"] or []
+    own["notes"].append(f"Accuracy is on {measured['data']}.")
     if measured["limits"]:
         kept = "; ".join(s for sentences in measured["not_kept"].values() for s in sentences)
-        report["notes"].append(
-            f"Not kept: {kept}" if kept else "Every limit of the budget is kept."
-        )
+        own["notes"].append(f"Not kept: {kept}" if kept else "Every limit of the budget is kept.")
+    seed = int(settings.get("seed", 0))
     # The teacher first: it is what the others are compared with.
     files = sorted(measured["files"], key=lambda entry: entry["file"] != measured["teacher"])
     for entry in files:
         teacher = entry["file"] == measured["teacher"]
+        is_file = entry["kind"] == "tflite"
         name = pathlib.Path(entry["file"]).name
-        report["models"].append(
-            {
-                "key": _free_key(report, "teacher" if teacher else pathlib.Path(name).stem),
-                "title": f"Teacher ({name})" if teacher else name,
-                "description": _description(entry, teacher),
-                "parameters": entry.get("parameters", entry.get("constants")),
-                "nonzero_parameters": entry.get("parameters", entry.get("constants"))
-                - entry.get("zeros", entry.get("zero_constants", 0)),
-                "seeds": {str(settings.get("seed", 0)): {"accuracy": entry["accuracy"]}},
-                "accuracy_of": "file" if entry["kind"] == "tflite" else "keras model",
-                "file": _file(entry, folder) if entry["kind"] == "tflite" else None,
-            }
+        zeros = entry.get("zeros", entry.get("zero_constants", 0))
+        row = model_result(
+            _free_key(own["models"], "teacher" if teacher else pathlib.Path(name).stem),
+            f"Teacher ({name})" if teacher else name,
+            file_result={seed: {**entry, "path": _relative(pathlib.Path(entry["file"]), folder)}}
+            if is_file
+            else None,
+            description=_description(entry, teacher),
+            accuracy=None if is_file else {seed: entry["accuracy"]},
+            parameters=entry["parameters"],
+            nonzero_parameters=entry["parameters"] - zeros,
         )
+        if not is_file:
+            row["samples"] = entry["samples"]
+        own["models"].append(row)
 
 
 def _description(entry: Mapping[str, Any], teacher: bool) -> str:
@@ -142,45 +148,24 @@ def _description(entry: Mapping[str, Any], teacher: bool) -> str:
     return "The teacher, in Keras." if teacher else "The model in Keras that files were made from."
 
 
-def _file(entry: Mapping[str, Any], folder: pathlib.Path) -> dict[str, Any]:
-    same = {key: value for key, value in entry.items() if key not in ("file", "kind", "form")}
-    return {
-        **same,
-        "path": _relative(pathlib.Path(entry["file"]), folder),
-        "latency_ms_median": entry["latency_ms"],
-        "latency_ms_p90": entry["latency_p90_ms"],
-    }
+def _add_training(row: dict[str, Any], content: Mapping[str, Any]) -> None:
+    from keras_kd.report.histories import curves_of
 
-
-def _add_training(report: dict[str, Any], content: Mapping[str, Any]) -> None:
     command, result = content["command"], content["result"]
     seed = content["settings"].get("seed", 0)
+    title = _TITLES[command]
     if command == "distill":
-        report["curves"].append(_curve(_TITLES[command], command, seed, result["history"]))
-    elif command == "compress":
-        for stage, history in result["history"].items():
-            if history:
-                report["curves"].append(
-                    _curve(f"{_TITLES[command]}: {stage}", stage, seed, history)
-                )
-        report["layers"] = [_layer(record) for record in result["layers"]]
-    report["recipe"][command] = content["settings"]
+        row["curves"] += curves_of(title, {title: {seed: _shown(result["history"])}})
+        return
+    for stage, history in result["history"].items():
+        by_title = {f"{title}: {stage}": {seed: _shown(history)}}
+        row["curves"] += [{**curve, "stage": stage} for curve in curves_of(title, by_title)]
+    row["layers"] = [_layer(record) for record in result["layers"]]
 
 
-def _curve(title: str, stage: str, seed: int, history: Mapping[str, list[float]]) -> dict[str, Any]:
-    series = {
-        key: values
-        for key, values in history.items()
-        if key not in ("total_loss", "val_total_loss", "epoch")
-    }
-    epochs = len(next(iter(series.values())))
-    return {
-        "title": title,
-        "stage": stage,
-        "seed": seed,
-        "epochs": list(range(1, epochs + 1)),
-        "series": series,
-    }
+def _shown(history: Mapping[str, Any]) -> dict[str, Any]:
+    left_out = ("total_loss", "val_total_loss")
+    return {key: values for key, values in history.items() if key not in left_out}
 
 
 def _layer(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,12 +175,14 @@ def _layer(record: Mapping[str, Any]) -> dict[str, Any]:
         "parameters": record["parameters"],
         "sparsity": record["sparsity"],
         "bits": record["bits"],
-        "what": "; ".join(str(part) for part in (*record["done"], *record["not_done"])),
+        "bytes": None,
+        "done": [str(text) for text in record["done"]],
+        "not_done": [str(text) for text in record["not_done"]],
     }
 
 
-def _free_key(report: Mapping[str, Any], key: str) -> str:
-    taken = {model["key"] for model in report["models"]}
+def _free_key(models: Sequence[Mapping[str, Any]], key: str) -> str:
+    taken = {model["key"] for model in models}
     number = 2
     free = key
     while free in taken:

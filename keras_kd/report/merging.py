@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,9 @@ def _run(whole: Mapping[str, Any]) -> dict[str, Any]:
 def _same(model: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     def measured(entry: Mapping[str, Any]) -> Any:
         file = entry["file"]
-        return entry["key"], entry["seeds"], file and (file["bytes"], file["path"])
+        name = file and pathlib.PurePath(file["path"]).name
+        figures = file and (file["bytes"], file["latency_ms_median"])
+        return entry["key"], entry["seeds"], name, figures
 
     return bool(measured(model) == measured(other))
 

@@ -13,7 +13,7 @@ def converted(**options):
     class Module(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec((1, 8))])
         def __call__(self, x):
-            return tf.matmul(x, kernel, name="product") + [1.0, 2.0, 3.0, 0.0]
+            return tf.nn.bias_add(tf.matmul(x, kernel), [1.0, 2.0, 3.0, 0.0])
 
     module = Module()
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
