@@ -16,6 +16,7 @@ _OPERATOR_DATA = 192
 _PER_CHANNEL = 8
 _PER_INPUT_OR_OUTPUT = 96
 _FIXED = 1024
+_INT16_SOFTMAX_TABLES = 2 * 513 * 2
 
 
 def estimate_arena(graphs: Sequence[Graph]) -> int:
@@ -24,9 +25,8 @@ def estimate_arena(graphs: Sequence[Graph]) -> int:
     Activations are laid out as the runtime's greedy planner does: every tensor that is not stored
     in the file lives from the operator which writes it to the last one which reads it; the largest
     is placed first, each at the lowest address at which it overlaps no other that lives at the
-    same time. To that come the operators' working memory and what the runtime keeps of each
-    tensor, operator and channel. Graphs inside a graph (loops) are counted as if they lived at
-    the same time.
+    same time. To that comes an allowance for what the runtime keeps of each tensor, operator and
+    channel. Graphs inside a graph (loops) are counted as if they lived at the same time.
 
     Args:
         graphs: The file's graphs.
@@ -54,9 +54,6 @@ def activation_bytes(graph: Graph) -> int:
         for index in first
         if not graph.tensors[index].constant and not graph.tensors[index].variable
     ]
-    requests += [
-        (_aligned(_scratch(graph, node)), step, step) for step, node in enumerate(graph.nodes)
-    ]
     return pack([request for request in requests if request[0]])
 
 
@@ -79,16 +76,12 @@ def pack(requests: Sequence[tuple[int, int, int]]) -> int:
     return max((offset + size for offset, size, _, _ in placed), default=0)
 
 
-def _scratch(graph: Graph, node: Node) -> int:
-    """Working memory of one operator's reference kernel."""
-    return 0
-
-
 def _records(graphs: Sequence[Graph]) -> int:
     size = _FIXED
     for graph in graphs:
         size += _PER_TENSOR * len(graph.tensors)
         size += (_PER_NODE + _OPERATOR_DATA) * len(graph.nodes)
+        size += sum(_table(graph, node) for node in graph.nodes)
         size += _PER_INPUT_OR_OUTPUT * (len(graph.inputs) + len(graph.outputs))
         for tensor in graph.tensors:
             if tensor.constant and tensor.scales:
@@ -96,6 +89,13 @@ def _records(graphs: Sequence[Graph]) -> int:
             if tensor.variable:
                 size += _aligned(tensor.bytes)
     return size
+
+
+def _table(graph: Graph, node: Node) -> int:
+    """Bytes of the tables which an operator computes before the first run."""
+    if node.name == "SOFTMAX" and graph.tensors[node.inputs[0]].kind == "INT16":
+        return _INT16_SOFTMAX_TABLES
+    return 0
 
 
 def _aligned(size: int) -> int:

@@ -74,15 +74,12 @@ def run_trial(path: str | os.PathLike[str], estimated_arena: int) -> Trial:
 
 def _smallest(path: str | os.PathLike[str], recorded: int, inputs: pathlib.Path) -> int:
     # What is recorded leaves out memory which is only needed while the arena is laid out.
-    size = recorded
-    while _run(path, size, inputs, 0)[0] != 0:
-        size += max(256, recorded // 64 // 16 * 16)
-        if size > 2 * recorded + 2**16:
-            raise ValueError(
-                f"'{path}' did not run in TensorFlow Lite for Microcontrollers in an arena of "
-                f"{size:,} bytes, though it records that it needs {recorded:,}."
-            )
-    return size
+    sizes = [int(recorded * part) // 16 * 16 for part in (1, 1.02, 1.05, 1.1, 1.25, 1.5, 2, 4)]
+    for size in sizes:
+        code, report, _ = _run(path, size, inputs, 0)
+        if code == 0:
+            return size
+    raise ValueError(_refused(path, code, report))
 
 
 def _run(

@@ -86,3 +86,12 @@ def test_a_trial_needs_the_package(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"keras-kd\[micro\]"):
         export_c_array(model, trial=True)
     assert export_c_array(model).arena_bytes is None
+
+
+def test_the_estimate_is_on_the_safe_side_of_the_measured_arena():
+    from keras_kd.export.micro_arena import estimate_arena
+    from keras_kd.litert.flatbuffer import ModelFile
+    from keras_kd.litert.graph import read_graphs
+
+    estimate = estimate_arena(read_graphs(ModelFile(REFERENCE.read_bytes())))
+    assert 44416 <= estimate <= 1.3 * 44416
