@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_kd.export.calibration import Calibration, calibrate
-from keras_kd.export.converter_errors import explain
+from keras_kd.export.converter_errors import explain, named_layers
 from keras_kd.export.int4 import to_int4
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.options import INTEGER, BatchSize, ExportOptions
@@ -51,6 +51,7 @@ class Conversion:
 
     Attributes:
         calibration: The samples with which ranges are calibrated, or `None`.
+        flex_layers: The layers which have no builtin operators.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Conversion:
         self._check = check
         self._data: Any = None
         self.calibration: Calibration | None = None
+        self.flex_layers: list[str] = []
 
     def use_representative(self, data: Any) -> None:
         """Calibrate with `data`."""
@@ -77,9 +79,10 @@ class Conversion:
         """Convert with builtin operators; with TensorFlow's own where allowed and needed."""
         try:
             return self._with_batch(flex=False)
-        except NotConvertedError:
+        except NotConvertedError as error:
             if not self._options.allow_flex:
                 raise
+            self.flex_layers = error.layers
             return self._with_batch(flex=True)
 
     def _with_batch(self, flex: bool) -> Converted:
@@ -124,7 +127,9 @@ class Conversion:
             try:
                 content = converter.convert()
             except Exception as error:
-                raise NotConvertedError(explain(error, captured.text, flex)) from None
+                layers = named_layers(f"{error}\n{captured.text}")
+                text = explain(error, captured.text, flex)
+                raise NotConvertedError(text, layers) from None
             if quantization == "int4":
                 content = to_int4(content)
         content = first_graph_first(content, list(signatures))
@@ -185,7 +190,16 @@ class Conversion:
 
 
 class NotConvertedError(ValueError):
-    """The converter refused a model."""
+    """The converter refused a model.
+
+    Args:
+        message: Why.
+        layers: The layers that it complained of.
+    """
+
+    def __init__(self, message: str, layers: list[str]) -> None:
+        super().__init__(message)
+        self.layers = layers
 
 
 def _sizes(wanted: Mapping[str, BatchSize], auto: int | None) -> dict[str, int | None]:

@@ -23,8 +23,7 @@ def explain(error: Exception, output: str, flex: bool) -> str:
             '`quantization="int8"`, or begin the model behind its Embedding.'
         )
     operators = sorted(set(re.findall(r"'tf\.(\w+)' op", text)) | set(_flex_names(text)))
-    layers = sorted({match for match in re.findall(r'"([^"@]+)@__inference_\w+"', text)})
-    layers = [layer for layer in layers if "PartitionedCall" not in layer]
+    layers = named_layers(text)
     reason = "The model cannot be converted to TFLite"
     if not flex:
         reason += " with builtin operators"
@@ -39,6 +38,12 @@ def explain(error: Exception, output: str, flex: bool) -> str:
             "`allow_flex=True`"
         )
     return f"{reason}{advice}\nThe converter said:\n{_shorten(str(error) or output)}"
+
+
+def named_layers(text: str) -> list[str]:
+    """Return the paths of the layers that the converter complains of."""
+    layers = sorted(set(re.findall(r'"([^"@]+)@__inference_\w+"', text)))
+    return [layer for layer in layers if "PartitionedCall" not in layer]
 
 
 def _flex_names(text: str) -> list[str]:

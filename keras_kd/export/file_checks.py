@@ -62,7 +62,7 @@ def check_runs(temporary: pathlib.Path, target: pathlib.Path, signatures: Sequen
         raise ValueError(f"'{target}' was not written. {reason}") from None
 
 
-def try_flex(content: bytes, target: pathlib.Path) -> tuple[bool, str]:
+def try_flex(content: bytes, target: pathlib.Path, layers: Sequence[str]) -> tuple[bool, str]:
     """Run a file with TensorFlow's own operators where TensorFlow can.
 
     LiteRT for Python has none of them, and TensorFlow for Python lost them with version 2.20
@@ -71,6 +71,7 @@ def try_flex(content: bytes, target: pathlib.Path) -> tuple[bool, str]:
     Args:
         content: The file's bytes.
         target: Its name.
+        layers: The layers which need them, as far as they are known.
 
     Returns:
         Whether it was run, and a sentence about where it does not run.
@@ -90,7 +91,9 @@ def try_flex(content: bytes, target: pathlib.Path) -> tuple[bool, str]:
                 raise ValueError(f"'{target}' was not written. {error}") from None
             ran = False
     operators = ModelFile(content).operators()
-    named = ", ".join(dict.fromkeys(f"{o.name} (in {place(o)})" for o in operators if o.is_flex))
+    flex = [operator for operator in operators if operator.is_flex]
+    where = list(dict.fromkeys(layers or [place(operator) for operator in flex]))
+    named = f"{_counted(Counter(o.name for o in flex))} (in {', '.join(where[:5])})"
     tried = (
         "it was run in tf.lite.Interpreter"
         if ran

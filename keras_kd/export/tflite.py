@@ -178,7 +178,7 @@ def export_tflite(
     units = _units(first)
     ran = True
     if flex:
-        ran, sentence = try_flex(content, target)
+        ran, sentence = try_flex(content, target, job.flex_layers)
         said.append(sentence)
     facts = describe(
         content,

@@ -41,26 +41,6 @@ def test_convolutions_and_dense_layers(tmp_path):
     assert np.corrcoef(outputs(path, image=x).ravel(), expected.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.parametrize("batch_size", [1, None])
-def test_embeddings(tmp_path, batch_size):
-    keras.utils.set_random_seed(0)
-    i = keras.Input((6,), name="words", dtype="int32")
-    x = layers.GlobalAveragePooling1D()(layers.Embedding(50, 32)(i))
-    model = keras.Model(i, x)
-    words = np.random.default_rng(0).integers(0, 50, (9, 6)).astype("int32")
-    path = kd.export_tflite(
-        model, tmp_path / "a.tflite", "int4", batch_size=batch_size, verbose=False
-    )
-    file = ModelFile(path.read_bytes())
-    assert file.constants().types["INT4"] == 50 * 32
-    assert "EMBEDDING_LOOKUP" in file.operator_counts()
-    table = model.layers[1].get_weights()[0]
-    # One scale for each row: no number is further off than one step of its own word's row.
-    step = np.abs(table).max(axis=1, keepdims=True) / 7
-    bound = step[words].mean(axis=(1,))
-    assert (np.abs(outputs(path, words=words) - model(words)) <= bound + 1e-6).all()
-
-
 def test_what_has_no_kernel_of_4_bits_is_named_once(tmp_path):
     keras.utils.set_random_seed(0)
     i = keras.Input((8, 8, 128), name="image")

@@ -1,12 +1,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import struct
-import zipfile
 
-import flatbuffers
 import keras
 import numpy as np
 import pytest
@@ -77,70 +73,6 @@ def test_the_json_of_another_file_is_not_read(exported, tmp_path):
         assert read_metadata(other) is None
     with pytest.raises(FileNotFoundError):
         read_metadata(tmp_path / "none.tflite")
-
-
-class Table:
-    """A flatbuffer's table, read by the numbers of the metadata schema."""
-
-    def __init__(self, data, position):
-        self._table = flatbuffers.table.Table(data, position)
-
-    def _at(self, slot):
-        offset = self._table.Offset(4 + 2 * slot)
-        return offset + self._table.Pos if offset else None
-
-    def text(self, slot):
-        return self._table.String(self._at(slot)).decode()
-
-    def byte(self, slot):
-        return self._table.Bytes[self._at(slot)]
-
-    def table(self, slot):
-        return Table(self._table.Bytes, self._table.Indirect(self._at(slot)))
-
-    def tables(self, slot):
-        where = self._at(slot) - self._table.Pos
-        start, count = self._table.Vector(where), self._table.VectorLen(where)
-        return [Table(self._table.Bytes, self._table.Indirect(start + 4 * i)) for i in range(count)]
-
-    def floats(self, slot):
-        where = self._at(slot) - self._table.Pos
-        start, count = self._table.Vector(where), self._table.VectorLen(where)
-        return list(struct.unpack_from(f"<{count}f", self._table.Bytes, start))
-
-
-def test_labels_and_normalization_are_in_the_file(exported):
-    from ai_edge_litert import schema_py_generated as schema
-
-    model, path, x = exported
-    content = path.read_bytes()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert archive.namelist() == ["labels.txt"]
-        assert archive.read("labels.txt").decode("utf-8").split("\n") == NAMES
-    file = schema.Model.GetRootAs(content, 0)
-    entries = {
-        file.Metadata(i).Name(): file.Metadata(i).Buffer() for i in range(file.MetadataLength())
-    }
-    data = file.Buffers(entries[b"TFLITE_METADATA"]).DataAsNumpy().tobytes()
-    assert data[4:8] == b"M001"
-    root = Table(data, struct.unpack_from("<I", data)[0])
-    assert root.text(7) == "1.0.0"
-    (graph,) = root.tables(3)
-    (given,), (output,) = graph.tables(2), graph.tables(3)
-    assert (given.text(0), output.text(0)) == ("x", "y")
-    assert json.loads(given.text(1)) == PREPROCESSING
-    assert (given.table(3).byte(0), given.table(3).table(1).byte(0)) == (2, 1)  # an image, RGB
-    (unit,) = given.tables(4)
-    assert unit.byte(0) == 1
-    # (x / 255 - mean) / std, written for pixels
-    np.testing.assert_allclose(unit.table(1).floats(0), [0.5 * 255, 0.25 * 255])
-    np.testing.assert_allclose(unit.table(1).floats(1), [0.5 * 255, 0.5 * 255])
-    (labels,) = output.tables(6)
-    assert (labels.text(0), labels.byte(2)) == ("labels.txt", 2)
-    # Both are passed over by LiteRT.
-    (given,) = LiteRuntime(path).predict({"x": x}).values()
-    expected = model(x).numpy()
-    assert np.abs(given - expected).max() < 0.05 * np.ptp(expected)
 
 
 @pytest.mark.parametrize(
