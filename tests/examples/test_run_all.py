@@ -1,0 +1,40 @@
+import importlib.util
+import pathlib
+
+import pytest
+
+
+@pytest.fixture
+def run_all(tmp_path, monkeypatch):
+    path = pathlib.Path(__file__).parents[2] / "examples" / "run_all.py"
+    spec = importlib.util.spec_from_file_location("run_all", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    for name, body in {
+        "good": "import sys\nprint('noise')\nprint('| file | accuracy |', sys.argv[1:])",
+        "absent": "raise ConnectionError('no network')",
+        "bad": "raise ValueError('broken')",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(f"# %%\n{body}\n")
+    (tmp_path / "tool.py").write_text("raise SystemExit('not an example')\n")
+    return module
+
+
+def test_tables_are_printed_and_failures_counted(run_all, capsys):
+    assert run_all.main(["--quick"]) == 1
+    printed, errors = capsys.readouterr()
+    assert "| file | accuracy | ['--quick']" in printed and "noise" not in printed
+    assert "not run, its data set is absent: ConnectionError: no network" in printed
+    assert "ValueError: broken" in printed
+    assert errors.strip() == "Failed: bad"
+
+
+def test_an_absent_data_set_is_no_failure(run_all):
+    assert run_all.main(["good", "absent"]) == 0
+
+
+def test_unknown_names_are_refused(run_all, capsys):
+    with pytest.raises(SystemExit):
+        run_all.main(["missing"])
+    assert "there is no example 'missing'" in capsys.readouterr().err
