@@ -172,7 +172,7 @@ def _ends(word: str, tensors: Sequence[Tensor]) -> list[str]:
             f"constexpr int {prefix}Shape[] = {{{', '.join(str(size) for size in shape)}}};",
             f"constexpr std::size_t {prefix}Elements = {tensor.elements};",
         ]
-        if len(tensor.scales) == 1 and tensor.scales[0]:
+        if len(tensor.scales) == 1 and 0 < tensor.scales[0] < np.inf:
             lines += [
                 f"// number = (value - {prefix}ZeroPoint) * {prefix}Scale",
                 f"constexpr float {prefix}Scale = {float_literal(tensor.scales[0])};",

@@ -12,6 +12,9 @@ import sys
 from keras_kd.litert import probe
 from keras_kd.litert.flatbuffer import IDENTIFIER
 
+# A damaged loop may never end. No file that can be measured needs this long for one run.
+_SECONDS = 600
+
 
 @dataclasses.dataclass(frozen=True)
 class Probed:
@@ -118,12 +121,19 @@ def _run(path: pathlib.Path, delegate: str) -> subprocess.CompletedProcess[str]:
         f"import runpy, sys; sys.path[:] = {sys.path!r}; "
         f"runpy.run_path({probe.__file__!r}, run_name='__main__')"
     )
-    return subprocess.run(
-        [sys.executable, "-c", code, str(path.resolve()), delegate],
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", code, str(path.resolve()), delegate],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"'{path}' did not end its first run within {_SECONDS} seconds: it is damaged (a loop "
+            "without an end, a size out of all proportion) or too large for this machine."
+        ) from None
 
 
 _REFUSED = 3  # what probe.py ends with where LiteRT says no

@@ -89,6 +89,11 @@ class LiteRuntime:
         output_names = {index: name for name, index in named_outputs.items()}
         self._input_details = self._interpreter.get_input_details()
         self._output_details = self._interpreter.get_output_details()
+        if not self._input_details or not self._output_details:
+            raise ValueError(
+                f"'{path}' has no {'outputs' if self._input_details else 'inputs'}: there is "
+                "nothing to measure. Export the model again."
+            )
         self.inputs = [
             Input(
                 name=input_names.get(d["index"], d["name"]),
@@ -188,11 +193,17 @@ class LiteRuntime:
             for d, array in zip(self._input_details, arrays, strict=True)
         ]
         if any(resize):
-            for detail, array in zip(self._input_details, arrays, strict=True):
-                self._interpreter.resize_tensor_input(detail["index"], array.shape)
             # Not under capture_output, which holds the whole process's output: as a teacher, this
             # runs while others print, and in several threads.
-            self._interpreter.allocate_tensors()
+            try:
+                for detail, array in zip(self._input_details, arrays, strict=True):
+                    self._interpreter.resize_tensor_input(detail["index"], array.shape)
+                self._interpreter.allocate_tensors()
+            except RuntimeError as error:
+                shapes = ", ".join(str(array.shape) for array in arrays)
+                raise ValueError(
+                    f"LiteRT cannot run '{self.path}' on inputs of shape {shapes}: {error}"
+                ) from None
             self._input_details = self._interpreter.get_input_details()
         for detail, array in zip(self._input_details, arrays, strict=True):
             self._interpreter.set_tensor(detail["index"], _quantize(array, detail))
@@ -210,7 +221,10 @@ class LiteRuntime:
 
     def invoke(self) -> None:
         """Run the file on what its input tensors hold."""
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise ValueError(f"LiteRT cannot run '{self.path}': {error}") from None
 
     def example_inputs(self, seed: int = 0) -> dict[str, np.ndarray]:
         """Return a batch of one: normal numbers for float inputs, zeros for integer ones."""
