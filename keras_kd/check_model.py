@@ -24,11 +24,13 @@ from keras_kd.layer_plan import LayerPlan, RefusedLayers
 from keras_kd.model_check import LayerCheck, ModelCheck, Problem
 from keras_kd.model_graph import graph_of, is_graph
 
+_FORMATS = tuple(name for name in QUANTIZATIONS if name != "int4")
+
 
 def check(
     model: keras.Model,
     stages: Stage | Sequence[Stage] | None = None,
-    exports: str | Sequence[str] = QUANTIZATIONS,
+    exports: str | Sequence[str] = _FORMATS,
     *,
     convert: bool = False,
 ) -> ModelCheck:
@@ -43,7 +45,8 @@ def check(
         stages: The stages as they are to be given to `compress`. Defaults to `None`: each of the
             five stages for itself, with the arguments that it has by default and a `ratio` of 0.5
             for `Shrink`, and the exports of the model as it is.
-        exports: Formats of `export_tflite`. Defaults to all of them.
+        exports: Formats of `export_tflite`. Defaults to all but `"int4"`, which needs an extra
+            package and does not follow `QuantizeAware`.
         convert: Whether to convert on trial, in every format, and to name the operators. It takes
             some seconds for a small model. The student is converted as `QuantizeAware` receives
             it, calibrated with random numbers. Defaults to `False`: only what is known

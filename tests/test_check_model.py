@@ -266,6 +266,18 @@ def test_a_converter_error_is_a_problem(tmp_path):
     assert "TFLite has no builtin operator for MatrixInverse" in problem.message
 
 
+def test_4_bits_are_asked_for_by_name(tmp_path):
+    i = keras.Input((12, 12, 32))
+    x = layers.DepthwiseConv2D(3, name="depthwise")(layers.Conv2D(32, 1, name="conv")(i))
+    x = layers.Dense(8, name="small")(layers.BatchNormalization(name="norm")(x))
+    found = kd.check(keras.Model(i, x), [], exports="int4")
+    cells = {row.path: row.cells["int4"].action for row in found.rows}
+    assert (cells["conv"], cells["depthwise"]) == ("4-bit weights", "8-bit weights")
+    assert (cells["small"], found.ok) == ("8-bit weights", True)
+    (problem,) = kd.check(special(), [kd.QuantizeAware()], exports="int4").problems
+    assert "was trained for int8" in problem.message
+
+
 def test_quantization_aware_models_are_for_int8():
     found = kd.check(special(), [kd.QuantizeAware()], exports=["float16", "int8"])
     assert "was trained for int8" in found.notes["float16"][0]
@@ -308,7 +320,7 @@ def test_wrong_arguments():
     with pytest.raises(TypeError, match="`stages` takes stages"):
         kd.check(model, ["prune"])
     with pytest.raises(ValueError, match="`exports` takes formats"):
-        kd.check(model, [], exports="int4")
+        kd.check(model, [], exports="int3")
     with pytest.raises(ValueError, match="is not built"):
         kd.check(Subclassed(), [])
     with pytest.raises(TypeError, match=r"check\(distiller.student"):

@@ -428,11 +428,10 @@ def test_an_interrupted_write_leaves_the_old_file(
 def test_a_file_which_litert_cannot_run_is_not_kept(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "keras_kd.export.conversion.order_inputs_and_outputs",
-        lambda content, *names: content[:-200],
-    )
-    monkeypatch.setattr("keras_kd.export.tflite.ModelFile.operators", lambda self: [])
+    def refuse(path: pathlib.Path) -> None:
+        raise ValueError(f"LiteRT cannot run '{path}': node 3 failed")
+
+    monkeypatch.setattr("keras_kd.export.file_checks.check_file", refuse)
     with pytest.raises(ValueError, match=r"was not written\. LiteRT cannot run 'a\.tflite'"):
         export(cnn(), tmp_path / "a.tflite")
     assert list(tmp_path.iterdir()) == []
