@@ -94,9 +94,13 @@ class FeatureReader:
         self._local = threading.local()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[dict[str, Any]]:
-        """Fill a dictionary of path -> output while the model is called once inside the block."""
-        features: dict[str, Any] = {}
+    def reading(self, features: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """Fill a dictionary of path -> output while the model is called once inside the block.
+
+        Args:
+            features: The dictionary. Defaults to a new one.
+        """
+        features = {} if features is None else features
         self._local.features = features
         with self._lock:
             self._open += 1

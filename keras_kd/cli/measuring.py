@@ -134,7 +134,7 @@ class Measuring:
     def _file_input_shape(self, path: str) -> tuple[int, ...]:
         from keras_kd.litert.runtime import LiteRuntime
 
-        inputs = LiteRuntime(path).inputs
+        inputs = LiteRuntime(path, xnnpack=None).inputs
         if len(inputs) != 1:
             raise ValueError(
                 f"'{path}' has {len(inputs)} inputs. The command line is for models with one; for "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +34,8 @@ class Comparison:
             nothing differs.
         layers: A `LayerDifference` for every layer that has a tensor in the file, in the order of
             the file; `None` unless they were asked for.
-        not_found: Layers which have none: the converter removed them, or did not keep their names.
+        not_found: Layers which have none: the converter removed them, or did not keep their names;
+            and layers that are called more than once.
     """
 
     path: str
@@ -70,8 +72,8 @@ class Comparison:
         return above[0] if above else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all attributes as a dict."""
-        return dataclasses.asdict(self)
+        """Return all attributes as a dict for JSON, with `None` for an infinite ratio."""
+        return {key: _finite(value) for key, value in dataclasses.asdict(self).items()}
 
     def __str__(self) -> str:
         """Return a few readable lines, and a table of the layers."""
@@ -114,6 +116,14 @@ class Comparison:
         return lines
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def compare(
     model: Any,
     path: str | os.PathLike[str],
@@ -134,8 +144,8 @@ def compare(
     that the layer can be found in which a file loses accuracy. Tensors are found by their names,
     which the converter makes from the layers'. Not found are layers which it removes or folds into
     the next operator (dropout; a convolution before its normalisation, which is named beside it),
-    layers inside the body of a loop, and what is no layer, as an addition of two tensors. A layer
-    that is called more than once is compared in its last call.
+    layers inside the body of a loop, and what is no layer, as an addition of two tensors. Layers
+    that are called more than once are left out.
 
     Args:
         model: A Keras model, or a compressed one.

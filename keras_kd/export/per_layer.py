@@ -53,6 +53,19 @@ class LayerDifference:
         return (*self.fused, self.layer)
 
 
+class _Calls(dict[str, Any]):
+    """Outputs by layer, and the layers which were called more than once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.repeated: list[str] = []
+
+    def __setitem__(self, path: str, output: Any) -> None:
+        if path in self and path not in self.repeated:
+            self.repeated.append(path)
+        super().__setitem__(path, output)
+
+
 class LayerComparison:
     """Compares the layers of a model with the tensors of a file.
 
@@ -63,7 +76,7 @@ class LayerComparison:
         path: The file.
 
     Attributes:
-        not_found: Layers that were called and have no tensor in the file.
+        not_found: Layers that were called and have no tensor in the file, or several.
     """
 
     def __init__(self, model: Any, path: Any) -> None:
@@ -75,6 +88,7 @@ class LayerComparison:
         self._tensors: dict[str, int] = {}  # layer -> tensor
         self._fused: dict[str, tuple[str, ...]] = {}
         self._sums: dict[str, Differences] = {}
+        self._repeated: list[str] = []
         self.not_found: list[str] = []
 
     def add(self, batches: Iterable[Batch]) -> None:
@@ -99,7 +113,8 @@ class LayerComparison:
     def _features(self, x: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         """Return the output of every layer in the order of the calls, and that of every output."""
         x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-        with self._reader.reading() as features:
+        calls = _Calls()
+        with self._reader.reading(calls) as features:
             named = name_outputs(self._model, self._model(x, training=False))
         nested = {path.rpartition("/")[0] for path in self._paths}
         leaves = {
@@ -107,6 +122,8 @@ class LayerComparison:
             for path, feature in features.items()
             if path not in nested and hasattr(feature, "shape")
         }
+        # One tensor a call is in the file, and their names do not say which is which.
+        self._repeated = [path for path in calls.repeated if leaves.pop(path, None) is not None]
         made_by = {
             safe_name(name): path
             for name, tensor in named.items()
@@ -144,6 +161,7 @@ class LayerComparison:
         self._sums = {layer: Differences() for layer in self._tensors}
         known = set(self._tensors) | {p for fused in self._fused.values() for p in fused}
         self.not_found = [path for path in features if path not in known]
+        self.not_found += self._repeated
 
     def _follow(self, features: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
         """Give a tensor to the layer behind its own which was folded into it without a name.

@@ -56,8 +56,9 @@ class TFLiteResult:
             everything was measured without it.
         xnnpack_error: Why it does not, or `None`.
         peak_memory_bytes: By how much the memory of a fresh process grows at most while it loads
-            the file and runs it once at the smallest batch: weights, tensors, and the parts of the
-            LiteRT library which this file needs. `None` where the system does not tell.
+            the file and runs it once, on one thread, at the smallest batch (sizes that the file
+            leaves open are 64): weights, tensors, and the parts of the LiteRT library which this
+            file needs, some 3 MB. `None` where the system does not tell.
         operators: How often each operator occurs.
         operator_types: For each operator, how often it occurs with each type of numbers, as
             `{"CONV_2D": {"INT8": 4}}`; `"FLOAT32 (INT8 weights)"` where its weights are of

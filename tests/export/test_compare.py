@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 
@@ -177,6 +178,42 @@ def test_subclassed_models(folder: pathlib.Path) -> None:
     assert [row.layers for row in result.layers] == [("first",), ("second",)]
 
 
+def test_layers_that_are_called_twice_are_left_out(folder: pathlib.Path) -> None:
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    shared = layers.Dense(5, activation="relu", name="shared")
+    x = layers.Concatenate(name="both")([shared(a), shared(b)])
+    model = keras.Model([a, b], layers.Dense(2, name="out")(x))
+    path = kd.export_tflite(model, folder / "t.tflite", verbose=False)
+    data = dict(zip("ab", np.random.default_rng(0).normal(size=(2, 9, 4)), strict=True))
+    result = kd.compare(model, path, data, per_layer=True)
+    assert result.not_found == ("shared",)
+    assert [row.layer for row in result.layers] == ["both", "out"]
+    assert all(row.relative_error < 1e-5 for row in result.layers)
+    assert "Without a tensor of their own: shared." in str(result)
+
+
+def test_a_file_of_keras_itself(folder: pathlib.Path) -> None:
+    network().export(folder / "keras.tflite", format="litert", verbose=False)
+    result = kd.compare(network(), folder / "keras.tflite", X, per_layer=True)
+    assert len(result.layers) == 7 and result.worst.relative_error < 1e-4
+
+
+@pytest.mark.slow
+def test_a_model_after_quantization_aware_training(folder: pathlib.Path) -> None:
+    teacher, student = network(), network()
+    distiller = kd.Distiller(teacher, student, [kd.losses.KLDivergence(from_logits=False)])
+    distiller.compile("sgd", loss="sparse_categorical_crossentropy")
+    y = np.random.default_rng(0).integers(0, 5, len(X))
+    stages = [kd.QuantizeAware(epochs=1)]
+    compressed = kd.compress(distiller, (X, y), validation_data=(X, y), stages=stages, verbose=0)
+    path = kd.export_tflite(compressed, folder / "qat.tflite", "int8", verbose=False)
+    result = kd.compare(compressed, path, X, per_layer=True)
+    found = by_layer(result)
+    for layer in ("quant_stem", "quant_depthwise", "quant_pointwise", "quant_add", "quant_out"):
+        assert found[layer].relative_error < 0.05
+    assert found["quant_stem"].kind == "INT8"
+
+
 def test_another_models_file(files: dict[str, pathlib.Path]) -> None:
     other = keras.Sequential([keras.Input((10, 10, 3)), layers.Flatten(), layers.Dense(4)])
     with pytest.raises(ValueError, match="was not made from this model"):
@@ -196,3 +233,5 @@ def test_equal_outputs_have_no_noise(folder: pathlib.Path) -> None:
     assert result.signal_to_noise_db == math.inf and result.max_difference == 0
     (row,) = result.layers
     assert row.relative_error is None  # the output is constant: it has no spread
+    kept = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert kept["signal_to_noise_db"] is None and kept["layers"][0]["layer"] == "relu"
