@@ -111,7 +111,9 @@ def _own_ids(text: str, key: str) -> str:
 def _in_page_colours(text: str) -> str:
     for colour, name in _VARIABLES.items():
         text = text.replace(colour, f"var(--{name})")
-    return re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", text)
+    # The page's style sheet gives text its font and colour.
+    text = re.sub(r"; font-family: [^;\"]*", "", text)
+    return re.sub(r'(<text style="[^"]*?); fill: var\(--ink\)', r"\1", text)
 
 
 def _shorter(text: str) -> str:
@@ -126,6 +128,7 @@ def _shorter(text: str) -> str:
         head = re.sub(r"-?\d+\.\d{2,}", lambda match: f"{float(match[0]):.1f}", head)
         parts[i] = f"{head}>{rest}"
     text = "".join(part.strip() for part in parts)
+    text = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", text)
     while "<g></g>" in text:
         text = text.replace("<g></g>", "")
     return re.sub(r"<defs><style[^>]*>.*?</style></defs>", "", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -78,11 +79,14 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
                 zorder=3 if on_front else 2,
             )
         _set_axes(axes, [x for x, _ in places.values()], cost)
-        _draw_front(axes, [places[key] for key in front])
+        steps = _draw_front(axes, [places[key] for key in front])
         # Those on the front choose their places first.
         order = [*front, *(model["key"] for model in shown if model["key"] not in front)]
         titles = {model["key"]: model["title"] for model in shown}
-        _label(drawn, axes, [(places[key], named[key], titles[key]) for key in order])
+        spreads = {model["key"]: 100 * (model["accuracy"]["std"] or 0.0) for model in shown}
+        bars = [(x, y - spreads[key], x, y + spreads[key]) for key, (x, y) in places.items()]
+        labels = [(places[key], named[key], titles[key]) for key in order]
+        _label(drawn, axes, labels, [*bars, *steps])
         names = ", ".join(titles[key] for key in front)
         return svg(
             drawn,
@@ -106,8 +110,10 @@ def _set_axes(axes: Axes, costs: list[float], cost: str) -> None:
     axes.set_ylabel("accuracy, %")
 
 
-def _draw_front(axes: Axes, front: Sequence[tuple[float, float]]) -> None:
-    """Draw the steps, from the foot of the axes to their right end."""
+def _draw_front(
+    axes: Axes, front: Sequence[tuple[float, float]]
+) -> list[tuple[float, float, float, float]]:
+    """Draw the steps, from the foot of the axes to their right end, and return them as lines."""
     limits = axes.get_xlim(), axes.get_ylim()
     steps = [(front[0][0], limits[1][0]), *front, (limits[0][1], front[-1][1])]
     axes.step(
@@ -120,6 +126,10 @@ def _draw_front(axes: Axes, front: Sequence[tuple[float, float]]) -> None:
     )
     axes.set_xlim(limits[0])
     axes.set_ylim(limits[1])
+    lines = []
+    for (x0, y0), (x1, y1) in itertools.pairwise(steps):
+        lines += [(x0, y0, x1, y0), (x1, y0, x1, y1)]
+    return lines
 
 
 def _tick_text(value: float, cost: str) -> str:
@@ -129,8 +139,20 @@ def _tick_text(value: float, cost: str) -> str:
     return f"{float(number):g} {unit}"
 
 
-def _label(drawn: Figure, axes: Axes, points: Sequence[tuple[tuple[Any, float], str, str]]) -> None:
-    """Write a letter beside each marker, and the title where it hides nothing."""
+def _label(
+    drawn: Figure,
+    axes: Axes,
+    points: Sequence[tuple[tuple[float, float], str, str]],
+    lines: Sequence[tuple[float, float, float, float]],
+) -> None:
+    """Write a letter beside each marker, and the title where it hides nothing.
+
+    Args:
+        drawn: The figure.
+        axes: Its axes, with their final limits.
+        points: Place, letter and title of each model.
+        lines: Left, foot, right and top of upright and level lines that labels stay off.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(drawn)
@@ -139,18 +161,26 @@ def _label(drawn: Figure, axes: Axes, points: Sequence[tuple[tuple[Any, float], 
     frame = axes.get_window_extent(renderer)
     centres = [tuple(axes.transData.transform(point)) for point, _, _ in points]
     taken = [(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in centres]
+    avoided = [*taken, *_lines(axes, lines)]
     for centre, (_, letter, title) in zip(centres, points, strict=True):
-        for text, distances in ((f"{letter} {title}", _DISTANCES[:2]), (letter, _DISTANCES)):
+        whole = f"{letter} {title}"
+        # The title where nothing is hidden, else the letter, if need be across a line.
+        for text, distances, obstacles in (
+            (whole, _DISTANCES[:2], avoided),
+            (letter, _DISTANCES, avoided),
+            (letter, _DISTANCES, taken),
+        ):
             label = axes.annotate(
                 text, centre, xycoords="figure pixels", fontsize=8.5, color=INK,
                 ha="center", va="center", annotation_clip=False,
             )  # fmt: skip
             box = label.get_window_extent(renderer)
-            place = _free_place(centre, box.width, box.height, distances, taken, frame)
+            place = _free_place(centre, box.width, box.height, distances, obstacles, frame)
             label.remove()
             if place is not None:
                 x, y, distance = place
-                taken.append(_box(x, y, box.width, box.height))
+                for boxes in (taken, avoided):
+                    boxes.append(_box(x, y, box.width, box.height))
                 axes.annotate(
                     text,
                     centre,
@@ -168,6 +198,18 @@ def _label(drawn: Figure, axes: Axes, points: Sequence[tuple[tuple[Any, float], 
                     zorder=4,
                 ).set_in_layout(False)
                 break
+
+
+def _lines(
+    axes: Axes, lines: Sequence[tuple[float, float, float, float]]
+) -> list[tuple[float, float, float, float]]:
+    """Return the boxes of lines, in points."""
+    boxes = []
+    for left, foot, right, top in lines:
+        x0, y0 = axes.transData.transform((left, foot))
+        x1, y1 = axes.transData.transform((right, top))
+        boxes.append((x0 - 1.5, y0 - 1.5, x1 + 1.5, y1 + 1.5))
+    return boxes
 
 
 def _box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:

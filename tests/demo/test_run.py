@@ -15,8 +15,11 @@ def short_recipe():
     short = dataclasses.replace(
         recipe,
         views=2,
-        teacher_widths=(8, 8),
-        student_widths=(4, 6),
+        # One block each: the time goes into building and converting, not into training.
+        teacher_widths=(8,),
+        teacher_blocks=(1,),
+        student_widths=(16,),
+        student_blocks=(1,),
         teacher_epochs=2,
         student_epochs=2,
         prune_epochs=2,

@@ -16,7 +16,8 @@ def drawn(key, text="a<b & $x_1$"):
 
 def test_colours_are_those_of_the_page():
     svg = drawn("a")
-    assert "var(--series0)" in svg and "var(--ink)" in svg and "var(--font)" in svg
+    assert "var(--series0)" in svg and "var(--grid)" in svg
+    assert "font-family" not in svg and "DejaVu" not in svg  # the page's own
     assert not re.findall(r"#[0-9a-f]{6}\b", svg)
 
 
