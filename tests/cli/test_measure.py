@@ -1,0 +1,93 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def exported(distilled, tmp_path_factory):
+    """A float32 file of the distilled student, with its notes."""
+    from keras_kd.cli import main
+
+    out = tmp_path_factory.mktemp("exported") / "run"
+    words = ["export", str(distilled / "student.keras"), "--quantization", "float32", "--quiet"]
+    assert main([*words, "--out", str(out)]) == 0
+    return str(out / "student_float32.tflite")
+
+
+def accuracy(path, x, y):
+    model = keras.models.load_model(path, compile=False)
+    return (np.asarray(model(x / 255.0)).argmax(-1) == y).mean()
+
+
+def test_files_beside_model_and_teacher(keras_kd_json, exported, distilled, work):
+    student = str(distilled / "student.keras")
+    code, result = keras_kd_json(
+        "measure", exported, "--data", "test.npz", "--scale", "255", "--model", student,
+        "--teacher", "big.keras", "--min-agreement", "0.99", "--max-bytes", "100000",
+        "--max-drop", "0", "--out", "measured",
+    )  # fmt: skip
+    assert code == 0
+    file, model, teacher = result["files"]
+    data = np.load(work / "test.npz")
+    assert file["agreement"] == 1.0
+    assert file["accuracy"] == model["accuracy"] == accuracy(student, data["x"], data["y"])
+    assert teacher["accuracy"] == accuracy("big.keras", data["x"], data["y"])
+    assert teacher["parameters"] == keras.models.load_model("big.keras").count_params()
+    assert result["not_kept"] == {}
+    kept = json.loads((work / "measured/result.json").read_text())["result"]
+    assert kept["files"][0]["bytes"] == file["bytes"]
+    assert "max_bytes = 100000" in (work / "measured/recipe.toml").read_text()
+
+
+def test_a_budget_that_is_not_kept_ends_with_3(keras_kd, exported, work):
+    words = ["measure", exported, "--data", "test.npz", "--max-bytes", "100", "--quiet"]
+    code, out, _ = keras_kd(*words, "--min-accuracy", "1", "--out", "measured")
+    assert code == 3
+    assert "over max_bytes=100" in out
+    assert "under min_accuracy=1.0" in out
+    code, out, _ = keras_kd(*words, "--min-accuracy", "1", "--out", "measured")
+    assert code == 3  # a run that is done says the same again
+    code, out, _ = keras_kd("measure", exported, "--data", "test.npz", "--min-accuracy", "0.1")
+    assert code == 0
+    assert "Every limit is kept." in out
+    assert "30 examples" in out
+
+
+def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, materials, distilled):
+    train = str(materials / "train.npz")
+    code, result = keras_kd_json("measure", exported, "--data", train, "--part", "validation")
+    assert code == 0
+    assert result["files"][0]["samples"] == 10
+    kept = json.loads((distilled / "result.json").read_text())["result"]
+    assert result["files"][0]["accuracy"] == pytest.approx(kept["metrics"]["val_accuracy"])
+    code, result = keras_kd_json("measure", exported, "--data", train, "--part", "train")
+    assert result["files"][0]["samples"] == 86
+    _, out, _ = keras_kd("measure", exported, "--data", train)
+    assert "was trained on these data" in out
+    assert "96 examples" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent.tflite"], "absent.tflite"),
+        (["small.keras"], "Add --scale 255"),
+        (["small.keras", "--max-drop", "1"], "give --model, or --teacher"),
+        (["small.keras", "--min-agreement", "1"], "give --model"),
+        (["train.npz"], "train.npz"),
+        ([], "needs FILE"),
+    ],
+)
+def test_what_is_refused(keras_kd, words, message):
+    code, _, err = keras_kd("measure", *words, "--data", "test.npz")
+    assert code == 1
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_other_classes_are_refused(keras_kd, exported):
+    code, _, err = keras_kd("measure", exported, "--data", "digits")
+    assert code == 1
+    assert len(err.strip().splitlines()) == 1
