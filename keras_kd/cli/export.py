@@ -38,6 +38,8 @@ taken, unless the model was trained for 8 bits (compress --quantize-aware).""",
         Option("integer_io", "switch", "int8 and int16x8 files take and give integers",
                default=False),
         Option("sparse", "switch", "store zeros in TFLite's sparse form", default=False),
+        Option("allow_flex", "switch", "let files have operators of TensorFlow, which need a "
+               "larger runtime", default=False),
         Option("c_array", "switch", "write each file as C++ source for a microcontroller too",
                default=False),
         Option("out", "text", "the folder to write into; one that holds another run is refused",
@@ -82,17 +84,13 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                 representative_data=examples if integer else None,
                 integer_io=settings["integer_io"] and integer,
                 sparse=settings["sparse"],
+                allow_flex=settings["allow_flex"],
+                class_names=class_names,
+                preprocessing=preprocessing,
                 verbose=False,
             )
-            write_notes(
-                path,
-                {
-                    "quantization": form,
-                    "class_names": class_names,
-                    "preprocessing": preprocessing,
-                    "data": loaded.notes.get("data"),
-                },
-            )
+            if "data" in loaded.notes:  # what `measure` warns of
+                write_notes(path, {"data": loaded.notes["data"]})
             entry: dict[str, Any] = {
                 "file": path.as_posix(),
                 "form": form,

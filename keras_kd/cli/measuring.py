@@ -10,10 +10,11 @@ import numpy as np
 
 import keras_kd as kd
 from keras_kd.cli.console import Console
-from keras_kd.cli.model_files import LoadedModel, load_model, read_notes
+from keras_kd.cli.model_files import LoadedModel, load_model
 from keras_kd.cli.preprocessing import Preprocessing, resolve_preprocessing
 from keras_kd.cli.sources import Source, open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
+from keras_kd.export.metadata import read_metadata
 from keras_kd.outputs import PROBABILITIES, last_activation
 
 
@@ -66,7 +67,10 @@ class Measuring:
         """Return what a file or a model does, as JSON can hold it."""
         if pathlib.Path(path).suffix in (".keras", ".h5"):
             return self._measure_model(path)
-        notes = read_notes(path)
+        if not pathlib.Path(path).is_file():
+            raise FileNotFoundError(f"There is no file '{path}'.")
+        notes = read_metadata(path) or {}
+        check_classes(self.source, None, path, notes.get("class_names"))
         self._warn_of_training_data(path, notes)
         result = kd.evaluate_tflite(
             path,
@@ -85,17 +89,15 @@ class Measuring:
         loaded = self._models.get(path)
         if loaded is None:
             loaded = load_model(path, self._settings["custom_objects"])
-        check_classes(self.source, loaded.classes, path)
+        check_classes(self.source, loaded.classes, path, loaded.notes.get("class_names"))
         self._warn_of_training_data(path, loaded.notes)
         data = self._batches(loaded.input_shape, loaded.notes, loaded.keras_model)
-        right = total = 0
-        for images, labels in data:
-            outputs = np.asarray(loaded.keras_model(images, training=False))
-            answers = outputs.argmax(-1)
-            if loaded.units == 1:
-                answers = outputs[:, 0] > (0.5 if _gives_probabilities(loaded) else 0.0)
-            right += int((answers == labels.numpy()).sum())
-            total += len(answers)
+        parts = [(np.asarray(loaded.keras_model(x, training=False)), y.numpy()) for x, y in data]
+        outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+        answers = outputs.argmax(-1)
+        if loaded.units == 1:
+            answers = outputs[:, 0] > _threshold(loaded, outputs)
+        right, total = int((answers == labels).sum()), len(labels)
         weights = [np.asarray(weight) for weight in loaded.keras_model.weights]
         return {
             "file": path,
@@ -156,10 +158,14 @@ class Measuring:
             )
 
 
-def _gives_probabilities(loaded: LoadedModel) -> bool:
+def _threshold(loaded: LoadedModel, outputs: np.ndarray) -> float:
+    """Return where the answer of a model with one unit changes."""
     import keras
 
-    return keras.tree.flatten(last_activation(loaded.keras_model))[0] in PROBABILITIES
+    activation = next(iter(keras.tree.flatten(last_activation(loaded.keras_model))), None)
+    if activation is None:  # not told by a model for 8 bits
+        return 0.5 if ((outputs >= 0) & (outputs <= 1)).all() else 0.0
+    return 0.5 if activation in PROBABILITIES else 0.0
 
 
 _COLUMNS = ("file", "accuracy", "agreement", "bytes", "zipped", "latency ms", "parameters")

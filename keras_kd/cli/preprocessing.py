@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+# Tells a stored preprocessing of this form from those that were written by hand.
+_FORMULA = "pixel / scale + offset"
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -25,7 +28,8 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it, with a sentence for people."""
-        return {**dataclasses.asdict(self), "shape": list(self.shape), "description": str(self)}
+        values = {**dataclasses.asdict(self), "shape": list(self.shape)}
+        return {"formula": _FORMULA, **values, "description": str(self)}
 
     def __str__(self) -> str:
         """Return it in a few words."""
@@ -56,7 +60,7 @@ def resolve_preprocessing(
     shape: tuple[int, ...],
     scale: float | None,
     offset: float | None,
-    stored: Mapping[str, Any] | None,
+    stored: Any,
     model: Any,
     integers: bool,
 ) -> Preprocessing:
@@ -66,14 +70,15 @@ def resolve_preprocessing(
         shape: Shape of the model's input without the batch.
         scale: As given, or `None`.
         offset: As given, or `None`.
-        stored: What is stored with the model, as `Preprocessing.to_dict` gives it, or `None`.
+        stored: What is stored with the model, as `Preprocessing.to_dict` gives it; anything else
+            counts as nothing.
         model: The model, or `None`.
         integers: Whether the data are integers, such as the pixels of images.
 
     Raises:
         ValueError: If what was asked for contradicts what is stored, or nothing says which it is.
     """
-    if stored is not None:
+    if isinstance(stored, Mapping) and stored.get("formula") == _FORMULA:
         kept = float(stored["scale"]), float(stored["offset"])
         asked = kept[0] if scale is None else scale, kept[1] if offset is None else offset
         if asked != kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,19 +39,28 @@ def split_indices(count: int, part: float, seed: int) -> tuple[np.ndarray, np.nd
     return order[held_out:], order[:held_out]
 
 
-def check_classes(source: Source, classes: int, model: str) -> None:
+def check_classes(
+    source: Source, classes: int | None, model: str, known: Sequence[str] | None = None
+) -> None:
     """Refuse data whose classes are not the model's outputs.
 
     Args:
         source: The data.
-        classes: Number of classes that the model tells apart.
+        classes: Number of classes that the model tells apart, or `None` where it is not known.
         model: The model's name.
+        known: The names of the classes that the model was trained on. Defaults to `None`: they
+            are not known.
 
     Raises:
-        ValueError: If the numbers differ.
+        ValueError: If the numbers or the names differ.
     """
     names = source.class_names
-    if names is not None and len(names) != classes:
+    if names is not None and known is not None and list(known) != names:
+        raise ValueError(
+            f"'{model}' was trained on the classes {', '.join(known)}, but '{source.text}' has "
+            f"{', '.join(names)}: they must be the same, in the same order."
+        )
+    if names is not None and classes is not None and len(names) != classes:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise ValueError(
             f"'{source.text}' has {len(names)} classes ({shown}), but '{model}' tells {classes} "

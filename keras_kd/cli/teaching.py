@@ -47,7 +47,7 @@ def task_data(settings: Mapping[str, Any], student: LoadedModel, console: Consol
         ValueError: If they do not fit the student, or each other.
     """
     source = open_source(settings["data"])
-    check_classes(source, student.classes, student.path)
+    check_classes(source, student.classes, student.path, student.notes.get("class_names"))
     preprocessing = resolve_preprocessing(
         student.input_shape,
         settings["scale"],
@@ -147,7 +147,7 @@ def _teacher_inputs(
     """Return what makes the teacher's input of the student's, `None` where they are the same."""
     scale, offset = settings["teacher_scale"], settings["teacher_offset"]
     stored = teacher.notes.get("preprocessing")
-    if scale is None and offset is None and stored is None:
+    if scale is None and offset is None and not stored:
         within = [begins_with_scaling(model.keras_model) for model in (teacher, student)]
         if within[0] != within[1]:
             one, other = (teacher, student) if within[0] else (student, teacher)

@@ -47,8 +47,9 @@ def test_the_recipe_repeats_the_run(distilled, tmp_path, keras_kd_json):
     assert result["history"] == kept["history"]
 
 
-def test_a_killed_run_goes_on(work, monkeypatch, keras_kd):
+def test_a_killed_run_ends_with_the_weights_of_a_whole_one(work, monkeypatch, keras_kd, distilled):
     words = [*BASE, "--scale", "255", "--epochs", "3", "--out", "run"]
+    words += ["--learning-rate", "0.02", "--batch-size", "16"]
     epochs = []
     fit = keras.Model.fit
 
@@ -72,6 +73,9 @@ def test_a_killed_run_goes_on(work, monkeypatch, keras_kd):
     assert "validation accuracy" in out
     result = json.loads((work / "run/result.json").read_text())["result"]
     assert len(result["history"]["loss"]) == 3
+    whole = weights(distilled / "student.keras")
+    for ours, theirs in zip(weights("run/student.keras"), whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
     code, out, _ = keras_kd(*words)
     assert code == 0
     assert "'run' is done already" in out

@@ -43,11 +43,11 @@ def test_files_beside_model_and_teacher(keras_kd_json, exported, distilled, work
 
 def test_a_budget_that_is_not_kept_ends_with_3(keras_kd, exported, work):
     words = ["measure", exported, "--data", "test.npz", "--max-bytes", "100", "--quiet"]
-    code, out, _ = keras_kd(*words, "--min-accuracy", "1", "--out", "measured")
+    code, out, _ = keras_kd(*words, "--max-latency-ms", "1e-7", "--out", "measured")
     assert code == 3
     assert "over max_bytes=100" in out
-    assert "under min_accuracy=1.0" in out
-    code, out, _ = keras_kd(*words, "--min-accuracy", "1", "--out", "measured")
+    assert "over max_latency_ms=1e-07" in out
+    code, out, _ = keras_kd(*words, "--max-latency-ms", "1e-7", "--out", "measured")
     assert code == 3  # a run that is done says the same again
     code, out, _ = keras_kd("measure", exported, "--data", "test.npz", "--min-accuracy", "0.1")
     assert code == 0
@@ -90,4 +90,5 @@ def test_what_is_refused(keras_kd, words, message):
 def test_other_classes_are_refused(keras_kd, exported):
     code, _, err = keras_kd("measure", exported, "--data", "digits")
     assert code == 1
+    assert "was trained on the classes cat, dog, fish, but 'digits' has 0, 1" in err
     assert len(err.strip().splitlines()) == 1

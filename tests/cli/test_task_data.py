@@ -56,3 +56,6 @@ def test_shapes_and_classes_that_do_not_fit(work):
     with pytest.raises(ValueError, match=r"3 classes \(cat, dog, fish\), but 'm' tells 10 apart"):
         check_classes(source, 10, "m")
     check_classes(source, 3, "m")
+    with pytest.raises(ValueError, match=r"trained on the classes dog, cat, fish, but"):
+        check_classes(source, None, "m", ["dog", "cat", "fish"])
+    check_classes(source, None, "m", ["cat", "dog", "fish"])
