@@ -67,6 +67,7 @@ def keras_kd_json(work, capsys):
     """Return a function that runs a command with `--json` and returns exit code and result."""
 
     def run(*arguments):
+        capsys.readouterr()
         code = main([*arguments, "--json"])
         return code, json.loads(capsys.readouterr().out)
 
