@@ -17,11 +17,12 @@ from keras_kd.compression.stage import Stage
 from keras_kd.distiller import Distiller
 from keras_kd.export.sizes import file_size, zipped_size
 from keras_kd.export.tflite import export_tflite
-from keras_kd.files import atomic_path
+from keras_kd.files import atomic_path, check_writable
 
 # Training changes the size of the zipped file by some per cent.
 _MARGIN = 0.98
 _STEPS = 6
+_NOTHING_IS_DONE = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,8 +115,10 @@ def compress_to_size(
     folder = None if path is None else pathlib.Path(path)
     what = f"{'zipped ' if zipped else ''}{quantization} file"
 
-    def run(strength: float, trained: bool) -> tuple[CompressedModel, int]:
-        chosen = [stage.at_strength(strength) for stage in stages]
+    def run(strength: float, trained: bool) -> tuple[CompressedModel | None, int]:
+        chosen = _stages_at(strength, stages, distiller.student)
+        if not chosen:
+            return None, _NOTHING_IS_DONE
         if not trained:
             chosen = [stage.changed(epochs=0) for stage in chosen]
         keep = trained and folder is not None
@@ -164,7 +167,7 @@ def compress_to_size(
         sizes.keep_trained(strength, size)
         if verbose:
             print(f"Strength {strength:.3f}: {size:,} bytes after training, of {max_bytes:,}")
-        if size <= max_bytes:
+        if model is not None and size <= max_bytes:
             file = None if folder is None else folder / "student.tflite"
             return SizedStudent(model, size, strength, file, sizes.trained)
         growth = max(growth, size / sizes.untrained(strength)) * 1.005
@@ -174,18 +177,44 @@ def compress_to_size(
     )
 
 
+def _stages_at(strength: float, stages: Sequence[Stage], student: Any) -> list[Stage]:
+    """Return the stages of a strength, without those that have nothing to do at it.
+
+    With 256 clusters no small kernel is clustered, and a small part of three blocks is no block.
+    """
+    if strength == 1.0 or not student.built:
+        return [stage.at_strength(strength) for stage in stages]
+    chosen: list[Stage] = []
+    for stage in stages:
+        weaker = stage.at_strength(strength)
+        try:
+            weaker.check(student, chosen)
+        except ValueError:
+            continue
+        chosen.append(weaker)
+        student = weaker.preview(student)
+    return chosen
+
+
 class _Sizes:
     """Sizes by strength, measured once and kept in the folder."""
 
     def __init__(
         self, folder: pathlib.Path | None, settings: dict[str, Any], measure: Callable[[float], int]
     ) -> None:
-        self._file = None if folder is None else folder / "size.json"
+        self._file = None if folder is None else check_writable(folder / "size.json")
         self._measure = measure
         self._content: dict[str, Any] = {"settings": settings, "untrained": {}, "trained": {}}
         if self._file is not None and self._file.exists():
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-            if content["settings"] != settings:
+            try:
+                content = json.loads(self._file.read_text(encoding="utf-8"))
+                known = [content[key] for key in self._content]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"'{self._file}' is no record of a search for a size. Give a new folder as "
+                    "`path`."
+                ) from error
+            if known[0] != settings:
                 raise ValueError(
                     f"'{self._file}' is of another student, other stages, other data or another "
                     "kind of file. Give a new folder as `path`, or remove that one."

@@ -64,3 +64,27 @@ def test_what_cannot_be_reached_is_refused_before_training(arguments):
         kd.compress_to_size(**arguments, max_bytes=1.5)
     with pytest.raises(ValueError, match="`trainings` must be a whole number"):
         kd.compress_to_size(**arguments, max_bytes=1000, trainings=0)
+
+
+def test_strengths_at_which_a_stage_has_nothing_to_do(arguments):
+    """A kernel of 128 weights is not clustered to more than 128 values."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32,))
+    hidden = layers.Dense(4, activation="relu", name="hidden")(inputs)
+    student = keras.Model(inputs, layers.Dense(2, name="logits")(hidden))
+    distiller = kd.Distiller(arguments["distiller"].teacher, student, [kd.losses.KLDivergence()])
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    given = {**arguments, "distiller": distiller, "stages": [kd.Cluster(4, epochs=0)]}
+    sized = kd.compress_to_size(**given, max_bytes=100_000)
+    record = {layer.name: layer for layer in sized.model.layers}["hidden"]
+    # 128 weights: the most clusters are the first number below it.
+    assert 100 < record.clusters < 128
+    weakest = min(sized.tried)
+    assert kd.Cluster(4).at_strength(weakest).number_of_clusters < 128
+    assert kd.Cluster(4).at_strength(weakest - 1 / 64).number_of_clusters >= 128
+
+
+def test_a_folder_with_something_else(arguments, tmp_path):
+    (tmp_path / "size.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"size.json' is no record of a search for a size"):
+        kd.compress_to_size(**arguments, max_bytes=9000, path=tmp_path)

@@ -38,6 +38,26 @@ def as_batches(data: Any, argument: str, shuffle: bool = False) -> Any:
     )
 
 
+def refuse_endless(data: Any, argument: str) -> None:
+    """Refuse a data set without an end.
+
+    Args:
+        data: Batches, or `None`.
+        argument: The name under which the user gave them.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if (
+        isinstance(data, tf.data.Dataset)
+        and int(data.cardinality()) == tf.data.INFINITE_CARDINALITY
+    ):
+        raise ValueError(
+            f"`{argument}` has no end (a `repeat()` without a count), and epochs need one. Use "
+            f"`{argument}.take(steps)`."
+        )
+
+
 def shuffled_batches(arrays: Any, seed: int, first_pass: int = 0) -> tf.data.Dataset:
     """Return arrays as batches, in another order in each pass.
 

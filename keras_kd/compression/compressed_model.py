@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.compression.batches import as_batches
+from keras_kd.compression.batches import as_batches, refuse_endless
 from keras_kd.compression.layer_record import LayerRecord, kernel_values, zero_fraction
 from keras_kd.compression.saved_measures import measures_from_json, measures_to_json
 from keras_kd.compression.stage_record import StageRecord, record_from_json, stage_table
@@ -120,7 +120,9 @@ class CompressedModel:
             ValueError: If the distiller was compiled without, or the model was loaded from a file
                 that could not hold them.
         """
-        data = as_dataset(as_batches(data, "data"))
+        data = as_batches(data, "data")
+        refuse_endless(data, "data")
+        data = as_dataset(data)
         if self._loss is None and self._metrics is None:
             raise ValueError(
                 "There is no loss and no metric to evaluate: the distiller was compiled without, "

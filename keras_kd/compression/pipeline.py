@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.batches import as_batches
+from keras_kd.compression.batches import as_batches, refuse_endless
 from keras_kd.compression.compressed_model import CompressedModel
 from keras_kd.compression.drop_limit import check_limit
 from keras_kd.compression.layer_record import already_pruned
@@ -73,7 +73,7 @@ def compress(
 
     Raises:
         ValueError: If there is no stage, the order of stages makes no sense, a stage cannot
-            treat the student, the data set is empty, or `path` holds another run.
+            treat the student, a data set is empty or has no end, or `path` holds another run.
         OSError: If `path` cannot be written to.
         TypeError: If an argument is of the wrong kind.
 
@@ -96,6 +96,8 @@ def compress(
     train = as_batches(train, "train", shuffle=True)
     if validation_data is not None:
         validation_data = as_batches(validation_data, "validation_data")
+    refuse_endless(train, "train")
+    refuse_endless(validation_data, "validation_data")
     example = first_batch(train)
     taught = None if example is None else example.taught
     stages = _check_arguments(distiller, stages, taught is not None)

@@ -34,9 +34,10 @@ class QuantizeAware(Stage):
     ranges of the activations start at those of some training batches. After `Prune` the zeros
     stay, by TF-MOT's prune-preserving scheme. After `Cluster` weights of the same value are trained
     as one, and a kernel that was clustered as a whole has one range, so that its integers in the
-    file are as few as its values. Layers that TF-MOT does
-    not know stay float and are named in one warning. Hints at layers that exist go on teaching,
-    and their projections go on learning.
+    file are as few as its values. Of the layers that TF-MOT does not know, Conv1D and Embedding
+    have kernels of 8 bits too; the others stay float, with outputs of 8 bits where that is
+    possible, and are named in one warning. Hints at layers that exist go on teaching, and their
+    projections go on learning.
 
     Args:
         epochs: Number of epochs of training; with 0 the ranges are those of some training batches.

@@ -47,6 +47,35 @@ class OutputQuantizeConfig(_QuantizeConfig):
 
 
 @tf_keras.utils.register_keras_serializable(package="keras_kd")
+class KernelQuantizeConfig(OutputQuantizeConfig):
+    """Trains the kernel of a layer that TF-MOT does not know for 8 bits, and quantizes its output.
+
+    The kernel has one range, which the converter takes for every way in which it writes the layer.
+
+    Args:
+        weight: The attribute of the layer that holds the kernel.
+    """
+
+    def __init__(self, weight: str) -> None:
+        self.weight = weight
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
+        """Return the kernel, with a quantizer that takes the range of its present values."""
+        quantizer = _keras.quantizers.LastValueQuantizer(
+            num_bits=8, per_axis=False, symmetric=True, narrow_range=True
+        )
+        return [(getattr(layer, self.weight), quantizer)]
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: Any) -> None:
+        """Let the layer compute with the quantized kernel."""
+        setattr(layer, self.weight, quantize_weights[0])
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration."""
+        return {"weight": self.weight}
+
+
+@tf_keras.utils.register_keras_serializable(package="keras_kd")
 class SameRangeQuantizeConfig(OutputQuantizeConfig):
     """Leaves the output of a layer in the range of its input.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import re
 import unittest.mock
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 from keras_kd.layer_plan import Reason
 from keras_kd.quiet import capture_output
 
+# What TF-MOT does not know, but whose kernel is trained for 8 bits all the same.
+_KERNELS = {"Conv1D": "kernel", "Embedding": "embeddings"}
 _SAME_RANGE = ("AveragePooling1D", "AveragePooling2D")
 
 
@@ -58,19 +61,24 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
         ValueError: If no layer has weights that can be quantized.
     """
     tfmot, tf_keras = import_tfmot(), import_tf_keras()
-    from keras_kd.compression.quantize_config import OutputQuantizeConfig, SameRangeQuantizeConfig
+    from keras_kd.compression.quantize_config import (
+        KernelQuantizeConfig,
+        OutputQuantizeConfig,
+        SameRangeQuantizeConfig,
+    )
     from keras_kd.compression.quantize_scheme import quantize_scheme
 
     quantization = tfmot.quantization.keras
     plan = {layer.name: _treatment(layer, bridged.model) for layer in bridged.model.layers}
-    if not any(plan[layer.name] == "quantize" and layer.weights for layer in bridged.model.layers):
+    trained = ("quantize", "kernel")
+    if not any(plan[layer.name] in trained and layer.weights for layer in bridged.model.layers):
         found = sorted({_class_name(layer) for layer in bridged.model.layers if layer.weights})
         raise ValueError(
-            f"QuantizeAware finds no layer that TF-MOT can quantize in model "
+            f"QuantizeAware finds no layer whose weights can have 8 bits in model "
             f"'{bridged.model.name}': its layers with weights are {', '.join(found) or 'none'}, "
-            "and TF-MOT quantizes Conv2D, DepthwiseConv2D, SeparableConv2D, Conv2DTranspose and "
-            'Dense. Leave this stage out and export with quantization="int8", which needs no '
-            "training."
+            "and those that can be are Conv1D, Conv2D, DepthwiseConv2D, SeparableConv2D, "
+            "Conv2DTranspose, Dense and Embedding. Leave this stage out and export with "
+            'quantization="int8", which needs no training.'
         )
 
     def annotate(layer: Any) -> Any:
@@ -78,6 +86,8 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
         if treatment == "float":
             return layer
         config = OutputQuantizeConfig() if treatment == "output" else None
+        if treatment == "kernel":
+            config = KernelQuantizeConfig(_KERNELS[type(layer).__name__])
         if type(layer).__name__ in _SAME_RANGE and _input_is_quantized(layer, bridged.model, plan):
             config = SameRangeQuantizeConfig()
         if pruned and treatment == "quantize" and type(layer).__name__ == "Conv2DTranspose":
@@ -86,7 +96,7 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
         return quantization.quantize_annotate_layer(layer, config)
 
     scheme = quantize_scheme(bridged.model, pruned)
-    with capture_output(), quantization.quantize_scope():
+    with capture_output(), quantization.quantize_scope(), _integer_inputs_left_alone():
         annotated = tf_keras.models.clone_model(bridged.model, clone_function=annotate)
         model = quantization.quantize_apply(annotated, scheme)
 
@@ -109,7 +119,7 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
         model,
         {path: renamed(name) for path, name in bridged.layer_names.items()},
         {path: tuple(map(renamed, names)) for path, names in bridged.weight_layers.items()},
-        tuple(p for p, treatments in by_weight_path.items() if "quantize" in treatments),
+        tuple(p for p, treatments in by_weight_path.items() if {*trained} & {*treatments}),
         tuple(p for p, treatments in by_weight_path.items() if treatments == ("fold",)),
         float_layers,
         {
@@ -123,13 +133,35 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
     )
 
 
+@contextlib.contextmanager
+def _integer_inputs_left_alone() -> Iterator[None]:
+    """Let TF-MOT put a quantizer behind inputs of floating-point numbers only.
+
+    It puts one behind all, which fails for the tokens that an Embedding takes.
+    """
+    import_tfmot()
+    from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+        default_8bit_transforms,
+    )
+
+    original = default_8bit_transforms.InputLayerQuantize.replacement
+
+    def replacement(self: Any, match_layer: Any) -> Any:
+        floating = tf.as_dtype(match_layer.layer["config"]["dtype"]).is_floating
+        return original(self, match_layer) if floating else match_layer
+
+    target = default_8bit_transforms.InputLayerQuantize
+    with unittest.mock.patch.object(target, "replacement", replacement):
+        yield
+
+
 def _class_name(layer: Any) -> str:
     operation = getattr(layer, "operation", None)
     return type(layer if operation is None else operation).__name__
 
 
 def _treatment(layer: Any, model: Any) -> str:
-    """Return `"quantize"`, `"fold"`, `"output"` (float inside) or `"float"`."""
+    """Return `"quantize"`, `"kernel"`, `"fold"`, `"output"` (float inside) or `"float"`."""
     class_name = type(layer).__name__
     if class_name == "InputLayer":
         return "float"
@@ -143,7 +175,9 @@ def _treatment(layer: Any, model: Any) -> str:
         return "quantize"
     output = nodes[0].outputs
     single = not isinstance(output, (list, tuple, dict))
-    return "output" if single and not shared and output.dtype.is_floating else "float"
+    if not single or shared or not output.dtype.is_floating:
+        return "float"
+    return "kernel" if class_name in _KERNELS else "output"
 
 
 def _input_is_quantized(layer: Any, model: Any, plan: Mapping[str, str]) -> bool:

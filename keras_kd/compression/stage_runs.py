@@ -192,7 +192,7 @@ class StageRuns:
             )
             for variable, value in projections:
                 variable.assign(value)
-            candidate = candidate.gentler()
+            candidate = self._possible(candidate.gentler(), state)
             if self.teaching.verbose:
                 print(
                     f"{kind} costs {record.drop:.2f} points, and max_drop is {limit.points:g}: "
@@ -204,6 +204,17 @@ class StageRuns:
             seconds, attempts=attempts,
         )  # fmt: skip
         return record, state
+
+    def _possible(self, stage: Stage | None, state: StudentState) -> Stage | None:
+        """Return a gentler stage, or `None` where so little is nothing at all."""
+        if stage is None:
+            return None
+        try:
+            # The order of the stages was checked, and what the earlier ones did is in the model.
+            stage.check(state.model, [])
+        except ValueError:
+            return None
+        return stage
 
     def _train(self, index: int, attempt: int, stage: Stage, state: StudentState) -> float:
         backup = None if self.folder is None else self.folder.backup(index, attempt)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.compression.batches import shuffled_batches
+from keras_kd.compression.batches import refuse_endless, shuffled_batches
 from keras_kd.compression.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.kept_values import KeptValues
 from keras_kd.compression.stage import StudentState
@@ -236,12 +236,8 @@ def count_batches(data: Any) -> int:
     if isinstance(data, keras.utils.PyDataset):
         count = len(data)
     else:
+        refuse_endless(data, "train")
         count = int(data.cardinality())
-        if count == tf.data.INFINITE_CARDINALITY:
-            raise ValueError(
-                "The training data has no end (a `repeat()` without a count): the stages need "
-                "epochs. Use `train.take(steps_per_epoch)`."
-            )
         if count == tf.data.UNKNOWN_CARDINALITY:
             count = sum(1 for _ in data)
     if count == 0:

@@ -1,4 +1,5 @@
 import os
+import warnings
 
 import keras
 import numpy as np
@@ -265,7 +266,7 @@ def test_regularisers_of_the_student_count(data):
     assert history["loss"][0] - plain == pytest.approx(10 * float((kernel**2).sum()), rel=0.05)
 
 
-def test_hints_inside_nested_models_and_projections_learn(data):
+def test_hints_inside_nested_models_and_projections_learn(data, tmp_path):
     backbone = residual_network((8, 8, 1), 3, [4], [1], "backbone")
     image = keras.Input((8, 8, 1))
     student = keras.Model(image, backbone(image))
@@ -273,9 +274,13 @@ def test_hints_inside_nested_models_and_projections_learn(data):
     distiller = make_distiller(student, [hint])
     distiller.fit(data, epochs=1, verbose=0)
     projection = hint.layers[0].get_weights()[0].copy()
-    result = compress(distiller, data, stages=[QuantizeAware(learning_rate=1e-2)], verbose=0)
+    result = compress(
+        distiller, data, stages=[QuantizeAware(learning_rate=1e-2)], path=tmp_path, verbose=0
+    )
     assert result.history["quantize_aware"]["fit_net_backbone_block1_1_out"][0] > 0
-    assert not np.allclose(hint.layers[0].get_weights()[0], projection)
+    with np.load(tmp_path / "stage_1_quantize_aware.projections.npz") as file:
+        assert not np.allclose(file["arr_0"], projection)
+    np.testing.assert_array_equal(hint.layers[0].get_weights()[0], projection)
 
 
 def test_without_labels(data):
@@ -375,8 +380,11 @@ def test_refused_before_any_training(build, stages, message, data):
 def test_other_arguments_are_refused(distiller, data):
     with pytest.raises(ValueError, match="no examples"):
         compress(distiller, data.take(0), stages=[Prune()], verbose=0)
-    with pytest.raises(ValueError, match="has no end"):
-        compress(distiller, data.repeat(), stages=[Prune()], verbose=0)
+    for stage in (Prune(), QuantizeAware()):
+        with pytest.raises(ValueError, match="`train` has no end"):
+            compress(distiller, data.repeat(), stages=[stage], verbose=0)
+    with pytest.raises(ValueError, match="`validation_data` has no end"):
+        compress(distiller, data, data.repeat(), stages=[Prune()], verbose=0)
     with pytest.raises(TypeError, match="takes a keras_kd"):
         compress(distiller.student, data, stages=[Prune()], verbose=0)
     with pytest.raises(TypeError, match="`train` must be"):
@@ -436,3 +444,52 @@ def test_training_further_is_refused_with_what_to_do(distiller, data, tmp_path):
     with pytest.raises(ValueError, match=r"received CompressedModel\. Pass its"):
         kd.Distiller(distiller.teacher, pruned, [kd.losses.KLDivergence()])
     kd.Distiller(distiller.teacher, pruned.model, [kd.losses.KLDivergence()])
+
+
+def test_embedding_and_conv1d_are_trained_for_8_bits(tmp_path):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((12,), dtype="int32", name="tokens")
+    x = layers.Embedding(30, 8, name="embedding")(tokens)
+    x = layers.Conv1D(8, 3, activation="relu", name="conv")(x)
+    student = keras.Model(
+        tokens, layers.Dense(3, name="logits")(layers.GlobalAveragePooling1D()(x))
+    )
+    generator = np.random.default_rng(0)
+    data = (
+        generator.integers(0, 30, (64, 12)).astype("int32"),
+        generator.integers(0, 3, 64).astype("int32"),
+    )
+    distiller = kd.Distiller(None, student, [], student_loss_weight=1.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("adam", loss=loss, metrics=["accuracy"])
+    distiller.fit(*data, epochs=5, verbose=0)
+    stages = [
+        kd.Prune(0.5, epochs=0),
+        kd.Cluster(8, epochs=0),
+        QuantizeAware(1, learning_rate=1e-3),
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = compress(distiller, data, stages=stages, verbose=0)
+    assert not [w for w in caught if "leaves" in str(w.message)], "nothing stays float"
+    records = {record.name: record for record in result.layers}
+    for name, attribute in (("embedding", "embeddings"), ("conv", "kernel")):
+        assert records[name].bits == 8 and records[name].clusters <= 8, name
+        assert records[name].sparsity >= 0.5
+        wrapper = result.model.get_layer(f"quant_{name}")
+        ((weight, _, ranges),) = wrapper._weight_vars
+        before = student.get_layer(name).get_weights()[0]
+        assert weight.shape == before.shape and attribute in weight.name
+        assert (
+            float(ranges["max_var"]) > 0.0 and float(ranges["max_var"]) < 2 * np.abs(before).max()
+        )
+        assert float(ranges["min_var"]) == -float(ranges["max_var"])
+    path = kd.export_tflite(
+        result, tmp_path / "m.tflite", "int8", representative_data=data[0], verbose=False
+    )
+    measured = kd.evaluate_tflite(path, data, result, runs=1, warmup=0)
+    assert measured.float_operators == {} and measured.agreement >= 0.95
+    result.save(tmp_path / "m.h5")
+    np.testing.assert_array_equal(
+        load_compressed(tmp_path / "m.h5").predict(data[0]), result.predict(data[0])
+    )

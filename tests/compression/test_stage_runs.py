@@ -100,6 +100,25 @@ def test_a_stage_is_left_out_at_last(exact, data, capsys, tmp_path):
     assert [dataclasses.replace(r, seconds=0) for r in again.stages][1].attempts == first.attempts
 
 
+class Choosy(Spoil):
+    """Has nothing to do below a shift of 20, and says so in its check."""
+
+    def check(self, student, earlier):
+        if self.shift < 20.0:
+            raise ValueError("too little")
+
+    def gentler(self):
+        return Choosy(self.shift / 4, self.epochs, self.name)
+
+
+def test_what_is_too_gentle_to_do_anything_is_not_tried(exact, data):
+    result = kd.compress(exact, data, data, stages=[Choosy(200.0)], max_drop=5.0, verbose=0)
+    _, record = result.stages
+    assert record.outcome == "left out"
+    assert [attempt["config"]["shift"] for attempt in record.attempts] == [200.0, 50.0]
+    np.testing.assert_allclose(result.model.get_layer("logits").bias, 0.0)
+
+
 def test_reference_is_the_teacher_if_asked_for(exact, data):
     exact.student.get_layer("logits").bias.assign([1000.0, 0.0, 0.0])
     for reference, drop in (("student", 0.0), ("teacher", pytest.approx(66.7, abs=12.0))):

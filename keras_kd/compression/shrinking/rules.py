@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.shrinking.analysis import Call
+from keras_kd.compression.shrinking.application_rules import APPLICATION_RULES
 from keras_kd.compression.shrinking.attention_rules import ATTENTION_RULES
 from keras_kd.compression.shrinking.channel_groups import Axes
 from keras_kd.compression.shrinking.kernel_rules import KERNEL_RULES
@@ -22,6 +23,7 @@ _LAYER_RULES: dict[type, Rule] = {
     **NORMALIZATION_RULES,
     **ATTENTION_RULES,
     **SHAPE_RULES,
+    **APPLICATION_RULES,
 }
 
 

@@ -57,6 +57,11 @@ def with_zeros(model, smaller):
             elif values.shape[-1:] == kept.shape and (one or makes):
                 values[..., ~kept] = 0
             weight.assign(values)
+        if isinstance(layer, keras.layers.BatchNormalization) and not layer.scale:
+            # Without a scale that could be zero, only a variance takes a channel to its offset.
+            variance = np.array(layer.moving_variance)
+            variance[~kept] = 1e30
+            layer.moving_variance.assign(variance)
     return copied
 
 

@@ -2,6 +2,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras.src.applications.convnext import LayerScale
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 import keras_kd as kd
 
@@ -83,28 +85,66 @@ def vision_transformer(width=16, depth=2):
     return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling1D()(x)))
 
 
+def inception_resnet():
+    """With layers that keras.applications has of its own, and without scales in batch norms."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="stem")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization(scale=False, name="stem_bn")(x))
+    y = layers.Concatenate()([layers.Conv2D(4, n, padding="same", name=f"y{n}")(x) for n in (1, 3)])
+    y = layers.Conv2D(8, 1, name="up")(y)
+    x = layers.ReLU()(CustomScaleLayer(0.2, name="residual")([x, y]))
+    x = LayerScale(1e-6, 8, name="scale")(layers.Conv2D(8, 3, name="last")(x))
+    return keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalAveragePooling2D()(x)))
+
+
 @pytest.mark.parametrize("scope", ["uniform", "global"])
 @pytest.mark.parametrize(
-    "make", [plain, residual, dense_net, mobile, flattened, vision_transformer]
+    "make", [plain, residual, dense_net, mobile, flattened, vision_transformer, inception_resnet]
 )
 def test_outputs_are_those_with_the_removed_channels_at_zero(make, scope, assert_exact):
     plan, _ = assert_exact(make(), scope=scope, smaller_than=0.85)
     assert plan.macs[1] == kd.model_cost(plan.apply()).macs < plan.macs[0]
 
 
+# The smallest images that the architectures take.
+FAMILIES = {
+    "VGG16": 32,
+    "ResNet50": 32,
+    "ResNet50V2": 32,
+    "DenseNet121": 32,
+    "InceptionV3": 75,
+    "InceptionResNetV2": 75,
+    "Xception": 71,
+    "MobileNet": 32,
+    "MobileNetV2": 32,
+    "MobileNetV3Small": 32,
+    "EfficientNetB0": 32,
+    "EfficientNetV2B0": 32,
+    "NASNetMobile": 32,
+    "ConvNeXtTiny": 32,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50V2", "DenseNet121", "EfficientNetB0"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_keras_applications(name, assert_exact):
     model = getattr(keras.applications, name)(
-        weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
+        weights=None,
+        input_shape=(FAMILIES[name],) * 2 + (3,),
+        classes=10,
+        classifier_activation=None,
     )
     plan, small = assert_exact(model)
+    assert plan.macs[1] == kd.model_cost(small).macs
+    if name == "ConvNeXtTiny":
+        # A LayerNormalization at the head of each block takes its mean over what is added up.
+        assert plan.parameters[1] / plan.parameters[0] < 0.6
+        return
     # Half of the channels on both sides of nearly every kernel.
     assert plan.parameters[1] / plan.parameters[0] < 0.3
-    assert plan.macs[1] == kd.model_cost(small).macs < 0.3 * plan.macs[0]
+    assert plan.macs[1] < 0.3 * plan.macs[0]
     names = {layer.name for layer in plan.layers if layer.reason}
-    last = model.layers[-1].name
-    assert names <= {last, "normalization", "rescaling"}, names
+    assert names <= {small.layers[-1].name, "logits", "conv_preds", "normalization", "rescaling"}
 
 
 def test_the_smaller_model_is_an_ordinary_one(tmp_path):
