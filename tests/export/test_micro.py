@@ -1,5 +1,6 @@
 """The C++ files say what the TFLite file says, to a C++ compiler too."""
 
+import errno
 import hashlib
 import json
 import pathlib
@@ -179,6 +180,24 @@ def test_where_it_cannot_write(model, tmp_path):
         export_c_array(model, tmp_path / "file" / "model", trial=False)
     with pytest.raises(FileNotFoundError, match="There is no file"):
         export_c_array(tmp_path / "none.tflite", trial=False)
+
+
+def test_on_a_full_disk_nothing_is_changed(model, tmp_path, monkeypatch):
+    written = export_c_array(model, trial=False)
+    before = written.header.read_text(), written.source.read_text()
+    write_text = pathlib.Path.write_text
+
+    def full(self, text, *arguments, **named):
+        if self.suffix == ".cc":
+            write_text(self, text[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(self, text, *arguments, **named)
+
+    monkeypatch.setattr(pathlib.Path, "write_text", full)
+    with pytest.raises(OSError, match=r"Cannot write '.*student\.h' .*: No space left on device"):
+        export_c_array(model, arena_size=70000, trial=False)
+    assert (written.header.read_text(), written.source.read_text()) == before
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_class_names_of_another_file_are_not_used(model):
