@@ -117,8 +117,8 @@ def warnings_of(
         sentences.append(
             f"The ranges of activations come from {count} sample{'s' if count > 1 else ''}: what "
             "lies outside of them is clipped, and below "
-            f"{ENOUGH_SAMPLES} samples that has cost accuracy; give more: representative_data="
-            "train, calibration_batches=8."
+            f"{ENOUGH_SAMPLES} samples outputs move away from the float model's; give more: "
+            "representative_data=train, calibration_batches=8."
         )
     missing = calibration.missing_classes(units)
     if missing:

@@ -1,0 +1,271 @@
+"""Every form of exported file, beside what a user would write otherwise.
+
+    python benchmarks/export_variants.py --demo exports/fashion_mnist
+
+Models: the teacher and the distilled students which `keras-kd demo --dataset fashion_mnist` left
+in its folder, measured on the first 1,000 test images; MobileNetV2 and EfficientNetB0 of
+keras.applications with random weights, where the share of images for which the file and the Keras model give the same
+class stands in for the accuracy. Beside `kd.export_tflite`: `keras.Model.export(format="litert")`
+with the converter's options, and `ai-edge-quantizer` alone on its float file. Latencies of one
+model's files are measured side by side. Each model is kept in `--out` when it is done. Prints a
+Markdown table.
+"""
+
+import argparse
+import json
+import pathlib
+import warnings
+
+import coverage_applications
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_kd as kd
+from keras_kd.demo.data import load_images
+from keras_kd.demo.recipes import RECIPES
+from keras_kd.files import atomic_path
+from keras_kd.quiet import capture_output
+
+KERAS, QUANTIZER = "keras export", "ai-edge-quantizer"
+OURS = "keras_kd"
+SIZE = 96
+CALIBRATION = 256
+IMAGES = 1000  # int16x8 runs on slow kernels on a desktop processor
+
+
+class Subject:
+    """A model and its data.
+
+    Args:
+        model: A Keras model, or what `kd.load_compressed` gives.
+        calibration: Images, float32 `[n, height, width, channels]`.
+        test: Images, and labels or `None`.
+    """
+
+    def __init__(self, model, calibration, test):
+        plain = getattr(model, "model", model)
+        self.quantization_aware = not isinstance(plain, keras.Model)
+        self.model = model if self.quantization_aware else plain
+        self.calibration, self.test = calibration, test
+        kernels = [weight for weight in plain.get_weights() if weight.ndim > 1]
+        zeros = sum(np.sum(kernel == 0) for kernel in kernels)
+        self.sparsity = zeros / sum(kernel.size for kernel in kernels)
+
+
+def ours(quantization, **options):
+    """Return a function which writes the file with keras_kd."""
+
+    def write(subject, path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kd.export_tflite(
+                subject.model,
+                path,
+                quantization,
+                representative_data=subject.calibration,
+                verbose=False,
+                **options,
+            )
+
+    return write
+
+
+def feed(subject):
+    """Return the converter's representative data set."""
+    return lambda: ([image[None]] for image in subject.calibration)
+
+
+def keras_export(calibrated=False, **options):
+    """Return a function which writes the file with `keras.Model.export`."""
+
+    def write(subject, path):
+        given = dict(options)
+        if calibrated:
+            given["representative_dataset"] = feed(subject)
+        with capture_output():
+            subject.model.export(str(path), format="litert", verbose=False, **given)
+
+    return write
+
+
+def keras_quantized(subject, path):
+    """Write the file of a model quantized by `keras.Model.quantize`."""
+    copy = keras.models.clone_model(subject.model)
+    copy.set_weights(subject.model.get_weights())
+    with capture_output(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        copy.quantize("int8")
+        copy.export(str(path), format="litert", verbose=False)
+
+
+def quantizer(recipe):
+    """Return a function which writes the file with `ai-edge-quantizer` alone."""
+
+    def write(subject, path):
+        from ai_edge_quantizer import quantizer as library
+        from ai_edge_quantizer import recipe as recipes
+
+        from keras_kd.litert.runtime import LiteRuntime
+
+        source = path.with_name("source.tflite")
+        keras_export()(subject, source)
+        with capture_output():
+            job = library.Quantizer(str(source), getattr(recipes, recipe)())
+            calibrated = None
+            if job.need_calibration:
+                name = LiteRuntime(source).inputs[0].name
+                data = {"serving_default": [{name: image[None]} for image in subject.calibration]}
+                calibrated = job.calibrate(data)
+            job.quantize(calibrated).export_model(str(path), overwrite=True)
+
+    return write
+
+
+DEFAULT = [tf.lite.Optimize.DEFAULT]
+# Form, way, how it is written; the first way of a form is what the others are compared with.
+FORMS = (
+    ("float32", OURS, ours("float32")),
+    ("float32", KERAS, keras_export()),
+    ("float16", OURS, ours("float16")),
+    (
+        "float16",
+        KERAS,
+        keras_export(optimizations=DEFAULT, target_spec={"supported_types": [tf.float16]}),
+    ),
+    ("dynamic", OURS, ours("dynamic")),
+    ("dynamic", KERAS, keras_export(optimizations=DEFAULT)),
+    ("dynamic", QUANTIZER, quantizer("dynamic_wi8_afp32")),
+    ("dynamic", "keras quantize, export", keras_quantized),
+    ("int8", OURS, ours("int8")),
+    ("int8", KERAS, keras_export(calibrated=True, optimizations=DEFAULT)),
+    ("int8", QUANTIZER, quantizer("static_wi8_ai8")),
+    ("int8, integer I/O", OURS, ours("int8", integer_io=True)),
+    ("int16x8", OURS, ours("int16x8")),
+    ("int16x8", QUANTIZER, quantizer("static_wi8_ai16")),
+    ("int4", OURS, ours("int4")),
+    ("int4", QUANTIZER, quantizer("dynamic_wi4_afp32")),
+    ("float32, sparse", OURS, ours("float32", sparse=True)),
+)
+
+
+def subjects(demo):
+    """Return, by title, functions which give a `Subject`."""
+
+    def from_demo(name, load):
+        def make():
+            recipe = RECIPES["fashion_mnist"]
+            data = load_images(recipe.dataset, recipe.validation_examples)
+            images = data.train[0][:CALIBRATION].astype("float32") / 255.0
+            test = data.test[0][:IMAGES].astype("float32") / 255.0
+            return Subject(load(demo / name), images, (test, data.test[1][:IMAGES]))
+
+        return make
+
+    def application(name, module):
+        def make():
+            coverage_applications.MODELS[name] = module, SIZE
+            coverage_applications.IMAGES = 2 * CALIBRATION
+            model, images = coverage_applications.build(name)
+            return Subject(model, images[:CALIBRATION], (images[CALIBRATION:], None))
+
+        return make
+
+    return {
+        "teacher": from_demo("teacher.keras", keras.models.load_model),
+        "student, distilled": from_demo("seed0/distilled.keras", keras.models.load_model),
+        "student, pruned": from_demo("seed0/pruned.keras", kd.load_compressed),
+        "student, pruned, quantization-aware": from_demo("seed0/int8.h5", kd.load_compressed),
+        "MobileNetV2": application("MobileNetV2", "mobilenet_v2"),
+        "EfficientNetB0": application("EfficientNetB0", "efficientnet"),
+    }
+
+
+def asked(subject, form, way):
+    """Return whether a form makes sense for a model."""
+    if subject.quantization_aware:
+        return way == OURS and form.startswith("int8")
+    return "sparse" not in form or subject.sparsity > 0.25
+
+
+def measure(subject, folder):
+    """Write and measure every form of one model; return the rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, files = [], {}
+    for number, (form, way, write) in enumerate(FORMS):
+        if not asked(subject, form, way):
+            continue
+        path = folder / f"{number}.tflite"
+        row = {"form": form, "way": way}
+        rows.append(row)
+        try:
+            write(subject, path)
+            images, labels = subject.test
+            data = images if labels is None else (images, labels)
+            result = kd.evaluate_tflite(path, data, model=subject.model, runs=3)
+        except Exception as error:  # whatever a peer raises is its result
+            row["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
+            continue
+        row |= {
+            "accuracy": result.accuracy,
+            "agreement": result.agreement,
+            "difference": result.mean_difference,
+            "bytes": result.bytes,
+            "zipped_bytes": result.zipped_bytes,
+        }
+        files[str(path)] = row
+        print(f"  {form}, {way}: {result.bytes:,} bytes", flush=True)
+    for path, latency in kd.benchmark_tflite_files(list(files), rounds=100).items():
+        files[path]["latency_ms"] = latency["median_ms"]
+    return rows
+
+
+def table(measured):
+    """Return the Markdown table of what was measured, `{title: rows}`."""
+    lines = [
+        "| model | form | written by | right, % | same as Keras, % | mean difference | kB "
+        "| zipped kB | latency, ms |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for title, rows in measured.items():
+        for row in rows:
+            start = f"| {title} | {row['form']} | {row['way']} |"
+            if "error" in row:
+                lines.append(f"{start} fails: {row['error'].replace('|', '/')} | | | | | |")
+                continue
+            right = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f}"
+            lines.append(
+                f"{start} {right} | {100 * row['agreement']:.2f} | {row['difference']:.2g} "
+                f"| {row['bytes'] / 1e3:.1f} | {row['zipped_bytes'] / 1e3:.1f} "
+                f"| {row['latency_ms']:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--demo", default="exports/fashion_mnist", help="the demo's folder")
+    parser.add_argument(
+        "--out", default="exports/export_variants", help="[exports/export_variants]"
+    )
+    chosen = parser.parse_args(argv)
+    folder = pathlib.Path(chosen.out)
+    measured = {}
+    for title, make in subjects(pathlib.Path(chosen.demo)).items():
+        kept = folder / f"{title.replace(', ', '_').replace(' ', '_')}.json"
+        if not kept.exists():
+            print(title, flush=True)
+            rows = measure(make(), folder / kept.stem)
+            with atomic_path(kept) as temporary:
+                temporary.write_text(json.dumps(rows))
+            keras.utils.clear_session()
+        measured[title] = json.loads(kept.read_text())
+    text = table(measured)
+    for name, content in (("table.md", text + "\n"), ("results.json", json.dumps(measured))):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(content)
+    print("\n" + text)
+
+
+if __name__ == "__main__":
+    main()
