@@ -100,12 +100,13 @@ def measure(
     folder = models.folder if variant.key == "teacher" else models.seed_folder(seed)
     path = folder / f"{variant.key}.tflite"
     kept = folder / f"{variant.key}.measured.json"
-    if path.exists() and kept.exists():
+    current = path.exists() and path.stat().st_mtime >= _trained_at(folder, variant.model)
+    if current and kept.exists():
         measured: dict[str, Any] = json.loads(kept.read_text())
         if measured.get("form") == _FORM:
             return measured
     model = trained[variant.model]
-    if path.exists():
+    if current:
         say(f"Seed {seed}: {variant.title}: measure")
     else:
         say(f"Seed {seed}: {variant.title}: export as {variant.quantization} and measure")
@@ -131,6 +132,12 @@ def measure(
     with atomic_path(kept) as temporary:
         temporary.write_text(json.dumps(measured))
     return measured
+
+
+def _trained_at(folder: pathlib.Path, name: str) -> float:
+    """Return when a model was saved, so that a file of an earlier one is not taken for its own."""
+    saved = (folder / f"{name}{suffix}" for suffix in (".keras", ".h5"))
+    return max((path.stat().st_mtime for path in saved if path.exists()), default=0.0)
 
 
 def measure_latency(folder: pathlib.Path, measured: dict[str, dict[int, dict[str, Any]]]) -> None:
