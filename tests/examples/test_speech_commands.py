@@ -1,0 +1,30 @@
+"""The example runs from the recordings to a C array."""
+
+import json
+
+from keras_kd.report import files_table
+
+TITLES = [
+    "teacher",
+    "student alone",
+    "distilled",
+    "distilled, int8 after training",
+    "distilled, quantization-aware, int8",
+    "distilled, features inside",
+    "distilled, features inside, int8",
+]
+
+
+def test_runs_in_quick_mode(run_quick):
+    printed, folder = run_quick("speech_commands", "spoken_digit")
+    record = json.loads((folder / "results.json").read_text())
+    assert list(record["files"]) == TITLES
+    assert files_table(record) in printed
+    for title, file in record["files"].items():
+        name = title.replace(", ", "_").replace(" ", "_")
+        assert (folder / f"{name}.tflite").stat().st_size == file["bytes"]
+    int8 = record["files"]["distilled, quantization-aware, int8"]
+    assert int8["bytes"] * 10 < record["files"]["teacher"]["bytes"]
+    assert "AddDepthwiseConv2D" in (folder / "spoken_digit.h").read_text()
+    source = (folder / "spoken_digit.cc").read_text()
+    assert '"9"' in source and len(source) > 2 * int8["bytes"]
