@@ -46,6 +46,9 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     loaded = load_model(settings["model"], settings["custom_objects"])
     exports = {"exports": settings["exports"]} if settings["exports"] else {}
     found = kd.check(loaded.model, stages or None, convert=settings["convert"], **exports)
-    asked = bool(stages or settings["exports"])
+    # Without stages, what single ones would refuse is for information.
+    asked = set(found.exports if settings["exports"] or stages else ())
+    asked |= {"stages", *found.stages} if stages else set()
+    refused = any(problem.where in asked for problem in found.problems)
     text = found.table() if settings["table"] else str(found)
-    return Outcome(found.to_dict(), text, 1 if asked and not found.ok else 0)
+    return Outcome(found.to_dict(), text, 1 if refused else 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
 from typing import TYPE_CHECKING, Any
 
 from keras_kd.cli.command import Command
@@ -79,8 +77,6 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     _say_sizes(teacher, student, console)
     with folder.begun(), damaged_images_named(data):
         train = training_batches(settings, data, distiller, folder.path, console)
-        for _ in range(_epochs_done(folder.path)):
-            iter(train)  # each one draws a new order: the next epoch has that of a whole run
         history = fit_resumably(
             distiller,
             train,
@@ -110,15 +106,6 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         }
     )
     return Outcome(result, _text(result))
-
-
-def _epochs_done(folder: pathlib.Path) -> int:
-    """Return the number of epochs that a killed run has kept."""
-    kept = folder / "distill.backup" / "training_metadata.json"
-    try:
-        return int(json.loads(kept.read_text())["epoch"])
-    except (OSError, ValueError, KeyError):
-        return 0
 
 
 def _student(settings: dict[str, Any], teacher: LoadedModel, console: Console) -> LoadedModel:

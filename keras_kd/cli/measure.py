@@ -34,6 +34,10 @@ given without a split, the split test is taken where there is one.""",
                "it and for --max-drop", metavar="MODEL"),
         Option("teacher", "text", "the teacher, to stand beside them; --max-drop is about it where "
                "there is no --model", metavar="MODEL"),
+        Option("teacher_scale", "number", "--scale of the teacher, where it differs",
+               section="teaching", metavar="SCALE"),
+        Option("teacher_offset", "number", "--offset of the teacher, where it differs",
+               section="teaching", metavar="OFFSET"),
         Option("max_bytes", "integer", "largest file", metavar="BYTES"),
         Option("max_zipped_bytes", "integer", "largest file when it is zipped", metavar="BYTES"),
         Option("max_drop", "number", "points of accuracy that a file may lose against --model or "

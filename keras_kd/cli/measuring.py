@@ -11,7 +11,7 @@ import numpy as np
 import keras_kd as kd
 from keras_kd.cli.console import Console
 from keras_kd.cli.model_files import LoadedModel, load_model
-from keras_kd.cli.preprocessing import Preprocessing, resolve_preprocessing
+from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resolve_preprocessing
 from keras_kd.cli.sources import Source, open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
 from keras_kd.export.metadata import read_metadata
@@ -62,6 +62,7 @@ class Measuring:
         self.data_text = f"{text}{split}, {number:,} examples{which}"
         self._all_of = text if self._indices is None and not held_out else None
         self._console = console
+        self._made: Preprocessing | None = None
 
     def measure(self, path: str) -> dict[str, Any]:
         """Return what a file or a model does, as JSON can hold it."""
@@ -74,7 +75,7 @@ class Measuring:
         self._warn_of_training_data(path, notes)
         result = kd.evaluate_tflite(
             path,
-            self._batches(self._file_input_shape(path), notes, None),
+            self._batches(path, self._file_input_shape(path), notes, None),
             model=None if self._model is None else self._model.model,
         )
         self._results[path] = result
@@ -91,7 +92,7 @@ class Measuring:
             loaded = load_model(path, self._settings["custom_objects"])
         check_classes(self.source, loaded.classes, path, loaded.notes.get("class_names"))
         self._warn_of_training_data(path, loaded.notes)
-        data = self._batches(loaded.input_shape, loaded.notes, loaded.keras_model)
+        data = self._batches(path, loaded.input_shape, loaded.notes, loaded.keras_model)
         parts = [(np.asarray(loaded.keras_model(x, training=False)), y.numpy()) for x, y in data]
         outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
         answers = outputs.argmax(-1)
@@ -122,16 +123,28 @@ class Measuring:
             )
         ]
 
-    def _batches(self, shape: tuple[int, ...], notes: Mapping[str, Any], model: Any) -> Any:
+    def _batches(
+        self, path: str, shape: tuple[int, ...], notes: Mapping[str, Any], model: Any
+    ) -> Any:
+        settings = self._settings
+        scale, offset = settings["scale"], settings["offset"]
+        stored = notes.get("preprocessing")
+        if path == settings["teacher"] and settings["teacher_scale"] is not None:
+            scale, offset = settings["teacher_scale"], settings["teacher_offset"]
+        elif stored is None and scale is None and self._made and not begins_with_scaling(model):
+            # As in training, where a teacher of which nothing is said takes what the student takes.
+            self._console.say(f"  '{path}' says nothing of its input: {self._made} is taken")
+            scale, offset = self._made.scale, self._made.offset
         made: Preprocessing = resolve_preprocessing(
             shape,
-            self._settings["scale"],
-            self._settings["offset"],
-            notes.get("preprocessing"),
+            scale,
+            offset,
+            stored,
             model if model is not None else getattr(self._model, "keras_model", None),
             self.source.integers,
         )
-        return batches(self.source, self._indices, made, self._settings["batch_size"])
+        self._made = self._made or made
+        return batches(self.source, self._indices, made, settings["batch_size"])
 
     def _file_input_shape(self, path: str) -> tuple[int, ...]:
         from keras_kd.litert.runtime import LiteRuntime

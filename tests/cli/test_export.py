@@ -44,6 +44,7 @@ def test_the_file_is_calibrated_with_prepared_images(keras_kd_json, student, mat
     assert (np.concatenate(outputs).argmax(-1) == x["y"]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_c_array_and_class_names(keras_kd_json, work):
     code, result = keras_kd_json(
         "export", "small.keras", "--quantization", "float32", "--class-names", "a, b,c",

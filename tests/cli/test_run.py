@@ -27,6 +27,7 @@ def write(work, text):
     (work / "recipe.toml").write_text(text)
 
 
+@pytest.mark.slow
 def test_a_whole_run(keras_kd_json, keras_kd, work):
     write(work, RECIPE.format(limit=100_000))
     code, result = keras_kd_json("run", "recipe.toml")

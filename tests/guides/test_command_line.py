@@ -5,11 +5,14 @@ import pathlib
 import re
 import shlex
 
+import pytest
+
 from keras_kd.cli import main
 
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "command_line.md"
 
 
+@pytest.mark.slow
 def test_commands(run_guide, tmp_path, capsys):
     run_guide("command_line.md")
     text = GUIDE.read_text()
