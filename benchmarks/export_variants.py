@@ -4,11 +4,11 @@
 
 Models: the teacher and the distilled students which `keras-kd demo --dataset fashion_mnist` left
 in its folder, measured on the first 1,000 test images; MobileNetV2 and EfficientNetB0 of
-keras.applications with random weights, where the share of images for which the file and the Keras model give the same
-class stands in for the accuracy. Beside `kd.export_tflite`: `keras.Model.export(format="litert")`
-with the converter's options, and `ai-edge-quantizer` alone on its float file. Latencies of one
-model's files are measured side by side. Each model is kept in `--out` when it is done. Prints a
-Markdown table.
+keras.applications with random weights, where the share of images for which the file and the Keras
+model give the same class stands in for the accuracy. Beside `kd.export_tflite`:
+`keras.Model.export(format="litert")` with the converter's options, and `ai-edge-quantizer` alone on
+its float file. Latencies of one model's files are measured side by side. Each model is kept in
+`--out` when it is done. Prints a Markdown table.
 """
 
 import argparse

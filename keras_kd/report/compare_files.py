@@ -90,7 +90,7 @@ def files_table(record: Mapping[str, Any]) -> str:
     over = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
     first = next(iter(files))
     lines = [
-        f"| file | {metric}{over} | against {first} | size | zipped | against {first} "
+        f"| file | {metric}{over} | against {first} | size | zipped | size against {first} "
         "| latency, ms |",
         "|---|---|---|---|---|---|---|",
     ]
