@@ -14,6 +14,7 @@ def run_all(tmp_path, monkeypatch):
     for name, body in {
         "good": "import sys\nprint('noise')\nprint('| file | accuracy |', sys.argv[1:])",
         "absent": "raise ConnectionError('no network')",
+        "hub": "raise ModuleNotFoundError(\"No module named 'keras_hub'\")",
         "bad": "raise ValueError('broken')",
     }.items():
         (tmp_path / f"{name}.py").write_text(f"# %%\n{body}\n")
@@ -25,13 +26,14 @@ def test_tables_are_printed_and_failures_counted(run_all, capsys):
     assert run_all.main(["--quick"]) == 1
     printed, errors = capsys.readouterr()
     assert "| file | accuracy | ['--quick']" in printed and "noise" not in printed
-    assert "not run, its data set is absent: ConnectionError: no network" in printed
+    assert "not run, what it needs is absent: ConnectionError: no network" in printed
     assert "ValueError: broken" in printed
     assert errors.strip() == "Failed: bad"
 
 
-def test_an_absent_data_set_is_no_failure(run_all):
-    assert run_all.main(["good", "absent"]) == 0
+def test_what_is_absent_is_no_failure(run_all, capsys):
+    assert run_all.main(["good", "absent", "hub"]) == 0
+    assert "absent: ModuleNotFoundError: No module named 'keras_hub'" in capsys.readouterr().out
 
 
 def test_unknown_names_are_refused(run_all, capsys):

@@ -1,0 +1,172 @@
+# %% [markdown]
+# # Language model: every word taught, from the teacher's likeliest words
+#
+# A language model answers at every position with a probability for each word of its vocabulary.
+# Per-token distillation (Sanh et al., arXiv:1910.01108, for the loss; Kim and Rush,
+# arXiv:1606.07947, for the name: word-level) draws the student's probabilities to the teacher's at
+# each position, with the true next word beside it.
+#
+# The teacher's answers are many: a number for each word of the vocabulary at each position. Almost
+# all of its probability lies on a few words, so `kd.teachers.cache(top_k=...)` stores these few,
+# and the mass of all others as one number more.
+#
+# Teacher and student are causal transformers, trained on film reviews.
+
+# %%
+import pathlib
+import sys
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import keras_kd as kd
+
+QUICK = "--quick" in sys.argv  # True: some seconds; False: the table in the documentation
+REVIEWS, TEST = (60, 10) if QUICK else (1500, 60)
+VOCABULARY = 500 if QUICK else 2000  # words
+LENGTH = 32  # words of context
+EPOCHS = 1 if QUICK else 2
+TOP_K = 16
+SEEDS = range(1)
+OUT = pathlib.Path("exports/language_model")
+
+# %% [markdown]
+# ## Data
+# The reviews one after the other, in pieces. A word outside the vocabulary is the word `[UNK]`.
+# Labels are the inputs moved by one.
+
+# %%
+words = keras.layers.TextVectorization(VOCABULARY, ragged=True)
+
+
+def texts(split, count):
+    dataset = tfds.load("imdb_reviews", split=f"{split}[:{count}]")
+    return [row["text"].decode().replace("<br />", " ") for row in dataset.as_numpy_iterator()]
+
+
+def pieces(texts):
+    ids = words(texts).flat_values.numpy().astype("int32")
+    rows = ids[: len(ids) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)
+    return rows[:, :-1], rows[:, 1:]
+
+
+train_texts = texts("train", REVIEWS)
+words.adapt(train_texts)
+x_train, y_train = pieces(train_texts)
+x_test, y_test = pieces(texts("test", TEST))
+
+# %% [markdown]
+# ## Teacher and student
+# A position must not see what comes after it. Keras's masks add -1e9 to such scores; an int8 file,
+# whose 255 steps would have to reach that far, could not tell the other scores apart. Adding -20
+# does the same: it divides a weight by half a billion.
+
+# %%
+CAUSAL = np.triu(np.full((1, 1, LENGTH, LENGTH), -20.0, "float32"), k=1)
+
+
+def places(width):
+    angle = np.arange(LENGTH)[:, None] / 10000 ** (np.arange(0, width, 2) / width)
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=-1).astype("float32")
+
+
+def attention(x, heads):
+    width = x.shape[-1]
+    split = [
+        keras.layers.Reshape((LENGTH, heads, width // heads))(keras.layers.Dense(width)(x))
+        for _ in ("query", "key", "value")
+    ]
+    x = keras.ops.dot_product_attention(*split, bias=CAUSAL)
+    return keras.layers.Dense(width)(keras.layers.Reshape((LENGTH, width))(x))
+
+
+def transformer(width, layers, dropout, name):
+    tokens = keras.Input((LENGTH,), dtype="int32", name="tokens")
+    x = keras.layers.Embedding(VOCABULARY, width)(tokens) + places(width)
+    for _ in range(layers):
+        y = attention(keras.layers.LayerNormalization()(x), heads=4)
+        x = x + keras.layers.Dropout(dropout)(y)
+        y = keras.layers.Dense(4 * width, activation="relu")(keras.layers.LayerNormalization()(x))
+        x = x + keras.layers.Dropout(dropout)(keras.layers.Dense(width)(y))
+    x = keras.layers.LayerNormalization()(x)
+    return keras.Model(tokens, keras.layers.Dense(VOCABULARY)(x), name=name)
+
+
+def student(seed):
+    keras.utils.set_random_seed(seed)
+    return transformer(48, 2, 0.0, "student")
+
+
+# %% [markdown]
+# ## Training
+# The teacher runs once over the data, whatever the number of epochs and students.
+
+
+# %%
+def fit(model, data):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(2e-3), loss)
+    model.fit(data.shuffle(1000), epochs=EPOCHS, shuffle=False, verbose=0 if QUICK else 2)
+    return model
+
+
+def run(seed):
+    keras.utils.set_random_seed(seed)
+    data = tf.data.Dataset.from_tensor_slices((x_train, y_train)).batch(32)
+    teacher = fit(transformer(192, 3, 0.2, "teacher"), data)
+    with tempfile.TemporaryDirectory() as folder:
+        taught = kd.teachers.cache(
+            teacher, data, folder, top_k=TOP_K, temperature=1.0, dtype="float16"
+        )
+        stored = sum(file.stat().st_size for file in pathlib.Path(folder).rglob("*"))
+        print(f"Stored: {stored / 1e6:.0f} MB; all logits: {4e-6 * y_train.size * VOCABULARY:.0f}")
+        distiller = kd.Distiller(
+            None, student(seed), kd.losses.KLDivergence(temperature=1.0), student_loss_weight=0.5
+        )
+        fit(distiller, taught)
+    models = {"student alone": fit(student(seed), data), "distilled": distiller.student}
+    return {
+        "teacher": measure(teacher, "teacher", "float32"),
+        **{title: measure(model, title, "float32") for title, model in models.items()},
+        **{
+            f"distilled, {form}": measure(distiller.student, f"distilled_{form}", form)
+            for form in ("dynamic", "int8")
+        },
+    }
+
+
+# %% [markdown]
+# ## Result
+# Perplexity is the exponential of the cross-entropy of the next word: among how many equally likely
+# words the model has to choose, as it were. Lower is better.
+
+
+# %%
+class Perplexity(keras.metrics.SparseCategoricalCrossentropy):
+    """The exponential of the cross-entropy."""
+
+    def result(self):
+        """Return the perplexity so far."""
+        return keras.ops.exp(super().result())
+
+
+def measure(model, title, quantization):
+    path = OUT / f"{title.replace(' ', '_')}.tflite"
+    kd.export_tflite(
+        model, path, quantization, representative_data=x_train, batch_size=1, verbose=False
+    )
+    metric = Perplexity(name="perplexity", from_logits=True)
+    return kd.evaluate_tflite(path, (x_test, y_test), metrics=[metric])
+
+
+runs = [run(seed) for seed in SEEDS]
+for metric in ("accuracy", "perplexity"):
+    print(
+        kd.report.compare_files(
+            {title: [results[title] for results in runs] for title in runs[0]}, metric, OUT
+        ),
+        end="\n\n",
+    )
