@@ -19,11 +19,12 @@ export function draw(canvas) {
     context.lineTo(event.offsetX, event.offsetY);
     context.stroke();
   });
-  canvas.addEventListener('pointermove', (event) => {
-    if (!event.buttons) return;
+  const drawTo = (event) => {
     context.lineTo(event.offsetX, event.offsetY);
     context.stroke();
-  });
+  };
+  canvas.addEventListener('pointermove', (event) => event.buttons && drawTo(event));
+  canvas.addEventListener('pointerup', drawTo);
 }
 
 export function watch(canvas, drawn) {
