@@ -26,6 +26,7 @@ from .export.budget import BudgetExceeded as BudgetExceeded
 from .export.compare import Comparison as Comparison
 from .export.compare import compare as compare
 from .export.evaluate import evaluate_tflite as evaluate_tflite
+from .export.metadata import read_metadata as read_metadata
 from .export.micro import CArray as CArray
 from .export.micro import export_c_array as export_c_array
 from .export.result import TFLiteResult as TFLiteResult

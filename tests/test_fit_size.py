@@ -32,6 +32,7 @@ def arguments():
     }
 
 
+@pytest.mark.slow
 def test_the_gentlest_strength_that_is_small_enough(arguments, tmp_path):
     limit = 9_000  # 3,300 weights of 4 bytes
     sized = kd.compress_to_size(**arguments, max_bytes=limit, path=tmp_path)
