@@ -99,3 +99,21 @@ def test_learns_from_top_k_logits_and_not_from_the_padding(network, tmp_path):
     assert divergence() < 0.5 * before
     for first, second in zip(*trained, strict=True):
         np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [plain, of_keras_hub])
+def test_is_pruned_while_the_teacher_teaches(network):
+    keras.utils.set_random_seed(0)
+    teacher, student = sharpened(network(2, "teacher")), network(1, "student")
+    inputs, labels, mask = texts()
+    data = tf.data.Dataset.from_tensor_slices((inputs, labels, mask)).batch(8)
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence(2.0))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("adam", loss=loss)
+    pruned = kd.compress(distiller, data, stages=[kd.Prune(0.5, epochs=1)], verbose=0)
+    treated = [layer for layer in pruned.layers if layer.sparsity]
+    assert treated
+    for layer in treated:
+        assert layer.sparsity == pytest.approx(0.5, abs=0.05)
+    logits = pruned.predict(inputs)
+    assert logits.shape == (*labels.shape, VOCABULARY) and np.isfinite(logits).all()

@@ -175,10 +175,7 @@ def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
         ValueError: If the model cannot be made again from its configuration.
     """
     try:
-        if isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth"):
-            copied = keras.models.clone_model(model)
-        else:
-            copied = type(model).from_config(model.get_config())
+        copied = _from_configuration(model)
         if not copied.built or len(copied.weights) != len(model.weights):
             copied(inputs, training=False)
         copied.set_weights(model.get_weights())
@@ -189,3 +186,14 @@ def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
             f"arguments of its constructor. ({str(error).strip().splitlines()[0]})"
         ) from error
     return copied
+
+
+def _from_configuration(model: keras.Model) -> keras.Model:
+    graph = isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
+    if not graph:
+        return type(model).from_config(model.get_config())
+    if type(model).__module__.split(".")[0] != "keras":
+        # A class of its own may share layers outside of the graph, which a clone would not.
+        with contextlib.suppress(NotImplementedError, TypeError, ValueError):
+            return type(model).from_config(model.get_config())
+    return keras.models.clone_model(model)
