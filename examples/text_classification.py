@@ -95,8 +95,8 @@ def fit(model, *data, rate, epochs=EPOCHS):
 #
 # The layers of the first student are the teacher's first and last, with their weights. They get no
 # padding mask: a mask adds -1e9 to some attention scores, and eight bits that reach that far cannot
-# tell the other scores apart. Where int8 costs a transformer accuracy none the less, "dynamic" keeps
-# the weights in eight bits and the normalisations and the softmax in float.
+# tell the other scores apart. Where int8 costs a transformer accuracy none the less, "dynamic"
+# keeps the weights in eight bits and the normalisations and the softmax in float.
 
 
 # %%
