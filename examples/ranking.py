@@ -117,9 +117,9 @@ def run(seed, train, test):
     distiller = fit(kd.Distiller(teacher, make_student(), loss, student_loss_weight=0.2), train)
     batches = tf.data.Dataset.from_tensor_slices(train).shuffle(len(train[1])).batch(512)
     tables = [kd.Prune(0.5, epochs=EPOCHS, layers="*_table")]
-    pruned = kd.compress(distiller, batches, stages=tables)
+    pruned = kd.compress(distiller, batches, stages=tables, verbose=2)
     tables.append(kd.Cluster(16, epochs=1, layers="*_table"))
-    clustered = kd.compress(distiller, batches, stages=tables)
+    clustered = kd.compress(distiller, batches, stages=tables, verbose=2)
     results = {}
     for title, model, quantization in (
         ("teacher", teacher, "float32"),

@@ -16,6 +16,7 @@ import sys
 
 import keras
 import numpy as np
+import tensorflow as tf
 from sklearn.datasets import load_diabetes
 from sklearn.model_selection import train_test_split
 
@@ -36,12 +37,15 @@ inputs = (inputs / inputs.std(axis=0)).astype("float32")
 x_train, x_test, y_train, y_test = train_test_split(inputs, labels[:, None], random_state=0)
 mean, deviation = y_train.mean(), y_train.std()
 y_train, y_test = (((y - mean) / deviation).astype("float32") for y in (y_train, y_test))
+# Ten passes an epoch: one takes less time than what Keras does between epochs.
+train = tf.data.Dataset.from_tensor_slices((x_train, y_train)).cache()
+train = train.shuffle(len(x_train)).repeat(10).batch(32).prefetch(2)
 
 
 # %% [markdown]
 # ## Teacher and student
-# The teacher is the mean of eight wide networks in one model. Dropout keeps each from learning the
-# noise by heart.
+# The teacher is the mean of eight wide networks in one model. They are trained side by side, each
+# with its own error. Dropout keeps them from learning the noise by heart.
 
 
 # %%
@@ -55,14 +59,15 @@ def network(units, dropout, name):
 
 def fit(model):
     model.compile(keras.optimizers.Adam(2e-3), loss="mse")
-    model.fit(x_train, y_train, batch_size=32, epochs=EPOCHS, verbose=0)
+    model.fit(train, epochs=EPOCHS // 10, verbose=0)
     return model
 
 
 def train_teacher():
-    members = [fit(network((256, 128), 0.5, f"member{i}")) for i in range(8)]
     shared = keras.Input((10,))
-    return keras.Model(shared, keras.layers.Average()([m(shared) for m in members]), name="teacher")
+    answers = [network((256, 128), 0.5, f"member{i}")(shared) for i in range(8)]
+    fit(keras.Model(shared, keras.layers.Concatenate()(answers)))
+    return keras.Model(shared, keras.layers.Average()(answers), name="teacher")
 
 
 # %% [markdown]
@@ -106,9 +111,10 @@ def run(seed):
 # The error is in deviations of the label: 1.0 is what guessing the mean would give.
 
 # %%
-runs = [run(seed) for seed in SEEDS]
-table = kd.report.compare_files(
-    {title: [results[title] for results in runs] for title in runs[0]}, "rmse", OUT
-)
+files = {}
+for seed in SEEDS:
+    for title, result in run(seed).items():
+        files.setdefault(title, []).append(result)
+    table = kd.report.compare_files(files, "rmse", OUT)
 print(table)
 print(f"Guessing the mean: {np.sqrt(np.mean(y_test**2)):.3f}")

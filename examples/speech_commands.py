@@ -144,7 +144,8 @@ def run(seed, waves, labels, speakers):
     loss = kd.losses.KLDivergence(temperature=3.0)
     distiller = kd.Distiller(teacher, make_student(shape), loss, student_loss_weight=0.3)
     student = fit(distiller, train).student
-    aware = kd.compress(distiller, train, stages=[kd.QuantizeAware(epochs=max(1, EPOCHS // 6))])
+    stages = [kd.QuantizeAware(epochs=max(1, EPOCHS // 6))]
+    aware = kd.compress(distiller, train, stages=stages, verbose=2)
     whole = keras.Model(before.inputs, student(before.outputs[0]), name="with_features")
     wave_test = waves[left_out], labels[left_out]
     results = {}

@@ -1,9 +1,11 @@
 """The example runs from the data to measured files."""
 
 import json
+import pathlib
 
 from keras_kd.report import files_table
 
+ROOT = pathlib.Path(__file__).parents[2]
 TITLES = [
     "teacher",
     "student alone",
@@ -24,3 +26,9 @@ def test_runs_in_quick_mode(run_quick):
         assert (folder / f"{name}.tflite").stat().st_size == file["bytes"]
     guess = float(printed.rsplit("Guessing the mean:", 1)[1])
     assert record["files"]["teacher"]["values"][0] < guess
+
+
+def test_the_page_quotes_the_run():
+    record = ROOT / "exports/reference/examples/regression.json"
+    page = (ROOT / "docs/examples/regression.md").read_text()
+    assert files_table(json.loads(record.read_text())) in page

@@ -1,9 +1,11 @@
 """The example runs from the recordings to a C array."""
 
 import json
+import pathlib
 
 from keras_kd.report import files_table
 
+ROOT = pathlib.Path(__file__).parents[2]
 TITLES = [
     "teacher",
     "student alone",
@@ -28,3 +30,9 @@ def test_runs_in_quick_mode(run_quick):
     assert "AddDepthwiseConv2D" in (folder / "spoken_digit.h").read_text()
     source = (folder / "spoken_digit.cc").read_text()
     assert '"9"' in source and len(source) > 2 * int8["bytes"]
+
+
+def test_the_page_quotes_the_run():
+    record = ROOT / "exports/reference/examples/speech_commands.json"
+    page = (ROOT / "docs/examples/speech_commands.md").read_text()
+    assert files_table(json.loads(record.read_text())) in page
