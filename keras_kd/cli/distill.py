@@ -63,6 +63,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.files import atomic_path
 
     shrunk = settings["student"].startswith("shrink:")
+    if shrunk:
+        _ratio(settings["student"])
     files = [settings["teacher"], None if shrunk else settings["student"]]
     folder = OutFolder(COMMAND, settings, files)
     if folder.result is not None:
@@ -115,14 +117,18 @@ def _student(settings: dict[str, Any], teacher: LoadedModel, console: Console) -
     text = settings["student"]
     if not text.startswith("shrink:"):
         return load_model(text, settings["custom_objects"])
+    ratio = _ratio(text)
+    console.say(f"Student: the teacher without {ratio:.0%} of its channels")
+    return LoadedModel(text, kd.shrink(teacher.keras_model, ratio), teacher.notes)
+
+
+def _ratio(text: str) -> float:
     try:
-        ratio = float(text.removeprefix("shrink:"))
+        return float(text.removeprefix("shrink:"))
     except ValueError:
         raise ValueError(
             f"--student {text}: a number was expected behind the colon, such as shrink:0.5."
         ) from None
-    console.say(f"Student: the teacher without {ratio:.0%} of its channels")
-    return LoadedModel(text, kd.shrink(teacher.keras_model, ratio), teacher.notes)
 
 
 def _optimizer(settings: dict[str, Any]) -> Any:

@@ -40,7 +40,8 @@ taken, unless the model was trained for 8 bits (compress --quantize-aware).""",
         Option("sparse", "switch", "store zeros in TFLite's sparse form", default=False),
         Option("allow_flex", "switch", "let files have operators of TensorFlow, which need a "
                "larger runtime", default=False),
-        Option("c_array", "switch", "write each file as C++ source for a microcontroller too",
+        Option("c_array", "switch", "write each file as C++ source for a microcontroller too; for "
+               "float32, int8 and int16x8",
                default=False),
         Option("out", "text", "the folder to write into; one that holds another run is refused",
                default="runs/export", section="", metavar="FOLDER"),
@@ -63,6 +64,11 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         if form not in QUANTIZATIONS:
             raise ValueError(
                 f"There is no form '{form}'. --quantization takes {', '.join(QUANTIZATIONS)}."
+            )
+        if settings["c_array"] and form in ("float16", "dynamic", "int4"):
+            raise ValueError(
+                f"--c-array is for TensorFlow Lite for Microcontrollers, which does not compute "
+                f"with {form} files. Write that form with a command of its own, without --c-array."
             )
     folder = OutFolder(COMMAND, settings, [settings["model"]])
     if folder.result is not None:

@@ -30,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="keras-kd",
+        allow_abbrev=False,
         description=_DESCRIPTION,
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,6 +50,7 @@ _TITLES = {"data": "data", "teaching": "teaching", "": "run"}
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], command: Command) -> None:
     parser = commands.add_parser(
         command.name,
+        allow_abbrev=False,
         help=command.summary,
         description=command.description,
         epilog=f"example:\n{command.example}\n\n{_EXIT_CODES}",

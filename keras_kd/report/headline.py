@@ -28,6 +28,8 @@ def headline(models: Sequence[Mapping[str, Any]]) -> list[str]:
     measured = [model for model in models if model["accuracy"]["mean"] is not None]
     teacher = next((model for model in measured if model["key"] == "teacher"), None)
     students = [model for model in measured if model is not teacher]
+    # A Keras model without a file is what the files were made from, not another choice.
+    students = [model for model in students if model["file"] is not None] or students
     sentences = []
     if teacher is not None:
         sentences.append(f"Teacher: {_facts(teacher, None)}.")
@@ -43,10 +45,11 @@ def headline(models: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{nearest['title']}, loses {_drop(nearest):.2f} points."
         )
     if len(students) > 1:
-        worst = min(students, key=lambda model: model["accuracy"]["mean"])
-        sentences.append(
-            f"The least accurate student is {worst['title']}: {_facts(worst, teacher)}."
-        )
+        worst, *_, best = sorted(students, key=lambda model: model["accuracy"]["mean"])
+        if worst["accuracy"]["mean"] < best["accuracy"]["mean"]:
+            sentences.append(
+                f"The least accurate student is {worst['title']}: {_facts(worst, teacher)}."
+            )
     by_key = {model["key"]: model for model in measured}
     if "student_alone" in by_key and "distilled" in by_key:
         sentences.append(_distilled_sentence(by_key["student_alone"], by_key["distilled"]))

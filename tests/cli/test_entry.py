@@ -18,7 +18,14 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["demo", "--dataset", "imagenet"], ["unknown"], ["distill", "--epochs", "a"]]
+    "arguments",
+    [
+        [],
+        ["demo", "--dataset", "imagenet"],
+        ["unknown"],
+        ["distill", "--epochs", "a"],
+        ["distill", "--epoch", "3"],
+    ],
 )
 def test_wrong_words_end_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

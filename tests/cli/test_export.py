@@ -65,6 +65,10 @@ def test_c_array_and_class_names(keras_kd_json, work):
         (["small.keras", "--quantization", "int3"], "There is no form 'int3'"),
         (["small.keras", "--quantization", "float32", "--class-names", "a,b"], "gives 2 names"),
         (["small.keras", "--data", "train.npz"], "Add --scale 255"),
+        (
+            ["small.keras", "--quantization", "float16", "--c-array"],
+            "does not compute with float16",
+        ),
         (["absent.keras"], "There is no file 'absent.keras'"),
         ([], "needs MODEL"),
     ],

@@ -22,7 +22,7 @@ def test_headline(result):
         "teacher), 200 kB (1/25 of its bytes), 0.620 ms (1/19.4 of its latency), mean of 3 seeds.",
         "Taught by the teacher, the student is 1.20 points above the same student trained alone "
         "(mean of 3 seeds; standard deviation up to 0.20 points).",
-        "These were picked from 4 students by the very figures that are shown, which flatters the "
+        "These were picked from 3 students by the very figures that are shown, which flatters the "
         "picked ones a little.",
     ]
 
