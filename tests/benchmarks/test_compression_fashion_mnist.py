@@ -55,6 +55,7 @@ def test_table_is_of_means_deviations_and_paired_differences(benchmark):
     ]
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path, monkeypatch):
     measured = []
 

@@ -42,6 +42,7 @@ def test_table_is_of_means_deviations_and_paired_differences(benchmark):
     ]
 
 
+@pytest.mark.slow
 def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path, monkeypatch):
     command = ["--dataset", "digits", "--out", str(tmp_path), "--seeds", "1", "--epochs", "1"]
     command += ["--examples", "128", "--teacher-examples", "128", "--teacher-epochs", "1"]
