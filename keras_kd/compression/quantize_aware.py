@@ -126,7 +126,7 @@ class QuantizeAware(Stage):
         inputs = (
             student_inputs(keras.utils.unpack_x_y_sample_weight(batch)[0])
             for batch in itertools.islice(
-                iter(as_dataset(teaching.train)), self.calibration_batches
+                iter(as_dataset(teaching.examples)), self.calibration_batches
             )
         )
         calibrate(state.model, inputs)

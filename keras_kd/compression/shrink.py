@@ -139,7 +139,7 @@ class Shrink(Stage):
         scores = None
         if self.options.importance == "taylor":
             scores = taylor_scores(
-                state.model, teaching.train, _taught_loss(state, teaching), self.options.batches
+                state.model, teaching.examples, _taught_loss(state, teaching), self.options.batches
             )
         plan = make_plan(state.model, self.options, Importance(self.options.importance, scores))
         state.model = plan.apply()

@@ -192,6 +192,11 @@ class Teaching:
             verbose=self.verbose,
         )
 
+    @property
+    def examples(self) -> Any:
+        """The training data to be looked at, arrays in the same order in every process."""
+        return self.train if self._arrays is None else shuffled_batches(self._arrays, 0)
+
     def _training_data(self) -> Any:
         """Return the training data, arrays in the order of the epoch that comes next."""
         if self._arrays is None or self.backup is None:
