@@ -145,9 +145,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     limit, zipped = _size_limit(settings)
     stages = make_stages(settings["stages"], settings["epochs"], settings["learning_rate"])
     folder = OutFolder(COMMAND, settings, [settings["teacher"], settings["student"]])
-    if folder.result is not None:
-        console.say(f"'{folder.path}' is done already.")
-        return Outcome(folder.result, _text(folder.result))
+    if (done := folder.done(console)) is not None:
+        return Outcome(done, _text(done))
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
     student = load_model(settings["student"], settings["custom_objects"])

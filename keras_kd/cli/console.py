@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from keras_kd.json_values import plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +59,6 @@ class Console:
             print(json.dumps(plain(outcome.result), indent=1, ensure_ascii=False), flush=True)
         elif outcome.text:
             print(outcome.text, flush=True)
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: NumPy's numbers as Python's, NaN and infinity as null."""
-    if isinstance(value, dict):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 @contextlib.contextmanager

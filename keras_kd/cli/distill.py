@@ -67,9 +67,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         _ratio(settings["student"])
     files = [settings["teacher"], None if shrunk else settings["student"]]
     folder = OutFolder(COMMAND, settings, files)
-    if folder.result is not None:
-        console.say(f"'{folder.path}' is done already.")
-        return Outcome(folder.result, _text(folder.result))
+    if (done := folder.done(console)) is not None:
+        return Outcome(done, _text(done))
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
     student = _student(settings, teacher, console)

@@ -71,9 +71,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                 f"with {form} files. Write that form with a command of its own, without --c-array."
             )
     folder = OutFolder(COMMAND, settings, [settings["model"]])
-    if folder.result is not None:
-        console.say(f"'{folder.path}' is done already.")
-        return Outcome(folder.result, _text(folder.result))
+    if (done := folder.done(console)) is not None:
+        return Outcome(done, _text(done))
     loaded = load_model(settings["model"], settings["custom_objects"])
     _check_data(settings, loaded)
     class_names, preprocessing, examples = _input(settings, loaded)

@@ -69,9 +69,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 
     given = [settings["model"], settings["teacher"], *settings["files"]]
     folder = None if settings["out"] is None else OutFolder(COMMAND, settings, given)
-    if folder is not None and folder.result is not None:
-        console.say(f"'{folder.path}' is done already.")
-        return _outcome(folder.result)
+    if folder is not None and (done := folder.done(console)) is not None:
+        return _outcome(done)
     if settings["max_drop"] is not None and settings["model"] is settings["teacher"] is None:
         raise ValueError("--max-drop is against a model: give --model, or --teacher.")
     if settings["min_agreement"] is not None and settings["model"] is None:

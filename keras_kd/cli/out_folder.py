@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from keras_kd.cli.command import Command
-from keras_kd.cli.console import plain
+from keras_kd.cli.console import Console
 from keras_kd.cli.recipe import recipe_text, tables_of
 from keras_kd.files import atomic_path, check_writable
+from keras_kd.json_values import plain
 
 FORMAT = "keras_kd.cli 1"
 # What a run may be given anew when it is gone on with.
@@ -119,6 +120,12 @@ class OutFolder:
         """The result, if the run is done."""
         result: dict[str, Any] | None = self._content["result"]
         return result
+
+    def done(self, console: Console) -> dict[str, Any] | None:
+        """Return the result of a run that is done, and say so; `None` if it is not."""
+        if self.result is not None:
+            console.say(f"'{self.path}' is done already.")
+        return self.result
 
     def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
         """Keep the result, and return it as JSON gives it back."""

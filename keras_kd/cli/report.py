@@ -38,9 +38,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 
     results = read_results(settings["results"])
     folder = OutFolder(COMMAND, settings, settings["results"])
-    if folder.result is not None:
-        console.say(f"'{folder.path}' is done already.")
-        return Outcome(folder.result, _text(folder.result))
+    if (done := folder.done(console)) is not None:
+        return Outcome(done, _text(done))
     report = report_of(results, settings, folder.path)
     with folder.begun():
         page, numbers = write_report(report, folder.path)

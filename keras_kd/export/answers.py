@@ -14,6 +14,16 @@ CLASSIFICATION, MULTILABEL, REGRESSION = "classification", "multilabel", "regres
 TASKS = (CLASSIFICATION, MULTILABEL, REGRESSION)
 
 
+def check_task(task: str | None) -> None:
+    """Make sure that a task is one of those that are known, or left open.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if task is not None and task not in TASKS:
+        raise ValueError(f"`task` must be one of {list(TASKS)} or `None`. Received: {task!r}.")
+
+
 def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:
     """Return the class that every sample or position is given.
 

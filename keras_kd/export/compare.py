@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
-from keras_kd.export.answers import TASKS
-from keras_kd.export.batches import Batch, iterate
-from keras_kd.export.data import check_ends, first_samples, with_progress
+from keras_kd.export.answers import check_task
+from keras_kd.export.batches import iterate
+from keras_kd.export.data import check_ends, limited, with_progress
 from keras_kd.export.per_layer import LayerComparison, LayerDifference
 from keras_kd.export.reference import reference_outputs
 from keras_kd.export.scores import Scores
 from keras_kd.export.selection import is_from_logits, output_position
+from keras_kd.json_values import plain
 from keras_kd.litert.runtime import LiteRuntime
 
 
@@ -73,7 +72,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes as a dict for JSON, with `None` for an infinite ratio."""
-        return {key: _finite(value) for key, value in dataclasses.asdict(self).items()}
+        content: dict[str, Any] = plain(dataclasses.asdict(self))
+        return content
 
     def __str__(self) -> str:
         """Return a few readable lines, and a table of the layers."""
@@ -114,14 +114,6 @@ class Comparison:
         if self.not_found:
             lines.append(f"Without a tensor of their own: {', '.join(self.not_found)}.")
         return lines
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def compare(
@@ -176,8 +168,7 @@ def compare(
     """
     if model is None:
         raise TypeError("`model` must be a Keras model or a compressed one. Received: None.")
-    if task is not None and task not in TASKS:
-        raise ValueError(f"`task` must be one of {list(TASKS)} or `None`. Received: {task!r}.")
+    check_task(task)
     check_ends(data, max_samples)
     runtime = LiteRuntime(path, threads, xnnpack=None)
     names = runtime.output_names
@@ -188,15 +179,8 @@ def compare(
     answer = reference_outputs(model, names, position, path)
     layers = LayerComparison(model, path) if per_layer else None
 
-    def batches() -> Iterator[Batch]:
-        for batch in iterate(data, runtime.inputs, batch_size, "data"):
-            if max_samples is not None:
-                batch = first_samples(batch, max_samples - scores.samples)
-            yield batch
-            if scores.samples == max_samples:
-                return
-
-    for batch in with_progress(batches(), "Comparing", verbose):
+    batches = limited(iterate(data, runtime.inputs, batch_size, "data"), max_samples)
+    for batch in with_progress(batches, "Comparing", verbose):
         scores.add(runtime.predict(batch.inputs)[names[position]], None, answer(batch.x))
         if layers is not None:
             layers.add([batch])

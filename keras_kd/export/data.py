@@ -35,7 +35,7 @@ def check_ends(data: Any, max_samples: int | None) -> None:
         )
 
 
-def first_samples(batch: Batch, count: int) -> Batch:
+def _first_samples(batch: Batch, count: int) -> Batch:
     """Return the first `count` samples of a batch."""
     if batch.size <= count:
         return batch
@@ -47,6 +47,20 @@ def first_samples(batch: Batch, count: int) -> Batch:
 
     inputs = {name: array[:count] for name, array in batch.inputs.items()}
     return Batch(inputs, cut(batch.x), cut(batch.y), count, cut(batch.sample_weight))
+
+
+def limited(batches: Iterable[Batch], max_samples: int | None) -> Iterator[Batch]:
+    """Hand out batches until they have given `max_samples` samples; `None` hands out all."""
+    left = max_samples
+    for batch in batches:
+        if left is None:
+            yield batch
+            continue
+        batch = _first_samples(batch, left)
+        yield batch
+        left -= batch.size
+        if not left:
+            return
 
 
 def with_progress(batches: Iterable[Batch], title: str, verbose: bool) -> Iterator[Batch]:

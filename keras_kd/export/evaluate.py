@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.export.answers import TASKS, by_output
+from keras_kd.export.answers import by_output, check_task
 from keras_kd.export.batches import iterate
 from keras_kd.export.benchmark import measure
 from keras_kd.export.confidence import DEFAULT_BINS
-from keras_kd.export.data import check_ends, first_samples, with_progress
+from keras_kd.export.data import check_ends, limited, with_progress
 from keras_kd.export.metrics import FileMetrics
 from keras_kd.export.origin import origin
 from keras_kd.export.reference import reference_outputs
@@ -101,8 +101,7 @@ def evaluate_tflite(
     ):
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
-    if task is not None and task not in TASKS:
-        raise ValueError(f"`task` must be one of {list(TASKS)} or `None`. Received: {task!r}.")
+    check_task(task)
     check_ends(data, max_samples)
     runtime = LiteRuntime(path, threads, xnnpack=None)
     names = runtime.output_names
@@ -125,10 +124,8 @@ def evaluate_tflite(
     model = origin(path) if model is None else model
     answer = None if model is None else reference_outputs(model, names, position, path)
     first: dict[str, np.ndarray] | None = None
-    batches = iterate(data, runtime.inputs, batch_size, "data")
+    batches = limited(iterate(data, runtime.inputs, batch_size, "data"), max_samples)
     for batch in with_progress(batches, "Evaluating", verbose):
-        if max_samples is not None:
-            batch = first_samples(batch, max_samples - scores.samples)
         if first is None:
             first = {name: array[:1] for name, array in batch.inputs.items()}
         outputs = runtime.predict(batch.inputs)
@@ -138,8 +135,6 @@ def evaluate_tflite(
             asked.add(labels, [outputs[name] for name in names], weights)
         reference = None if answer is None else answer(batch.x)
         scores.add(outputs[names[position]], labels[position], reference)
-        if scores.samples == max_samples:
-            break
     if first is None:
         raise ValueError("`data` is empty. Give at least one batch.")
     if scores.not_finite:

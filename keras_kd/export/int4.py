@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from collections import Counter
-from typing import Any
-
-import numpy as np
 
 from keras_kd.export.embedding_lookup import gathers_to_lookups
+from keras_kd.litert.flatbuffer import ModelFile
 
 # Where LiteRT has kernels for weights in 4 bits, and those where it has them for 8 bits only.
 _FOUR = ("CONV_2D", "EMBEDDING_LOOKUP", "FULLY_CONNECTED")
@@ -110,27 +109,14 @@ def _small(content: bytes) -> list[tuple[str, str]]:
 
 def _weights(content: bytes) -> list[tuple[str, str, str, int]]:
     """Operator, name of its output, type and number of elements of every constant matrix."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    def names(enumeration: type) -> dict[int, str]:
-        return {v: k for k, v in vars(enumeration).items() if isinstance(v, int)}
-
-    operators, types = names(schema.BuiltinOperator), names(schema.TensorType)
-    model: Any = schema.Model.GetRootAs(content, 0)
+    file = ModelFile(content)
     found = []
-    for graph in (model.Subgraphs(i) for i in range(model.SubgraphsLength())):
-        for i in range(graph.OperatorsLength()):
-            operator = graph.Operators(i)
-            code = model.OperatorCodes(operator.OpcodeIndex())
-            name = operators[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-            if name in ("DEQUANTIZE", "QUANTIZE", "RESHAPE") or not operator.OutputsLength():
-                continue
-            output = (graph.Tensors(operator.Outputs(0)).Name() or b"").decode("utf-8", "replace")
-            for k in range(operator.InputsLength()):
-                if operator.Inputs(k) < 0:
-                    continue
-                tensor = graph.Tensors(operator.Inputs(k))
-                if tensor.ShapeLength() >= 2 and model.Buffers(tensor.Buffer()).DataLength():
-                    size = int(np.prod([tensor.Shape(d) for d in range(tensor.ShapeLength())]))
-                    found.append((name, output, types[tensor.Type()], size))
+    for operator in file.operators():
+        if operator.name in ("DEQUANTIZE", "QUANTIZE", "RESHAPE") or not operator.outputs:
+            continue
+        for index in operator.input_indices:
+            tensor = file.tensor(operator.graph, index) if index >= 0 else None
+            if tensor is not None and len(tensor.shape) >= 2 and tensor.data is not None:
+                size = math.prod(tensor.shape)
+                found.append((operator.name, operator.outputs[0], tensor.kind, size))
     return found

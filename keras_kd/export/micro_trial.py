@@ -8,12 +8,12 @@ import os
 import pathlib
 import re
 import subprocess
-import sys
 import tempfile
 
 import numpy as np
 
 from keras_kd.export import micro_probe
+from keras_kd.litert.own_process import run_script
 from keras_kd.litert.runtime import LiteRuntime
 
 # The wheel's records of a run; the first one is the sum of the two others.
@@ -86,20 +86,9 @@ def _run(
     path: str | os.PathLike[str], arena: int, inputs: pathlib.Path, outputs: int
 ) -> tuple[int, str, list[np.ndarray]]:
     results = inputs.with_name("outputs.npz")
-    # The script's own folder must not be on the path, and everything importable here must be.
-    code = (
-        f"import runpy, sys; sys.path[:] = {sys.path!r}; "
-        f"runpy.run_path({micro_probe.__file__!r}, run_name='__main__')"
-    )
     arguments = [os.path.abspath(path), str(arena), str(inputs), str(results), str(outputs)]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-        )
+        done = run_script(micro_probe.__file__, *arguments, seconds=_SECONDS)
     except subprocess.TimeoutExpired:
         raise ValueError(
             f"'{path}' did not end within {_SECONDS} seconds in TensorFlow Lite for "

@@ -80,7 +80,6 @@ class LayerComparison:
     """
 
     def __init__(self, model: Any, path: Any) -> None:
-        self._outer = model
         self._model = getattr(model, "model", model)
         self._runtime = LiteRuntime(path, xnnpack=False, preserve_all_tensors=True)
         self._paths = layer_paths(self._model)

@@ -11,6 +11,7 @@ import sys
 
 from keras_kd.litert import probe
 from keras_kd.litert.flatbuffer import IDENTIFIER
+from keras_kd.litert.own_process import run_script
 
 # A damaged loop may never end. No file that can be measured needs this long for one run.
 _SECONDS = 600
@@ -116,19 +117,8 @@ def _probe(path: pathlib.Path) -> Probed:
 
 
 def _run(path: pathlib.Path, delegate: str) -> subprocess.CompletedProcess[str]:
-    # The script's own folder must not be on the path, and everything importable here must be.
-    code = (
-        f"import runpy, sys; sys.path[:] = {sys.path!r}; "
-        f"runpy.run_path({probe.__file__!r}, run_name='__main__')"
-    )
     try:
-        return subprocess.run(
-            [sys.executable, "-c", code, str(path.resolve()), delegate],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-        )
+        return run_script(probe.__file__, str(path.resolve()), delegate, seconds=_SECONDS)
     except subprocess.TimeoutExpired:
         raise ValueError(
             f"'{path}' did not end its first run within {_SECONDS} seconds: it is damaged (a loop "

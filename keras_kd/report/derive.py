@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from keras_kd.json_values import plain
 from keras_kd.report.check import check_result
 from keras_kd.report.headline import headline
 from keras_kd.report.pareto import COSTS, front_keys
@@ -32,7 +33,7 @@ def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(result, Mapping):
         raise TypeError(f"A report is made from a dict; received {type(result).__name__}.")
-    full: dict[str, Any] = _plain(copy.deepcopy(dict(result)))
+    full: dict[str, Any] = plain(copy.deepcopy(dict(result)), otherwise=str)
     _drop_derived(full)
     check_result(full)
     full.setdefault("notes", [])
@@ -62,21 +63,6 @@ def _drop_derived(full: dict[str, Any]) -> None:
         for key in ("accuracy", "ratio_to_teacher", "accuracy_drop_points"):
             if isinstance(model, dict):
                 model.pop(key, None)
-
-
-def _plain(value: Any) -> Any:
-    """Make `value` JSON: NumPy's numbers become Python's, infinities and NaN become None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return _plain(value.tolist())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    return str(value)  # paths and dates
 
 
 def _accuracy(values: list[float | None], samples: int | None) -> dict[str, Any]:
