@@ -1,6 +1,6 @@
-"""Data sets from TensorFlow Datasets, and `digits`, which needs no download.
+"""Data sets from TensorFlow Datasets, `digits`, which needs no download, and `fashion_scenes`.
 
-Importing this package registers `digits`, so that `tfds.load("digits")` works afterwards.
+Importing this package registers both, so that `tfds.load("digits")` works afterwards.
 """
 
 from __future__ import annotations

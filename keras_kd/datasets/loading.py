@@ -1,4 +1,4 @@
-"""`tfds.load` with `digits` registered and with one clear error when the data cannot be had."""
+"""`tfds.load` with the package's own data sets, and one clear error if data cannot be had."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 60
 # TFDS retries 10 times with growing pauses: 200 seconds until a missing network is reported.
 _RETRIES = 2
+_OWN = ("digits", "fashion_scenes")
 
 
 def register() -> None:
-    """Make `digits` known to TFDS, so that `tfds.load("digits")` works; doing so twice is fine."""
-    import keras_kd.datasets.digits  # noqa: F401 - TFDS registers a builder when its class is made
+    """Make `digits` and `fashion_scenes` known to TFDS, so that `tfds.load("digits")` works.
+
+    Doing so twice is fine.
+    """
+    # TFDS registers a builder when its class is made.
+    import keras_kd.datasets.digits
+    import keras_kd.datasets.fashion_scenes  # noqa: F401
 
 
 def load(name: str, *, split: Any = None, **kwargs: Any) -> Any:
-    """Load a data set with `tfds.load`, `digits` included.
+    """Load a data set with `tfds.load`, `digits` and `fashion_scenes` included.
 
     Where the data is neither on disk nor can be downloaded, one error says so within seconds,
     where TFDS retries for minutes.
@@ -57,8 +63,8 @@ def load(name: str, *, split: Any = None, **kwargs: Any) -> Any:
 
     register()
     base = name.split("/")[0].split(":")[0]
-    # `digits` is prepared in a second or two: progress bars and TensorFlow's log are only noise.
-    quiet = capture_output() if base == "digits" else contextlib.nullcontext()
+    # These are prepared in seconds: progress bars and TensorFlow's log are only noise.
+    quiet = capture_output() if base in _OWN else contextlib.nullcontext()
     try:
         with quiet, _impatient_downloads():
             return tfds.load(name, split=split, **kwargs)
