@@ -42,13 +42,16 @@ def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:
     return np.argmax(output, axis=-1)
 
 
-def by_output(values: Any, names: Sequence[str], what: str) -> list[Any]:
+def by_output(
+    values: Any, names: Sequence[str], what: str, others: bool = False
+) -> list[np.ndarray | None]:
     """Return the labels or sample weights of every output, `None` where there are none.
 
     Args:
         values: What the data gives: an array, or a dict or a tuple by output.
         names: The file's outputs.
         what: What they are, for error messages.
+        others: Whether a dict may hold something else, or nothing else. Defaults to `False`.
 
     Raises:
         ValueError: If they do not fit the outputs.
@@ -57,10 +60,10 @@ def by_output(values: Any, names: Sequence[str], what: str) -> list[Any]:
     if isinstance(values, Mapping):
         named = {safe_name(str(key)): value for key, value in values.items()}
         unknown = sorted(set(named) - {safe_name(name) for name in names})
-        if unknown and len(names) > 1:
+        if unknown and len(names) > 1 and not others:
             raise ValueError(f"`data` gives {what} for {unknown}; the file's outputs are {names}.")
         found = [named.get(safe_name(name)) for name in names]
-        if all(value is None for value in found):
+        if all(value is None for value in found) and not others:
             raise ValueError(f"`data` gives {what} for {sorted(named)}, but not for '{names[0]}'.")
         return [_array(value) for value in found]
     if isinstance(values, (tuple, list)) and not hasattr(values, "shape"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_kd.export.answers import by_output, check_task
@@ -13,6 +15,7 @@ from keras_kd.export.batches import iterate
 from keras_kd.export.benchmark import measure
 from keras_kd.export.confidence import DEFAULT_BINS
 from keras_kd.export.data import check_ends, limited, with_progress
+from keras_kd.export.joint_metrics import JointMetrics
 from keras_kd.export.metrics import FileMetrics
 from keras_kd.export.origin import origin
 from keras_kd.export.reference import reference_outputs
@@ -31,6 +34,7 @@ def evaluate_tflite(
     *,
     metrics: Any = None,
     weighted_metrics: Any = None,
+    joint_metrics: Sequence[keras.metrics.Metric] | None = None,
     output: int | str = 0,
     task: str | None = None,
     from_logits: bool | None = None,
@@ -60,6 +64,11 @@ def evaluate_tflite(
             `keras.metrics.Metric`s, or with several outputs a dict by output. They read the file's
             outputs as they are. Defaults to `None`.
         weighted_metrics: The same, for metrics which use the sample weights. Defaults to `None`.
+        joint_metrics: Metrics of all outputs together, such as the mean average precision of a
+            detector which gives classes and boxes: `keras.metrics.Metric`s, whose
+            `update_state(y, outputs)` receives `y` as the data gives it and a dict of all outputs
+            by name. `y` may then be a dict which holds labels that belong to no output alone.
+            Their values stand among the `metrics` of the result. Defaults to `None`.
         output: Which output accuracy, agreement and the figures by class are about, by name or by
             position. Defaults to `0`.
         task: What this output is for: `"classification"` (one class a sample or position),
@@ -113,6 +122,7 @@ def evaluate_tflite(
         shapes = [spec.shape for spec in runtime.output_specs()]
         asked = FileMetrics(metrics, weighted_metrics, names, shapes)
     measures_errors = asked is not None and asked.measures_errors(position)
+    joint = None if joint_metrics is None else JointMetrics(joint_metrics)
     scores = Scores(
         names[position],
         from_logits,
@@ -129,10 +139,12 @@ def evaluate_tflite(
         if first is None:
             first = {name: array[:1] for name, array in batch.inputs.items()}
         outputs = runtime.predict(batch.inputs)
-        labels = by_output(batch.y, names, "labels")
+        labels = by_output(batch.y, names, "labels", others=joint is not None)
         if asked is not None:
             weights = by_output(batch.sample_weight, names, "sample weights")
             asked.add(labels, [outputs[name] for name in names], weights)
+        if joint is not None:
+            joint.add(batch.y, outputs)
         reference = None if answer is None else answer(batch.x)
         scores.add(outputs[names[position]], labels[position], reference)
     if first is None:
@@ -142,13 +154,16 @@ def evaluate_tflite(
             f"'{runtime.path}' gives NaN or infinite outputs for {scores.not_finite} samples.",
             stacklevel=2,
         )
-    return _result(runtime, scores, asked, first, runs, warmup)
+    values = {}
+    for part in (asked, joint):
+        values.update({} if part is None else part.result())
+    return _result(runtime, scores, values, first, runs, warmup)
 
 
 def _result(
     runtime: LiteRuntime,
     scores: Scores,
-    asked: FileMetrics | None,
+    metrics: dict[str, float],
     first: dict[str, np.ndarray],
     runs: int,
     warmup: int,
@@ -177,7 +192,7 @@ def _result(
         agreement=scores.agreement,
         max_difference=scores.differences.largest,
         mean_difference=scores.differences.mean,
-        metrics={} if asked is None else asked.result(),
+        metrics=metrics,
         per_class=None if scores.counts is None else scores.counts.per_class(),
         confusion=None if scores.counts is None else scores.counts.confusion(),
         calibration=scores.calibration.result(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -130,16 +130,21 @@ class FileMetrics:
 
         A metric of several values, as an F1 score of every class, is numbered: `f1_score_0`, ...
         """
-        found: dict[str, float] = {}
-        for name, value in self._model.get_metrics_result().items():
-            if name == "loss":  # Keras's own entry, of a model without a loss
-                continue
-            array = np.asarray(value, np.float64)
-            if array.ndim == 0:
-                found[name] = float(array)
-            else:
-                found.update({f"{name}_{i}": float(v) for i, v in enumerate(array.ravel())})
-        return found
+        values = self._model.get_metrics_result()
+        values.pop("loss", None)  # Keras's own entry, of a model without a loss
+        return numbered(values)
+
+
+def numbered(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values of metrics as floats, those of arrays as `f1_score_0`, `f1_score_1`, ..."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        array = np.asarray(value, np.float64)
+        if array.ndim == 0:
+            found[name] = float(array)
+        else:
+            found.update({f"{name}_{i}": float(v) for i, v in enumerate(array.ravel())})
+    return found
 
 
 def _named(metrics: Any) -> Any:
