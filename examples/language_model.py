@@ -30,7 +30,7 @@ VOCABULARY = 500 if QUICK else 2000  # words
 LENGTH = 32  # words of context
 EPOCHS = 1 if QUICK else 2
 TOP_K = 16
-SEEDS = range(1)
+SEEDS = range(1 if QUICK else 3)
 OUT = pathlib.Path("exports/language_model")
 
 # %% [markdown]
@@ -166,7 +166,7 @@ runs = [run(seed) for seed in SEEDS]
 for metric in ("accuracy", "perplexity"):
     print(
         kd.report.compare_files(
-            {title: [results[title] for results in runs] for title in runs[0]}, metric, OUT
+            {title: [results[title] for results in runs] for title in runs[0]}, metric, OUT / metric
         ),
         end="\n\n",
     )

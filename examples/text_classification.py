@@ -29,7 +29,7 @@ QUICK = "--quick" in sys.argv  # True: some seconds; False: the table in the doc
 LABELLED, REVIEWS, TEST = (64, 96, 64) if QUICK else (1000, 3000, 800)
 LENGTH = 32 if QUICK else 48  # word pieces of each review
 EPOCHS = 1 if QUICK else 2
-SEEDS = range(1)
+SEEDS = range(1 if QUICK else 3)
 OUT = pathlib.Path("exports/text_classification")
 
 # A KerasHub preset by name, or a folder with one: here all-MiniLM-L6-v2, where it is beside the

@@ -2,32 +2,84 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from keras_kd.report import files_table
+
 ROOT = pathlib.Path(__file__).parents[2]
+# What an example needs beside the package's own dependencies: data sets, packages.
+NEEDS = {
+    "image_classification": (["fashion_mnist"], []),
+    "image_segmentation": (["fashion_mnist"], []),
+    "language_model": (["imdb_reviews"], []),
+    "object_detection": (["fashion_mnist"], []),
+    "ranking": (["movielens"], []),
+    "speech_commands": (["spoken_digit"], []),
+    "text_classification": (
+        ["imdb_reviews", "minilm"],
+        ["keras_hub", "tensorflow_text", "safetensors"],
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickRun:
+    """What a run printed and wrote, and the record of its files by title."""
+
+    printed: str
+    folder: pathlib.Path
+    metric: str
+    files: dict[str, Any]
 
 
 @pytest.fixture
-def run_quick(tmp_path):
-    """Return a function that runs a script in quick mode: its output and where it wrote."""
+def environment():
+    """Return a function that skips where an example's needs are absent, else its environment."""
 
-    def run(name, data_set=None):
+    def make(name):
+        data_sets, packages = NEEDS.get(name, ([], []))
         data = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-        if data_set and not (data / data_set).exists():
-            pytest.skip(f"'{data_set}' is not in TFDS_DATA_DIR")
+        for data_set in data_sets:
+            if not (data / data_set).exists():
+                pytest.skip(f"'{data_set}' is not in TFDS_DATA_DIR")
+        for package in packages:
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"'{package}' is not installed")
+        path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+        return {**os.environ, "PYTHONPATH": path}
+
+    return make
+
+
+@pytest.fixture
+def run_quick(tmp_path, environment):
+    """Return a function that runs a script in quick mode and looks at what every one must give."""
+
+    def run(name, results="."):
         done = subprocess.run(
             [sys.executable, ROOT / f"examples/{name}.py", "--quick"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=environment(name),
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout, tmp_path / "exports" / name
+        folder = tmp_path / "exports" / name
+        record = json.loads((folder / results / "results.json").read_text())
+        assert files_table(record) in done.stdout
+        assert (folder / results / "table.md").read_text() in done.stdout
+        for title, file in record["files"].items():
+            written = folder / f"{title.replace(', ', '_').replace(' ', '_')}.tflite"
+            assert written.stat().st_size == file["bytes"]
+        return QuickRun(done.stdout, folder, record["metric"], record["files"])
 
     return run
