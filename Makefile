@@ -42,9 +42,9 @@ examples: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python examples/make_notebooks.py
 
-# The site is written to build/site; a warning is an error.
+# The site is written to build/site; a warning is an error (with --quiet it would be none).
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(STAMP)
 

@@ -3,7 +3,8 @@ import re
 
 import keras_kd
 
-DOCS = pathlib.Path(__file__).parents[1] / "docs"
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def documented():
@@ -36,3 +37,14 @@ def test_the_reference_has_every_public_name():
 
 def test_the_reference_has_no_other_names():
     assert documented() - public_names() == set()
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"[\w/]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+def test_the_site_is_built_strictly():
+    (command,) = re.findall(r"mkdocs build.*", (ROOT / "Makefile").read_text())
+    # mkdocs counts only the warnings that it shows: with --quiet none of them fails the build.
+    assert "--strict" in command and "-q" not in command
