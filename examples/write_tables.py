@@ -11,7 +11,6 @@ import argparse
 import json
 import pathlib
 import re
-import statistics
 
 from keras_kd.files import atomic_path
 from keras_kd.report import files_table
@@ -19,19 +18,12 @@ from keras_kd.report import files_table
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "examples"
 MEASURED = re.compile(r"(<!-- measured: (\S+) -->\n).*?(<!-- /measured -->)", re.S)
-LOWER_IS_BETTER = ("perplexity", "rmse")
 
 
-def nearest_int8(record):
-    """Return the title of the int8 file nearest to the teacher, of those of a tenth or less."""
-    sign = -1 if record["metric"] in LOWER_IS_BETTER else 1
-    teacher = record["files"]["teacher"]
-    found = {
-        title: sign * statistics.mean(file["values"])
-        for title, file in record["files"].items()
-        if "int8" in title and 10 * file["bytes"] <= teacher["bytes"]
-    }
-    return max(found, key=found.get)
+def smallest_int8(record):
+    """Return the title of the int8 file that is smallest when zipped, as an app ships it."""
+    zipped = {title: file["zipped_bytes"] for title, file in record["files"].items()}
+    return min((title for title in zipped if "int8" in title), key=zipped.get)
 
 
 def overview(folder):
@@ -43,7 +35,7 @@ def overview(folder):
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
         rows = dict(zip(record["files"], files_table(record).splitlines()[2:], strict=True))
-        chosen = nearest_int8(record)
+        chosen = smallest_int8(record)
         teacher, file = ([cell.strip() for cell in rows[t].split("|")] for t in ("teacher", chosen))
         name = path.stem.removesuffix(f"_{record['metric']}")
         lines.append(
