@@ -19,6 +19,7 @@ import time
 
 import keras
 import numpy as np
+from kept_results import spread, write_results
 from losses_fashion_mnist import (
     BATCH_SIZE,
     LEARNING_RATE,
@@ -222,11 +223,6 @@ def columns_of(chain):
     return (*TEACHING, "by_hand") if set(chain) <= set("PCQ") else TEACHING
 
 
-def spread(values, digits=2):
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
-
-
 def table(results, teacher):
     """Return the Markdown table.
 
@@ -358,12 +354,7 @@ def main(argv=None):
         "results": results,
     }
     text = report(measured)
-    for name, content in (
-        ("table.md", text + "\n"),
-        ("results.json", json.dumps(measured, default=str)),
-    ):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(content)
+    write_results(folder, text, measured)
     print("\n" + text)
 
 

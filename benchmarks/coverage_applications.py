@@ -20,6 +20,8 @@ import tempfile
 import time
 import warnings
 
+from kept_results import write_results
+
 from keras_kd.files import atomic_path
 
 # The module in keras.applications and the smallest size of images that suits the architecture.
@@ -339,9 +341,7 @@ def main(argv=None):
             run(name, path, chosen.limit)
         results[name] = json.loads(path.read_text())
     text = table(results)
-    write(folder / "results.json", results)
-    with atomic_path(folder / "table.md") as temporary:
-        temporary.write_text(text + "\n")
+    write_results(folder, text, results)
     print(f"\n{text}\n\nWritten to {folder}.")
 
 

@@ -12,7 +12,6 @@ its float file. Latencies of one model's files are measured side by side. Each m
 """
 
 import argparse
-import json
 import pathlib
 import warnings
 
@@ -20,11 +19,11 @@ import coverage_applications
 import keras
 import numpy as np
 import tensorflow as tf
+from kept_results import once, write_results
 
 import keras_kd as kd
 from keras_kd.demo.data import load_images
 from keras_kd.demo.recipes import RECIPES
-from keras_kd.files import atomic_path
 from keras_kd.quiet import capture_output
 
 KERAS, QUANTIZER = "keras export", "ai-edge-quantizer"
@@ -255,15 +254,12 @@ def main(argv=None):
         kept = folder / f"{title.replace(', ', '_').replace(' ', '_')}.json"
         if not kept.exists():
             print(title, flush=True)
-            rows = measure(make(), folder / kept.stem)
-            with atomic_path(kept) as temporary:
-                temporary.write_text(json.dumps(rows))
-            keras.utils.clear_session()
-        measured[title] = json.loads(kept.read_text())
+        measured[title] = once(
+            kept, lambda make=make, kept=kept: measure(make(), folder / kept.stem)
+        )
+        keras.utils.clear_session()
     text = table(measured)
-    for name, content in (("table.md", text + "\n"), ("results.json", json.dumps(measured))):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(content)
+    write_results(folder, text, measured)
     print("\n" + text)
 
 

@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+from kept_results import spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.data import evaluation_dataset, load_images, training_dataset
@@ -201,10 +202,8 @@ def check_settings(folder, settings):
 def table(results, teacher_accuracy):
     """Return the Markdown table of `results`, a dictionary `{loss: {seed: result}}`, best first."""
 
-    def spread(values):
-        values = [100 * value for value in values]
-        deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.2f}{deviation}"
+    def points(values):
+        return spread([100 * value for value in values])
 
     kl = results.get("KLDivergence", {})
     rows = []
@@ -219,7 +218,7 @@ def table(results, teacher_accuracy):
             (
                 statistics.mean(values),
                 f"| {title} | {', '.join(entry.layers) or 'logits' if entry else ''} "
-                f"| {f'{entry.weight:g}' if entry else ''} | {spread(values)} "
+                f"| {f'{entry.weight:g}' if entry else ''} | {points(values)} "
                 f"| {f'{100 * statistics.mean(gains):+.2f}' if gains else ''} | {len(values)} |",
             )
         )
@@ -306,9 +305,7 @@ def main(argv=None):
         "results": results,
     }
     text = report(measured)
-    for name, content in (("table.md", text + "\n"), ("results.json", json.dumps(measured))):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(content)
+    write_results(folder, text, measured)
     print("\n" + text)
 
 

@@ -11,18 +11,17 @@ Markdown table.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 
 import keras
+from kept_results import once, spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.data import load_images
 from keras_kd.demo.models import DemoModels
 from keras_kd.demo.recipes import RECIPES
 from keras_kd.demo.training import momentum_optimizer
-from keras_kd.files import atomic_path
 
 # By name: the sparsity of the pruning and its epochs; the demo's own is 0.3.
 CHAINS = {"demo": None, "0.82": (0.82, 14), "0.86": (0.86, 18)}
@@ -78,19 +77,6 @@ def measure(models, model, file, quantization):
         "zipped_bytes": result.zipped_bytes,
         "sparsity": result.sparsity,
     }
-
-
-def once(path, make):
-    """Return what `make` gives, kept in a JSON file."""
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(make()))
-    return json.loads(path.read_text())
-
-
-def spread(values):
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 def verdict(lost, ratio):
@@ -182,9 +168,7 @@ def main(argv=None):
         "results": results,
     }
     text = table(of_teacher, measured["results"])
-    for name, content in (("table.md", text + "\n"), ("results.json", json.dumps(measured))):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(content)
+    write_results(folder, text, measured)
     print("\n" + text)
 
 

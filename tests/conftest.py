@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import pathlib
 import random
 import sys
 
@@ -22,3 +24,22 @@ def _seeds():
     # Keras costs seconds to import: tests that do not use it do not pay for it.
     if "keras" in sys.modules and hasattr(sys.modules["keras"], "utils"):
         sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Return a function that loads a script of this repository, `"benchmarks/run.py"`."""
+    root = pathlib.Path(__file__).parents[1]
+
+    def load(name):
+        path = root / name
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.path.insert(0, str(path.parent))  # for the scripts beside it
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(path.parent))
+        return module
+
+    return load

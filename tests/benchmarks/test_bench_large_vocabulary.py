@@ -1,20 +1,13 @@
 """The memory that `chunk_size` promises, measured in processes of their own."""
 
-import importlib.util
-import pathlib
 import sys
 
 import pytest
 
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "bench_large_vocabulary.py"
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_chunks_need_little_more_than_the_gradient(monkeypatch):
-    monkeypatch.syspath_prepend(PATH.parent)
-    spec = importlib.util.spec_from_file_location("bench_large_vocabulary", PATH)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+def test_chunks_need_little_more_than_the_gradient(load_script):
+    benchmark = load_script("benchmarks/bench_large_vocabulary.py")
     positions, classes = 64, 250_000
     logits = positions * classes * 4 / 2**20
     # What the docstring of KLDivergence states.

@@ -1,27 +1,16 @@
 """The table of compression, tiny, on digits."""
 
-import importlib.util
 import json
 import pathlib
-import sys
 
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "compression_fashion_mnist", FOLDER / "compression_fashion_mnist.py"
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
+def benchmark(load_script):
+    return load_script("benchmarks/compression_fashion_mnist.py")
 
 
 COMMAND = ["--dataset", "digits", "--examples", "128", "--epochs", "1", "--student-epochs", "1"]
@@ -110,9 +99,8 @@ def test_every_chain_runs(benchmark, tmp_path):
 
 
 def test_the_guide_quotes_the_kept_results(benchmark):
-    root = FOLDER.parent
-    kept = json.loads((root / "exports/reference/compression_fashion_mnist.json").read_text())
-    assert benchmark.report(kept) in (root / "docs/guides/compression.md").read_text()
+    kept = json.loads((ROOT / "exports/reference/compression_fashion_mnist.json").read_text())
+    assert benchmark.report(kept) in (ROOT / "docs/guides/compression.md").read_text()
     assert set(kept["results"]) == {"", *benchmark.CHAINS}
     runs = [run for columns in kept["results"].values() for run in columns.values()]
     assert {len(seeds) for seeds in runs} == {3}

@@ -1,6 +1,5 @@
 """The table of keras.applications: its rows, its limits and where it is quoted."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -9,15 +8,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "coverage_applications.py"
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("coverage_applications", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_script):
+    return load_script("benchmarks/coverage_applications.py")
 
 
 def small_model(name):
@@ -73,9 +69,8 @@ def test_keeps_errors_and_goes_on_where_it_stopped(benchmark, tmp_path, monkeypa
 
 
 def test_the_guide_quotes_the_kept_results(benchmark):
-    root = PATH.parents[1]
-    kept = json.loads((root / "exports/reference/coverage_applications.json").read_text())
-    guide = (root / "docs/guides/coverage.md").read_text()
+    kept = json.loads((ROOT / "exports/reference/coverage_applications.json").read_text())
+    guide = (ROOT / "docs/guides/coverage.md").read_text()
     missing = [name for name in benchmark.MODELS if name not in kept]
     assert kept and benchmark.table(kept) in guide
     assert ("Not measured yet: " in guide) == bool(missing)

@@ -1,27 +1,16 @@
-import importlib.util
 import json
 import pathlib
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "export_variants", FOLDER / "export_variants.py"
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
+def benchmark(load_script):
+    return load_script("benchmarks/export_variants.py")
 
 
 @pytest.fixture
@@ -63,7 +52,6 @@ def test_rows_are_measured_and_failures_are_rows(benchmark, subject, tmp_path, m
 
 
 def test_the_page_quotes_the_kept_results(benchmark):
-    root = FOLDER.parent
-    kept = json.loads((root / "exports/reference/export_variants.json").read_text())
-    assert benchmark.table(kept) in (root / "docs/guides/export_variants.md").read_text()
+    kept = json.loads((ROOT / "exports/reference/export_variants.json").read_text())
+    assert benchmark.table(kept) in (ROOT / "docs/guides/export_variants.md").read_text()
     assert {"MobileNetV2", "EfficientNetB0"} < set(kept)

@@ -1,6 +1,5 @@
 """The table of losses, tiny, on digits."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -8,15 +7,12 @@ import pytest
 
 from keras_kd import losses
 
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "losses_fashion_mnist.py"
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("losses_fashion_mnist", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_script):
+    return load_script("benchmarks/losses_fashion_mnist.py")
 
 
 def test_has_every_loss_that_suits_classes(benchmark):
@@ -70,9 +66,8 @@ def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path
 
 
 def test_the_guide_quotes_the_kept_results(benchmark):
-    root = PATH.parents[1]
-    kept = json.loads((root / "exports/reference/losses_fashion_mnist.json").read_text())
-    guide = (root / "docs/guides/losses.md").read_text()
+    kept = json.loads((ROOT / "exports/reference/losses_fashion_mnist.json").read_text())
+    guide = (ROOT / "docs/guides/losses.md").read_text()
     assert benchmark.report(kept) in guide
     assert set(kept["results"]) == set(benchmark.LOSSES)
     assert {len(runs) for runs in kept["results"].values()} == {3}

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import pathlib
 
@@ -8,12 +7,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    path = ROOT / "benchmarks" / "small_files_fashion_mnist.py"
-    spec = importlib.util.spec_from_file_location("small_files_fashion_mnist", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(load_script):
+    return load_script("benchmarks/small_files_fashion_mnist.py")
 
 
 def run(accuracy, zipped):

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import pathlib
 
@@ -8,12 +7,8 @@ EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def make_notebooks():
-    path = EXAMPLES / "make_notebooks.py"
-    spec = importlib.util.spec_from_file_location("make_notebooks", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def make_notebooks(load_script):
+    return load_script("examples/make_notebooks.py")
 
 
 def test_notebooks_are_those_of_the_scripts(make_notebooks):

@@ -158,14 +158,6 @@ def test_the_interpreter_for_microcontrollers(expected):
     assert np.abs(given - expected).max() <= 2.01 * step()
 
 
-def load_chromium():
-    path = pathlib.Path(__file__).with_name("chromium.py")
-    spec = importlib.util.spec_from_file_location("chromium", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def circle(points=24):
     turns = [2 * math.pi * i / points for i in range(points + 1)]
     return [(0.5 + 0.22 * math.sin(t), 0.5 - 0.35 * math.cos(t)) for t in turns]
@@ -175,8 +167,8 @@ SEVEN = [(0.25, 0.15), (0.5, 0.15), (0.75, 0.15), (0.6, 0.5), (0.45, 0.9)]
 
 
 @pytest.mark.slow
-def test_web_page(tmp_path, expected):
-    chromium = load_chromium()
+def test_web_page(tmp_path, expected, load_script):
+    chromium = load_script("tests/examples/chromium.py")
     if chromium.find() is None:
         pytest.skip("there is no Chromium")
     if shutil.which("npm") is None:

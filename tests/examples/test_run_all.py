@@ -1,15 +1,9 @@
-import importlib.util
-import pathlib
-
 import pytest
 
 
 @pytest.fixture
-def run_all(tmp_path, monkeypatch):
-    path = pathlib.Path(__file__).parents[2] / "examples" / "run_all.py"
-    spec = importlib.util.spec_from_file_location("run_all", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def run_all(tmp_path, monkeypatch, load_script):
+    module = load_script("examples/run_all.py")
     monkeypatch.setattr(module, "FOLDER", tmp_path)
     for name, body in {
         "good": "import sys\nprint('noise')\nprint('| file | accuracy |', sys.argv[1:])",

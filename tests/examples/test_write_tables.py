@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import pathlib
 
@@ -8,12 +7,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def write_tables():
-    path = ROOT / "examples/write_tables.py"
-    spec = importlib.util.spec_from_file_location("write_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def write_tables(load_script):
+    return load_script("examples/write_tables.py")
 
 
 def test_the_pages_quote_what_was_kept(write_tables):

@@ -1,6 +1,5 @@
 """The guide to speed: its code runs, and its tables are those of the kept run."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -25,10 +24,8 @@ def test_code(run_guide):
     assert difference <= 0.02 * np.abs(expected).max()
 
 
-def test_tables():
-    spec = importlib.util.spec_from_file_location("run", ROOT / "benchmarks" / "run.py")
-    benchmarks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmarks)
+def test_tables(load_script):
+    benchmarks = load_script("benchmarks/run.py")
     rows = json.loads((ROOT / "exports/reference/benchmarks.json").read_text())["rows"]
     guide = (ROOT / "docs/guides/speed.md").read_text()
     assert benchmarks.table(rows) in guide

@@ -1,0 +1,27 @@
+"""What the measuring scripts keep: results in files, and their means with deviations as text."""
+
+import json
+import statistics
+
+from keras_kd.files import atomic_path
+
+
+def spread(values, digits=2):
+    """Return the mean, and with several values ± their sample standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def once(path, make):
+    """Return what `make` gives, kept in a JSON file."""
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(make()))
+    return json.loads(path.read_text())
+
+
+def write_results(folder, table, measured):
+    """Write a run's table and what it is made from."""
+    for name, text in (("table.md", table), ("results.json", json.dumps(measured, default=str))):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text + "\n")
