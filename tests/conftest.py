@@ -6,6 +6,7 @@ import importlib.util
 import os
 import pathlib
 import random
+import re
 import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -43,3 +44,20 @@ def load_script():
         return module
 
     return load
+
+
+@pytest.fixture
+def write_micro_stubs():
+    """Return a function that writes stand-ins for the headers which a C++ source includes."""
+    stubs = pathlib.Path(__file__).with_name("micro_stubs.h").read_text()
+
+    def write(folder, source, operators, first_output=0):
+        methods = "\n  ".join(f"TfLiteStatus {name}() {{ return Add(); }}" for name in operators)
+        text = stubs.replace("METHODS", methods).replace("FIRST_OUTPUT", str(first_output))
+        (folder / "stubs.h").write_text(text)
+        for name in re.findall(r'#include "(tensorflow.*)"', source):
+            header = folder / name
+            header.parent.mkdir(parents=True, exist_ok=True)
+            header.write_text("#pragma once\n#include <stubs.h>\n")
+
+    return write

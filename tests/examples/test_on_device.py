@@ -81,51 +81,11 @@ def test_cpp_with_litert(tmp_path, expected):
     assert missing.returncode == 1 and "reading the file failed" in missing.stderr
 
 
-# Their sources are on no package registry: this is what main.cc uses of them. The stub's logits are
-# the second row of pixels, so that the answer can be followed.
-STUB = """
-#pragma once
-#include <cstddef>
-#include <cstdint>
-enum TfLiteStatus {{ kTfLiteOk = 0, kTfLiteError = 1 }};
-namespace tflite {{
-struct Model {{ const void* content; }};
-inline const Model* GetModel(const void* content) {{
-  static Model model{{content}};
-  return &model;
-}}
-template <unsigned int N>
-struct MicroMutableOpResolver {{
-  unsigned int count = 0;
-  TfLiteStatus Add() {{ return ++count <= N ? kTfLiteOk : kTfLiteError; }}
-  {methods}
-}};
-struct MicroInterpreter {{
-  std::uint8_t* arena;
-  template <typename Resolver>
-  MicroInterpreter(const Model*, const Resolver&, std::uint8_t* memory, std::size_t)
-      : arena(memory) {{}}
-  TfLiteStatus AllocateTensors() {{ return kTfLiteOk; }}
-  TfLiteStatus Invoke() {{ return kTfLiteOk; }}
-  template <typename T> T* typed_input_tensor(int) {{ return reinterpret_cast<T*>(arena); }}
-  template <typename T> T* typed_output_tensor(int) {{ return reinterpret_cast<T*>(arena) + 8; }}
-}};
-}}
-"""
-
-
-def test_cpp_for_microcontrollers_compiles(tmp_path):
+def test_cpp_for_microcontrollers_compiles(tmp_path, write_micro_stubs):
     written = kd.export_c_array(FILE, tmp_path / "digits", trial=False)
     source = (FOLDER / "micro" / "main.cc").read_text()
-    methods = "\n  ".join(
-        f"TfLiteStatus {name}() {{ return Add(); }}" for name in written.operators
-    )
-    (tmp_path / "stub.h").write_text(STUB.format(methods=methods))
-    for line in source.splitlines():
-        if line.startswith('#include "tensorflow'):
-            header = tmp_path / line.split('"')[1]
-            header.parent.mkdir(parents=True, exist_ok=True)
-            header.write_text('#pragma once\n#include "stub.h"\n')
+    # The logits are the second row of pixels.
+    write_micro_stubs(tmp_path, source, written.operators, first_output=8)
     subprocess.run(
         [compiler(), "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path}",
          str(FOLDER / "micro/main.cc"), str(written.source), "-o", str(tmp_path / "micro")],
