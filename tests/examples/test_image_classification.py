@@ -8,4 +8,5 @@ def test_runs_in_quick_mode(run_quick):
         "distilled, int8",
         "distilled, pruned, int8",
     ]
+    assert (run.folder / "distilled_by_mobilenet.tflite").is_file()
     assert run.files["distilled, pruned, int8"]["bytes"] < run.files["teacher"]["bytes"] / 10
