@@ -29,6 +29,12 @@ NEEDS = {
         ["keras_hub", "tensorflow_text", "safetensors"],
     ),
 }
+ON_SCENES = ("image_segmentation", "object_detection")
+
+
+def data_folder():
+    """Return where TFDS keeps its data sets."""
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +47,31 @@ class QuickRun:
     files: dict[str, Any]
 
 
+@pytest.fixture(scope="session")
+def scenes_folder(tmp_path_factory):
+    """Return a folder of data sets in which `fashion_scenes` is made once, of `fashion_mnist`."""
+    folder = tmp_path_factory.mktemp("tfds")
+    (folder / "fashion_mnist").symlink_to((data_folder() / "fashion_mnist").resolve())
+    return folder
+
+
 @pytest.fixture
-def environment():
+def environment(request):
     """Return a function that skips where an example's needs are absent, else its environment."""
 
     def make(name):
         data_sets, packages = NEEDS.get(name, ([], []))
-        data = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+        data = data_folder()
         for data_set in data_sets:
             if not (data / data_set).exists():
                 pytest.skip(f"'{data_set}' is not in TFDS_DATA_DIR")
         for package in packages:
             if importlib.util.find_spec(package) is None:
                 pytest.skip(f"'{package}' is not installed")
+        if name in ON_SCENES and not (data / "fashion_scenes").exists():
+            data = request.getfixturevalue("scenes_folder")
         path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-        return {**os.environ, "PYTHONPATH": path}
+        return {**os.environ, "PYTHONPATH": path, "TFDS_DATA_DIR": str(data)}
 
     return make
 

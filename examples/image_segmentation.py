@@ -1,0 +1,206 @@
+# %% [markdown]
+# # Image segmentation: every pixel is taught
+#
+# A segmentation network gives one vector of logits for every pixel. The losses of a classifier
+# serve it as they are: `kd.losses.KLDivergence` reads logits of shape `[..., classes]`, so that the
+# teacher says of each pixel which other garments it might belong to. Distillation of this kind was
+# tried on segmentation by Liu et al. (2019, arXiv:1903.04197), as the first of their parts.
+#
+# Both networks are encoder-decoders: they halve the image several times, to see what a thing is,
+# and double it again, adding the maps of the way down, to see where it ends (LinkNet, Chaurasia and
+# Culurciello 2017, arXiv:1707.03718; U-Net joins the maps instead of adding them). The student
+# has depthwise-separable convolutions and a fiftieth of the weights.
+
+# %%
+import pathlib
+import sys
+
+import keras
+import matplotlib.pyplot as plt
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from keras import layers
+
+import keras_kd as kd
+
+QUICK = "--quick" in sys.argv  # True: some seconds; False: the table in the documentation
+DATA = sys.argv[sys.argv.index("--data") + 1] if "--data" in sys.argv else "fashion_scenes"
+SEEDS = range(1 if QUICK else 3)
+EPOCHS = 1 if QUICK else 6
+OUT = pathlib.Path("exports/image_segmentation")
+
+# %% [markdown]
+# ## Data
+# `fashion_scenes` is composed: two to four garments of Fashion-MNIST on one canvas, so that the
+# class of every pixel is known. `--data oxford_iiit_pet` takes photographs instead; so does any
+# TFDS set with the splits `train` and `test` and the features `image` and `segmentation_mask` (a
+# class for every pixel; the largest number gives how many). Images become 64 by 64 pixels.
+
+# %%
+SIDE = 64
+
+
+def prepared(split, training=False):
+    def resize(example):
+        image = tf.image.resize(example["image"], (SIDE, SIDE)) / 255.0
+        return image, tf.image.resize(example["segmentation_mask"], (SIDE, SIDE), "nearest")
+
+    def flip(image, mask):
+        mirrored = tf.random.uniform([]) < 0.5
+        return tuple(tf.where(mirrored, part[:, ::-1], part) for part in (image, mask))
+
+    dataset = kd.datasets.load(DATA, split=split).map(resize, tf.data.AUTOTUNE).cache()
+    if training:
+        dataset = dataset.shuffle(2_000, seed=0).map(flip, tf.data.AUTOTUNE)
+    return dataset.batch(32).prefetch(2)
+
+
+train = prepared("train[:4%]" if QUICK else "train[:90%]", training=True)
+val = prepared("train[99%:]" if QUICK else "train[90%:]")
+test = prepared("test[:5%]" if QUICK else "test")
+CHANNELS = train.element_spec[0].shape[-1]
+CLASSES = 1 + max(int(tf.reduce_max(masks)) for _, masks in train)
+
+
+# %% [markdown]
+# ## The two networks
+# The last map before the logits has the same height and width in both.
+
+
+# %%
+def convolution(x, filters, strides=1, size=3):
+    x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+
+def two_convolutions(x, filters, strides=1):
+    return convolution(convolution(x, filters, strides), filters)
+
+
+def separable_convolution(x, filters, strides=1):
+    x = layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(x)
+    return convolution(layers.BatchNormalization(momentum=0.9)(x), filters, size=1)
+
+
+def encoder_decoder(widths, block, name):
+    image = keras.Input((SIDE, SIDE, CHANNELS))
+    maps = [convolution(image, widths[0], strides=2)]
+    for width in widths[1:]:
+        maps.append(block(maps[-1], width, 2))
+    x = maps.pop()
+    while maps:
+        skip = maps.pop()
+        x = layers.UpSampling2D()(layers.Conv2D(skip.shape[-1], 1)(x))
+        x = block(layers.Add()([x, skip]), skip.shape[-1])
+    x = layers.Activation("linear", name="features")(x)
+    return keras.Model(image, layers.Conv2DTranspose(CLASSES, 4, 2, "same")(x), name=name)
+
+
+def student():
+    return encoder_decoder((12, 24, 40, 64), separable_convolution, "student")
+
+
+# %% [markdown]
+# ## Training
+# `compile` and `fit` are Keras's own, for the distiller too. The metric is the mean over the
+# classes of the intersection of answer and truth over their union: 1 where every pixel is right.
+
+
+# %%
+def mean_iou():
+    return keras.metrics.MeanIoU(CLASSES, sparse_y_pred=False, name="mean_iou")
+
+
+def fit(model):
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, EPOCHS * len(train))),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(train, validation_data=val, epochs=EPOCHS, verbose=2)
+    return model
+
+
+def path_of(title):
+    return OUT / f"{title.replace(', ', '_').replace(' ', '_')}.tflite"
+
+
+def run(seed):
+    keras.utils.set_random_seed(seed)
+    alone = fit(student())
+    keras.utils.set_random_seed(seed)
+    distiller = kd.Distiller(
+        teacher,
+        student(),
+        distillation_losses=[
+            kd.losses.KLDivergence(temperature=2.0),
+            kd.Hint("features", "features", loss=kd.losses.FitNet()),
+        ],
+        distillation_loss_weights=[1.0, 0.1],
+        student_loss_weight=0.3,
+    )
+    distilled = fit(distiller).student
+    stages = [kd.QuantizeAware(epochs=max(1, EPOCHS // 3), learning_rate=3e-4)]
+    compressed = kd.compress(distiller, train, validation_data=val, stages=stages, verbose=2)
+    files = {
+        "teacher": (teacher, "float32"),
+        "student alone": (alone, "float32"),
+        "student alone, int8": (alone, "int8"),
+        "distilled": (distilled, "float32"),
+        "distilled, int8": (distilled, "int8"),
+        "distilled, quantization-aware, int8": (compressed, "int8"),
+    }
+    results = {}
+    for title, (model, quantization) in files.items():
+        path = path_of(title)
+        kd.export_tflite(model, path, quantization, representative_data=train, verbose=False)
+        results[title] = kd.evaluate_tflite(path, test, metrics=[mean_iou()])
+    return results
+
+
+# %%
+keras.utils.set_random_seed(0)
+teacher = fit(encoder_decoder((24, 48, 96, 160), two_convolutions, "teacher"))
+runs = [run(seed) for seed in SEEDS]
+
+# %% [markdown]
+# ## Result
+# Every figure is the file's, on the test data. One teacher; the students once for every seed.
+
+# %%
+print(
+    kd.report.compare_files(
+        {key: [results[key] for results in runs] for key in runs[0]}, "mean_iou", OUT
+    )
+)
+
+
+# %% [markdown]
+# The first images of the test data, and what the files of the last run say of their pixels.
+
+
+# %%
+def classes_by_file(title, images):
+    interpreter = Interpreter(str(path_of(title)))
+    interpreter.allocate_tensors()
+    answers = []
+    for image in images:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+        interpreter.invoke()
+        logits = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        answers.append(logits[0].argmax(-1))
+    return answers
+
+
+images, masks = (part[:6].numpy() for part in next(iter(test)))
+rows = {"image": images.squeeze(), "label": masks.squeeze()}
+for title in ("teacher", "student alone, int8", "distilled, quantization-aware, int8"):
+    rows[title] = classes_by_file(title, images)
+figure, axes = plt.subplots(len(rows), len(images), figsize=(9, 8), layout="constrained")
+for (title, pictures), row in zip(rows.items(), axes, strict=True):
+    row[0].set_title(title, loc="left", fontsize=9)
+    for picture, place in zip(pictures, row, strict=True):
+        colours = {"cmap": "gray"} if title == "image" else {"cmap": "tab20", "vmax": CLASSES}
+        place.imshow(picture, vmin=0, interpolation="nearest", **colours)
+        place.axis("off")
+figure.savefig(OUT / "images.png", dpi=110)
