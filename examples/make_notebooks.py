@@ -14,7 +14,7 @@ import nbformat
 
 REPOSITORY = "keras-kd/keras_kd"
 INSTALL = "%pip install --quiet keras-kd"
-EXTRA = {"text_classification": " keras-hub", "language_model": ""}
+EXTRA = {"text_classification": " keras-hub safetensors"}
 SWITCH = 'QUICK = "--quick" in sys.argv'
 QUICK = "QUICK = True"
 
