@@ -74,8 +74,10 @@ def model_cost(model: keras.Model) -> ModelCost:
 
     Example:
 
-    >>> keras_kd.model_cost(keras.applications.MobileNetV2(weights=None)).macs
-    300774272
+    ```python
+    cost = keras_kd.model_cost(keras.applications.MobileNetV2(weights=None))
+    assert cost.macs == 300_774_272
+    ```
     """
     check_graph(model, "`model_cost`")
     found: dict[int, list[Any]] = {}

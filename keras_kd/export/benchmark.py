@@ -49,8 +49,9 @@ def benchmark_tflite(
 
     Example:
 
-    >>> benchmark_tflite("exports/student.tflite")["median_ms"]  # doctest: +SKIP
-    0.21
+    ```python
+    print(keras_kd.benchmark_tflite("exports/student.tflite", threads=2)["median_ms"])
+    ```
     """
     _check_counts(runs=runs)
     return measure([LiteRuntime(path, threads, xnnpack)], runs, warmup, inputs)[0]

@@ -98,7 +98,7 @@ def evaluate_tflite(
     Example:
 
     ```python
-    result = evaluate_tflite("exports/student.tflite", test, model=student)
+    result = keras_kd.evaluate_tflite("exports/student.tflite", test, model=student)
     print(result)
     ```
     """

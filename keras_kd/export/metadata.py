@@ -53,7 +53,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Example:
 
     ```python
-    names = read_metadata("exports/student.tflite")["class_names"]
+    names = keras_kd.read_metadata("exports/student.tflite")["class_names"]
     ```
     """
     content = pathlib.Path(path).read_bytes()

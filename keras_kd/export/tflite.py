@@ -132,9 +132,11 @@ def export_tflite(
     Example:
 
     ```python
-    export_tflite(student, "exports/student.tflite")
-    export_tflite(student, "exports/student_int8.tflite", "int8", representative_data=train)
-    export_tflite(
+    keras_kd.export_tflite(student, "exports/student.tflite")
+    keras_kd.export_tflite(
+        student, "exports/student_int8.tflite", "int8", representative_data=train
+    )
+    keras_kd.export_tflite(
         student,
         "exports/student_int4.tflite",
         "int4",

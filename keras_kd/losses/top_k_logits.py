@@ -49,7 +49,7 @@ def top_k_logits(logits: Any, k: int, temperature: float) -> TopKLogits:
     Example:
 
     ```python
-    taught = top_k_logits(teacher(tokens), k=32, temperature=2.0)
+    taught = keras_kd.losses.top_k_logits(teacher(tokens), k=32, temperature=2.0)
     keras_kd.losses.KLDivergence(temperature=2.0)(taught, student(tokens))
     ```
     """

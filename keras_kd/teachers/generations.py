@@ -71,7 +71,7 @@ def chain(
         return distiller.fit(train, validation_data=validation, epochs=10)
 
     trained = keras_kd.teachers.chain([teacher, assistant, student], fit, path="runs/chain")
-    trained.student.evaluate(validation)
+    trained.student.save("runs/student.keras")
     ```
 
     Reference:

@@ -22,8 +22,9 @@ class TaughtInputs(NamedTuple):
 
     ```python
     outputs = teacher.predict(images)
-    taught = tf.data.Dataset.from_tensor_slices((TaughtInputs(images, outputs), labels))
-    distiller.fit(taught.shuffle(10_000).batch(64), epochs=10)
+    taught = keras_kd.teachers.TaughtInputs(images, outputs)
+    data = tf.data.Dataset.from_tensor_slices((taught, labels))
+    distiller.fit(data.shuffle(10_000).batch(64), epochs=10)
     ```
     """
 

@@ -12,11 +12,19 @@ GUIDES = pathlib.Path(__file__).parents[2] / "docs" / "guides"
 
 @pytest.fixture
 def run_guide(tmp_path, monkeypatch):
-    """Run the blocks of a guide in order, in an empty folder, and return what they define."""
+    """Run the blocks of a guide in order, in an empty folder, and return what they define.
 
-    def run(name, **given):
+    Blocks with the text `without` are left out; the rest of the arguments are names that the
+    blocks find defined.
+    """
+
+    def run(name, *, without=None, **given):
         blocks = re.findall(r"^```python\n(.*?)^```", (GUIDES / name).read_text(), re.S | re.M)
         assert blocks
+        if without is not None:
+            kept = [block for block in blocks if without not in block]
+            assert len(kept) == len(blocks) - 1
+            blocks = kept
         monkeypatch.chdir(tmp_path)
         namespace = {"__name__": "guide", **given}
         for number, block in enumerate(blocks, start=1):

@@ -134,7 +134,9 @@ def shrink_plan(
 
     Example:
 
-    >>> print(keras_kd.shrink_plan(teacher, 0.5, exclude="stem_*"))
+    ```python
+    print(keras_kd.shrink_plan(teacher, 0.5, exclude="stem_*"))
+    ```
     """
     given = ShrinkOptions(ratio, **options)
     check_shrinkable(model, given)
