@@ -49,7 +49,7 @@ def load():
 # The models see a log-mel spectrogram: the power in 24 bands of pitch, 40 times a second. As a
 # model it is a convolution with sines and cosines (a Fourier transform by multiplication, since the
 # builtin operators of TensorFlow Lite for Microcontrollers have no FFT), a square, a matrix and a
-# logarithm. Inside the file it costs ten times the student's bytes, and in 8 bits more than bytes:
+# logarithm. Inside the file it triples the student's bytes, and in 8 bits costs more than bytes:
 # 256 steps hold no powers that differ by a million, and the microcontroller's logarithm is in
 # float32 only. The last two rows of the table show it. So the spectrogram stays outside, where a
 # device's signal library computes it by FFT.
