@@ -1,0 +1,266 @@
+# %% [markdown]
+# # Object detection: a teacher with two outputs
+#
+# A one-stage detector says two things about every cell of a grid laid over the image: the class of
+# the object there, if any, and how far its box reaches to the four sides (as FCOS, Tian et al.
+# 2019, arXiv:1904.01355, with one grid). A residual network teaches a depthwise-separable one.
+#
+# New beside image classification: the models return a dict, so losses, weights and distillation
+# losses are dicts too; boxes count only where an object is; and the metric, mean average
+# precision, reads both outputs of the file at once.
+#
+#     python examples/object_detection.py --data voc/2007
+#
+# takes another TFDS set with `objects` and the splits `train` and `test`; for photographs enlarge
+# `SIDE`, `GRID` and the networks.
+
+# %%
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+import keras_kd as kd
+
+QUICK = "--quick" in sys.argv  # True: some seconds; False: the table in the documentation
+SEEDS = range(1 if QUICK else 3)
+EPOCHS = 1 if QUICK else 6
+DATA = sys.argv[sys.argv.index("--data") + 1] if "--data" in sys.argv else "fashion_scenes"
+OUT = pathlib.Path("exports/object_detection")
+
+# %% [markdown]
+# ## Data
+# Scenes of 64x64 pixels composed from Fashion-MNIST: two to four garments, their boxes known. A
+# cell belongs to the nearest object whose centre is less than one cell away. `classes` is 0 where
+# there is none; `boxes` are the distances from the cell's centre to the box's sides (top, left,
+# bottom, right), in cells. The third element of an example weighs each output cell by cell. For
+# training, every scene is there a second time as in a mirror.
+
+# %%
+SIDE, GRID, MOST = 64, 8, 50  # pixels; cells along a side; objects in an image
+FEATURES = kd.datasets.load(DATA, split="train[:1]", with_info=True)[1].features
+CLASSES = FEATURES["objects"]["label"].num_classes
+SHAPE = (SIDE, SIDE, FEATURES["image"].shape[-1])
+CENTRES = np.stack(np.mgrid[:GRID, :GRID], -1).astype("float32") + 0.5  # y, x in cells
+
+
+def encode(objects):
+    low, high, centres = GRID * objects[:, :2], GRID * objects[:, 2:4], CENTRES[:, :, None]
+    away = tf.reduce_max(tf.abs(centres - (low + high) / 2), -1)  # [GRID, GRID, MOST]
+    away = tf.where(objects[:, 4] < 0, np.inf, away)
+    nearest, taken = tf.argmin(away, -1), tf.reduce_min(away, -1) < 1.0
+    boxes = tf.gather(tf.concat([centres - low, high - centres], -1), nearest, batch_dims=2)
+    classes = tf.where(taken, tf.gather(objects[:, 4], nearest) + 1, 0.0)
+    weights = {"classes": tf.ones_like(classes), "boxes": tf.cast(taken, tf.float32)}
+    return {"classes": classes, "boxes": boxes}, weights
+
+
+def mirror(image, labels, weights):
+    sides = tf.gather(labels["boxes"], [0, 3, 2, 1], axis=-1)  # left and right change places
+    example = image, {"classes": labels["classes"], "boxes": sides}, weights
+    return tf.nest.map_structure(lambda part: tf.reverse(part, [1]), example)
+
+
+def prepared(split, training=False):
+    def scale(example):
+        image = tf.image.resize(tf.cast(example["image"], tf.float32) / 255.0, (SIDE, SIDE))
+        label = tf.cast(example["objects"]["label"], tf.float32)[:, None]
+        objects = tf.concat([example["objects"]["bbox"], label], 1)[:MOST]
+        missing = [[0, MOST - tf.shape(objects)[0]], [0, 0]]
+        objects = tf.pad(objects, missing, constant_values=-1.0)  # ymin, xmin, ymax, xmax, class
+        objects = tf.ensure_shape(objects, (MOST, 5))
+        return (image, *encode(objects)) if training else (image, {"objects": objects})
+
+    dataset = kd.datasets.load(DATA, split=split).map(scale)
+    return dataset.concatenate(dataset.map(mirror)).cache() if training else dataset.batch(250)
+
+
+def batches(examples):
+    return examples.shuffle(20_000, seed=0).batch(64).prefetch(2)
+
+
+examples = prepared("train[:256]" if QUICK else "train", training=True)
+train = batches(examples)
+test = prepared("test[:200]" if QUICK else "test")
+
+
+# %% [markdown]
+# ## The two detectors
+# Both return `{"classes": logits, "boxes": distances}`, of shape `[batch, GRID, GRID, ...]`.
+
+
+# %%
+def convolution(x, filters, strides=1, size=3):
+    x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
+    return layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+
+
+def detector(image, features, name):
+    classes = layers.Conv2D(CLASSES + 1, 1, name="classes")(features)
+    boxes = layers.Conv2D(4, 1, name="boxes")(features)
+    return keras.Model(image, {"classes": classes, "boxes": boxes}, name=name)
+
+
+def residual_detector():
+    image = keras.Input(SHAPE)
+    x = convolution(image, 24, strides=2)
+    for width, strides in ((48, 2), (96, 2), (96, 1)):
+        y = convolution(convolution(x, width, strides), width)
+        x = layers.Add()([layers.Conv2D(width, 1, strides)(x), y])
+    return detector(image, layers.Dropout(0.3)(convolution(x, 96)), "teacher")
+
+
+def separable_detector():
+    image = keras.Input(SHAPE)
+    x = convolution(image, 16, strides=2)
+    for width, strides in ((32, 2), (48, 1), (128, 2), (128, 1), (128, 1), (128, 1)):
+        x = layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+        x = convolution(x, width, size=1)
+    return detector(image, x, "student")
+
+
+# %% [markdown]
+# ## Mean average precision
+# A detection is right if it overlaps an object of its class, which no surer one has claimed, by an
+# intersection over union of at least 0.5. Average precision is the area under precision over
+# recall for one class, every precision raised to the best at any higher recall (as in PASCAL VOC
+# since 2010). It is a Keras metric whose `update_state` takes the dict of all outputs.
+
+
+# %%
+def decode(outputs):
+    centre, reach = CENTRES, outputs["boxes"]
+    boxes = tf.concat([centre - reach[..., :2], centre + reach[..., 2:]], -1) / GRID
+    scores = tf.nn.softmax(outputs["classes"])[..., 1:]
+    boxes, scores = (
+        tf.reshape(boxes, (-1, GRID**2, 1, 4)),
+        tf.reshape(scores, (-1, GRID**2, CLASSES)),
+    )
+    found = tf.image.combined_non_max_suppression(
+        boxes, scores, 20, MOST, iou_threshold=0.5, score_threshold=0.05
+    )
+    return [part.numpy() for part in found]  # boxes, scores and classes, the surest first; number
+
+
+class MeanAveragePrecision(keras.metrics.Metric):
+    """Mean over the classes of the average precision at an overlap of 0.5."""
+
+    def __init__(self, name="map"):
+        super().__init__(name=name)
+        self.reset_state()
+
+    def reset_state(self):
+        """Forget all images."""
+        self.found = []  # class, score, right or not
+        self.objects = np.zeros(CLASSES, int)
+
+    def update_state(self, labels, outputs):
+        """Add a batch: `labels["objects"]` and the outputs of a detector."""
+        objects = labels["objects"]
+        self.objects += np.bincount(objects[objects[..., 4] >= 0, 4].astype(int), minlength=CLASSES)
+        boxes, scores, classes, counts = decode(outputs)
+        overlaps = keras.utils.bounding_boxes.compute_iou(boxes, objects[..., :4], "yxyx")
+        overlaps = np.where(classes[:, :, None] == objects[:, None, :, 4], overlaps, 0.0)
+        for overlap, score, label, count in zip(overlaps, scores, classes, counts, strict=True):
+            for i in range(count):
+                best = overlap[i].argmax()
+                right = overlap[i, best] >= 0.5
+                overlap[:, best] *= not right  # an object is found once
+                self.found.append((label[i], score[i], right))
+
+    def result(self):
+        """Return the mean over the classes that occur."""
+        found = np.array(sorted(self.found, key=lambda one: -one[1])).reshape(-1, 3)
+        areas = []
+        for label in np.flatnonzero(self.objects):
+            right = found[found[:, 0] == label, 2] > 0
+            precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+            best = np.maximum.accumulate(precision[::-1])[::-1]
+            areas.append(best[right].sum() / self.objects[label])
+        return np.mean(areas)
+
+
+# %% [markdown]
+# ## Training
+# The loss on the boxes is small, because most cells hold nothing, and gets a weight. The teacher
+# speaks once about every example; what it says is kept beside the inputs as `TaughtInputs`, so that
+# it is run neither in later epochs nor in the stages of compression.
+
+
+# %%
+def fit(model, data):
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, EPOCHS * len(data))
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(
+        keras.optimizers.Adam(rate),
+        loss={"classes": cross_entropy, "boxes": keras.losses.MeanAbsoluteError()},
+        loss_weights={"classes": 1.0, "boxes": 5.0},
+    )
+    model.fit(data, epochs=EPOCHS, verbose=2)
+    return model
+
+
+def speak(image, labels, weights):
+    return kd.teachers.TaughtInputs(image, teacher(image, training=False)), labels, weights
+
+
+keras.utils.set_random_seed(0)
+teacher = fit(residual_detector(), train)
+taught = examples.batch(64).map(speak).unbatch().cache()
+taught = batches(taught.apply(tf.data.experimental.assert_cardinality(len(examples))))
+
+# %% [markdown]
+# The classes are taught by softened probabilities. Distances are real numbers, and the student's
+# are drawn to the teacher's, again only where an object is: the weights of the examples count in
+# distillation too. Each output has a distillation loss, and each loss a weight.
+
+
+# %%
+def run(seed):
+    keras.utils.set_random_seed(seed)
+    alone = fit(separable_detector(), train)
+    keras.utils.set_random_seed(seed)
+    distiller = kd.Distiller(
+        None,  # what the teacher says comes with the data
+        separable_detector(),
+        distillation_losses=[
+            {"classes": kd.losses.KLDivergence(temperature=2.0)},
+            {"boxes": kd.losses.LogitsMSE()},
+        ],
+        distillation_loss_weights=[1.0, 5.0],
+        student_loss_weight=0.3,
+    )
+    distilled = fit(distiller, taught).student
+    stages = [kd.Prune(0.5, epochs=(EPOCHS + 1) // 2), kd.QuantizeAware(epochs=(EPOCHS + 2) // 3)]
+    compressed = kd.compress(distiller, taught, stages=stages, verbose=2)
+    files = {
+        "teacher": (teacher, "float32"),
+        "student alone": (alone, "float32"),
+        "student alone, int8": (alone, "int8"),
+        "distilled": (distilled, "float32"),
+        "distilled, int8": (distilled, "int8"),
+        "distilled, pruned, int8": (compressed, "int8"),
+    }
+    results = {}
+    for title, (model, quantization) in files.items():
+        path = OUT / f"{title.replace(', ', '_').replace(' ', '_')}.tflite"
+        kd.export_tflite(model, path, quantization, representative_data=train, verbose=False)
+        results[title] = kd.evaluate_tflite(
+            path, test, joint_metrics=[MeanAveragePrecision()], output="classes"
+        )
+    return results
+
+
+runs = [run(seed) for seed in SEEDS]
+
+# %% [markdown]
+# ## Result
+# Every figure is the file's, on the test scenes. One teacher; the students once for every seed.
+
+# %%
+files = {title: [results[title] for results in runs] for title in runs[0]}
+print(kd.report.compare_files(files, "map", OUT))
