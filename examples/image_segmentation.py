@@ -45,14 +45,8 @@ def prepared(split, training=False):
         image = tf.image.resize(example["image"], (SIDE, SIDE)) / 255.0
         return image, tf.image.resize(example["segmentation_mask"], (SIDE, SIDE), "nearest")
 
-    def flip(image, mask):
-        mirrored = tf.random.uniform([]) < 0.5
-        return tuple(tf.where(mirrored, part[:, ::-1], part) for part in (image, mask))
-
     dataset = kd.datasets.load(DATA, split=split).map(resize, tf.data.AUTOTUNE).cache()
-    if training:
-        dataset = dataset.shuffle(2_000, seed=0).map(flip, tf.data.AUTOTUNE)
-    return dataset.batch(32).prefetch(2)
+    return (dataset.shuffle(2_000, seed=0) if training else dataset).batch(32).prefetch(2)
 
 
 train = prepared("train[:4%]" if QUICK else "train[:90%]", training=True)
