@@ -22,7 +22,12 @@ from keras_kd.compatibility import (
     resolve_losses,
 )
 from keras_kd.epochs import check_epoch, with_epoch_begin
-from keras_kd.first_batch import FirstBatch, first_batch, without_losing_the_first
+from keras_kd.first_batch import (
+    FirstBatch,
+    check_batched,
+    first_batch,
+    without_losing_the_first,
+)
 from keras_kd.labels import class_labels
 from keras_kd.loss_means import LossMeans
 from keras_kd.objective import NO_TEACHER, Objective
@@ -382,8 +387,8 @@ class Distiller(DistributedModel):
         """Train the student, as `keras.Model.fit` does, after one look at the data.
 
         Raises:
-            ValueError: If the data set is empty, labels lie out of range, or the outputs on the
-                first batch do not fit the losses.
+            ValueError: If the data set is empty or not batched, labels lie out of range, or the
+                outputs on the first batch do not fit the losses.
         """
         if self.objective.stopped:
             self.objective.stopped = False
@@ -435,6 +440,7 @@ class Distiller(DistributedModel):
     def _check_data(self, batch: FirstBatch | None) -> None:
         if batch is None:
             return
+        check_batched(batch, self.student)
         taught = batch.taught
         if self.objective.distils and self.teacher is None and taught is None:
             raise ValueError(NO_TEACHER)

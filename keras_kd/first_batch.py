@@ -88,6 +88,40 @@ def without_losing_the_first(x: Any) -> tuple[Any, FirstBatch | None]:
     return again(), _batch(_tensors(inputs), labels)
 
 
+def check_batched(batch: FirstBatch | None, student: keras.Model) -> None:
+    """Refuse a data set whose elements are single examples.
+
+    Args:
+        batch: The first batch, or `None` where there was no look at it.
+        student: The model that receives it; one whose inputs are not known is not checked.
+
+    Raises:
+        ValueError: If every input lacks just the dimension of the batch.
+    """
+    # Some subclassed models have no `inputs`.
+    specs = getattr(student, "inputs", None)
+    if batch is None or not specs:
+        return
+    received = [tuple(leaf.shape) for leaf in keras.tree.flatten(batch.inputs)]
+    expected = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
+    if len(received) == len(expected) and all(map(_is_one_example, received, expected)):
+        raise ValueError(
+            "The data set gives single examples, not batches: the first has inputs of shape "
+            f"{_shown(received)}, and the student takes {_shown(expected)}. Pass "
+            "dataset.batch(32)."
+        )
+
+
+def _is_one_example(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+    if len(received) != len(expected) - 1 or expected[1:] == (1,):
+        return False  # as a batch of numbers, to which Keras itself adds a dimension
+    return all(b in (None, a) for a, b in zip(received, expected[1:], strict=True))
+
+
+def _shown(shapes: list[tuple[Any, ...]]) -> str:
+    return str(shapes[0] if len(shapes) == 1 else shapes)
+
+
 _EMPTY = (
     "The data set holds no examples, so there is nothing to train on. Check the path, the split "
     "and the filters it was made with; `batch(..., drop_remainder=True)` drops a data set that is "

@@ -15,7 +15,12 @@ from keras_kd.distiller import Distiller
 from keras_kd.epochs import with_epoch_begin
 from keras_kd.evaluate_loss import layer_paths_of
 from keras_kd.features import FeatureReader
-from keras_kd.first_batch import FirstBatch, first_batch, without_losing_the_first
+from keras_kd.first_batch import (
+    FirstBatch,
+    check_batched,
+    first_batch,
+    without_losing_the_first,
+)
 from keras_kd.labels import class_labels
 from keras_kd.objective import Objective, TeacherSignals
 from keras_kd.precision import with_loss_scale
@@ -316,6 +321,7 @@ class MutualDistiller(keras.Model):
         if batch is None:
             return
         for distiller, pairs in zip(self.distillers, self._objectives, strict=True):
+            check_batched(batch, distiller.student)
             labels = class_labels(batch.labels)
             if batch.labels is None:
                 distiller._require_labels()

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.first_batch import first_batch, without_losing_the_first
+import keras_kd as kd
+from keras_kd.first_batch import check_batched, first_batch, without_losing_the_first
 from keras_kd.teachers import TaughtInputs
 
 
@@ -100,3 +101,50 @@ def test_outputs_that_the_data_brings_are_kept_beside_the_inputs(kind):
     assert batch.inputs.shape[1] == 3
     assert batch.taught.outputs.shape[1] == 2
     assert batch.taught.inputs is batch.inputs
+
+
+def model(*shape):
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, keras.layers.Dense(2)(inputs))
+
+
+@pytest.mark.parametrize("kind", ["distiller", "mutual"])
+def test_single_examples_are_refused(kind):
+    x, y = np.ones((6, 3), "float32"), np.zeros(6, "int64")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if kind == "distiller":
+        trained = kd.Distiller(model(3), model(3), kd.losses.KLDivergence(4.0))
+    else:
+        trained = kd.MutualDistiller([model(3), model(3)], kd.losses.KLDivergence(1.0))
+    trained.compile("sgd", loss=loss)
+    with pytest.raises(ValueError, match=r"of shape \(3,\), .* takes \(None, 3\).*batch\(32\)"):
+        trained.fit(tf.data.Dataset.from_tensor_slices((x, y)))
+
+
+@pytest.mark.parametrize(
+    ("received", "expected", "refused"),
+    [
+        ((8, 8, 3), (8, 8, 3), True),
+        ((7,), (None,), True),
+        ((4, 8, 8), (8, 8, 1), False),  # Keras adds the channel
+        ((8, 8, 1), (8, 8, 1), True),
+        ((2, 8, 8, 3), (8, 8, 3), False),
+        ((5, 3), (8, 3), False),  # another mistake, with a message of its own
+        ((1,), (1,), False),  # a batch of one number
+    ],
+)
+def test_what_counts_as_a_single_example(received, expected, refused):
+    inputs = keras.Input(expected)
+    student = keras.Model(inputs, keras.layers.ReLU()(inputs))
+    batch = first_batch(tf.data.Dataset.from_tensors((np.zeros(received, "float32"), 0)))
+    if refused:
+        with pytest.raises(ValueError, match="single examples"):
+            check_batched(batch, student)
+    else:
+        check_batched(batch, student)
+
+
+def test_models_without_inputs_are_not_checked():
+    batch = first_batch(tf.data.Dataset.from_tensors(np.zeros(3, "float32")))
+    check_batched(batch, keras.Sequential([keras.layers.Dense(2)]))
+    check_batched(None, model(3))

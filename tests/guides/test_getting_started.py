@@ -5,6 +5,7 @@ import re
 
 import keras
 import pytest
+import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.backend import load_keras
@@ -38,6 +39,7 @@ def test_code(run_guide, capsys, monkeypatch):
         lambda: distiller(fewer),
         lambda: distiller(losses=kd.Hint("hidden", "missing")),
         lambda: distiller().fit(x, y + 1, verbose=0),
+        lambda: distiller().fit(tf.data.Dataset.from_tensor_slices((x, y)), verbose=0),
         lambda: distiller().fit(x, verbose=0),
         lambda: kd.export_tflite(student, "refused.tflite", "int8", verbose=False),
         lambda: kd.compress(distiller(), (x, y), stages=[kd.QuantizeAware(), kd.Prune(0.5)]),
