@@ -42,3 +42,9 @@ def test_commands_exist():
     makefile = (README.parent / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", text, re.M):
         assert f"\n{target}:" in makefile
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)", README.read_text())
+    assert len(links) > 20
+    assert [link for link in links if not (README.parent / link).exists()] == []
