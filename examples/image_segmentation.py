@@ -9,7 +9,7 @@
 # Both networks are encoder-decoders: they halve the image several times, to see what a thing is,
 # and double it again, adding the maps of the way down, to see where it ends (LinkNet, Chaurasia and
 # Culurciello 2017, arXiv:1707.03718; U-Net joins the maps instead of adding them). The student
-# has depthwise-separable convolutions and a fiftieth of the weights.
+# has depthwise-separable convolutions and a nineteenth of the weights.
 
 # %%
 import pathlib
@@ -91,7 +91,7 @@ def encoder_decoder(widths, block, name):
 
 
 def student():
-    return encoder_decoder((12, 24, 40, 64), separable_convolution, "student")
+    return encoder_decoder((12, 32, 80, 128), separable_convolution, "student")
 
 
 # %% [markdown]
