@@ -4,7 +4,7 @@
 
 On the pages of `docs/examples`, what stands between `<!-- measured: FILE -->` and
 `<!-- /measured -->` becomes the table of FILE, the `results.json` of a full run; where FILE is a
-folder, a table with one int8 file of every run in it.
+folder, a table with the int8 files of every run in it.
 """
 
 import argparse
@@ -20,14 +20,8 @@ PAGES = ROOT / "docs" / "examples"
 MEASURED = re.compile(r"(<!-- measured: (\S+) -->\n).*?(<!-- /measured -->)", re.S)
 
 
-def smallest_int8(record):
-    """Return the title of the int8 file that is smallest when zipped, as an app ships it."""
-    zipped = {title: file["zipped_bytes"] for title, file in record["files"].items()}
-    return min((title for title in zipped if "int8" in title), key=zipped.get)
-
-
 def overview(folder):
-    """Return a table with one int8 file of every kept run."""
+    """Return a table with the int8 files of all students which were taught."""
     lines = [
         "| example | metric | teacher | int8 file | its result | difference | size |",
         "|---|---|---|---|---|---|---|",
@@ -35,13 +29,14 @@ def overview(folder):
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
         rows = dict(zip(record["files"], files_table(record).splitlines()[2:], strict=True))
-        chosen = smallest_int8(record)
-        teacher, file = ([cell.strip() for cell in rows[t].split("|")] for t in ("teacher", chosen))
+        cells = {title: [cell.strip() for cell in row.split("|")] for title, row in rows.items()}
         name = path.stem.removesuffix(f"_{record['metric']}")
-        lines.append(
-            f"| [{name.replace('_', ' ')}]({name}.md) | {record['metric']} | {teacher[2]} "
-            f"| {chosen} | {file[2]} | {file[3]} | {file[6]} |"
-        )
+        for title, (_, _, value, difference, _, _, ratio, *_) in cells.items():
+            if "int8" in title and not title.startswith("teacher") and "alone" not in title:
+                lines.append(
+                    f"| [{name.replace('_', ' ')}]({name}.md) | {record['metric']} "
+                    f"| {cells['teacher'][2]} | {title} | {value} | {difference} | {ratio} |"
+                )
     return "\n".join(lines)
 
 
