@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.export.int4 import weights_above_4_bits
+from keras_kd.export.int4 import WITH_WEIGHTS, weights_above_4_bits
 from keras_kd.litert.flatbuffer import ModelFile, Operator
 from keras_kd.litert.runtime import check_file
 from keras_kd.quiet import capture_output
@@ -59,7 +59,28 @@ def check_runs(temporary: pathlib.Path, target: pathlib.Path, signatures: Sequen
                 signature_outputs(temporary)
     except (ValueError, RuntimeError) as error:
         reason = str(error).replace(str(temporary), target.name)
+        if zero := _zero_kernels(temporary.read_bytes()):
+            reason += (
+                f" All weights are zero in: {', '.join(zero)}. Prune less there, or leave these "
+                "layers out."
+            )
         raise ValueError(f"'{target}' was not written. {reason}") from None
+
+
+def _zero_kernels(content: bytes) -> list[str]:
+    """Places of the operators whose kernels hold nothing but zeros: in 8 bits, their scale is 0."""
+    try:
+        file = ModelFile(content)
+        operators = file.operators()
+    except Exception:  # of a damaged file nothing is known
+        return []
+    found = []
+    for operator in operators:
+        for index in operator.input_indices if operator.name in WITH_WEIGHTS else ():
+            tensor = file.tensor(operator.graph, index) if index >= 0 else None
+            if tensor is not None and len(tensor.shape) >= 2 and tensor.data is not None:
+                found += [] if tensor.data.any() else [place(operator)]
+    return found
 
 
 def try_flex(content: bytes, target: pathlib.Path, layers: Sequence[str]) -> tuple[bool, str]:

@@ -14,7 +14,7 @@ from keras_kd.litert.flatbuffer import ModelFile
 _FOUR = ("CONV_2D", "EMBEDDING_LOOKUP", "FULLY_CONNECTED")
 _EIGHT = ("BATCH_MATMUL", "CONV_2D_TRANSPOSE", "DEPTHWISE_CONV_2D")
 # Operators whose constant inputs are weights, where those of others are numbers to add or compare.
-_WITH_WEIGHTS = (
+WITH_WEIGHTS = (
     *_FOUR, "BATCH_MATMUL", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "CONV_3D", "CONV_3D_TRANSPOSE",
     "GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM",
 )  # fmt: skip
@@ -92,7 +92,7 @@ def weights_above_4_bits(content: bytes) -> dict[str, Counter[str]]:
     """
     kept: dict[str, Counter[str]] = {}
     for name, _, kind, size in _weights(content):
-        if name in _WITH_WEIGHTS and size >= _LEAST_WEIGHTS and kind in ("INT8", "FLOAT32"):
+        if name in WITH_WEIGHTS and size >= _LEAST_WEIGHTS and kind in ("INT8", "FLOAT32"):
             kept.setdefault(kind, Counter())[name] += 1
     return kept
 

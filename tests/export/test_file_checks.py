@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd.export import file_checks
 from keras_kd.export.metadata import read_metadata
 
 
@@ -53,3 +54,18 @@ def test_flex_is_not_used_where_it_is_not_needed(tmp_path):
     path = kd.export_tflite(model, tmp_path / "a.tflite", allow_flex=True, verbose=False)
     assert read_metadata(path)["flex_operators"] == []
     assert read_metadata(path)["was_run"] is True
+
+
+def test_kernels_of_zeros_are_named_where_a_file_does_not_run(tmp_path, monkeypatch):
+    def refuse(path):
+        raise ValueError(f"LiteRT cannot run '{path}'.")
+
+    image = keras.Input((4, 4, 1))
+    x = keras.layers.Conv2D(2, 3, name="pruned_away", kernel_initializer="zeros")(image)
+    x = keras.layers.Conv2D(2, 1, name="kept")(x)
+    monkeypatch.setattr(file_checks, "check_file", refuse)
+    with pytest.raises(
+        ValueError, match=r"All weights are zero in: [^ ]*pruned_away[^ ,]*\. "
+    ) as e:
+        kd.export_tflite(keras.Model(image, x), tmp_path / "a.tflite", verbose=False)
+    assert "kept" not in str(e.value)
