@@ -75,7 +75,7 @@ def train_teacher():
 
 # %% [markdown]
 # ## Training
-# Three students from the same initial weights, then the bounded one in int8.
+# Three students from the same initial weights, and the drawn one in int8 as well.
 
 
 # %%
@@ -111,7 +111,7 @@ def run(seed):
 
 # %% [markdown]
 # ## Result
-# The error is in deviations of the label: 1.0 is what guessing the mean would give.
+# The error is in deviations of the label; the last line is what guessing the mean would give.
 
 # %%
 files = {}

@@ -44,7 +44,10 @@ def main(argv=None):
     if unknown:
         parser.error(f"there is no example {unknown[0]!r}; there are {', '.join(scripts)}")
     failed = []
+    if chosen.quick:
+        print("Quick mode: a few steps on little data. The tables show that all runs, no more.")
     for name in chosen.names or scripts:
+        print(f"{name} ...", file=sys.stderr, flush=True)
         code, output, seconds = run(scripts[name], chosen.quick)
         print(f"\n## {name}: {seconds:.0f} s", flush=True)
         table = [line for line in output.splitlines() if line.startswith("|")]

@@ -25,7 +25,9 @@ from keras_kd.epochs import check_epoch, with_epoch_begin
 from keras_kd.first_batch import (
     FirstBatch,
     check_batched,
+    check_inputs,
     first_batch,
+    validation_batch,
     without_losing_the_first,
 )
 from keras_kd.labels import class_labels
@@ -387,8 +389,8 @@ class Distiller(DistributedModel):
         """Train the student, as `keras.Model.fit` does, after one look at the data.
 
         Raises:
-            ValueError: If the data set is empty or not batched, labels lie out of range, or the
-                outputs on the first batch do not fit the losses.
+            ValueError: If the data set or the validation data is empty or not batched, labels lie
+                out of range, or the outputs on the first batch do not fit the losses.
         """
         if self.objective.stopped:
             self.objective.stopped = False
@@ -398,6 +400,7 @@ class Distiller(DistributedModel):
             with self.distribute_strategy.scope():
                 batch = batch or first_batch(x, y)
                 self._check_data(batch)
+                self._check_validation(kwargs.get("validation_data", (*args, *[None] * 6)[5]))
             if kwargs.get("class_weight") and batch is not None and batch.labels is None:
                 raise ValueError(
                     "`fit` received `class_weight`, which weighs an example by its label, but the "
@@ -461,6 +464,20 @@ class Distiller(DistributedModel):
         if not self.student.built:
             self.student(batch.inputs, training=False)
         self.built = True
+
+    def _check_validation(self, data: Any) -> None:
+        """Refuse validation data on which an epoch would end in an error."""
+        try:
+            batch = validation_batch(data)
+            if batch is None:
+                return
+            check_batched(batch, self.student)
+            if batch.labels is not None and self._compile_loss is not None:
+                losses = self._compile_loss._user_loss
+                check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
+            check_inputs(batch, self.student)
+        except ValueError as error:
+            raise ValueError(f"In `validation_data`: {error}") from None
 
     def save_own_variables(self, store: Any) -> None:
         """Save the states of random layers, which Keras leaves out: resuming needs them."""

@@ -88,6 +88,24 @@ def without_losing_the_first(x: Any) -> tuple[Any, FirstBatch | None]:
     return again(), _batch(_tensors(inputs), labels)
 
 
+def validation_batch(data: Any) -> FirstBatch | None:
+    """Return a first batch of what `fit` takes as `validation_data`.
+
+    Args:
+        data: `(x, y)` or `(x, y, sample_weight)` of arrays, or what `first_batch` takes.
+
+    Returns:
+        The batch, or `None` where there is none or looking would use it up.
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    if isinstance(data, (tuple, list)) and not isinstance(data, TaughtInputs):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(tuple(data))
+        return first_batch(x, y)
+    return None if data is None else first_batch(data)
+
+
 def check_batched(batch: FirstBatch | None, student: keras.Model) -> None:
     """Refuse a data set whose elements are single examples.
 
@@ -110,6 +128,33 @@ def check_batched(batch: FirstBatch | None, student: keras.Model) -> None:
             f"{_shown(received)}, and the student takes {_shown(expected)}. Pass "
             "dataset.batch(32)."
         )
+
+
+def check_inputs(batch: FirstBatch, student: keras.Model) -> None:
+    """Refuse inputs of a shape which the student does not take.
+
+    Args:
+        batch: A first batch.
+        student: The model that receives it; one whose inputs are not known is not checked.
+
+    Raises:
+        ValueError: If a size differs.
+    """
+    specs = getattr(student, "inputs", None)
+    if not specs:
+        return
+    received = [tuple(leaf.shape) for leaf in keras.tree.flatten(batch.inputs)]
+    expected = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
+    for given, wanted in zip(received, expected, strict=False):
+        if len(given) == len(wanted) and not all(map(_is_size, given[1:], wanted[1:])):
+            raise ValueError(
+                f"The inputs are of shape {_shown(received)}, and the student takes "
+                f"{_shown(expected)}. Resize them as the training data."
+            )
+
+
+def _is_size(given: int | None, wanted: int | None) -> bool:
+    return given is None or wanted is None or given == wanted
 
 
 def _is_one_example(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:

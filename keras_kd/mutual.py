@@ -303,6 +303,9 @@ class MutualDistiller(keras.Model):
         if self.compiled:
             x, batch = without_losing_the_first(x)
             self._check_data(batch or first_batch(x, y))
+            validation = kwargs.get("validation_data", (*args, *[None] * 6)[5])
+            for distiller in self.distillers:
+                distiller._check_validation(validation)
         if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
             kwargs.setdefault("shuffle", False)
         return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))

@@ -29,6 +29,66 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
+# Validation data
+
+
+def pairs(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y))
+
+
+X, Y = examples()
+UNUSABLE = {
+    "single examples": (pairs(X, Y), r"single examples.*dataset\.batch\(32\)"),
+    "no examples": (pairs(X, Y).batch(8).take(0), "no examples"),
+    "labels from 1": ((X, Y + 1), "0 ... 2"),
+    "one-hot labels": (pairs(X, np.eye(3)[Y]).batch(8), "one-hot"),
+    "another size": (pairs(X[:, :4], Y).batch(8), r"\(8, 4\), and the student takes \(None, 5\)"),
+}
+
+
+class Steps(keras.callbacks.Callback):
+    count = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        Steps.count += 1
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_unusable_validation_data_is_refused_before_training(kind):
+    data, message = UNUSABLE[kind]
+    distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    Steps.count = 0
+    with pytest.raises(ValueError, match=rf"(?s)^In `validation_data`: .*{message}"):
+        distiller.fit(X, Y, validation_data=data, verbose=0, callbacks=[Steps()])
+    with pytest.raises(ValueError, match=r"^In `validation_data`"):
+        distiller.fit(X, Y, 8, 1, 0, [Steps()], 0.0, data)
+    with pytest.raises(ValueError, match=r"^In `validation_data`"):
+        kd.compress(distiller, (X, Y), validation_data=data, stages=[kd.Prune(0.5, epochs=1)])
+    peers = kd.MutualDistiller([network(4), network(6)], kd.losses.KLDivergence())
+    peers.compile("sgd", SparseCE(from_logits=True))
+    with pytest.raises(ValueError, match=r"^In `validation_data`"):
+        peers.fit(X, Y, validation_data=data, verbose=0, callbacks=[Steps()])
+    assert Steps.count == 0
+
+
+@pytest.mark.parametrize("kind", ["arrays", "with weights", "without labels", "generator"])
+def test_other_validation_data_is_left_alone(kind):
+    data = {
+        "arrays": (X, Y),
+        "with weights": (X, Y, np.ones(32)),
+        "without labels": pairs(X, Y).batch(8).map(lambda x, y: x),
+        "generator": ((X[:8], Y[:8]) for _ in range(2)),
+    }[kind]
+    distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    if kind == "without labels":
+        distiller._check_validation(data)
+        return
+    history = distiller.fit(X, Y, validation_data=data, verbose=0).history
+    assert np.isfinite(history["val_loss"]).all()
+
+
 # Labels
 
 

@@ -120,6 +120,13 @@ def warnings_of(
             f"{ENOUGH_SAMPLES} samples outputs move away from the float model's; give more: "
             "representative_data=train, calibration_batches=8."
         )
+    for name in calibration.samples[0] if count > 1 else ():
+        arrays = [sample[name] for sample in calibration.samples]
+        if all((array == arrays[0].flat[0]).all() for array in arrays):
+            sentences.append(
+                f"Input '{name}' is {arrays[0].flat[0]:g} throughout `representative_data`: ranges "
+                "taken from it mean nothing. Give training data as the model is trained on it."
+            )
     missing = calibration.missing_classes(units)
     if missing:
         names = [repr(class_names[i]) if class_names else str(i) for i in missing[:_NAMED]]

@@ -1,8 +1,11 @@
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
+
+from keras_kd.cli.export import _check_data
 
 
 @pytest.fixture
@@ -78,3 +81,12 @@ def test_what_is_refused(keras_kd, work, words, message):
     assert code == 1
     assert message in err
     assert not (work / "runs/export/result.json").exists()
+
+
+@pytest.mark.parametrize("form", ["float32", "float16", "int16x8"])
+def test_a_model_trained_for_int8_has_no_other_form(form):
+    loaded = types.SimpleNamespace(model=types.SimpleNamespace(quantization_aware=True))
+    settings = {"model": "student.h5", "quantization": ["int8"], "data": None}
+    _check_data(settings, loaded)
+    with pytest.raises(ValueError, match=rf"student\.h5.*a {form} file.*--quantization int8"):
+        _check_data({**settings, "quantization": ["int8", form], "data": "pictures"}, loaded)

@@ -68,8 +68,9 @@ def test_missing_classes(labels, units, missing):
 
 
 def test_warnings_name_what_is_missing():
-    few = Calibration([{"x": X[:1]}] * 31, 1, np.array([0, 1]))
-    many = Calibration([{"x": X[:1]}] * 32, 1, np.array([0, 1]))
+    samples = [{"x": row[None]} for row in X[:32]]
+    few = Calibration(samples[:31], 1, np.array([0, 1]))
+    many = Calibration(samples, 1, np.array([0, 1]))
     small, classes = warnings_of(few, 4, ["ant", "bee", "cat", "dog"])
     assert "31 samples" in small and "calibration_batches=8" in small
     assert "classes 'cat', 'dog' is" in classes and "shuffle" in classes
@@ -77,3 +78,10 @@ def test_warnings_name_what_is_missing():
     assert warnings_of(many, 2, None) == []
     (thousand,) = warnings_of(many, 1000, None)
     assert "2, 3, 4, 5, 6, 7, 8, 9 and 990 more" in thousand
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "Input 'x' is 0 throughout"), (2.5, "is 2.5")])
+def test_constant_samples_are_warned_of(value, said):
+    (sentence,) = warnings_of(calibrate(np.full((40, 1), value, "float32"), [INPUT], None), 1, None)
+    assert said in sentence
+    assert warnings_of(calibrate(X, [INPUT], None), 1, None) == []
