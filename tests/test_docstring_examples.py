@@ -13,11 +13,6 @@ import tensorflow as tf
 import keras_kd as kd
 
 API = pathlib.Path(__file__).parents[1] / "docs" / "api"
-# Some seconds each; pages of the guides run most of them in every run of the tests.
-SLOW = {
-    "Cluster", "LowRank", "Prune", "QuantizeAware", "Shrink", "compress", "compress_to_size",
-    "model_cost", "teachers.born_again", "teachers.chain",
-}  # fmt: skip
 
 
 def examples():
@@ -172,13 +167,10 @@ def world(tmp_path_factory):
 
 def test_most_names_have_an_example():
     assert len(EXAMPLES) > 50
-    assert set(EXAMPLES) >= SLOW
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in EXAMPLES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name, world, tmp_path, monkeypatch):
     shutil.copytree(world.folder, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_chunks_need_little_more_than_the_gradient(load_script):
     benchmark = load_script("benchmarks/bench_large_vocabulary.py")
