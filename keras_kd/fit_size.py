@@ -18,6 +18,7 @@ from keras_kd.distiller import Distiller
 from keras_kd.export.sizes import file_size, zipped_size
 from keras_kd.export.tflite import export_tflite
 from keras_kd.files import atomic_path, check_writable
+from keras_kd.system.reading import read_json
 
 # Training changes the size of the zipped file by some per cent.
 _MARGIN = 0.98
@@ -207,7 +208,7 @@ class _Sizes:
         self._content: dict[str, Any] = {"settings": settings, "untrained": {}, "trained": {}}
         if self._file is not None and self._file.exists():
             try:
-                content = json.loads(self._file.read_text(encoding="utf-8"))
+                content = read_json(self._file)
                 known = [content[key] for key in self._content]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(

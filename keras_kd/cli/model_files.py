@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_kd.files import atomic_path
+from keras_kd.system.reading import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,9 +186,9 @@ def read_notes(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not notes.is_file():
         return {}
     try:
-        content = json.loads(notes.read_text(encoding="utf-8"))
+        content = read_json(notes)
     except ValueError as error:
-        raise ValueError(f"'{notes}', which belongs to '{path}', is damaged: {error}.") from None
+        raise ValueError(f"'{notes}', which belongs to '{path}', is damaged. {error}") from None
     return content if isinstance(content, dict) else {}
 
 

@@ -15,6 +15,7 @@ from keras_kd.cli.console import Console
 from keras_kd.cli.recipe import recipe_text, tables_of
 from keras_kd.files import atomic_path, check_writable
 from keras_kd.json_values import plain
+from keras_kd.system.reading import read_json
 
 FORMAT = "keras_kd.cli 1"
 # What a run may be given anew when it is gone on with.
@@ -84,7 +85,7 @@ class OutFolder:
 
     def _read(self, record: pathlib.Path) -> dict[str, Any]:
         try:
-            kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            kept: dict[str, Any] = read_json(record)
             known = kept["format"] == FORMAT
         except (ValueError, KeyError, TypeError):
             known = False

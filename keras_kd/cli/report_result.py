@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import shlex
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_kd.cli.out_folder import FORMAT
+from keras_kd.system.reading import read_json
 
 _TITLES = {"distill": "Distillation", "compress": "Compression"}
 
@@ -29,7 +29,7 @@ def read_results(paths: Sequence[str]) -> list[dict[str, Any]]:
         if not file.is_file():
             raise FileNotFoundError(f"There is no result file '{path}'.")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
         except ValueError as error:
             raise ValueError(f"'{path}' is no JSON file: {error}.") from None
         if isinstance(content, dict) and "schema_version" in content:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keras_kd.system.reading import read_arrays
+
 _FORMS = (
     "Give a folder with one subfolder of images a class, a .npz file with the arrays x and y, or a "
     "TFDS data set such as fashion_mnist or 'fashion_mnist:train[:90%]'"
@@ -144,11 +146,7 @@ class ArrayFile:
         path = pathlib.Path(text)
         if not path.is_file():
             raise FileNotFoundError(f"There is no file '{text}'.")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except Exception as error:
-            raise ValueError(f"'{text}' cannot be read as an .npz file: {error}.") from None
+        arrays = read_arrays(path)
         if not {"x", "y"} <= set(arrays):
             found = ", ".join(arrays) or "nothing"
             raise ValueError(

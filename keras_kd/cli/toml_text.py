@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
+
+from keras_kd.system import reading
 
 
 def read_toml(path: pathlib.Path) -> dict[str, Any]:
@@ -16,16 +17,9 @@ def read_toml(path: pathlib.Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is not TOML; with the line.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe '{path}'.")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"'{path}' is not a TOML file: {error}.") from None
+    return reading.read_toml(path)
 
 
 def toml_text(tables: Mapping[str, Mapping[str, Any]], comment: str = "") -> str:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_kd.files import atomic_path
+from keras_kd.system.reading import parse_json, read_arrays
 
 History = dict[str, list[float]]
 
@@ -40,8 +41,15 @@ class EpochBackup:
         """Return the number of whole epochs that are kept."""
         if not self.path.exists():
             return 0
-        with np.load(self.path) as file:
-            return int(json.loads(str(file["progress"]))["epochs"])
+        return int(self._read()[1]["epochs"])
+
+    def _read(self) -> tuple[list[np.ndarray], dict[str, Any]]:
+        arrays = read_arrays(self.path)
+        try:
+            content = parse_json(str(arrays["progress"]), self.path)
+            return [arrays[f"variable_{i}"] for i in range(len(arrays) - 1)], content
+        except KeyError as error:
+            raise ValueError(f"'{self.path}' is no kept training: it has no {error}.") from None
 
     def resume(self, variables: Sequence[Any], random_states: Sequence[Any]) -> tuple[int, History]:
         """Set variables to what they were at the end of the last whole epoch.
@@ -63,9 +71,7 @@ class EpochBackup:
         if not self.path.exists():
             return 0, {}
         every = [*variables, *random_states]
-        with np.load(self.path) as file:
-            values = [file[f"variable_{i}"] for i in range(len(file.files) - 1)]
-            content = json.loads(str(file["progress"]))
+        values, content = self._read()
         if [tuple(value.shape) for value in values] != [tuple(v.shape) for v in every]:
             raise ValueError(
                 f"'{self.path}' holds a training of other variables. It was written by another "

@@ -41,6 +41,7 @@ from keras_kd.compression.student_files import (
     state_to_json,
 )
 from keras_kd.files import atomic_path, check_writable
+from keras_kd.system.reading import read_arrays, read_json
 
 _FORMAT = "keras_kd.compress 1"
 
@@ -90,7 +91,7 @@ class RunFolder:
 
     def _read(self, file: pathlib.Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             kept = content["plan"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -154,9 +155,11 @@ class RunFolder:
     def _load_variables(self, stem: str, variables: Sequence[Any]) -> None:
         path = self.path / f"{stem}.projections.npz"
         if path.exists():
-            with np.load(path) as file:
-                for variable, name in zip(variables, file.files, strict=True):
-                    variable.assign(file[name])
+            arrays = list(read_arrays(path).values())
+            if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
+                raise ValueError(f"'{path}' does not hold the projections of this run's hints.")
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
 
     @property
     def done(self) -> int:

@@ -13,6 +13,7 @@ from keras_kd.demo.models import DemoModels
 from keras_kd.export import benchmark_tflite_files, evaluate_tflite, export_tflite
 from keras_kd.files import atomic_path
 from keras_kd.report.build import model_result
+from keras_kd.system.reading import read_json
 
 Say = Callable[[str], None]
 _ROUNDS = 200
@@ -102,7 +103,7 @@ def measure(
     kept = folder / f"{variant.key}.measured.json"
     current = path.exists() and path.stat().st_mtime >= _trained_at(folder, variant.model)
     if current and kept.exists():
-        measured: dict[str, Any] = json.loads(kept.read_text())
+        measured: dict[str, Any] = read_json(kept)
         if measured.get("form") == _FORM:
             return measured
     model = trained[variant.model]

@@ -36,6 +36,7 @@ from keras_kd.demo.training import (
 from keras_kd.distiller import Distiller
 from keras_kd.files import atomic_path
 from keras_kd.losses import KLDivergence
+from keras_kd.system.reading import read_arrays
 
 
 class DemoModels:
@@ -110,8 +111,8 @@ class DemoModels:
             seconds = time.perf_counter() - start
             with atomic_path(path) as temporary:
                 np.savez(temporary, outputs=np.stack(outputs), seconds=seconds)
-        with np.load(path) as kept:
-            return kept["outputs"], float(kept["seconds"])
+        kept = read_arrays(path)
+        return kept["outputs"], float(kept["seconds"])
 
     def _build(self, role: str) -> keras.Model:
         teacher = role == "teacher"

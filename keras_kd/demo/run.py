@@ -21,6 +21,7 @@ from keras_kd.demo.training import History
 from keras_kd.files import atomic_path, check_writable
 from keras_kd.report import format_table, make_result, model_card, write_report
 from keras_kd.report.histories import curves_of
+from keras_kd.system.reading import read_json
 
 
 def run_demo(
@@ -166,7 +167,7 @@ def _check_recipe(folder: pathlib.Path, recipe: dict[str, Any]) -> None:
     if not path.exists():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(recipe, indent=2))
-    elif json.loads(path.read_text()) != recipe:
+    elif read_json(path) != recipe:
         raise ValueError(
             f"'{folder}' holds a run of another recipe (see {path.name} in it), which this run "
             "cannot go on with. Give another folder with --out, or remove that one."

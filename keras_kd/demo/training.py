@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_kd.files import atomic_path
+from keras_kd.system.reading import read_json
 
 History = dict[str, Any]
 
@@ -127,7 +128,7 @@ def train_or_load(
     """
     history_path = path.with_suffix(".history.json")
     if path.exists() and history_path.exists():
-        return load(path), json.loads(history_path.read_text())
+        return load(path), read_json(history_path)
     model, history = train()
     with atomic_path(path) as temporary:
         model.save(temporary)

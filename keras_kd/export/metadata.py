@@ -17,6 +17,7 @@ from keras_kd._version import __version__
 from keras_kd.export.calibration import Calibration
 from keras_kd.export.signatures import Signature
 from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.system.reading import read_json
 
 FORMAT = "keras_kd.tflite"
 SCHEMA_VERSION = 1
@@ -59,10 +60,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     content = pathlib.Path(path).read_bytes()
     beside = metadata_path(path)
     try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
+        found = read_json(beside)
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("sha256") != hashlib.sha256(content).hexdigest():
         warnings.warn(

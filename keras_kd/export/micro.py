@@ -20,6 +20,7 @@ from keras_kd.files import atomic_path, check_writable
 from keras_kd.litert.flatbuffer import ModelFile
 from keras_kd.litert.graph import Graph, Tensor, read_graphs
 from keras_kd.litert.loading import probe_file
+from keras_kd.system.reading import read_json
 
 _SUFFIXES = {".h": ".cc", ".cc": ".cc", ".cpp": ".cpp", "": ".cc"}
 _RESERVED = """
@@ -279,7 +280,7 @@ def _warn_of_difference(path: pathlib.Path, tried: Trial) -> None:
 def _metadata(path: pathlib.Path, content: bytes) -> dict[str, Any]:
     beside = path.with_name(path.name + ".json")
     try:
-        metadata = json.loads(beside.read_text(encoding="utf-8"))
+        metadata = read_json(beside)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

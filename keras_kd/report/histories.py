@@ -9,6 +9,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from keras_kd.system.reading import read_json
+
 
 def curves_of(title: str, history: Any) -> list[dict[str, Any]]:
     """Return histories in the form of `keras_kd.report.schema.Curve`.
@@ -98,7 +100,7 @@ def _title(name: str, records: list[dict[str, Any]]) -> str:
 def _read_run(folder: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     file = folder / "run.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         before = [content["before"]] if content["before"] else []
         records = before + [stage["record"] for stage in content["stages"]]
         histories = {stage["record"]["name"]: stage["history"] for stage in content["stages"]}

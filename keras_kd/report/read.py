@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from typing import Any
 
 from keras_kd.report.derive import complete_result
 from keras_kd.report.schema import SCHEMA_VERSION
+from keras_kd.system.reading import read_json
 
 
 def read_report(
@@ -44,9 +44,9 @@ def read_report(
             "folder."
         )
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except ValueError as error:
-        raise ValueError(f"'{file}' is no report: it is not whole JSON ({error}).") from None
+        raise ValueError(f"'{file}' is no report. {error}") from None
     if not isinstance(content, dict) or "schema_version" not in content:
         raise ValueError(f"'{file}' is no report of keras_kd: it has no 'schema_version'.")
     found = content["schema_version"]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_kd.files import atomic_path
+from keras_kd.system.reading import read_json
 from keras_kd.teachers.cache_records import Leaf
 
 NAME = "manifest.json"
@@ -91,7 +92,7 @@ def read_manifest(folder: pathlib.Path) -> Manifest | None:
             )
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content.pop("format") != FORMAT:
             raise ValueError("another format")
         content["shards"] = [Shard(**shard) for shard in content["shards"]]

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_kd.files import atomic_path, check_writable
+from keras_kd.system.reading import read_json
 from keras_kd.teachers.cache_fingerprint import hash_of_weights
 
 
@@ -77,7 +78,7 @@ class FinishedModels:
             return None
         advice = f"Give another `path`, or remove '{self.path}' to train again."
         try:
-            record = json.loads(record_file.read_text(encoding="utf-8"))
+            record = read_json(record_file)
             known, taught_by, history = record["model"], record["teacher"], record["history"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"'{record_file}' is damaged. {advice}") from None

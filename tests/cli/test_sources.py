@@ -99,7 +99,7 @@ def test_npz_that_holds_something_else(tmp_path, arrays, message):
 
 def test_damaged_files(work):
     (work / "a.npz").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(ValueError, match=r"'a.npz' cannot be read as an .npz file"):
+    with pytest.raises(ValueError, match=r"'a\.npz'"):
         open_source("a.npz")
     with pytest.raises(ValueError, match=r"is a file, but no .npz file"):
         open_source("big.keras")

@@ -1,0 +1,1 @@
+"""What stands below everything else: files from elsewhere, and text for a terminal."""
