@@ -249,7 +249,7 @@ def test_what_tflite_computes_in_float_is_known_and_found():
     for path in ("volume", "norm", "logits"):
         assert before[path].cells["int8"].action == after[path].cells["int8"].action
     assert after["volume"].cells["int8"].operators == "CONV_3D"
-    assert "NEG" in after["norm"].cells["int8"].operators
+    assert "RSQRT" in after["norm"].cells["int8"].operators
 
 
 def test_a_converter_error_is_a_problem(tmp_path):

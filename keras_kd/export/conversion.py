@@ -25,6 +25,10 @@ from keras_kd.litert.flatbuffer import ModelFile
 from keras_kd.litert.order import first_graph_first, order_inputs_and_outputs
 from keras_kd.quiet import capture_output
 
+# What an open batch can cost: shapes computed while running, which split the graph for delegates,
+# and what the converter only joins to one operator where every size is known.
+_COSTLY = {"BATCH_TO_SPACE_ND", "BROADCAST_TO", "SHAPE", "SPACE_TO_BATCH_ND", "TILE"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
@@ -89,16 +93,37 @@ class Conversion:
         wanted = self._options.batch_sizes(list(self._source.signature_names))
         open_sizes, fixed_sizes = _sizes(wanted, None), _sizes(wanted, 1)
         if open_sizes == fixed_sizes:
-            return self._convert(open_sizes, flex)
+            try:
+                return self._convert(open_sizes, flex)
+            except NotConvertedError as error:
+                self._blame_the_batch(error, open_sizes, flex)
+                raise
         try:
             converted = self._convert(open_sizes, flex)
         except NotConvertedError:
             return self._convert(fixed_sizes, flex)
-        # Shapes computed while running split the graph for delegates, and microcontrollers have no
-        # kernels for them.
-        if any(operator.name == "SHAPE" for operator in ModelFile(converted.content).operators()):
-            return self._convert(fixed_sizes, flex)
-        return converted
+        if not _costly(converted):
+            return converted
+        fixed = self._convert(fixed_sizes, flex)
+        return fixed if _costly(fixed) < _costly(converted) else converted
+
+    def _blame_the_batch(
+        self, error: NotConvertedError, batch_sizes: dict[str, int | None], flex: bool
+    ) -> None:
+        """Raise another error where the open batch is what the converter stumbled over."""
+        if flex or None not in batch_sizes.values():
+            return
+        try:
+            self._convert({name: size or 1 for name, size in batch_sizes.items()}, flex)
+        except NotConvertedError:
+            return
+        where = f" (in {', '.join(error.layers[:5])})" if error.layers else ""
+        raise NotConvertedError(
+            f"The model cannot be converted to TFLite with a batch of any size{where}, but it can "
+            "with a fixed one. Received: batch_size=None. Leave `batch_size` out, or give a "
+            "number.",
+            error.layers,
+        ) from None
 
     def _convert(self, batch_sizes: dict[str, int | None], flex: bool) -> Converted:
         quantization = self._options.quantization
@@ -187,6 +212,10 @@ class Conversion:
             yield from samples
         else:
             yield from ((key, sample) for key in keys for sample in samples)
+
+
+def _costly(converted: Converted) -> int:
+    return sum(operator.name in _COSTLY for operator in ModelFile(converted.content).operators())
 
 
 class NotConvertedError(ValueError):

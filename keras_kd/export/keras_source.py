@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.export.batches import safe_name
+from keras_kd.export.layer_calls import calls_for_tflite
 from keras_kd.export.refusals import LOOKUPS, lookups
 from keras_kd.export.signatures import (
     DEFAULT_SIGNATURE,
@@ -90,7 +91,7 @@ class KerasSource:
             Every signature by its name.
         """
         functions, signatures = {}, {}
-        with as_float32(self.model), unrolled(self.model, unroll):
+        with as_float32(self.model), unrolled(self.model, unroll), calls_for_tflite(self.model):
             for name, target in self._targets.items():
                 functions[name], signatures[name] = self._trace(target, batch_sizes[name])
         module = tf.Module()

@@ -37,9 +37,8 @@ _VALUES = {
     "int16x8": "16 bits",
     "int4": "float32",
 }
-# TFLite has no integer kernels for these, or for a part of what they become.
+# TFLite has no integer kernels for these.
 _FLOAT = ("Conv3D", "Conv3DTranspose")
-_PARTLY_FLOAT = ("LayerNormalization",)
 _FLOAT_ONLY = "TFLite computes {} in float only"
 _FOLDED_INTO = ("Conv1D", "Conv2D", "Conv3D", "Dense", "DepthwiseConv2D")
 # LiteRT has no kernels with weights of 4 bits for these, or for a part of what they become.
@@ -127,8 +126,6 @@ def _plan(layer: Any, quantization: str) -> LayerPlan:
         return LayerPlan("fold")
     if name in _FLOAT and quantization in ("int8", "int16x8", "int4"):
         return LayerPlan("float", _FLOAT_ONLY.format("it"))
-    if name in _PARTLY_FLOAT and quantization in ("int8", "int16x8"):
-        return LayerPlan("partly float", _FLOAT_ONLY.format("some of its operators"))
     sizes = [weight.value.shape.num_elements() for weight in getattr(layer, "weights", [])]
     if not sizes:
         return LayerPlan(_VALUES[quantization])
