@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from keras_kd.teachers.cache_manifest import Manifest, check_shards, refusal
+from keras_kd.teachers.cache_manifest import Manifest, refusal
 from keras_kd.teachers.cache_pass import TeacherPass
 from keras_kd.teachers.cache_records import (
     ELEMENT,
@@ -77,8 +77,8 @@ class CacheBuilder:
         """
         manifest = self._manifest
         for leftover in self._folder.glob(".*.tfrecord"):
-            leftover.unlink()
-        check_shards(self._folder, manifest)
+            if leftover.is_file() or leftover.is_symlink():  # of a link, the link itself
+                leftover.unlink()
         stored = {leaf.key: leaf for leaf in manifest.leaves}
         self._pass.leaves = [leaf for key, leaf in stored.items() if not key.startswith(ELEMENT)]
         self._element_leaves = [leaf for key, leaf in stored.items() if key.startswith(ELEMENT)]

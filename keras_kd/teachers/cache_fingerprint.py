@@ -47,18 +47,6 @@ def teacher_fingerprint(teacher: Any) -> dict[str, Any]:
     return {"weights": hash_of_weights(teacher), "config": _hash_of_config(teacher)}
 
 
-def is_known_by_weights(teacher: Any) -> bool:
-    """Whether weights and configuration tell what a teacher says.
-
-    They do not for functions: what is behind them is compared on a batch.
-    """
-    return (
-        isinstance(teacher, keras.layers.Layer)
-        and bool(teacher.weights)
-        and _LAMBDA not in (_config_of(teacher) or "")
-    )
-
-
 def hash_of_weights(model: Any) -> str | None:
     """Return a hash of the values of a model's weights, `None` where it has none."""
     weights = list(getattr(model, "weights", None) or [])

@@ -6,17 +6,20 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 from keras_kd.files import atomic_path
 from keras_kd.system.reading import read_json
-from keras_kd.teachers.cache_records import Leaf
+from keras_kd.teachers.cache_records import PLAIN_TYPES, Leaf
 
 NAME = "manifest.json"
 FORMAT = "keras_kd.teachers.cache 1"
+_SHARD_NAME = re.compile(r"[0-9]{5,9}\.tfrecord")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +98,35 @@ def read_manifest(folder: pathlib.Path) -> Manifest | None:
         content = read_json(path)
         if content.pop("format") != FORMAT:
             raise ValueError("another format")
-        content["shards"] = [Shard(**shard) for shard in content["shards"]]
-        content["leaves"] = [
-            Leaf(**{**leaf, "shape": tuple(leaf["shape"])}) for leaf in content["leaves"]
-        ]
+        content["shards"] = [_shard(**shard) for shard in content["shards"]]
+        content["leaves"] = [_leaf(**leaf) for leaf in content["leaves"]]
         return Manifest(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise refusal(folder, f"its {NAME} cannot be read ({error})") from None
+
+
+def _shard(**entries: Any) -> Shard:
+    """Return a shard of a manifest, whose name is one that `shard_name` gives, and no path."""
+    shard = Shard(**entries)
+    if not isinstance(shard.file, str) or not _SHARD_NAME.fullmatch(shard.file):
+        raise ValueError(f"{shard.file!r} is not the name of a shard")
+    numbers = (shard.view, shard.records, shard.size, shard.crc32)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise ValueError(f"the numbers of '{shard.file}' make no sense")
+    return shard
+
+
+def _leaf(**entries: Any) -> Leaf:
+    leaf = Leaf(**{**entries, "shape": tuple(entries["shape"])})
+    # Handles of resources and variants, which TensorFlow would read too, are no outputs.
+    if not {leaf.dtype, leaf.read_as} <= PLAIN_TYPES:
+        raise ValueError(f"'{leaf.key}' is of the types {leaf.dtype!r} and {leaf.read_as!r}")
+    return leaf
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard's file."""
+    return f"{number:05d}.tfrecord"
 
 
 def refusal(folder: pathlib.Path, reason: str) -> ValueError:
@@ -126,6 +151,8 @@ def check_shards(folder: pathlib.Path, manifest: Manifest, contents: bool = True
     """
     for shard in manifest.shards:
         path = folder / shard.file
+        if path.is_symlink():
+            raise refusal(folder, f"'{shard.file}' is a link to a file elsewhere")
         if not path.is_file():
             raise refusal(folder, f"'{shard.file}' is missing")
         size = path.stat().st_size
@@ -157,13 +184,24 @@ def building(folder: pathlib.Path) -> Iterator[None]:
     """Hold a folder while a cache is built in it; another process waits here meanwhile.
 
     The operating system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ValueError: If the lock is a link to a file elsewhere, or no file at all.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    with open(folder / ".lock", "w") as lock:
+    path = folder / ".lock"
+    try:
+        # Neither emptied nor followed: what stands there may have come with the folder.
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if not path.is_symlink() and not path.exists():
+            raise
+        raise refusal(folder, f"its '.lock' cannot be opened ({error.strerror})") from None
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -172,3 +210,5 @@ def building(folder: pathlib.Path) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
+    finally:
+        os.close(lock)

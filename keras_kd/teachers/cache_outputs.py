@@ -49,7 +49,8 @@ def cache(
 
     The first call runs the teacher, in large batches and with progress, and writes its outputs
     into `path`. It may be killed: the same call goes on where it was. Later calls open what is
-    there without running the teacher. Outputs are read batch by batch, however large the data.
+    there, and run the teacher on a few samples only, to tell that it is the same one, its code
+    included. Outputs are read batch by batch, however large the data.
 
     The inputs are not stored: they come from `dataset`, which must give the same batches in every
     pass. Shuffle behind the cache: `taught.unbatch().shuffle(10_000).batch(64)`. Augmentation at
@@ -60,8 +61,7 @@ def cache(
 
     Args:
         teacher: A `keras.Model`, another callable on tensors such as an `Ensemble`, or a
-            `Distiller`, whose teacher and hinted layers are taken. What is no Keras model is run
-            on the first batch when a cache is opened, to tell whether it is the same teacher.
+            `Distiller`, whose teacher and hinted layers are taken.
         dataset: A `tf.data.Dataset` of batches `x`, `(x, y)` or `(x, y, sample_weight)`, or a
             tuple of arrays `(x, y)`, which is cut into batches of 32. Its elements may be nested.
         path: Folder of the cache; on a file system that several workers share, one of them
@@ -136,6 +136,9 @@ def cache(
             # Another process may have built it meanwhile.
             manifest = _read(folder, print_of) or Manifest(print_of)
             if not manifest.complete:
+                if manifest.shards:
+                    check_shards(folder, manifest)
+                    check_first_batch(folder, manifest, dataset, teacher_pass)
                 manifest.write(folder)
                 CacheBuilder(
                     teacher_pass,
@@ -149,7 +152,7 @@ def cache(
                 ).build()
     else:
         check_shards(folder, manifest, check_files)
-        check_first_batch(folder, manifest, dataset, teacher, teacher_pass)
+        check_first_batch(folder, manifest, dataset, teacher_pass)
     if views is not None:
         return read_views(dataset.element_spec, folder, manifest, views)
     return read_cache(dataset, folder, manifest, check_inputs)
@@ -158,7 +161,12 @@ def cache(
 def _read(folder: pathlib.Path, asked: dict[str, Any]) -> Manifest | None:
     manifest = read_manifest(folder)
     if manifest is not None:
-        reason = difference(manifest.fingerprint, asked)
+        try:
+            reason = difference(manifest.fingerprint, asked)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise refusal(
+                folder, f"its {NAME} does not say what it was made of ({error})"
+            ) from None
         if reason is not None:
             raise refusal(folder, reason)
     return manifest

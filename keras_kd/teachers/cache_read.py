@@ -8,11 +8,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.teachers.cache_manifest import Manifest
+from keras_kd.teachers.cache_manifest import NAME, Manifest, refusal
 from keras_kd.teachers.cache_records import (
     ELEMENT,
     INPUTS,
-    Leaf,
     decode,
     input_fingerprints,
     structure_from_json,
@@ -128,10 +127,21 @@ def same_inputs(element: Any, stored: tf.Tensor) -> tf.Tensor:
 
 
 def first_record(folder: pathlib.Path, manifest: Manifest) -> dict[str, tf.Tensor]:
-    """Return the tensors of the first record."""
-    records = tf.data.TFRecordDataset(str(folder / manifest.shards[0].file))
-    leaves: list[Leaf] = manifest.leaves
-    return decode(next(iter(records)), leaves)
+    """Return the tensors of the first record.
+
+    Raises:
+        ValueError: If there is none, or it does not hold what the manifest says.
+    """
+    try:
+        records = tf.data.TFRecordDataset(str(folder / manifest.shards[0].file))
+        tensors = decode(next(iter(records)), manifest.leaves)
+        for structure in (manifest.outputs, manifest.features):
+            structure_from_json(structure, tensors)
+        return tensors
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise refusal(folder, f"its first record does not fit its {NAME} ({error})") from None
+    except tf.errors.OpError as error:
+        raise refusal(folder, f"its first record cannot be read ({error.message})") from None
 
 
 def _check_same_inputs(

@@ -13,6 +13,13 @@ from keras_kd.losses.top_k_logits import TopKLogits
 
 INPUTS = "inputs"  # the key of the fingerprints of the inputs, one a sample
 ELEMENT = "element/"  # begins the keys of the inputs and labels themselves, where they are stored
+PLAIN_TYPES = frozenset(
+    tf.dtypes.as_dtype(name).name
+    for name in (
+        "bool", "string", "float16", "bfloat16", "float32", "float64", "complex64", "complex128",
+        "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    )
+)  # fmt: skip
 _MOST_BYTES = 2**31 - 1  # of one tensor in protocol buffers
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_kd.files import atomic_path
-from keras_kd.teachers.cache_manifest import Manifest, Shard, file_crc32
+from keras_kd.teachers.cache_manifest import Manifest, Shard, file_crc32, shard_name
 from keras_kd.teachers.cache_records import INPUTS, Leaf, encode
 
 
@@ -120,7 +120,7 @@ class RecordWriter:
 
     def _begin_shard(self, view: int) -> None:
         self._view = view
-        self._name = f"{len(self._manifest.shards):05d}.tfrecord"
+        self._name = shard_name(len(self._manifest.shards))
         self._files = contextlib.ExitStack()
         self._path = self._files.enter_context(atomic_path(self._folder / self._name))
         self._writer = tf.io.TFRecordWriter(str(self._path))

@@ -97,14 +97,15 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path):
     cache(teacher, batches(), tmp_path / "whole")
     seen = count_samples(teacher)
     taught = cache(teacher, batches(), folder)
-    assert sum(seen) == 80 - 4 * sum(shard["records"] for shard in kept)
+    assert seen[0] == 4  # those that are compared
+    assert sum(seen[1:]) == 80 - 4 * sum(shard["records"] for shard in kept)
     assert (folder / kept[0]["file"]).stat().st_ino == inode  # kept, not written again
     assert files_of(folder) == files_of(tmp_path / "whole")
     assert not list(folder.glob(".*.tfrecord"))
     assert len(list(taught)) == 20
     seen.clear()
     cache(teacher, batches(), folder)
-    assert not seen
+    assert seen == [4]  # those that are compared
 
 
 class Stop(Exception):
@@ -136,7 +137,7 @@ def test_an_interrupted_build_of_other_data_is_not_gone_on_with(tmp_path):
     assert shards_in(tmp_path) >= 1
     assert not list(tmp_path.glob(".*.tfrecord"))
     changed = batches().map(lambda x: x + 1.0)
-    with pytest.raises(ValueError, match=r"interrupted, and the data set does not give.*00000"):
+    with pytest.raises(ValueError, match="the data set does not give the inputs"):
         cache(teacher, changed, tmp_path)
     teacher.layers[0].bias.assign([1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="the weights differ"):
@@ -160,7 +161,7 @@ def test_views_go_on_too(tmp_path):
     interrupted(teacher, batches().shuffle(20), tmp_path / "random", after=30, views=2)
     seen = count_samples(teacher)
     taught = cache(teacher, batches().shuffle(20), tmp_path / "random", **options)
-    assert sum(seen) == 80
+    assert sum(seen) == 80 + 4
     expected = np.sort(np.concatenate(list(batches())), axis=0)
     for _ in range(2):
         inputs = np.concatenate([given.inputs for given, *_ in taught])

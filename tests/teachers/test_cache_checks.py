@@ -1,4 +1,6 @@
+import json
 import shutil
+import zlib
 
 import keras
 import numpy as np
@@ -155,3 +157,135 @@ def test_refuses_single_examples(tmp_path):
     with pytest.raises(ValueError, match=r"single examples, but the teacher takes batches"):
         kd.teachers.cache(teacher, examples, tmp_path / "cache", verbose=0)
     assert not (tmp_path / "cache").exists()
+
+
+class Scaled(keras.layers.Layer):
+    factor = 0.25
+
+    def call(self, x):
+        return x * Scaled.factor
+
+
+def subclassed(net):
+    class Teacher(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def call(self, x):
+            return self.net(x * Scaled.factor)
+
+    made = Teacher()
+    made(tf.zeros((1, 5)))
+    return made
+
+
+CODES = {
+    "layer": lambda net: keras.Sequential([keras.Input((5,)), Scaled(), net]),
+    "model": subclassed,
+    "function": lambda net: lambda x: net(x * Scaled.factor),
+    "lambda": lambda net: keras.Sequential(
+        [keras.Input((5,)), keras.layers.Lambda(lambda x: x * Scaled.factor), net]
+    ),
+    "ensemble": lambda net: kd.teachers.Ensemble([subclassed(net), net]),
+}
+
+
+@pytest.mark.parametrize("views", [None, 2])
+@pytest.mark.parametrize("make", CODES.values(), ids=CODES)
+def test_a_teacher_whose_code_was_changed_is_refused(model, make, views, tmp_path, monkeypatch):
+    cache(make(model), examples().batch(8), tmp_path, views=views)
+    taught = cache(make(model), examples().batch(8), tmp_path, views=views)
+    assert len(list(taught)) == 6
+    monkeypatch.setattr(Scaled, "factor", 0.5)
+    with pytest.raises(ValueError, match=f"another teacher.*'outputs'.*{ADVICE}"):
+        cache(make(model), examples().batch(8), tmp_path, views=views)
+
+
+def test_a_build_is_not_gone_on_with_by_other_code(model, tmp_path, monkeypatch):
+    cache(CODES["model"](model), examples().batch(8), tmp_path)
+    rewrite(tmp_path, complete=False)
+    monkeypatch.setattr(Scaled, "factor", 0.5)
+    with pytest.raises(ValueError, match=f"another teacher.*{ADVICE}"):
+        cache(CODES["model"](model), examples().batch(8), tmp_path)
+
+
+def rewrite(folder, **changes):
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    file.write_text(json.dumps({**manifest, **changes}))
+
+
+@pytest.fixture
+def victim(tmp_path):
+    path = tmp_path / "victim.txt"
+    path.write_text("precious")
+    yield path
+    assert path.read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "cache") == ["victim.txt"]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize(
+    "name", ["../victim.txt", "{}/victim.txt", "..", "", "manifest.json", "a/00000.tfrecord", None]
+)
+def test_names_from_a_manifest_are_never_paths(model, folder, victim, name, complete):
+    name = name and name.format(victim.parent)
+    shard = json.loads((folder / "manifest.json").read_text())["shards"][0]
+    shard = {**shard, "file": name, "size": 8, "crc32": zlib.crc32(b"precious"), "inputs": "?"}
+    rewrite(folder, shards=[shard], complete=complete)
+    with pytest.raises(ValueError, match=f"manifest.json cannot be read.*{ADVICE}"):
+        cache(model, examples().batch(8), folder)
+
+
+def test_links_in_a_cache_are_not_followed(model, folder, victim):
+    first = folder / "00000.tfrecord"
+    first.unlink()
+    first.symlink_to(victim)
+    with pytest.raises(ValueError, match=f"'00000.tfrecord' is a link.*{ADVICE}"):
+        cache(model, examples().batch(8), folder)
+    rewrite(folder, complete=False)
+    (folder / ".lock").unlink(missing_ok=True)
+    for target in (victim, victim.parent / "absent", victim.parent):
+        (folder / ".lock").symlink_to(target)
+        with pytest.raises(ValueError, match=f".lock.*{ADVICE}"):
+            cache(model, examples().batch(8), folder)
+        (folder / ".lock").unlink()
+
+
+def test_links_in_an_empty_folder_are_not_followed(model, tmp_path, victim):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/.00000.0123.tfrecord").symlink_to(victim)
+    (tmp_path / "cache/.a.tfrecord").mkdir()
+    cache(model, examples().batch(8), tmp_path / "cache")
+    (tmp_path / "cache/manifest.json").rename(tmp_path / "cache/.manifest")
+    (tmp_path / "cache/manifest.json").symlink_to(tmp_path / "absent")
+    with pytest.raises(ValueError, match="manifest"):
+        cache(model, examples().batch(8), tmp_path / "cache")
+
+
+LEAF = {"key": "outputs", "dtype": "float32", "read_as": "float32", "shape": [None, 3]}
+INPUT = {"key": "inputs", "dtype": "int64", "read_as": "int64", "shape": [None]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"leaves": [{**LEAF, "dtype": "variant"}, INPUT]},
+        {"leaves": [{**LEAF, "dtype": "int32"}, INPUT]},
+        {"leaves": [{**LEAF, "shape": [None, 3, 3]}, INPUT]},
+        {"leaves": [LEAF]},
+        {"outputs": "absent"},
+        {"outputs": {"dict": {"a": 3}}},
+        {"outputs": None},
+        {"fingerprint": {}},
+        {"fingerprint": None},
+        {"shards": [3]},
+        {"shards": []},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_does_not_fit_its_records_is_refused(model, folder, changes):
+    rewrite(folder, **changes)
+    with pytest.raises(ValueError, match=f"is not used.*{ADVICE}"):
+        cache(model, examples().batch(8), folder)

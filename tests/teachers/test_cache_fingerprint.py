@@ -3,11 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 from keras_kd.teachers.cache_fingerprint import (
     difference,
     fingerprint,
-    is_known_by_weights,
     teacher_fingerprint,
 )
 
@@ -59,8 +57,6 @@ def test_other_kinds_of_teachers():
     model = Subclassed(np.float32(2.0))
     model(tf.zeros((1, 3)))
     assert teacher_fingerprint(model)["weights"] is not None
-    assert is_known_by_weights(model)
-    assert not is_known_by_weights(AdaptedTeacher(model, outputs=lambda x: x))
     assert teacher_fingerprint(lambda x: x) == {"weights": None, "config": None}
     # A weight in bfloat16 has no buffer that NumPy could name.
     half = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype="bfloat16")])
@@ -74,7 +70,6 @@ def test_the_code_of_a_lambda_is_compared_by_what_it_does():
         dense = keras.layers.Dense(2, kernel_initializer="ones")
         models.append(keras.Sequential([keras.Input((3,)), dense, keras.layers.Lambda(function)]))
     assert teacher_fingerprint(models[0]) == teacher_fingerprint(models[1])
-    assert not is_known_by_weights(models[0])
 
 
 @pytest.mark.parametrize(
