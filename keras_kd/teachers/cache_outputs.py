@@ -164,9 +164,7 @@ def _read(folder: pathlib.Path, asked: dict[str, Any]) -> Manifest | None:
         try:
             reason = difference(manifest.fingerprint, asked)
         except (KeyError, TypeError, AttributeError) as error:
-            raise refusal(
-                folder, f"its {NAME} does not say what it was made of ({error})"
-            ) from None
+            raise refusal(folder, f"its {NAME} lacks its fingerprint ({error})") from None
         if reason is not None:
             raise refusal(folder, reason)
     return manifest

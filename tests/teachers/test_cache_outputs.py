@@ -258,7 +258,7 @@ def test_a_distiller_brings_its_teacher_and_its_layers(tmp_path):
     other = kd.Distiller(
         model, network(4, "student"), losses, teacher_outputs=lambda logits: logits[:, 3:]
     )
-    with pytest.raises(ValueError, match="made by another teacher.*'outputs' of the first batch"):
+    with pytest.raises(ValueError, match=r"made by another teacher.*'outputs' of the first batch"):
         cache(other, batches(), tmp_path)
 
 
@@ -269,7 +269,7 @@ def test_a_function_may_be_the_teacher(tmp_path):
     given = next(iter(cache(double, batches(), tmp_path)))[0]
     np.testing.assert_array_equal(given.outputs, 2.0 * given.inputs[:, :3])
     cache(double, batches(), tmp_path)
-    with pytest.raises(ValueError, match="made by another teacher"):
+    with pytest.raises(ValueError, match=r"made by another teacher"):
         cache(lambda x: 3.0 * x[:, :3], batches(), tmp_path)
 
 
@@ -282,7 +282,7 @@ def test_an_ensemble_may_be_the_teacher(tmp_path):
     np.testing.assert_allclose(given.outputs, expected, rtol=1e-5, atol=1e-6)
     assert given.features["teacher_1/hidden"].shape == (8, 3)
     weighted = kd.teachers.Ensemble(members, weights=[0.9, 0.1], combine="logits")
-    with pytest.raises(ValueError, match="made by another teacher.*'outputs' of the first batch"):
+    with pytest.raises(ValueError, match=r"made by another teacher.*'outputs' of the first batch"):
         cache(weighted, batches(), tmp_path, layers=["teacher_1/hidden"])
     members[1].layers[-1].bias.assign([0.0, 0.0, 1.0])
     with pytest.raises(ValueError, match="the weights differ"):
