@@ -25,16 +25,19 @@ _KEYS_OF_KERAS_3 = {
 
 @dataclasses.dataclass(frozen=True)
 class PrunableWeight:
-    """A kernel, and the axes that its layer sums over.
+    """A kernel, and what its layer does along its axes.
 
     Attributes:
         variable: The variable.
-        summed_axes: The axes of an `EinsumDense` kernel that the product sums over; `None` for
-            other kernels, whose last axis is that of the outputs.
+        input_axes: The axes of the inputs that are multiplied and summed; `None` where rows are
+            looked up and nothing is summed, as in an `Embedding`.
+        output_axes: The axes of the outputs. All other axes are positions, such as the height and
+            width of a convolution.
     """
 
     variable: keras.Variable
-    summed_axes: tuple[int, ...] | None = None
+    input_axes: tuple[int, ...] | None
+    output_axes: tuple[int, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,24 +49,29 @@ class PrunableWeight:
         """The number of weights."""
         return int(np.prod(self.shape))
 
-    def to_matrix(self, values: tf.Tensor) -> tf.Tensor:
-        """Return values of the kernel's shape as a matrix, inputs by outputs."""
-        if self.summed_axes is None:
-            return tf.reshape(values, [-1, self.shape[-1]])
-        rows = int(np.prod([self.shape[axis] for axis in self.summed_axes]))
-        return tf.reshape(tf.transpose(values, self._order()), [rows, -1])
+    def to_matrix(self, values: tf.Tensor, by_position: bool = False) -> tf.Tensor:
+        """Return values of the kernel's shape as a matrix, inputs by outputs.
 
-    def from_matrix(self, matrix: tf.Tensor) -> tf.Tensor:
+        Args:
+            values: A tensor of the kernel's shape.
+            by_position: Whether the positions are columns beside those of the outputs, so that a
+                column holds inputs of one position only. Defaults to `False`: they are rows.
+        """
+        rows, columns = self._axes(by_position)
+        count = int(np.prod([self.shape[axis] for axis in rows]))
+        return tf.reshape(tf.transpose(values, rows + columns), [count, -1])
+
+    def from_matrix(self, matrix: tf.Tensor, by_position: bool = False) -> tf.Tensor:
         """Return what `to_matrix` returned in the kernel's shape again."""
-        if self.summed_axes is None:
-            return tf.reshape(matrix, self.shape)
-        order = self._order()
+        rows, columns = self._axes(by_position)
+        order = rows + columns
         values = tf.reshape(matrix, [self.shape[axis] for axis in order])
         return tf.transpose(values, np.argsort(order))
 
-    def _order(self) -> list[int]:
-        summed = list(self.summed_axes or ())
-        return summed + [axis for axis in range(len(self.shape)) if axis not in summed]
+    def _axes(self, by_position: bool) -> tuple[list[int], list[int]]:
+        inputs, outputs = list(self.input_axes or ()), list(self.output_axes)
+        positions = [axis for axis in range(len(self.shape)) if axis not in inputs + outputs]
+        return (inputs, positions + outputs) if by_position else (positions + inputs, outputs)
 
 
 def prunable_weights(
@@ -162,12 +170,39 @@ def _kernels_of(layer: Any, keys: dict[str, list[str]]) -> Iterator[PrunableWeig
         kernel = getattr(owner, attribute)
         # Of a layer with LoRA this is a sum, and of a quantized layer an integer.
         if isinstance(kernel, keras.Variable) and "float" in str(kernel.dtype):
-            yield PrunableWeight(kernel, _summed_axes(owner))
+            yield PrunableWeight(kernel, *kernel_axes(owner, len(kernel.shape)))
 
 
-def _summed_axes(layer: Any) -> tuple[int, ...] | None:
-    if not isinstance(layer, keras.layers.EinsumDense):
-        return None
-    operands, outputs = layer.equation.replace("...", "").split("->")
-    kernel = operands.split(",")[1]
-    return tuple(axis for axis, letter in enumerate(kernel) if letter not in outputs)
+def kernel_axes(layer: Any, rank: int) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """Return the axes of inputs and of outputs of a layer's kernel.
+
+    The one place that says along which axis a product sums, which is the last axis of the kernel
+    in an exported file.
+
+    Args:
+        layer: A layer of Keras, or one made from it, that holds a kernel.
+        rank: The number of axes of the kernel.
+
+    Returns:
+        The axes of the inputs, `None` where rows are looked up, and the axes of the outputs.
+    """
+    if isinstance(layer, keras.layers.EinsumDense):
+        operands, outputs = layer.equation.replace(" ", "").replace("...", "").split("->")
+        letters = list(enumerate(operands.split(",")[1]))
+        return (
+            tuple(axis for axis, letter in letters if letter not in outputs),
+            tuple(axis for axis, letter in letters if letter in outputs),
+        )
+    if isinstance(layer, keras.layers.Embedding):
+        # Tied to the output of a language model it is the kernel of a product over its columns.
+        return ((1,), (0,)) if getattr(layer, "tie_weights", False) else (None, (1,))
+    if isinstance(layer, _TRANSPOSED):
+        return (rank - 1,), (rank - 2,)
+    return (rank - 2,), (rank - 1,)
+
+
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)

@@ -16,7 +16,12 @@ from keras_kd.compression.pruning_masks import global_masks, tfmot_masks
 from keras_kd.compression.pruning_times import default_schedule
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.tfmot import import_tfmot
-from keras_kd.layer_plan import LayerPlan
+from keras_kd.layer_plan import LayerPlan, Reason
+
+_LOOKED_UP = Reason(
+    "its rows are looked up: there is no product along whose inputs `sparsity_m_by_n` could run",
+    "prune it in a stage of its own, by `sparsity`",
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -50,8 +55,10 @@ class Prune(Stage):
         block_pooling_type: What blocks are compared by, `"AVG"` or `"MAX"` of the magnitudes.
             Defaults to `"AVG"`.
         sparsity_m_by_n: `(2, 4)` sets two weights to zero in each four that follow each other
-            along the input channels, the pattern that sparse kernels are written for. The masks
-            are chosen once, as in TF-MOT, before the first step or after the fraction `begin`.
+            along the inputs of a product, whatever the layer (the input channels of a transposed
+            convolution, too), the pattern that sparse kernels are written for. Embeddings, which
+            look rows up, are left alone. The masks are chosen once, as in TF-MOT, before the first
+            step or after the fraction `begin`.
             Defaults to `None`.
         layers: The layers to prune: a name, a list of names, or a function that takes a layer and
             tells. A name is a layer's own (`"conv1"`), its path inside a nested model
@@ -156,6 +163,13 @@ class Prune(Stage):
                 exist.
         """
         kernels, skipped = prunable_weights(model, self.choice)
+        if self.sparsity_m_by_n is not None:
+            summed = {
+                path: [weight for weight in weights if weight.input_axes is not None]
+                for path, weights in kernels.items()
+            }
+            kernels = {path: weights for path, weights in summed.items() if weights}
+            skipped |= {path: _LOOKED_UP for path in summed if path not in kernels}
         self.choice.check(model, skipped)
         if not kernels:
             reasons = "; ".join(f"'{path}': {reason}" for path, reason in list(skipped.items())[:5])

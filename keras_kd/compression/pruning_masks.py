@@ -22,9 +22,8 @@ def tfmot_masks(
 ) -> list[tf.Tensor]:
     """Return TF-MOT's masks, each kernel by itself.
 
-    Kernels of other ranks than TF-MOT takes are handed to it as what they compute: for blocks, the
-    matrix of inputs by outputs; for m-by-n sparsity, which runs along the input channels, a 1-D or
-    3-D convolution as a 2-D one, and an `EinsumDense` as its matrix.
+    For blocks and m-by-n sparsity kernels are handed to TF-MOT as the matrix of inputs by outputs
+    that they stand for; m-by-n sparsity runs along the inputs of one position.
 
     Args:
         weights: The kernels.
@@ -56,12 +55,9 @@ def tfmot_masks(
         if in_blocks:
             matrix = weight.to_matrix(value)
             mask = weight.from_matrix(_block_mask(engine, matrix, block_size, block_pooling_type))
-        elif sparsity_m_by_n and weight.summed_axes is not None:
-            _, matrix = engine._maybe_update_block_mask(weight.to_matrix(value))
-            mask = weight.from_matrix(matrix)
-        elif sparsity_m_by_n and len(weight.shape) not in (2, 4):
-            wide = tf.reshape(value, _as_2d_convolution(weight.shape))
-            mask = tf.reshape(engine._maybe_update_block_mask(wide)[1], weight.shape)
+        elif sparsity_m_by_n:
+            _, matrix = engine._maybe_update_block_mask(weight.to_matrix(value, by_position=True))
+            mask = weight.from_matrix(matrix, by_position=True)
         else:
             _, mask = engine._maybe_update_block_mask(value)
         masks.append(tf.cast(mask, value.dtype))
@@ -92,11 +88,6 @@ def _block_mask(
     blocks = [-(-rows // size[0]), -(-columns // size[1])]
     _, mask = engine._update_mask(tf.reshape(pooled, blocks))
     return pruning_utils.expand_tensor(mask, size)[:rows, :columns]
-
-
-def _as_2d_convolution(shape: tuple[int, ...]) -> list[int]:
-    *positions, channels, outputs = (1, 1, *shape)
-    return [int(np.prod(positions[:-1])), positions[-1], channels, outputs]
 
 
 def global_masks(

@@ -22,8 +22,9 @@ def test_attention_and_recurrent_kernels_are_found():
     kernels, skipped = prunable_weights(model)
     assert _counts(kernels) == {"attention": 4, "grouped": 4, "both": 4, "lstm": 2, "dense": 1}
     assert skipped == {"norm": "TF-MOT does not prune LayerNormalization"}
-    axes = [weight.summed_axes for weight in kernels["attention"]]
+    axes = [weight.input_axes for weight in kernels["attention"]]
     assert axes == [(0,), (0,), (0,), (0, 1)]
+    assert [weight.input_axes for weight in kernels["lstm"]] == [(0,), (0,)]
 
 
 def test_layers_that_tf_mot_does_not_know_but_would_prune():
@@ -76,21 +77,64 @@ def test_frozen_and_spared_layers_are_named():
 
 
 @pytest.mark.parametrize(
-    ("shape", "summed", "matrix_shape"),
+    ("shape", "inputs", "outputs", "matrix_shape", "by_position"),
     [
-        ((4, 5), None, (4, 5)),
-        ((3, 2, 4, 5), None, (24, 5)),
-        ((4, 2, 3), (0,), (4, 6)),
-        ((2, 3, 4), (0, 1), (6, 4)),
-        ((2, 4, 3), (1,), (4, 6)),
+        ((4, 5), (0,), (1,), (4, 5), (4, 5)),
+        ((3, 2, 4, 5), (2,), (3,), (24, 5), (4, 30)),
+        ((3, 2, 4, 5), (3,), (2,), (30, 4), (5, 24)),
+        ((4, 2, 3), (0,), (1, 2), (4, 6), (4, 6)),
+        ((2, 3, 4), (0, 1), (2,), (6, 4), (6, 4)),
+        ((2, 4, 3), (1,), (0, 2), (4, 6), (4, 6)),
     ],
 )
-def test_a_matrix_and_back(shape, summed, matrix_shape):
+def test_a_matrix_and_back(shape, inputs, outputs, matrix_shape, by_position):
     values = np.arange(np.prod(shape), dtype="float32").reshape(shape)
-    weight = PrunableWeight(keras.Variable(values), summed)
-    matrix = weight.to_matrix(tf.constant(values))
-    assert matrix.shape == matrix_shape
-    np.testing.assert_array_equal(weight.from_matrix(matrix), values)
+    weight = PrunableWeight(keras.Variable(values), inputs, outputs)
+    for positions, expected in ((False, matrix_shape), (True, by_position)):
+        matrix = weight.to_matrix(tf.constant(values), positions)
+        assert matrix.shape == expected
+        np.testing.assert_array_equal(weight.from_matrix(matrix, positions), values)
+
+
+KINDS = {
+    "Dense": (layers.Dense(5), (None, 8)),
+    "Conv1D": (layers.Conv1D(5, 3), (None, 9, 8)),
+    "Conv2D": (layers.Conv2D(5, 3), (None, 9, 9, 8)),
+    "Conv3D": (layers.Conv3D(5, 3), (None, 9, 9, 9, 8)),
+    "Conv1DTranspose": (layers.Conv1DTranspose(5, 3), (None, 9, 8)),
+    "Conv2DTranspose": (layers.Conv2DTranspose(5, 3), (None, 9, 9, 8)),
+    "Conv3DTranspose": (layers.Conv3DTranspose(5, 3), (None, 9, 9, 9, 8)),
+    "SeparableConv2D": (layers.SeparableConv2D(5, 3), (None, 9, 9, 8)),
+    "EinsumDense": (layers.EinsumDense("abc,dc->abd", (None, 5)), (None, 9, 8)),
+    "GRU": (layers.GRU(5), (None, 9, 8)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_input_axes_are_those_that_the_layer_sums_over(kind):
+    layer, shape = KINDS[kind]
+    layer = type(layer).from_config(layer.get_config())
+    model = keras.Sequential([keras.Input(shape[1:]), layer])
+    (weight, *_) = prunable_weights(model)[0][layer.name]
+    assert [weight.shape[axis] for axis in weight.input_axes] == [8]
+    # What one input channel is multiplied with lies at one place of this axis.
+    x = np.zeros((1, *shape[1:]), "float32")
+    x[..., 3] = 1.0
+    before = np.asarray(layer(x))
+    values = np.array(weight.variable)
+    kept = np.moveaxis(values, weight.input_axes[0], 0)
+    kept[np.arange(8) != 3] = 7.0
+    weight.variable.assign(values)
+    np.testing.assert_allclose(layer(x), before, atol=1e-6)
+
+
+def test_embeddings_look_up_unless_they_are_tied():
+    inputs = keras.Input((3,), dtype="int32")
+    tied = layers.ReversibleEmbedding(9, 4, name="tied")
+    x = layers.Add()([layers.Embedding(9, 4, name="rows")(inputs), tied(inputs)])
+    kernels, _ = prunable_weights(keras.Model(inputs, tied(x, reverse=True)))
+    assert kernels["rows"][0].input_axes is None
+    assert (kernels["tied"][0].input_axes, kernels["tied"][0].output_axes) == ((1,), (0,))
 
 
 def test_the_matrix_is_what_an_einsum_computes():
@@ -98,7 +142,7 @@ def test_the_matrix_is_what_an_einsum_computes():
     x = rng.normal(size=(2, 6, 5)).astype("float32")
     layer = layers.EinsumDense("abc,dcb->ad", output_shape=3)
     y = layer(x)
-    matrix = PrunableWeight(layer.kernel, (1, 2)).to_matrix(layer.kernel.value)
+    matrix = PrunableWeight(layer.kernel, (1, 2), (0,)).to_matrix(layer.kernel.value)
     rows = np.transpose(x, (0, 2, 1)).reshape(2, 30)
     np.testing.assert_allclose(rows @ matrix.numpy(), y, atol=1e-5)
 

@@ -274,3 +274,29 @@ def test_config_round_trip():
             else stage.get_config()[key]
             for key, value in arguments.items()
         }
+
+
+def test_two_of_four_runs_along_the_inputs_of_every_kind_and_spares_embeddings():
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Embedding(9, 8, name="rows")(inputs)
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = layers.Conv1DTranspose(8, 2, name="up")(x)
+    x = layers.LSTM(4, name="lstm")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+    stage = kd.Prune(sparsity_m_by_n=(2, 4))
+    plans = stage.layer_plans(model, [])
+    assert plans["rows"].action == "keep" and "looked up" in plans["rows"].reason
+    callback = stage.as_callback()
+    model.compile("sgd", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(np.ones((8, 4), "int32"), np.zeros(8), verbose=0, callbacks=[callback])
+    assert np.count_nonzero(model.get_layer("rows").embeddings) == 72
+    rows = {
+        "up": np.asarray(model.get_layer("up").kernel).reshape(-1, 4),
+        "out": np.asarray(model.get_layer("out").kernel).T.reshape(-1, 4),
+        "lstm": np.asarray(model.get_layer("lstm").cell.recurrent_kernel).T.reshape(-1, 4),
+        "attention": np.asarray(model.get_layer("attention").output_dense.kernel)
+        .reshape(8, 8)
+        .T.reshape(-1, 4),
+    }
+    for name, fours in rows.items():
+        assert ((fours == 0).sum(-1) == 2).all(), name

@@ -13,10 +13,17 @@ from keras_kd.compression.pruning_masks import (
 from keras_kd.compression.tfmot import import_tfmot
 
 
-def _weights(*shapes, summed=None, seed=0):
+def _weights(*shapes, inputs=None, seed=0):
     rng = np.random.default_rng(seed)
     values = [rng.normal(size=shape).astype("float32") for shape in shapes]
-    weights = [PrunableWeight(keras.Variable(value), summed) for value in values]
+    weights = [
+        PrunableWeight(
+            keras.Variable(value),
+            (value.ndim - 2,) if inputs is None else inputs,
+            (value.ndim - 1,) if inputs is None else (),
+        )
+        for value in values
+    ]
     return weights, [tf.constant(value) for value in values], values
 
 
@@ -32,19 +39,21 @@ def _two_of_four(matrix):
 
 
 @pytest.mark.parametrize(
-    ("shape", "summed", "to_rows"),
+    ("shape", "inputs", "to_rows"),
     [
         ((8, 3), None, lambda k: k.T),
         ((10, 3), None, lambda k: k.T),
         ((3, 3, 8, 5), None, lambda k: k.transpose(3, 0, 1, 2).reshape(-1, 8)),
         ((3, 8, 5), None, lambda k: k.transpose(2, 0, 1).reshape(-1, 8)),
         ((2, 3, 2, 8, 5), None, lambda k: k.transpose(4, 0, 1, 2, 3).reshape(-1, 8)),
+        ((2, 2, 5, 8), (3,), lambda k: k.reshape(-1, 8)),
+        ((3, 5, 8), (2,), lambda k: k.reshape(-1, 8)),
         ((8, 2, 3), (0,), lambda k: k.transpose(1, 2, 0).reshape(-1, 8)),
         ((2, 4, 5), (0, 1), lambda k: k.transpose(2, 0, 1).reshape(-1, 8)),
     ],
 )
-def test_two_zeros_in_four_inputs(shape, summed, to_rows):
-    weights, tensors, (value,) = _weights(shape, summed=summed)
+def test_two_zeros_in_four_inputs(shape, inputs, to_rows):
+    weights, tensors, (value,) = _weights(shape, inputs=inputs)
     (mask,) = tfmot_masks(weights, tensors, tf.constant(0.5), sparsity_m_by_n=(2, 4))
     assert mask.shape == shape
     np.testing.assert_array_equal(to_rows(mask.numpy()), _two_of_four(to_rows(value)))
