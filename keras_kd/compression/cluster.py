@@ -14,6 +14,7 @@ from keras_kd.compression.bridge import check_bridgeable, copy_back, to_tf_keras
 from keras_kd.compression.clustered_model import (
     INITIALIZATIONS,
     cluster,
+    clustered_variables,
     is_clustered_by_channel,
     layers_to_cluster,
     strip,
@@ -166,8 +167,15 @@ class Cluster(Stage):
             },
         )
         others = [layer for layer in model.layers if layer.name in bridged_names - wrapped]
+        # A kernel that is to be clustered, but was not wrapped, has few values already.
+        names = {
+            path: tuple(name for name in bridged.weight_layers[path] if name not in wrapped)
+            for path in kernels
+        }
         kept = kept_values(
-            (variable for layer in others for variable in layer.trainable_variables), state.pruned
+            (variable for layer in others for variable in layer.trainable_variables),
+            state.pruned,
+            clustered_variables(model, names, kernels),
         )
         history = teaching.fit_in_tf_keras(clustered, self.make_optimizer(), self.epochs, kept)
         copy_back(dataclasses.replace(bridged, model=strip(model)), state.model)
@@ -206,8 +214,13 @@ class Cluster(Stage):
     ) -> None:
         leaves = dict(leaf_layers(state.model))
         for path, weights in kernels.items():
-            by_channel = self.per_channel and is_clustered_by_channel(leaves[path])
-            count = max(distinct_values(np.asarray(w.value), by_channel) for w in weights)
+            values = [np.asarray(weight.value) for weight in weights]
+            by_channel = (
+                self.per_channel
+                and is_clustered_by_channel(leaves[path])
+                and max(map(distinct_values, values)) > self.number_of_clusters
+            )
+            count = max(distinct_values(kernel, by_channel) for kernel in values)
             note = state.note(path)
             if count > self.number_of_clusters:
                 note.not_done.append(f"not clustered: TF-MOT left it {count} values")

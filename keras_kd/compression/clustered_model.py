@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -133,19 +133,40 @@ def strip(model: Any) -> Any:
     return import_tfmot().clustering.keras.strip_clustering(model)
 
 
+def clustered_variables(
+    model: Any, weight_layers: Mapping[str, tuple[str, ...]], paths: Iterable[str]
+) -> list[Any]:
+    """Return the variables that clustering treats in the layers at `paths`.
+
+    Args:
+        model: A bridged or quantization-aware `tf_keras` model.
+        weight_layers: The names of its layers that hold the weights, by path.
+        paths: Paths of layers that a `Cluster` stage treats, or has treated.
+    """
+    layers = {layer.name: layer for layer in model.layers}
+    found: list[Any] = []
+    for name in (name for path in paths for name in weight_layers.get(path, ())):
+        layer = layers[name]
+        treated = getattr(layer, "layer", layer)  # inside a wrapper that quantizes
+        if hasattr(treated, "get_clusterable_weights"):
+            found += [weight for _, weight in treated.get_clusterable_weights()]
+        elif _clusterable_names(treated):
+            found += [weight for weight in layer.trainable_variables if weight.shape.rank >= 2]
+    return found
+
+
 def _kernels(layer: Any) -> list[np.ndarray]:
     """Return the weights that TF-MOT clusters in a layer of `tf_keras`; none where it cannot."""
-    import_tfmot()
-    from tensorflow_model_optimization.python.core.clustering.keras import (
-        clusterable_layer,
-        clustering_registry,
-    )
-
-    if isinstance(layer, clusterable_layer.ClusterableLayer):
+    if hasattr(layer, "get_clusterable_weights"):
         return [np.asarray(weight) for _, weight in layer.get_clusterable_weights()]
-    registry = clustering_registry.ClusteringRegistry
-    names = registry._LAYERS_WEIGHTS_MAP.get(type(layer), [])
-    return [np.asarray(getattr(layer, name)) for name in names]
+    return [np.asarray(getattr(layer, name)) for name in _clusterable_names(layer)]
+
+
+def _clusterable_names(layer: Any) -> list[str]:
+    import_tfmot()
+    from tensorflow_model_optimization.python.core.clustering.keras import clustering_registry
+
+    return list(clustering_registry.ClusteringRegistry._LAYERS_WEIGHTS_MAP.get(type(layer), []))
 
 
 def _distinct(kernel: np.ndarray) -> int:

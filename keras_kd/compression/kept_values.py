@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-
-# Of 100 weights of a trained kernel next to none is equal to another one by chance.
-_LEAST_SHARE_OF_EQUAL_WEIGHTS = 0.03
 
 
 class KeptValues:
@@ -50,31 +47,27 @@ class KeptValues:
         return values if self._mask is None else values * self._mask
 
 
-def kept_values(variables: Iterable[Any], zeros: bool) -> list[KeptValues]:
-    """Find the kernels among `variables` that have zeros or values in common.
+def kept_values(
+    variables: Iterable[Any], zeros: bool, clustered: Collection[Any] = ()
+) -> list[KeptValues]:
+    """Return what is to be kept of the kernels among `variables`.
+
+    Zeros are found by value, where the student is one that was pruned. Shared values are not:
+    weights are equal by chance in a kernel that was stored in 16 bits, or that is large.
 
     Args:
         variables: Variables; those of less than two axes are left out.
         zeros: Whether zeros are there to stay: a student that was never pruned has some by chance.
+        clustered: The variables that a `Cluster` stage treated. Defaults to none.
     """
+    tied = {variable.ref() for variable in clustered}
     kept = []
     for variable in variables:
         if variable.shape.rank is None or variable.shape.rank < 2:
             continue
         values = np.asarray(variable)
         has_zeros = zeros and bool((values == 0).any())
-        equal = has_equal_values(values)
+        equal = variable.ref() in tied
         if (values != 0).any() and (has_zeros or equal):
             kept.append(KeptValues(variable, has_zeros, equal))
     return kept
-
-
-def has_equal_values(kernel: np.ndarray) -> bool:
-    """Whether weights other than zero share values, as clustering leaves them.
-
-    A kernel of one value only, as some initializers make it, does not count.
-    """
-    weights = kernel[kernel != 0]
-    distinct = len(np.unique(weights))
-    shared = weights.size - distinct
-    return distinct > 1 and shared > 0 and shared >= _LEAST_SHARE_OF_EQUAL_WEIGHTS * weights.size

@@ -84,11 +84,17 @@ def zero_fraction(kernels: list[np.ndarray]) -> float | None:
 
 
 def already_pruned(model: Any) -> bool:
-    """Whether a kernel of `model` is zero in a tenth of its places or more.
+    """Whether a kernel of a Keras 3 model is zero in a tenth of its places or more.
 
-    Training leaves next to no weight at exactly zero: such a model was pruned.
+    Training leaves next to no weight of a kernel at exactly zero: such a model was pruned, here or
+    elsewhere. Biases (those of attention have two axes) and kernels that are zero throughout are
+    zero because nothing has trained them yet.
     """
-    return any((zero_fraction([kernel]) or 0.0) >= 0.1 for kernel in kernel_values(model))
+    return any(
+        0.1 <= (zero_fraction([keras.ops.convert_to_numpy(weight.value)]) or 0.0) < 1.0
+        for weight in model.weights
+        if weight.name.endswith(("kernel", "embeddings")) and "float" in str(weight.dtype)
+    )
 
 
 def distinct_values(kernel: np.ndarray, per_channel: bool = False) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.bridge import check_bridgeable, to_tf_keras
+from keras_kd.compression.clustered_model import clustered_variables
 from keras_kd.compression.kept_values import kept_values
 from keras_kd.compression.layer_record import already_pruned
 from keras_kd.compression.one_device import refuse_scope
@@ -32,9 +33,10 @@ class QuantizeAware(Stage):
 
     The student is rebuilt in `tf_keras`, which TF-MOT works on; nested models are inlined. The
     ranges of the activations start at those of some training batches. After `Prune` the zeros
-    stay, by TF-MOT's prune-preserving scheme. After `Cluster` weights of the same value are trained
-    as one, and a kernel that was clustered as a whole has one range, so that its integers in the
-    file are as few as its values. Of the layers that TF-MOT does not know, Conv1D and Embedding
+    stay, by TF-MOT's prune-preserving scheme. After a `Cluster` stage of the same `compress` the
+    weights of a clustered kernel that have the same value are trained as one, and a kernel that
+    was clustered as a whole has one range, so that its integers in the file are as few as its
+    values. Of the layers that TF-MOT does not know, Conv1D and Embedding
     have kernels of 8 bits too; the others stay float, with outputs of 8 bits where that is
     possible, and are named in one warning. Hints at layers that exist go on teaching, and their
     projections go on learning.
@@ -116,7 +118,9 @@ class QuantizeAware(Stage):
 
     def run(self, state: StudentState, teaching: Any) -> None:
         """Train for 8 bits; the state's model becomes a `tf_keras` model."""
-        quantized = quantize(to_tf_keras(state.model), state.pruned)
+        clustered = {path: note.clustered for path, note in state.notes.items() if note.clustered}
+        wholes = [path for path, what in clustered.items() if what == "kernel"]
+        quantized = quantize(to_tf_keras(state.model), state.pruned, wholes)
         _warn_of_float_layers(quantized)
         state.structure = state.model
         state.model = quantized.model
@@ -134,7 +138,11 @@ class QuantizeAware(Stage):
             state,
             self.make_optimizer(),
             self.epochs,
-            kept_values(state.model.trainable_variables, state.pruned),
+            kept_values(
+                state.model.trainable_variables,
+                state.pruned,
+                clustered_variables(state.model, state.weight_layers, clustered),
+            ),
         )
         widen_empty_ranges(state.model)
         state.quantization_aware = True

@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from keras_kd.compression.kept_values import has_equal_values
-from keras_kd.compression.layer_record import distinct_values
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
 _combine = import_tfmot().experimental.combine
@@ -52,7 +49,7 @@ class CommonRangeQuantizer(_ConvQuantizer):
         )
 
 
-def quantize_scheme(model: Any, pruned: bool) -> Any:
+def quantize_scheme(model: Any, pruned: bool, clustered: Collection[str] = ()) -> Any:
     """Return the scheme for a bridged model: default, or preserving zeros, clusters or both.
 
     Zeros are preserved by TF-MOT's own scheme. Clusters are not, because that scheme looks for them
@@ -64,15 +61,21 @@ def quantize_scheme(model: Any, pruned: bool) -> Any:
     Args:
         model: A `tf_keras` model, before quantization.
         pruned: Whether zeros must stay.
+        clustered: Names of the layers whose kernels were clustered as a whole. Defaults to none.
     """
     base = _combine.Default8BitPrunePreserveQuantizeScheme if pruned else _DefaultScheme
-    clustered = _clustered_convolutions(model)
-    if not clustered:
+    convolution = import_tf_keras().layers.Conv2D
+    convolutions = {
+        layer.name
+        for layer in model.layers
+        if layer.name in clustered and type(layer) is convolution
+    }
+    if not convolutions:
         return base()
 
     class ClusterPreserveScheme(base):  # type: ignore[misc, valid-type]
         def get_quantize_registry(self) -> Any:
-            return _Registry(super().get_quantize_registry(), clustered)
+            return _Registry(super().get_quantize_registry(), convolutions)
 
     return ClusterPreserveScheme()
 
@@ -90,18 +93,3 @@ class _Registry:
         if layer.name in self._common_range:
             config.weight_quantizer = CommonRangeQuantizer()
         return config
-
-
-def _clustered_convolutions(model: Any) -> set[str]:
-    """Return the names of the convolutions whose kernels were clustered as a whole."""
-    tf_keras = import_tf_keras()
-    names = set()
-    for layer in model.layers:
-        if type(layer) is not tf_keras.layers.Conv2D:
-            continue
-        kernel = np.asarray(layer.kernel)
-        values, in_a_channel = distinct_values(kernel), distinct_values(kernel, per_channel=True)
-        # Clustered channel by channel there are as many more values as channels.
-        if has_equal_values(kernel) and values <= max(2 * in_a_channel, 16):
-            names.add(layer.name)
-    return names

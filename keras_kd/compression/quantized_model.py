@@ -48,7 +48,7 @@ class QuantizedModel:
     reasons: Mapping[str, Reason]
 
 
-def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
+def quantize(bridged: BridgedModel, pruned: bool, clustered: Iterable[str] = ()) -> QuantizedModel:
     """Put TF-MOT's quantizers into a bridged model.
 
     Layers that TF-MOT does not know stay float, their output is quantized.
@@ -56,6 +56,7 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
     Args:
         bridged: The model.
         pruned: Whether zeros among the weights must stay.
+        clustered: Paths of the layers whose kernels were clustered as a whole. Defaults to none.
 
     Raises:
         ValueError: If no layer has weights that can be quantized.
@@ -95,7 +96,8 @@ def quantize(bridged: BridgedModel, pruned: bool) -> QuantizedModel:
             config = _default_config(layer)
         return quantization.quantize_annotate_layer(layer, config)
 
-    scheme = quantize_scheme(bridged.model, pruned)
+    holders = {name for path in clustered for name in bridged.weight_layers.get(path, ())}
+    scheme = quantize_scheme(bridged.model, pruned, holders)
     with capture_output(), quantization.quantize_scope(), _integer_inputs_left_alone():
         annotated = tf_keras.models.clone_model(bridged.model, clone_function=annotate)
         model = quantization.quantize_apply(annotated, scheme)

@@ -32,7 +32,9 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
     A batch normalisation in inference mode is a multiplication and an addition by channel. Where
     it directly follows a convolution or a dense layer whose output nothing else reads, both go
     into that layer's kernel and bias, and an identity of the same name stands in its place. The
-    outputs are equal but for rounding, and the model is faster. The copy is not for training.
+    outputs are equal but for rounding, and the model is faster. The copy is not for training. A
+    normalisation that is called with `training=True`, or inside a nested model that is, uses the
+    statistics of the batch and stays as it is.
 
     Args:
         model: A functional or sequential model, nested models included.
@@ -69,7 +71,9 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
     nested = {
         layer.name: fold_batch_norms(layer, _inside(layer.name, keep))
         for layer in model.layers
-        if isinstance(layer, keras.Model) and output_structure(layer) is not None
+        if isinstance(layer, keras.Model)
+        and output_structure(layer) is not None
+        and not _in_training_mode(layer)
     }
     nested = {name: part for name, part in nested.items() if part is not model.get_layer(name)}
     if not folded and not nested:
@@ -113,6 +117,12 @@ def clone_graph(
     return copy
 
 
+def _in_training_mode(layer: Any) -> bool:
+    """Whether a call of a layer or model in a graph may be in training mode by itself."""
+    given = [node.arguments.kwargs.get("training") for node in layer._inbound_nodes]
+    return any(training is not None and training is not False for training in given)
+
+
 def _inside(name: str, keep: set[str]) -> set[str]:
     return {path.removeprefix(f"{name}/") for path in keep if path.startswith(f"{name}/")}
 
@@ -137,6 +147,7 @@ def _foldable(model: keras.Model, keep: set[str]) -> dict[str, keras.layers.Batc
         if (
             type(norm) is keras.layers.BatchNormalization
             and len(norm._inbound_nodes) == 1
+            and not _in_training_mode(norm)
             and norm.axis in (-1, len(output.shape) - 1)
             and layer.activation is keras.activations.linear
             and getattr(layer, "data_format", "channels_last") == "channels_last"

@@ -293,3 +293,31 @@ def test_a_subclassed_student_is_refused(data):
 def test_config_round_trip():
     stage = LowRank(ratio=0.5, epochs=0, exclude="a")
     assert LowRank.from_config(stage.get_config()).get_config() == stage.get_config()
+
+
+def _attention():
+    inputs = keras.Input((8, 16))
+    x = layers.MultiHeadAttention(2, 8, name="attention")(inputs, inputs)
+    return inputs, layers.Dense(16, name="dense")(x)
+
+
+def _zero_kernel():
+    inputs, x = _attention()
+    return inputs, layers.Dense(16, kernel_initializer="zeros", name="untrained")(x)
+
+
+def _positions():
+    inputs = keras.Input((8,), dtype="int32")
+    x = layers.Embedding(9, 16, name="words")(inputs)
+    return inputs, layers.GRU(16, reset_after=True)(x)
+
+
+@pytest.mark.parametrize("build", [_attention, _zero_kernel, _positions])
+def test_what_nothing_has_trained_yet_is_not_pruned(build):
+    inputs, x = build()
+    model = keras.Model(inputs, layers.Dense(16, name="out")(x))
+    assert kd.check(model, [LowRank(0.5)], exports=[]).ok
+    kernel = model.get_layer("out").kernel
+    kernel.assign(np.where(np.arange(16) % 2, 0.0, np.asarray(kernel)))
+    (problem,) = kd.check(model, [LowRank(0.5)], exports=[]).problems
+    assert "pruned" in problem.message

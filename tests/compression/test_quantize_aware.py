@@ -493,3 +493,46 @@ def test_embedding_and_conv1d_are_trained_for_8_bits(tmp_path):
     np.testing.assert_array_equal(
         load_compressed(tmp_path / "m.h5").predict(data[0]), result.predict(data[0])
     )
+
+
+def _in_bfloat16(model):
+    for weight in model.weights:
+        weight.assign(tf.cast(tf.cast(weight.value, "bfloat16"), "float32"))
+
+
+def _in_steps(model):
+    """Like a model that was quantized and dequantized: all weights are multiples of 1/16."""
+    for weight in model.weights:
+        weight.assign(np.round(np.asarray(weight) * 16) / 16 + 1e-3)
+
+
+def _of_signs(model):
+    kernel = model.get_layer("hidden").kernel
+    kernel.assign(np.where(np.asarray(kernel) < 0, -0.2, 0.2))
+
+
+@pytest.mark.parametrize("change", [_in_bfloat16, _in_steps, _of_signs])
+def test_equal_weights_learn_by_themselves_unless_they_were_clustered(change):
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    data = generator.normal(size=(64, 7)).astype("float32"), generator.integers(0, 3, 64)
+    inputs = keras.Input((7,))
+    hidden = layers.Dense(64, activation="relu", name="hidden")(inputs)
+    student = keras.Model(inputs, layers.Dense(3, name="logits")(hidden))
+    change(student)
+    teacher = keras.Sequential([keras.Input((7,)), layers.Dense(3)])
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence())
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stage = QuantizeAware(epochs=1, learning_rate=0.01)
+
+    def equal_pairs(stages):
+        model = compress(distiller, data, stages=stages, verbose=0).model
+        layer = next(layer for layer in model.layers if layer.name in ("hidden", "quant_hidden"))
+        (kernel,) = (weight for weight in layer.trainable_weights if weight.shape == (7, 64))
+        values = np.asarray(kernel).ravel()
+        return len(values) - len(np.unique(values))
+
+    before = np.asarray(student.get_layer("hidden").kernel).ravel()
+    assert len(before) - len(np.unique(before)) > 30
+    assert equal_pairs([stage]) < 15
+    assert equal_pairs([kd.Cluster(8, epochs=0), stage]) >= len(before) - 8

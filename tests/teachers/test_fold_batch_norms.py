@@ -142,3 +142,71 @@ def test_refuses_a_subclassed_model():
 
     with pytest.raises(ValueError, match="no functional or sequential model"):
         fold_batch_norms(Subclassed(name="mine"))
+
+
+def _by_name(inputs):
+    x = keras.layers.Dense(5)(inputs)
+    return keras.layers.BatchNormalization(name="kept")(x, training=True)
+
+
+def _block(x):
+    return keras.layers.BatchNormalization(name="kept")(keras.layers.Dense(5)(x))
+
+
+def _in_nested_model(inputs):
+    first, second = keras.Input((7,)), keras.Input((7,))
+    inner = keras.Model(first, _block(first), name="inner")
+    return keras.Model(second, inner(second), name="outer")(inputs, training=True)
+
+
+def _in_nested_model_within_one_that_folds(inputs):
+    first, second = keras.Input((7,)), keras.Input((7,))
+    inner = keras.Model(first, _block(first), name="inner")
+    x = keras.layers.BatchNormalization(name="folded")(keras.layers.Dense(7)(second))
+    return keras.Model(second, inner(x, training=True), name="outer")(inputs)
+
+
+def _nested_model_called_twice(inputs):
+    first = keras.Input((7,))
+    inner = keras.Model(first, _block(first), name="inner")
+    return keras.layers.Add()([inner(inputs), inner(inputs, training=True)])
+
+
+def _shared(inputs):
+    norm = keras.layers.BatchNormalization(name="kept")
+    one, two = keras.layers.Dense(5)(inputs), keras.layers.Dense(5)(inputs)
+    return keras.layers.Add()([norm(one), norm(two, training=True)])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        _by_name,
+        _in_nested_model,
+        _in_nested_model_within_one_that_folds,
+        _nested_model_called_twice,
+        _shared,
+    ],
+)
+def test_what_is_called_in_training_mode_is_left_alone(build):
+    inputs = keras.Input((7,))
+    model = randomize(keras.Model(inputs, build(inputs)))
+    folded = fold_batch_norms(model)
+    assert {norm.name for norm in norms(folded)} == {"kept"}
+    x = np.random.default_rng(1).normal(size=(16, 7)).astype("float32")
+    inference = np.asarray(model(x, training=False))
+    np.testing.assert_allclose(folded(x, training=False), inference, rtol=1e-4, atol=1e-4)
+    before = [np.array(weight) for weight in model.weights]
+    expected = np.asarray(model(x))  # updates the moving statistics
+    for weight, value in zip(model.weights, before, strict=True):
+        weight.assign(value)
+    np.testing.assert_allclose(folded(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_called_in_inference_mode_is_folded():
+    inputs = keras.Input((7,))
+    x = keras.layers.BatchNormalization()(keras.layers.Dense(5)(inputs), training=False)
+    model = randomize(keras.Model(inputs, x))
+    folded = fold_batch_norms(model)
+    assert not norms(folded)
+    assert_equal_outputs(model, folded)
