@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_kd.hints import Hint
 from keras_kd.losses.base import DistillationLoss
 from keras_kd.outputs import output_names, output_structure
 from keras_kd.schedules import is_schedule
 from keras_kd.structures import arrange, leaves
+from keras_kd.system.arguments import is_number, scheduled
 
 
 def check_model(model: Any, role: str) -> None:
@@ -82,7 +82,7 @@ def check_weights(weights: Any, losses: list[Any]) -> list[Any]:
     """
     if weights is None:
         return [1.0] * len(losses)
-    if _is_number(weights) or is_schedule(weights):
+    if is_number(weights) or is_schedule(weights):
         weights = [weights]
     weights = list(weights)
     if len(weights) != len(losses):
@@ -90,13 +90,7 @@ def check_weights(weights: Any, losses: list[Any]) -> list[Any]:
             f"`distillation_loss_weights` has {len(weights)} weights, but there are {len(losses)} "
             "distillation losses: give one weight a loss."
         )
-    for weight in weights:
-        if not _is_number(weight) and not is_schedule(weight):
-            raise ValueError(
-                "`distillation_loss_weights` takes numbers, keras.optimizers.schedules and "
-                f"functions of the epoch, but received {weight!r}."
-            )
-    return weights
+    return [scheduled("distillation_loss_weights", weight, least=0) for weight in weights]
 
 
 def check_student_loss_weight(weight: Any) -> Any:
@@ -105,17 +99,5 @@ def check_student_loss_weight(weight: Any) -> Any:
     Raises:
         ValueError: If it is neither a number between 0 and 1 nor a schedule.
     """
-    if is_schedule(weight):
-        return weight
-    if not _is_number(weight):
-        raise ValueError(
-            "`student_loss_weight` must be a number between 0 and 1, or a schedule of such "
-            f"numbers, but received {weight!r}."
-        )
-    if not 0.0 <= weight <= 1.0:
-        raise ValueError(f"`student_loss_weight` must lie between 0 and 1, but received {weight}.")
-    return float(weight)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    weight = scheduled("student_loss_weight", weight, least=0, most=1)
+    return float(weight) if is_number(weight) else weight

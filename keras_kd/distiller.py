@@ -36,6 +36,7 @@ from keras_kd.objective import NO_TEACHER, Objective
 from keras_kd.outputs import output_names
 from keras_kd.precision import with_loss_scale
 from keras_kd.schedules import Scheduled, deserialize, deserialize_loss, serialize
+from keras_kd.system.arguments import optimizer_rate
 from keras_kd.teachers.adapted_teacher import Adapters, unadapted
 from keras_kd.teachers.callable_teacher import CallableTeacher, as_teacher, supports_jit
 from keras_kd.teachers.taught_inputs import student_inputs
@@ -257,7 +258,8 @@ class Distiller(DistributedModel):
         Raises:
             ValueError: If there is no loss although `student_loss_weight` is above 0, or its
                 `from_logits` contradicts the student's last activation, or `jit_compile` is
-                `True` although a loss has a `chunk_size`.
+                `True` although a loss has a `chunk_size`, or the optimizer's learning rate is
+                negative or not finite.
         """
         if loss is None and self.student_loss_weight != 0:
             raise ValueError(
@@ -282,6 +284,7 @@ class Distiller(DistributedModel):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
+        optimizer_rate(self.optimizer, "compile")
         if kwargs.get("auto_scale_loss", True):
             self.optimizer = with_loss_scale(self.optimizer, self.student)
         self.objective.student_loss = self._compile_loss

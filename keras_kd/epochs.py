@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from keras_kd.system.arguments import number
+
 
 class EpochBegin(keras.callbacks.Callback):
     """Calls `distiller.begin_epoch` before every epoch.
@@ -47,11 +49,4 @@ def check_epoch(epoch: Any) -> int | None:
     Raises:
         ValueError: If it is not a whole number from 0 on.
     """
-    if epoch is None:
-        return None
-    if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
-        raise ValueError(
-            "`stop_distillation_at` must be an epoch, a whole number from 0 on, or None, but "
-            f"received {epoch!r}."
-        )
-    return epoch
+    return number("stop_distillation_at", epoch, least=0, whole=True, optional=True)

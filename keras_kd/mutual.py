@@ -25,6 +25,7 @@ from keras_kd.labels import class_labels
 from keras_kd.objective import Objective, TeacherSignals
 from keras_kd.precision import with_loss_scale
 from keras_kd.schedules import Scheduled, deserialize, deserialize_loss, serialize
+from keras_kd.system.arguments import optimizer_rate
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -186,6 +187,7 @@ class MutualDistiller(keras.Model):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
+        optimizer_rate(self.optimizer, "compile")
         # Losses and metrics are those of the peers.
         self._compile_loss = self._compile_metrics = None
         if kwargs.get("auto_scale_loss", True):

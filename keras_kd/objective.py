@@ -72,7 +72,7 @@ class Objective:
         self.student_loss = student_loss
         self.output_names = output_names
         self.schedules = Schedules(
-            [*self.distillation_loss_weights, student_loss_weight], self.distillation_losses
+            self.distillation_loss_weights, self.distillation_losses, student_loss_weight
         )
         self._stopped = False
         self.names = unique_names(self.distillation_losses)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +10,7 @@ import keras
 
 from keras_kd.hints import Hint
 from keras_kd.losses.base import DistillationLoss
+from keras_kd.system.arguments import scheduled_value
 
 LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
@@ -31,25 +31,29 @@ class Schedules:
     read from a variable inside the step. Neither makes TensorFlow trace the step again.
 
     Args:
-        values: Numbers, schedules and functions.
+        values: Numbers, schedules and functions, of at least 0.
         losses: Losses and hints, whose `temperature` may be a schedule or a function, and whose
             other attributes may be schedules.
+        student_loss_weight: A number, schedule or function from 0 to 1. Defaults to `0.0`.
 
     Raises:
-        ValueError: If a function of the epoch does not return a number for epoch 0.
+        ValueError: If a function of the epoch does not return such a number for epoch 0.
     """
 
-    def __init__(self, values: Sequence[Any], losses: Sequence[Any]) -> None:
+    def __init__(
+        self, values: Sequence[Any], losses: Sequence[Any], student_loss_weight: Any = 0.0
+    ) -> None:
         self.step: Callable[[], Any] = lambda: 0
-        functions = [value for value in values if _is_function(value)]
+        found: list[tuple[Any, str, dict[str, int]]] = [
+            (student_loss_weight, "student_loss_weight", {"least": 0, "most": 1}),
+            *((value, "distillation_loss_weights", {"least": 0}) for value in values),
+        ]
         for loss in _flat_losses(losses):
-            functions += [value for value in _scheduled(loss).values() if _is_function(value)]
-        self._functions: dict[int, tuple[Callable[[int], float], keras.Variable]] = {}
-        for function in functions:
-            if id(function) not in self._functions:
-                value = _number(function, 0)
-                variable = keras.Variable(value, dtype="float32", trainable=False)
-                self._functions[id(function)] = (function, variable)
+            found += [(value, name, {"above": 0}) for name, value in _scheduled(loss).items()]
+        self._functions: dict[int, _Function] = {}
+        for value, name, bounds in found:
+            if _is_function(value) and id(value) not in self._functions:
+                self._functions[id(value)] = _Function(value, name, bounds)
 
     @property
     def by_epoch(self) -> bool:
@@ -60,17 +64,17 @@ class Schedules:
         """Set the values of functions of the epoch.
 
         Raises:
-            ValueError: If a function does not return a number.
+            ValueError: If a function does not return a number that makes sense.
         """
-        for function, variable in self._functions.values():
-            variable.assign(_number(function, epoch))
+        for function in self._functions.values():
+            function.begin_epoch(epoch)
 
     def value(self, scheduled: Any) -> Any:
         """Return the present value: a number as it is, or a float32 scalar."""
         if isinstance(scheduled, LearningRateSchedule):
             return keras.ops.cast(scheduled(self.step()), "float32")
         if callable(scheduled):
-            return keras.ops.convert_to_tensor(self._functions[id(scheduled)][1])
+            return keras.ops.convert_to_tensor(self._functions[id(scheduled)].variable)
         return scheduled
 
     def number(self, scheduled: Any) -> float:
@@ -121,19 +125,20 @@ def _flat_losses(losses: Sequence[Any]) -> list[Any]:
     return [part.loss if isinstance(part, Hint) else part for part in flat]
 
 
-def _number(function: Callable[[int], float], epoch: int) -> float:
-    value = function(epoch)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(
-            f"A function given as a weight or a temperature is called with the epoch and must "
-            f"return a number, but for epoch {epoch} it returned {value!r}. For a value that "
-            "changes by the step, pass one of keras.optimizers.schedules."
-        )
-    return number
+class _Function:
+    """A function of the epoch, and the variable that holds its present value."""
+
+    def __init__(self, function: Callable[[int], Any], name: str, bounds: dict[str, int]) -> None:
+        self._function = function
+        self._name = name
+        self._bounds = bounds
+        self.variable = keras.Variable(self._value(0), dtype="float32", trainable=False)
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.variable.assign(self._value(epoch))
+
+    def _value(self, epoch: int) -> float:
+        return scheduled_value(self._name, self._function, epoch, **self._bounds)
 
 
 def serialize(scheduled: Any) -> Any:

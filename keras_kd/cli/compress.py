@@ -88,6 +88,7 @@ at the stage and epoch where it was stopped.""",
             "number",
             "of a stage that does not give its own (default: the stage's)",
             metavar="RATE",
+            least=0.0,
         ),
         Option(
             "max_drop",

@@ -37,7 +37,9 @@ of its channels removed, the least important ones.""",
         *data_options(),
         *teaching_options(),
         Option("epochs", "integer", "passes over the data", default=10, least=1),
-        Option("learning_rate", "number", "of the optimizer", default=1e-3, metavar="RATE"),
+        Option(
+            "learning_rate", "number", "of the optimizer", default=1e-3, metavar="RATE", least=0.0
+        ),
         Option("optimizer", "text", "a Keras optimizer by name", default="adam", metavar="NAME"),
         *run_options("runs/distill"),
     ),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_kd.cli.call_text import make_call
+from keras_kd.system.arguments import number
 
 
 def loss_classes() -> dict[str, type]:
@@ -98,6 +99,7 @@ def _weighted(text: str) -> tuple[str, float]:
     if not colon:
         return text, 1.0
     try:
-        return name, float(weight)
+        value = float(weight)
     except ValueError:
         raise ValueError(f"'{text}': the weight behind the colon must be a number.") from None
+    return name, number("weight", value, least=0, owner=f"'{text}'")

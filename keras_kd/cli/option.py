@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 from typing import Any
 
+from keras_kd.system.arguments import number
+
 KINDS = {
     "text": "a text in quotes",
     "texts": "a list of texts",
@@ -29,6 +31,8 @@ class Option:
         metavar: What stands for the value in `--help`. Defaults to `None`.
         choices: The values that it takes. Defaults to `None`, all of its kind.
         least: The smallest number that it takes. Defaults to `None`.
+        above: What its number must be above. Defaults to `None`.
+        most: The largest number that it takes. Defaults to `None`.
         positional: Whether it is given without `--name`. Defaults to `False`.
         required: Whether it must be given. Defaults to `False`.
     """
@@ -41,6 +45,8 @@ class Option:
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
     least: float | None = None
+    above: float | None = None
+    most: float | None = None
     positional: bool = False
     required: bool = False
 
@@ -77,10 +83,8 @@ class Option:
                         f"{place}: `{self.key}` must be one of {', '.join(self.choices)}. "
                         f"Received: {part!r}."
                     )
-        if self.least is not None and value < self.least:
-            raise ValueError(
-                f"{place}: `{self.key}` must be at least {self.least:g}. Received: {value!r}."
-            )
+        if self.kind in ("integer", "number"):
+            number(self.key, value, least=self.least, above=self.above, most=self.most, owner=place)
 
     def add_to(self, parser: argparse._ActionsContainer) -> None:
         """Add it to a parser, which leaves it out of the result where it is not given."""

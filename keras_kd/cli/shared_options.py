@@ -98,6 +98,7 @@ def teaching_options() -> tuple[Option, ...]:
             "softens the outputs that are compared, for losses that take a temperature",
             default=4.0,
             section="teaching",
+            above=0.0,
         ),
         Option(
             "student_loss_weight",
@@ -106,6 +107,8 @@ def teaching_options() -> tuple[Option, ...]:
             default=0.1,
             section="teaching",
             metavar="WEIGHT",
+            least=0.0,
+            most=1.0,
         ),
         Option(
             "cache_teacher",

@@ -26,6 +26,7 @@ from keras_kd.compression.one_device import refuse_scope
 from keras_kd.compression.prune import Prune
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.layer_plan import LayerPlan
+from keras_kd.system.arguments import number
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -96,18 +97,20 @@ class Cluster(Stage):
         name: str | None = None,
     ) -> None:
         super().__init__(epochs, optimizer, learning_rate, name)
-        number = number_of_clusters
-        if isinstance(number, bool) or not isinstance(number, int) or not 2 <= number <= 256:
-            raise ValueError(
-                "Cluster: `number_of_clusters` must be a whole number from 2 to 256, since 8 bits "
-                f"tell no more values apart, but received {number!r}."
-            )
+        self.number_of_clusters = number(
+            "number_of_clusters",
+            number_of_clusters,
+            least=2,
+            most=256,
+            whole=True,
+            owner="Cluster",
+            advice="8 bits hold 256 values.",
+        )
         if initialization not in INITIALIZATIONS:
             raise ValueError(
                 f"Cluster: `initialization` must be one of {', '.join(INITIALIZATIONS)}, but "
                 f"received {initialization!r}."
             )
-        self.number_of_clusters = number
         self.initialization = initialization
         self.per_channel = bool(per_channel)
         self.choice = LayerChoice("Cluster", layers, exclude)

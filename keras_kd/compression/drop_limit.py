@@ -9,6 +9,7 @@ from typing import Any
 from keras_kd.compression.stage_record import first_metric
 from keras_kd.compression.teaching import as_dataset, evaluate_batches
 from keras_kd.labels import class_labels
+from keras_kd.system.arguments import number
 from keras_kd.teachers.taught_inputs import TaughtInputs, student_inputs
 
 
@@ -38,15 +39,15 @@ def check_limit(
             '`reference` must be "student", as it was before compression, or "teacher", but '
             f"received {reference!r}."
         )
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ValueError(f"`retries` must be a whole number from 0 on, but received {retries!r}.")
+    number("retries", retries, least=0, whole=True)
     if max_drop is None:
         return None
-    if isinstance(max_drop, bool) or not isinstance(max_drop, (int, float)) or max_drop < 0:
-        raise ValueError(
-            "`max_drop` is a number of points from 0 on, hundredths of the first metric (1.0 "
-            f"allows 92 % after 93 %), but received {max_drop!r}."
-        )
+    number(
+        "max_drop",
+        max_drop,
+        least=0,
+        advice="It counts points, hundredths of the first metric: 1.0 allows 92 % after 93 %.",
+    )
     if validation_data is None or not has_metrics:
         raise ValueError(
             "`max_drop` is measured by the first metric on the validation data: pass "

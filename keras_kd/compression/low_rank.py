@@ -21,6 +21,7 @@ from keras_kd.compression.rank_plan import (
 from keras_kd.compression.split_layers import split_layers
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.layer_plan import LayerPlan, Reason
+from keras_kd.system.arguments import number
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -99,23 +100,10 @@ class LowRank(Stage):
                 f"{' and '.join(f'{goal}={goals[goal]}' for goal in given)}."
             )
         for goal in ("energy", "ratio"):
-            value: Any = goals[goal]
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-                raise ValueError(
-                    f"LowRank: `{goal}` must be a number above 0 and at most 1, but received "
-                    f"{value!r}."
-                )
-        if max_parameters is not None and (
-            isinstance(max_parameters, bool)
-            or not isinstance(max_parameters, int)
-            or max_parameters < 1
-        ):
-            raise ValueError(
-                "LowRank: `max_parameters` must be a whole number of at least 1, but received "
-                f"{max_parameters!r}."
-            )
+            number(goal, goals[goal], above=0, most=1, optional=True, owner="LowRank")
+        number(
+            "max_parameters", max_parameters, least=1, whole=True, optional=True, owner="LowRank"
+        )
         if force and max_parameters is not None:
             raise ValueError(
                 "LowRank: `force` factorizes where nothing is saved, which cannot be meant together"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_kd.system.arguments import number
+
 _DEFAULT_SPARSITY = 0.5
 
 
@@ -26,22 +28,24 @@ def check_prune_arguments(
     Raises:
         ValueError: If one is out of range, or two exclude each other.
     """
-    if not _is_number(sparsity):
-        raise ValueError(f"Prune: `sparsity` must be a number, but received {sparsity!r}.")
-    if not 0.0 <= sparsity < 1.0:
-        raise ValueError(
-            f"Prune: `sparsity` is the fraction of zeros, at least 0 and below 1, but received "
-            f"{sparsity}. For three zeros in four weights write Prune(0.75)."
-        )
-    if not 0.0 <= begin <= end <= 1.0:
-        raise ValueError(
-            "Prune: `begin` and `end` are fractions of the training with "
-            f"0 <= begin <= end <= 1, but received begin={begin}, end={end}."
-        )
-    if frequency is not None and (not isinstance(frequency, int) or frequency < 1):
-        raise ValueError(
-            f"Prune: `frequency` must be a whole number of at least 1, but received {frequency!r}."
-        )
+    number(
+        "sparsity",
+        sparsity,
+        least=0,
+        below=1,
+        owner="Prune",
+        advice="It is the fraction of zeros: for three zeros in four weights write Prune(0.75).",
+    )
+    number("end", end, least=0, most=1, owner="Prune", advice="It is a fraction of the training.")
+    number(
+        "begin",
+        begin,
+        least=0,
+        most=end,
+        owner="Prune",
+        advice="It is a fraction of the training, not above `end`.",
+    )
+    number("frequency", frequency, least=1, whole=True, optional=True, owner="Prune")
     if block_pooling_type not in ("AVG", "MAX"):
         raise ValueError(
             f'Prune: `block_pooling_type` must be "AVG" or "MAX", but received '
@@ -97,15 +101,14 @@ def _check_scope(
             'Prune: `max_layer_sparsity` bounds what scope="global" may take from one layer, but '
             f"`scope` is {scope!r}: every layer has the same sparsity. Leave it out."
         )
-    if not _is_number(ceiling) or not sparsity <= ceiling <= 1.0:
-        raise ValueError(
-            "Prune: `max_layer_sparsity` must be a number between `sparsity` and 1, or the "
-            f"sparsity could not be reached, but received {ceiling!r} beside sparsity={sparsity}."
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    number(
+        "max_layer_sparsity",
+        ceiling,
+        least=sparsity,
+        most=1,
+        owner="Prune",
+        advice=f"Below sparsity={sparsity} the sparsity could not be reached.",
+    )
 
 
 def _two_integers(argument: str, value: Any, example: str) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from keras_kd.compression.quantized_model import (
 from keras_kd.compression.stage import Stage, StudentState
 from keras_kd.compression.teaching import as_dataset
 from keras_kd.layer_plan import LayerPlan
+from keras_kd.system.arguments import number
 from keras_kd.teachers.taught_inputs import student_inputs
 
 
@@ -85,12 +86,9 @@ class QuantizeAware(Stage):
         name: str | None = None,
     ) -> None:
         super().__init__(epochs, optimizer, learning_rate, name)
-        if not isinstance(calibration_batches, int) or calibration_batches < 1:
-            raise ValueError(
-                "QuantizeAware: `calibration_batches` must be a whole number of at least 1, but "
-                f"received {calibration_batches!r}."
-            )
-        self.calibration_batches = calibration_batches
+        self.calibration_batches = number(
+            "calibration_batches", calibration_batches, least=1, whole=True, owner="QuantizeAware"
+        )
 
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
         """Refuse what cannot be rebuilt or quantized.

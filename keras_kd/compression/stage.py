@@ -11,6 +11,9 @@ import keras
 
 from keras_kd.compression.layer_record import LayerNotes
 from keras_kd.layer_plan import LayerPlan
+from keras_kd.system.arguments import learning_rate as check_learning_rate
+from keras_kd.system.arguments import number
+from keras_kd.system.arguments import optimizer_rate as check_optimizer_rate
 
 
 @dataclasses.dataclass
@@ -77,12 +80,8 @@ class Stage:
         learning_rate: Any = None,
         name: str | None = None,
     ) -> None:
-        least = self.minimum_epochs
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < least:
-            raise ValueError(
-                f"{type(self).__name__}: `epochs` must be a whole number of at least {least}, but "
-                f"received {epochs!r}."
-            )
+        owner = type(self).__name__
+        number("epochs", epochs, least=self.minimum_epochs, whole=True, owner=owner)
         if optimizer is not None and learning_rate is not None and not isinstance(optimizer, str):
             raise ValueError(
                 f"{type(self).__name__}: `learning_rate` was given beside an optimizer object, "
@@ -93,6 +92,9 @@ class Stage:
                 f"{type(self).__name__}: `optimizer` must be a keras.optimizers.Optimizer or its "
                 f"name, but received {optimizer!r}."
             )
+        if learning_rate is not None:
+            check_learning_rate(learning_rate, owner)
+        check_optimizer_rate(optimizer, owner)
         self.epochs = epochs
         self.optimizer = optimizer
         self.learning_rate = learning_rate

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.system.arguments import number
 
 
 def benchmark_tflite(
@@ -53,7 +54,7 @@ def benchmark_tflite(
     print(keras_kd.benchmark_tflite("exports/student.tflite", threads=2)["median_ms"])
     ```
     """
-    _check_counts(runs=runs)
+    number("runs", runs, least=1, whole=True)
     return measure([LiteRuntime(path, threads, xnnpack)], runs, warmup, inputs)[0]
 
 
@@ -88,15 +89,9 @@ def benchmark_tflite_files(
         raise ValueError(f"`paths` must be a list of paths. Received: {paths!r}.")
     if not paths:
         raise ValueError("`paths` is empty: give at least one file.")
-    _check_counts(rounds=rounds)
+    number("rounds", rounds, least=1, whole=True)
     results = measure([LiteRuntime(path, threads, xnnpack) for path in paths], rounds, warmup)
     return {os.fspath(path): result for path, result in zip(paths, results, strict=True)}
-
-
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
 
 
 def measure(
@@ -106,8 +101,7 @@ def measure(
     inputs: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict[str, Any]]:
     """Time loaded files in turn; see `benchmark_tflite_files`."""
-    if not isinstance(warmup, int) or warmup < 0:
-        raise ValueError(f"`warmup` must be an integer of at least 0. Received: {warmup!r}.")
+    number("warmup", warmup, least=0, whole=True)
     batches = []
     for runtime in runtimes:
         given = runtime.example_inputs() if inputs is None else inputs

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_kd.export.result import TFLiteResult
+from keras_kd.system.arguments import is_number, number
 
 
 class BudgetExceeded(ValueError):
@@ -67,20 +68,14 @@ class Budget:
     def _check_limit(name: str, value: Any) -> None:
         if value is None:
             return
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"`{name}` must be a number. Received: {value!r}.")
-        if name.startswith("min") and not 0 <= value <= 1:
-            raise ValueError(
-                f"`{name}` is a share between 0 and 1; write 0.9 for 90 %. Received: {value!r}."
-            )
-        if name == "max_drop":
-            if not 0 <= value <= 100:
-                raise ValueError(
-                    "`max_drop` is in percentage points, between 0 and 100; write 1.0 for one "
-                    f"point. Received: {value!r}."
-                )
-        elif name.startswith("max") and not value > 0:
-            raise ValueError(f"`{name}` must be above 0. Received: {value!r}.")
+        if not is_number(value):
+            raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
+        if name.startswith("min"):
+            number(name, value, least=0, most=1, advice="It is a share: write 0.9 for 90 %.")
+        elif name == "max_drop":
+            number(name, value, least=0, most=100, advice="Write 1.0 for one percentage point.")
+        else:
+            number(name, value, above=0)
 
     def check(self, result: TFLiteResult, reference_accuracy: float | None = None) -> list[str]:
         """Compare a result with the limits.

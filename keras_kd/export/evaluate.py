@@ -25,6 +25,7 @@ from keras_kd.export.selection import is_from_logits, is_sigmoid, output_positio
 from keras_kd.export.sizes import file_size, zipped_size
 from keras_kd.litert.macs import count_macs, operator_types
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.system.arguments import number
 
 
 def evaluate_tflite(
@@ -108,8 +109,7 @@ def evaluate_tflite(
         ("max_samples", max_samples),
         ("calibration_bins", calibration_bins),
     ):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+        number(name, value, least=1, whole=True, optional=True)
     check_task(task)
     check_ends(data, max_samples)
     runtime = LiteRuntime(path, threads, xnnpack=None)

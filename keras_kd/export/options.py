@@ -11,6 +11,7 @@ from typing import Any
 from keras_kd.export.int4 import check_installed
 from keras_kd.export.refusals import missing_data
 from keras_kd.export.signatures import Target, check_signatures
+from keras_kd.system.arguments import number
 
 QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
 INTEGER = ("int8", "int16x8")
@@ -51,13 +52,7 @@ class ExportOptions:
                 '`integer_io=True` needs integers inside: use `quantization="int8"`. '
                 f"Received: quantization={self.quantization!r}."
             )
-        count = self.calibration_batches
-        if count is not None and (
-            isinstance(count, bool) or not isinstance(count, int) or count < 1
-        ):
-            raise ValueError(
-                f"`calibration_batches` must be an integer of at least 1. Received: {count!r}."
-            )
+        number("calibration_batches", self.calibration_batches, least=1, whole=True, optional=True)
         check_signatures(self.signatures)
         self.batch_sizes(list(check_signatures(self.signatures)))
 

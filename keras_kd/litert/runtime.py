@@ -14,6 +14,7 @@ from keras_kd.litert.input import Input
 from keras_kd.litert.loading import check_file as check_file
 from keras_kd.litert.loading import probe_file
 from keras_kd.quiet import capture_output
+from keras_kd.system.arguments import number
 
 
 class LiteRuntime:
@@ -55,8 +56,7 @@ class LiteRuntime:
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        if not isinstance(threads, int) or threads < 1:
-            raise ValueError(f"`threads` must be an integer of at least 1. Received: {threads!r}.")
+        number("threads", threads, least=1, whole=True)
         self.probed = probe_file(path)
         self.path = self.probed.path
         if xnnpack:

@@ -10,6 +10,7 @@ from keras import ops
 from keras_kd.losses.feature_maps import MapLoss, flatten_sides
 from keras_kd.losses.norms import l2_normalize
 from keras_kd.losses.pooling import pool_to_smaller
+from keras_kd.system.arguments import number
 
 
 def attention_map(feature: Any, p: int = 2) -> Any:
@@ -70,9 +71,7 @@ class AttentionTransfer(MapLoss):
 
     def __init__(self, p: int = 2, name: str | None = None) -> None:
         super().__init__(name)
-        if not isinstance(p, int) or isinstance(p, bool) or p < 1:
-            raise ValueError(f"AttentionTransfer: `p` must be a whole number above 0, not {p!r}.")
-        self.p = p
+        self.p = number("p", p, least=1, whole=True, owner="AttentionTransfer")
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample, `[batch]`."""

@@ -225,18 +225,6 @@ def zero_masked(tensor: Any, mask: Any) -> Any:
     return ops.where(mask, tensor, ops.zeros_like(tensor))
 
 
-def require_positive(loss: str, **arguments: Any) -> None:
-    """Refuse numbers that are not above zero.
-
-    Raises:
-        ValueError: Naming the loss, the argument and what was received.
-    """
-    for name, value in arguments.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if (number and not value > 0) or isinstance(value, (str, bool, type(None))):
-            raise ValueError(f"{loss}: `{name}` must be a number above 0, but received {value!r}.")
-
-
 def _same_shape(first: Any, second: Any) -> bool:
     return len(first) == len(second) and all(
         a is None or b is None or a == b for a, b in zip(first, second, strict=True)

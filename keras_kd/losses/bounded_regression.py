@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.base import DistillationLoss
+from keras_kd.system.arguments import scheduled
 
 
 def bounded_regression(teacher: Any, student: Any, labels: Any, margin: float = 0.0) -> Any:
@@ -79,12 +80,7 @@ class BoundedRegression(DistillationLoss):
 
     def __init__(self, margin: float = 0.0, name: str | None = None) -> None:
         super().__init__(name)
-        if not isinstance(margin, (int, float)) or isinstance(margin, bool) or not margin >= 0:
-            raise ValueError(
-                f"BoundedRegression: `margin` must be a number of 0 or more, but received "
-                f"{margin!r}."
-            )
-        self.margin = margin
+        self.margin = scheduled("margin", margin, least=0, owner="BoundedRegression")
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the bounded error of each sample or position, `[batch, ...]`."""

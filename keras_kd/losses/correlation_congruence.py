@@ -8,10 +8,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.base import require_positive
 from keras_kd.losses.norms import norm
 from keras_kd.losses.pairwise import gram
 from keras_kd.losses.relation import RelationLoss, flatten, weigh_pairs
+from keras_kd.system.arguments import number, scheduled
 
 
 def kernel_matrix(x: Any, gamma: float = 0.4, max_order: int = 2) -> Any:
@@ -65,13 +65,9 @@ class CorrelationCongruence(RelationLoss):
 
     def __init__(self, gamma: float = 0.4, max_order: int = 2, name: str | None = None) -> None:
         super().__init__(name)
-        require_positive("CorrelationCongruence", gamma=gamma, max_order=max_order)
-        if not isinstance(max_order, int):
-            raise ValueError(
-                f"CorrelationCongruence: `max_order` must be a whole number, not {max_order!r}."
-            )
-        self.gamma = gamma
-        self.max_order = max_order
+        owner = type(self).__name__
+        self.gamma = scheduled("gamma", gamma, above=0, owner=owner)
+        self.max_order = number("max_order", max_order, least=1, whole=True, owner=owner)
 
     def compute_loss(
         self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss, require_positive
+from keras_kd.losses.base import DistillationLoss
 from keras_kd.losses.norms import l2_normalize
 from keras_kd.losses.parameters import (
     Shape,
@@ -21,6 +21,7 @@ from keras_kd.losses.parameters import (
     torch_default_bias,
 )
 from keras_kd.losses.relation import flatten
+from keras_kd.system.arguments import number, scheduled
 
 EPSILON = 1e-7
 
@@ -209,20 +210,11 @@ class CRD(DistillationLoss):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        require_positive(
-            "CRD",
-            examples=examples,
-            negatives=negatives,
-            dimension=dimension,
-            temperature=temperature,
-        )
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"CRD: `momentum` must be from 0 to below 1, but received {momentum}.")
-        self.examples = examples
-        self.negatives = negatives
-        self.dimension = dimension
-        self.temperature = temperature
-        self.momentum = momentum
+        self.examples = number("examples", examples, least=1, whole=True, owner="CRD")
+        self.negatives = number("negatives", negatives, least=1, whole=True, owner="CRD")
+        self.dimension = number("dimension", dimension, least=1, whole=True, owner="CRD")
+        self.temperature = scheduled("temperature", temperature, above=0, owner="CRD")
+        self.momentum = number("momentum", momentum, least=0, below=1, owner="CRD")
         self.seed = seed
 
     def build(self, teacher_shape: Shape, student_shape: Shape) -> None:

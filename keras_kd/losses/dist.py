@@ -11,6 +11,7 @@ from keras import ops
 from keras_kd.losses.logits import TemperatureLoss
 from keras_kd.losses.norms import norm
 from keras_kd.losses.weighting import spread, weighted_mean
+from keras_kd.system.arguments import scheduled
 
 
 def pearson_distance(teacher: Any, student: Any, axis: int, weights: Any = None) -> Any:
@@ -83,8 +84,8 @@ class DIST(TemperatureLoss):
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
         super().__init__(temperature, from_logits, name, class_weight)
-        self.beta = beta
-        self.gamma = gamma
+        self.beta = scheduled("beta", beta, least=0, owner="DIST")
+        self.gamma = scheduled("gamma", gamma, least=0, owner="DIST")
 
     def compute_loss(
         self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any

@@ -11,6 +11,7 @@ from keras import ops
 from keras_kd.losses.binary_kl_divergence import bernoulli_kl
 from keras_kd.losses.class_labels import label_mask, others_log_softmax, others_log_sum_exp
 from keras_kd.losses.logits import TemperatureLoss
+from keras_kd.system.arguments import scheduled
 
 
 def target_class_kd(teacher: Any, student: Any, mask: Any) -> Any:
@@ -116,8 +117,8 @@ class DKD(TemperatureLoss):
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
         super().__init__(temperature, from_logits, name, class_weight)
-        self.alpha = alpha
-        self.beta = beta
+        self.alpha = scheduled("alpha", alpha, least=0, owner="DKD")
+        self.beta = scheduled("beta", beta, least=0, owner="DKD")
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample or position, `[batch, ...]`."""

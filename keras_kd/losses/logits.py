@@ -7,9 +7,10 @@ from typing import Any
 
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss, require_positive
+from keras_kd.losses.base import DistillationLoss
 from keras_kd.losses.class_labels import label_mask
 from keras_kd.losses.weighting import spread
+from keras_kd.system.arguments import number, scheduled
 
 # The smallest probability told from zero: its logarithm and its reciprocal are finite in float32.
 PROBABILITY_FLOOR = 1e-30
@@ -147,8 +148,7 @@ class TemperatureLoss(LogitsLoss):
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
         super().__init__(from_logits, name, class_weight)
-        require_positive(type(self).__name__, temperature=temperature)
-        self.temperature = temperature
+        self.temperature = scheduled("temperature", temperature, above=0, owner=type(self).__name__)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor."""
@@ -167,9 +167,7 @@ def _weights_of_classes(loss: str, given: Any) -> dict[int, float] | None:
             f"{loss}: `class_weight` must be a dictionary such as {{0: 1.0, 1: 19.0}} or a list "
             f"of one weight a class, but received {given!r}."
         ) from None
-    if any(label < 0 or not weight >= 0 for label, weight in weights.items()):
-        raise ValueError(
-            f"{loss}: classes and weights of `class_weight` must be 0 or more, but received "
-            f"{given!r}."
-        )
+    for label, weight in weights.items():
+        number("class_weight", label, least=0, owner=loss, advice="It is a class.")
+        number(f"class_weight[{label}]", weight, least=0, owner=loss)
     return weights

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_kd.losses.class_labels import label_mask, others_log_softmax
 from keras_kd.losses.logits import TemperatureLoss
+from keras_kd.system.arguments import scheduled
 
 
 def nkd(
@@ -86,7 +87,7 @@ class NKD(TemperatureLoss):
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
         super().__init__(temperature, from_logits, name, class_weight)
-        self.gamma = gamma
+        self.gamma = scheduled("gamma", gamma, least=0, owner="NKD")
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample or position, `[batch, ...]`."""

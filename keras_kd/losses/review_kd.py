@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss, require_positive
+from keras_kd.losses.base import DistillationLoss
 from keras_kd.losses.parameters import (
     Shape,
     built_parameters,
@@ -19,6 +19,7 @@ from keras_kd.losses.parameters import (
     uniform_by_fan_in,
 )
 from keras_kd.losses.pooling import adaptive_average_pool
+from keras_kd.system.arguments import number
 
 
 def hierarchical_context(teacher: Any, student: Any) -> Any:
@@ -206,9 +207,9 @@ class ReviewKD(DistillationLoss):
 
     def __init__(self, mid_channels: int | None = None, name: str | None = None) -> None:
         super().__init__(name)
-        if mid_channels is not None:
-            require_positive("ReviewKD", mid_channels=mid_channels)
-        self.mid_channels = mid_channels
+        self.mid_channels = number(
+            "mid_channels", mid_channels, least=1, whole=True, optional=True, owner="ReviewKD"
+        )
 
     def build(self, teacher_shape: Sequence[Shape], student_shape: Sequence[Shape]) -> None:
         """Make the fusions.

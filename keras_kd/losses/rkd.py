@@ -10,6 +10,7 @@ from keras import ops
 from keras_kd.losses.relation import RelationLoss
 from keras_kd.losses.rkd_angle import RKDAngle
 from keras_kd.losses.rkd_distance import RKDDistance
+from keras_kd.system.arguments import scheduled
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -39,8 +40,8 @@ class RKD(RelationLoss):
         self, distance_weight: float = 25.0, angle_weight: float = 50.0, name: str | None = None
     ) -> None:
         super().__init__(name)
-        self.distance_weight = distance_weight
-        self.angle_weight = angle_weight
+        self.distance_weight = scheduled("distance_weight", distance_weight, least=0, owner="RKD")
+        self.angle_weight = scheduled("angle_weight", angle_weight, least=0, owner="RKD")
 
     def compute_loss(
         self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any

@@ -13,6 +13,7 @@ from keras import ops
 from keras_kd.losses.chunks import in_chunks
 from keras_kd.losses.logits import PROBABILITY_FLOOR, TemperatureLoss
 from keras_kd.losses.top_k_logits import TopKLogits, log_sum_exp_of_others
+from keras_kd.system.arguments import number
 
 # Below the largest logit by this, a softmax is zero in float32.
 _NO_MASS = -200.0
@@ -46,13 +47,14 @@ class SoftTargetsLoss(TemperatureLoss):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__(temperature, from_logits, name, class_weight)
-        whole = isinstance(chunk_size, int) and not isinstance(chunk_size, bool)
-        if chunk_size is not None and not (whole and chunk_size > 0):
-            raise ValueError(
-                f"{type(self).__name__}: `chunk_size` must be a whole number of positions above "
-                f"0, or None for all at once, but received {chunk_size!r}."
-            )
-        self.chunk_size = chunk_size
+        self.chunk_size = number(
+            "chunk_size",
+            chunk_size,
+            least=1,
+            whole=True,
+            optional=True,
+            owner=type(self).__name__,
+        )
 
     @property
     def supports_jit(self) -> bool:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from keras_kd.system.arguments import number
+
 
 class TopKLogits(NamedTuple):
     """A teacher's `k` largest logits, with the mass of the other classes kept as one number.
@@ -53,10 +55,7 @@ def top_k_logits(logits: Any, k: int, temperature: float) -> TopKLogits:
     keras_kd.losses.KLDivergence(temperature=2.0)(taught, student(tokens))
     ```
     """
-    if not isinstance(temperature, (int, float)) or not temperature > 0:
-        raise ValueError(
-            f"top_k_logits: `temperature` must be a number above 0, but received {temperature!r}."
-        )
+    number("temperature", temperature, above=0, owner="top_k_logits")
     logits = ops.cast(ops.convert_to_tensor(logits), "float32")
     classes = logits.shape[-1] if len(logits.shape) >= 2 else None
     if classes is None:
@@ -64,11 +63,15 @@ def top_k_logits(logits: Any, k: int, temperature: float) -> TopKLogits:
             "top_k_logits takes logits of shape [batch, ..., classes] with a fixed number of "
             f"classes, but received shape {tuple(logits.shape)}."
         )
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= classes:
-        raise ValueError(
-            f"top_k_logits: `k` must be a whole number from 1 to {classes}, the number of classes, "
-            f"but received {k!r}."
-        )
+    number(
+        "k",
+        k,
+        least=1,
+        most=classes,
+        whole=True,
+        owner="top_k_logits",
+        advice=f"There are {classes} classes.",
+    )
     values, indices = ops.top_k(logits, k, sorted=True)
     indices = ops.cast(indices, "int32")
     rest = log_sum_exp_of_others(logits / temperature, indices)

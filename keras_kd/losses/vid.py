@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss, require_positive
+from keras_kd.losses.base import DistillationLoss
 from keras_kd.losses.parameters import (
     Shape,
     built_parameters,
@@ -16,6 +16,7 @@ from keras_kd.losses.parameters import (
     torch_default,
 )
 from keras_kd.losses.pooling import pool_to_smaller
+from keras_kd.system.arguments import number
 
 
 def negative_log_likelihood(teacher: Any, mean: Any, variance: Any) -> Any:
@@ -125,16 +126,17 @@ class VID(DistillationLoss):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        require_positive("VID", initial_variance=initial_variance, epsilon=epsilon)
-        if mid_channels is not None:
-            require_positive("VID", mid_channels=mid_channels)
-        if initial_variance <= epsilon:
-            raise ValueError(
-                f"VID: `initial_variance` ({initial_variance}) must be above `epsilon` ({epsilon})."
-            )
-        self.mid_channels = mid_channels
-        self.initial_variance = initial_variance
-        self.epsilon = epsilon
+        self.epsilon = number("epsilon", epsilon, above=0, owner="VID")
+        self.initial_variance = number(
+            "initial_variance",
+            initial_variance,
+            above=epsilon,
+            owner="VID",
+            advice="It must be above `epsilon`.",
+        )
+        self.mid_channels = number(
+            "mid_channels", mid_channels, least=1, whole=True, optional=True, owner="VID"
+        )
 
     def build(self, teacher_shape: Shape, student_shape: Shape) -> None:
         """Make the regressor.

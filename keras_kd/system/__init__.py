@@ -1,1 +1,1 @@
-"""What stands below everything else: files from elsewhere, and text for a terminal."""
+"""What stands below everything else: files, text for a terminal, checks of arguments."""

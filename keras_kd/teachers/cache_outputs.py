@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_kd.evaluate_loss import layer_paths_of
 from keras_kd.files import check_writable
-from keras_kd.losses.base import require_positive
+from keras_kd.system.arguments import number
 from keras_kd.teachers.cache_build import CacheBuilder, inputs_of
 from keras_kd.teachers.cache_checks import check_batched, check_deterministic, check_first_batch
 from keras_kd.teachers.cache_fingerprint import difference, fingerprint
@@ -194,11 +194,9 @@ def _check_arguments(
 ) -> None:
     if dtype not in ("float32", "float16"):
         raise ValueError(f'`dtype` must be "float32" or "float16", but received {dtype!r}.')
-    for name, number in (("top_k", top_k), ("views", views), ("batch_size", batch_size)):
-        whole = isinstance(number, int) and not isinstance(number, bool) and number > 0
-        if number is not None and not whole:
-            raise ValueError(f"`{name}` must be a whole number from 1, but received {number!r}.")
-    require_positive("cache", shard_megabytes=size)
+    for name, value in (("top_k", top_k), ("views", views), ("batch_size", batch_size)):
+        number(name, value, least=1, whole=True, optional=True)
+    number("shard_megabytes", size, above=0)
     if top_k is not None:
         if temperature is None:
             raise ValueError(
@@ -206,7 +204,7 @@ def _check_arguments(
                 "the mass of the others depends on it. Pass temperature=4.0 for "
                 "keras_kd.losses.KLDivergence(temperature=4.0)."
             )
-        require_positive("cache", temperature=temperature)
+        number("temperature", temperature, above=0)
     elif temperature is not None:
         raise ValueError(
             "`temperature` is of use with `top_k` alone: whole logits serve every temperature. "

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd.losses.base import require_positive
 from keras_kd.losses.logits import log_probabilities
 from keras_kd.outputs import PROBABILITIES, last_activation, look_like_probabilities
+from keras_kd.system.arguments import number
 from keras_kd.teachers.callable_teacher import as_teacher, supports_jit
 
 
@@ -79,14 +79,13 @@ class Ensemble:
             raise ValueError(
                 f'`combine` must be "probabilities" or "logits", but received {combine!r}.'
             )
-        require_positive("Ensemble", temperature=temperature)
         self.teachers = list(teachers)
         self.layers = [
             _Member(as_teacher(teacher), f"teacher_{i}") for i, teacher in enumerate(teachers)
         ]
         self.shares = _shares(weights, len(teachers))
         self.combine = combine
-        self.temperature = float(temperature)
+        self.temperature = float(number("temperature", temperature, above=0, owner="Ensemble"))
         self.from_logits = from_logits
         self.name = name
         if from_logits:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.outputs import output_structure
+from keras_kd.system.arguments import number
 from keras_kd.teachers.fold_batch_norms import clone_graph, fold_batch_norms
 
 ROUNDS = 7
@@ -77,8 +78,7 @@ def accelerate(
     distiller = keras_kd.Distiller(fast, student, keras_kd.losses.KLDivergence())
     ```
     """
-    if isinstance(tolerance, (bool, str)) or not tolerance >= 0:
-        raise ValueError(f"`tolerance` must be a number, 0 or more, but received {tolerance!r}.")
+    number("tolerance", tolerance, least=0)
     if isinstance(inputs, tf.data.Dataset):
         raise ValueError(
             "`inputs` must be one batch of inputs, but received a data set. Take its first: "

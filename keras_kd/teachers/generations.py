@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_kd.system.arguments import number
 from keras_kd.teachers.callable_teacher import as_teacher
 from keras_kd.teachers.finished_models import FinishedModels
 
@@ -142,10 +143,7 @@ def born_again(
             "`make_student` must be a function that returns a new model, such as lambda: "
             f"build_student(), but received {type(make_student).__name__}."
         )
-    if isinstance(generations, bool) or not isinstance(generations, int) or generations < 1:
-        raise ValueError(
-            f"`generations` must be a whole number of at least 1, but received {generations!r}."
-        )
+    number("generations", generations, least=1, whole=True)
     made: list[Any] = [teacher]
 
     def make(i: int) -> keras.Model:

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_kd.compression.layer_choice import LayerChoice
 from keras_kd.compression.shrinking.importance import IMPORTANCES, REDUCTIONS
+from keras_kd.system.arguments import number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,22 +36,24 @@ class ShrinkOptions:
     batches: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "flops_ratio", "depth"):
-            _check_fraction(name, getattr(self, name))
+        for name, removed in (("ratio", "channels"), ("flops_ratio", "FLOPs"), ("depth", "blocks")):
+            number(
+                name,
+                getattr(self, name),
+                least=0,
+                below=1,
+                optional=True,
+                advice=f"It is the fraction of the {removed} that is removed: {name}=0.5 removes "
+                "half.",
+            )
         for name in ("max_flops", "max_parameters"):
-            value = getattr(self, name)
-            if value is not None and (not _is_number(value) or value <= 0):
-                raise ValueError(f"`{name}` must be a number above 0, but received {value!r}.")
+            number(name, getattr(self, name), above=0, optional=True)
         LayerChoice("Shrink", self.layers, self.exclude)
         _check_choice("importance", self.importance, IMPORTANCES)
         _check_choice("scope", self.scope, ("uniform", "global"))
         _check_choice("reduction", self.reduction, REDUCTIONS)
         for name in ("min_channels", "batches"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be a whole number of at least 1, but received {value!r}."
-                )
+            number(name, getattr(self, name), least=1, whole=True)
         budgets = [
             name
             for name in ("max_flops", "flops_ratio", "max_parameters")
@@ -83,25 +86,6 @@ class ShrinkOptions:
     def choice(self) -> LayerChoice:
         """The layers whose channels may go."""
         return LayerChoice("Shrink", self.layers, self.exclude)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_fraction(name: str, value: Any) -> None:
-    if value is None:
-        return
-    what = {
-        "ratio": "the fraction of the channels that is removed",
-        "flops_ratio": "the fraction of the FLOPs that is removed",
-        "depth": "the fraction of the blocks that is dropped",
-    }[name]
-    if not _is_number(value) or not 0.0 <= value < 1.0:
-        raise ValueError(
-            f"`{name}` is {what}, at least 0 and below 1, but received {value!r}. To remove half, "
-            f"write {name}=0.5."
-        )
 
 
 def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:

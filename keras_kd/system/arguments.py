@@ -1,0 +1,140 @@
+"""Numbers given as arguments: refused where they make no sense, in one place for all."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a real number, of Python or NumPy; a bool is not."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+    optional: bool = False,
+    owner: str | None = None,
+    advice: str = "",
+) -> Any:
+    """Return a number that was given as an argument.
+
+    Args:
+        name: Name of the argument.
+        value: What was received.
+        least: The smallest number allowed. Defaults to `None`.
+        above: What it must be above. Defaults to `None`.
+        most: The largest number allowed. Defaults to `None`.
+        below: What it must be below. Defaults to `None`.
+        whole: Whether it must be a whole number. Defaults to `False`.
+        optional: Whether `None` is allowed. Defaults to `False`.
+        owner: The class or function that takes the argument. Defaults to `None`.
+        advice: What to do, a sentence. Defaults to none.
+
+    Returns:
+        A Python number, or `None`.
+
+    Raises:
+        ValueError: If it is not a finite number within the bounds.
+    """
+    if value is None and optional:
+        return None
+    finite = isinstance(value, numbers.Integral) or not is_number(value) or math.isfinite(value)
+    if (
+        is_number(value)
+        and isinstance(value, numbers.Integral if whole else numbers.Real)
+        and finite
+        and (least is None or value >= least)
+        and (above is None or value > above)
+        and (most is None or value <= most)
+        and (below is None or value < below)
+    ):
+        if isinstance(value, (int, float)):
+            return value
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    bounds = [
+        f"{words} {bound:g}"
+        for words, bound in (
+            ("of at least", least),
+            ("above", above),
+            ("of at most", most),
+            ("below", below),
+        )
+        if bound is not None
+    ]
+    kind = "whole " if whole else "finite " if not finite else ""
+    what = f"a {kind}number {' and '.join(bounds)}".strip()
+    raise ValueError(
+        f"{f'{owner}: ' if owner else ''}`{name}` must be {what}{' or None' if optional else ''}. "
+        f"Received: {name}={value!r}.{f' {advice}' if advice else ''}"
+    )
+
+
+def scheduled(name: str, value: Any, **bounds: Any) -> Any:
+    """Return a number, or a schedule of steps or function of the epoch that begins with one.
+
+    Args:
+        name: Name of the argument.
+        value: What was received.
+        **bounds: As for `number`.
+
+    Raises:
+        ValueError: If the number, or the first of the schedule, is not within the bounds.
+    """
+    if callable(value):
+        scheduled_value(name, value, 0, **bounds)
+    elif not is_number(value) and hasattr(value, "dtype"):
+        number(name, _float(value), **bounds)  # a variable, which stays one
+    else:
+        return number(name, value, **bounds)
+    return value
+
+
+def scheduled_value(name: str, schedule: Callable[[Any], Any], at: int, **bounds: Any) -> Any:
+    """Return the number that a schedule gives at a step, or a function at an epoch.
+
+    Raises:
+        ValueError: If it is not within the bounds, which are those of `number`.
+    """
+    value = _float(schedule(at))
+    advice = "It is called with the epoch, or is one of keras.optimizers.schedules."
+    return number(f"{name}({at})", value, **{"advice": advice, **bounds})
+
+
+def _float(value: Any) -> Any:
+    """Return the number in a tensor; anything else as it is."""
+    return float(value) if hasattr(value, "dtype") and not is_number(value) else value
+
+
+def learning_rate(value: Any, owner: str | None = None) -> Any:
+    """Return a learning rate: a number of at least 0, or a schedule that begins with one.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    return scheduled("learning_rate", value, least=0, owner=owner)
+
+
+def optimizer_rate(optimizer: Any, owner: str | None = None) -> None:
+    """Refuse an optimizer whose present learning rate is not a finite number of at least 0.
+
+    Args:
+        optimizer: A Keras optimizer; anything else is not looked at.
+        owner: The class or function that takes it. Defaults to `None`.
+
+    Raises:
+        ValueError: If so.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = getattr(optimizer, "learning_rate", None)
+    if rate is not None:
+        number("learning_rate", float(rate), least=0, owner=owner)
