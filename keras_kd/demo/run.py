@@ -21,6 +21,7 @@ from keras_kd.demo.training import History
 from keras_kd.files import atomic_path, check_writable
 from keras_kd.report import format_table, make_result, model_card, write_report
 from keras_kd.report.histories import curves_of
+from keras_kd.system.arguments import number
 from keras_kd.system.reading import read_json
 
 
@@ -55,8 +56,7 @@ def run_demo(
             f"There is no demonstration for data set {dataset!r}; choose one of: "
             f"{', '.join(RECIPES)}."
         )
-    if seeds < 1:
-        raise ValueError(f"`seeds` must be at least 1, but received {seeds}.")
+    number("seeds", seeds, least=1, whole=True)
     recipe = RECIPES[dataset]
     folder = pathlib.Path(out)
     check_writable(folder / "report.json")

@@ -239,8 +239,8 @@ def test_saved_loaded_quantized(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"energy": 0.0}, "above 0 and at most 1"),
-        ({"energy": 95}, "received 95"),
+        ({"energy": 0.0}, "`energy`"),
+        ({"energy": 95}, "energy=95"),
         ({"ratio": 1.5}, "`ratio` must be"),
         ({"max_parameters": 0}, "whole number of at least 1"),
         ({"energy": 0.9, "ratio": 0.5}, "give one of.*energy=0.9 and ratio=0.5"),

@@ -97,7 +97,7 @@ def test_another_recipes_folder_is_refused(short_recipe, tmp_path):
 def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="choose one of: digits, fashion_mnist"):
         run_demo("imagenet", tmp_path)
-    with pytest.raises(ValueError, match="`seeds` must be at least 1"):
+    with pytest.raises(ValueError, match="`seeds`"):
         run_demo("digits", tmp_path, seeds=0)
 
 

@@ -66,7 +66,7 @@ def test_what_was_not_measured_is_not_kept() -> None:
     [
         ({"max_bytes": 0}, ValueError, "above 0"),
         ({"max_bytes": "1MB"}, TypeError, "must be a number"),
-        ({"max_drop": -1}, ValueError, "percentage points"),
+        ({"max_drop": -1}, ValueError, "percentage point"),
         ({"min_accuracy": 90}, ValueError, "write 0.9 for 90 %"),
         ({"min_agreement": True}, TypeError, "must be a number"),
         ({"max_latency_ms": float("nan")}, ValueError, "above 0"),

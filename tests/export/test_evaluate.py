@@ -207,7 +207,7 @@ def test_a_model_which_the_file_was_not_made_from(path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("argument", ["batch_size", "max_samples", "threads"])
 def test_numbers_below_one(path: pathlib.Path, argument: str) -> None:
-    with pytest.raises(ValueError, match=f"`{argument}` must be an integer of at least 1"):
+    with pytest.raises(ValueError, match=f"`{argument}`"):
         evaluate(path, X, **{argument: 0})
 
 

@@ -19,7 +19,7 @@ def test_wrong_batch_sizes(size):
 
 @pytest.mark.parametrize("count", [0, True, 2.0, "all"])
 def test_wrong_calibration_batches(count):
-    with pytest.raises(ValueError, match="`calibration_batches` must be an integer"):
+    with pytest.raises(ValueError, match="`calibration_batches`"):
         ExportOptions(calibration_batches=count)
 
 

@@ -72,5 +72,5 @@ def test_refuses_features_without_sides():
 
 @pytest.mark.parametrize("p", [0, 1.5, "2"])
 def test_refuses_a_power_that_is_no_whole_number(p):
-    with pytest.raises(ValueError, match="`p` must be a whole number above 0"):
+    with pytest.raises(ValueError, match="`p` must be a whole number"):
         AttentionTransfer(p)

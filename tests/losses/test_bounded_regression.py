@@ -63,5 +63,5 @@ def test_refuses_labels_that_do_not_fit():
 
 @pytest.mark.parametrize("margin", [-1.0, "1", None])
 def test_refuses_a_margin_below_zero(margin):
-    with pytest.raises(ValueError, match="`margin` must be a number of 0 or more"):
+    with pytest.raises(ValueError, match="`margin` must be a number"):
         BoundedRegression(margin)

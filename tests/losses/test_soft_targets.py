@@ -165,7 +165,7 @@ def test_chunks_of_hard_logits_masks_and_a_batch_of_any_size(check):
 
 @pytest.mark.parametrize("chunk_size", [0, -1, 2.5, True, "4"])
 def test_refuses_a_wrong_chunk_size(chunk_size):
-    with pytest.raises(ValueError, match="`chunk_size` must be a whole number of positions"):
+    with pytest.raises(ValueError, match="`chunk_size`"):
         KLDivergence(chunk_size=chunk_size)
 
 

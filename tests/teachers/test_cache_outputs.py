@@ -376,7 +376,7 @@ def test_compress_goes_on_with_it(tmp_path):
         ({"views": 0}, "`views` must be a whole number"),
         ({"temperature": 2.0}, "with `top_k` alone"),
         ({"layers": ["absent"]}, "no layer 'absent'"),
-        ({"top_k": 9, "temperature": 1.0}, "from 1 to 3"),
+        ({"top_k": 9, "temperature": 1.0}, "`k` must be"),
     ],
 )
 def test_arguments_are_refused(tmp_path, arguments, message):

@@ -87,7 +87,7 @@ def test_teaches_with_hints(teacher, images, monkeypatch):
 
 @pytest.mark.parametrize("tolerance", [-1.0, "2%", float("nan")])
 def test_refuses_what_is_no_tolerance(teacher, images, tolerance):
-    with pytest.raises(ValueError, match="`tolerance` must be a number, 0 or more"):
+    with pytest.raises(ValueError, match="`tolerance`"):
         accelerate(teacher, images, tolerance=tolerance)
 
 

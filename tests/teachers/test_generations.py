@@ -179,7 +179,7 @@ same = network(4, "same")
         (lambda fit: born_again(same, same, 2, fit), TypeError, "function that returns"),
         (lambda fit: born_again(same, lambda: 3, 1, fit), TypeError, "returned must be a keras"),
         (lambda fit: born_again(same, lambda: same, 1, fit), ValueError, "'same' again"),
-        (lambda fit: born_again(same, network, 0, fit), ValueError, "`generations`.*received 0"),
+        (lambda fit: born_again(same, network, 0, fit), ValueError, "generations=0"),
     ],
 )
 def test_nonsense_is_refused_before_training(call, error, message):
