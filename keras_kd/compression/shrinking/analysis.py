@@ -56,6 +56,8 @@ class Analysis:
         arguments: How to change the arguments of a call, by the `id` of its node.
         inputs: The channels of the inputs of nested models, by the `id` of the tensor.
         calls: Every call in order.
+        zeros: Whether the channels that may go hold zeros, their weights at zero, by the `id` of
+            the tensor.
         limits: Axes of which at least one channel must remain, and whether they are heads.
         options: What the rules were asked for.
     """
@@ -68,6 +70,7 @@ class Analysis:
     inputs: dict[int, Axes] = dataclasses.field(default_factory=dict)
     calls: list[CallRecord] = dataclasses.field(default_factory=list)
     limits: list[tuple[np.ndarray, bool]] = dataclasses.field(default_factory=list)
+    zeros: dict[int, bool] = dataclasses.field(default_factory=dict)
     made: dict[tuple[int, str], np.ndarray] = dataclasses.field(default_factory=dict)
     called: dict[int, list[Axes]] = dataclasses.field(default_factory=dict)
 
@@ -81,6 +84,7 @@ class Call:
         node: The node of the graph.
         tensors: Its input tensors, as in the graph.
         inputs: The channels along each axis of each input.
+        zeros: Whether the channels of each input that may go hold zeros, their weights at zero.
         analysis: Where the rule writes to.
     """
 
@@ -91,6 +95,7 @@ class Call:
         self.operation = node.operation
         self.tensors = node.arguments.keras_tensors
         self.inputs = inputs
+        self.zeros = [analysis.zeros.get(id(tensor), True) for tensor in self.tensors]
         self.reason = ""
 
     @property
@@ -155,6 +160,17 @@ class Call:
         for i, axis in enumerate(axes):
             if but is None or i != but % len(axes):
                 self.keep(axis, reason)
+
+    def summed(self, axes: Axes, zeros: bool, what: str) -> None:
+        """Say that the layer sums over axes: channels that may hold something else stay.
+
+        Args:
+            axes: The axes.
+            zeros: Whether what is summed is zero for the channels that may go.
+            what: What the layer does, as in `f"{name} {what}"`.
+        """
+        if not zeros:
+            self.keep_all(axes, f"{self.name} {what}, and without weights they are not zero there")
 
     def join(self, first: Axis, second: Axis, reason: str = "") -> Axis:
         """Couple two axes."""

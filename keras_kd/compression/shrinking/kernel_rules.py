@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_kd.compression.shrinking.analysis import Call
 from keras_kd.compression.shrinking.channel_groups import Axes, Axis
-from keras_kd.compression.shrinking.elementwise import after_activation
+from keras_kd.compression.shrinking.elementwise import after_activation, is_elementwise
 
 
 def channel_axis(layer: Any, rank: int) -> int:
@@ -43,6 +43,8 @@ def _einsum_dense(call: Call) -> list[Axes] | str:
         rest = x[len(before) : len(x) - len(after)]
         x = (*x[: len(before)], *x[len(x) - len(after) :])
     axes.update(zip(before + after, x, strict=True))
+    alone = tuple(axis for n, axis in axes.items() if n not in kernel and n not in right)
+    call.summed(alone, call.zeros[0], "sums over them")
     sizes = dict(zip(kernel, layer._kernel.shape, strict=True))
     for letter in kernel:
         if letter not in axes:
@@ -156,6 +158,10 @@ def _recurrent(call: Call) -> list[Axes] | str:
     if len(call.inputs) > 1 or layer.stateful:
         return f"{call.name} is given a state, or keeps one"
     cell = layer.cell
+    for activation in (layer.activation, getattr(layer, "recurrent_activation", None)):
+        if not is_elementwise(activation):
+            return f"{call.name} has an activation that may mix its channels"
+    call.keep_all(x, f"{call.name} steps along this axis", but=-1)
     units = call.new(layer.units)
     gates = np.tile(units, int(cell.kernel.shape[1]) // layer.units)
     call.weight(cell.kernel, x[-1], gates)

@@ -78,6 +78,7 @@ def _rms_normalization(call: Call) -> list[Axes]:
     if channels is None:
         _weights(call, None)
         return [x]
+    call.summed((channels,), call.zeros[0], "takes the mean of their squares")
     # The mean of the squares is taken over fewer values; scale and epsilon make up for it.
     count = len(channels)
 
@@ -90,7 +91,10 @@ def _rms_normalization(call: Call) -> list[Axes]:
 
 
 def _unit_normalization(call: Call) -> list[Axes]:
-    return [call.inputs[0]]  # a sum of squares: channels of zeros add nothing
+    x = call.inputs[0]
+    over = tuple(x[axis] for axis in _axes(call.operation, len(x)))
+    call.summed(over, call.zeros[0], "divides by the sum of their squares")
+    return [x]
 
 
 def _prelu(call: Call) -> list[Axes]:

@@ -62,9 +62,11 @@ def _reduction(linear: bool) -> Callable[[Call], list[Axes]]:
         given = call.operation.axis
         axes = range(len(x)) if given is None else np.atleast_1d(given)
         gone = {int(axis) % len(x) for axis in axes}
-        if not linear:
-            for axis in gone:
-                call.keep(x[axis], f"{call.name} takes them together")
+        over = tuple(x[axis] for axis in gone)
+        if linear:
+            call.summed(over, call.zeros[0], "sums over them")
+        else:
+            call.keep_all(over, f"{call.name} takes them together")
         if call.operation.keepdims:
             return [tuple(None if i in gone else axis for i, axis in enumerate(x))]
         return [tuple(axis for i, axis in enumerate(x) if i not in gone)]
@@ -162,6 +164,8 @@ def _matmul(call: Call) -> list[Axes] | str:
     if len(call.inputs) != 2 or min(len(x) for x in call.inputs) < 2:
         return f"{call.name} is given a constant or a vector"
     first, second = call.inputs
+    # One factor of zero is enough.
+    call.summed((first[-1], second[-2]), any(_labelled_zeros(call)), "sums over them")
     call.join(first[-1], second[-2], f"it meets an axis of fixed size in {call.name}")
     rank = len(call.output_shapes[0])
     batch: list[Axis] = []
@@ -180,6 +184,14 @@ def _matmul(call: Call) -> list[Axes] | str:
     return [(*batch, first[-2], second[-1])]
 
 
+def _labelled_zeros(call: Call) -> list[bool]:
+    """Whether each input has channels that may go, and they hold zeros."""
+    return [
+        zero and any(axis is not None for axis in axes)
+        for zero, axes in zip(call.zeros, call.inputs, strict=True)
+    ]
+
+
 def _einsum(call: Call) -> list[Axes] | str:
     terms, _, result = call.operation.subscripts.replace(" ", "").partition("->")
     letters = terms.split(",")
@@ -194,10 +206,15 @@ def _einsum(call: Call) -> list[Axes] | str:
     for term, x in zip(letters, call.inputs, strict=True):
         for letter, axis in zip(term, x, strict=True):
             axes[letter] = call.join(axes[letter], axis) if letter in axes else axis
+    for letter, axis in axes.items():
+        if letter not in result:
+            pairs = zip(letters, _labelled_zeros(call), strict=True)
+            zeros = any(zero for term, zero in pairs if letter in term)
+            call.summed((axis,), zeros, "sums over them")
     return [tuple(axes[letter] for letter in result)]
 
 
-_SAME = (
+UNARY = (
     "Relu", "Relu6", "Sigmoid", "SparseSigmoid", "Softplus", "Softsign", "SoftShrink",
     "SparsePlus", "Silu", "Squareplus", "LogSigmoid", "LeakyRelu", "HardSigmoid", "HardSilu",
     "Elu", "Selu", "Gelu", "Celu", "TanhShrink", "HardTanh", "HardShrink", "Threshold",
@@ -205,14 +222,14 @@ _SAME = (
     "Sin", "Cos", "Erf", "Sign", "Round", "Floor", "Ceil", "Reciprocal", "Cast", "StopGradient",
     "Clip", "Copy",
 )  # fmt: skip
-_MERGING = (
+MERGING = (
     "Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power",
     "DivideNoNan", "Mod", "FloorDivide", "Logaddexp",
 )  # fmt: skip
 
 OPERATION_RULES: dict[str, Callable[[Call], Any]] = {
-    **dict.fromkeys(_SAME, same),
-    **dict.fromkeys(_MERGING, merged),
+    **dict.fromkeys(UNARY, same),
+    **dict.fromkeys(MERGING, merged),
     **dict.fromkeys(
         ("Mean", "Max", "Min", "Amax", "Amin", "Prod", "Var", "Std"), _reduction(linear=False)
     ),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_kd.compression.shrinking.analysis import Analysis, Call, CallRecord
 from keras_kd.compression.shrinking.channel_groups import Axes
+from keras_kd.compression.shrinking.removed_values import holds_zeros
 from keras_kd.compression.shrinking.rules import apply_rule
 from keras_kd.model_graph import graph_of, is_graph, ordered_nodes
 
@@ -54,6 +55,7 @@ def _walk(
         path = prefix + node.operation.name
         if id(node) in bypassed:
             values[id(node.outputs[0])] = values[id(bypassed[id(node)])]
+            _same_zeros(analysis, [bypassed[id(node)]], node.outputs)
             continue
         given = [values[id(tensor)] for tensor in node.arguments.keras_tensors]
         given = _joined_with_other_calls(analysis, node.operation, path, given)
@@ -69,7 +71,9 @@ def _walk(
                 Call(analysis, path, node, given).keep_all(axes, f"'{path}' takes them as a mask")
             for tensor, axes in zip(nested.inputs, taken, strict=True):
                 analysis.inputs[id(tensor)] = axes
+            _same_zeros(analysis, node.arguments.keras_tensors, nested.inputs)
             outputs = _walk(analysis, nested, taken, f"{path}/", bypassed, spared)
+            _same_zeros(analysis, nested.outputs, node.outputs)
         else:
             outputs = _call(analysis, path, node, given, spared)
         values.update({id(t): axes for t, axes in zip(node.outputs, outputs, strict=True)})
@@ -79,6 +83,8 @@ def _walk(
 def _call(analysis: Analysis, path: str, node: Any, given: list[Axes], spared: Any) -> list[Axes]:
     call = Call(analysis, path, node, given)
     outputs: list[Axes] = apply_rule(call)
+    zeros = holds_zeros(call, outputs)
+    analysis.zeros.update({id(tensor): zeros for tensor in node.outputs})
     reason = spared(path, node.operation)
     if reason is not None:
         reason = reason.replace("it is", f"'{path}' is", 1)
@@ -94,6 +100,11 @@ def _call(analysis: Analysis, path: str, node: Any, given: list[Axes], spared: A
         )
     )
     return outputs
+
+
+def _same_zeros(analysis: Analysis, sources: Sequence[Any], targets: Sequence[Any]) -> None:
+    zeros = [analysis.zeros.get(id(tensor), True) for tensor in sources]
+    analysis.zeros.update({id(t): zero for t, zero in zip(targets, zeros, strict=False)})
 
 
 def _joined_with_other_calls(
