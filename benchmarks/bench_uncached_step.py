@@ -8,7 +8,7 @@ from networks import BATCH, compiled, convolutional, images
 from side_by_side import compare, step_seconds
 
 import keras_kd as kd
-from keras_kd.features import FeatureReader
+from keras_kd.models.features import FeatureReader
 from keras_kd.teachers.fastest_form import in_bfloat16
 
 STEPS, TOKENS = 20, 64

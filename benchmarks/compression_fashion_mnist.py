@@ -37,7 +37,7 @@ import keras_kd as kd
 from keras_kd.demo.data import evaluation_dataset, load_images
 from keras_kd.demo.recipes import RECIPES
 from keras_kd.demo.training import train_or_load
-from keras_kd.files import atomic_path
+from keras_kd.system.files import atomic_path
 
 SPARSITY = 0.6
 CLUSTERS = 16
@@ -142,7 +142,7 @@ class Benchmark:
         """Return the student after a chain of TF-MOT's own stages."""
         from by_hand import cluster, prune, quantize
 
-        from keras_kd.compression.bridge import to_tf_keras
+        from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
 
         model = to_tf_keras(self.student(seed)).model
         epochs = self.chosen.epochs

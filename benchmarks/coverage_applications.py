@@ -22,7 +22,7 @@ import warnings
 
 from kept_results import write_results
 
-from keras_kd.files import atomic_path
+from keras_kd.system.files import atomic_path
 
 # The module in keras.applications and the smallest size of images that suits the architecture.
 MODELS = {
@@ -106,8 +106,8 @@ def set_batch_statistics(model, images):
 def measured_stage(images, result):
     """Return a QuantizeAware whose trial before the training is recorded in `result`."""
     import keras_kd as kd
-    from keras_kd.compression.bridge import to_tf_keras
-    from keras_kd.compression.quantized_model import quantize
+    from keras_kd.compression.quantizing.quantized_model import quantize
+    from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
 
     class Measured(kd.QuantizeAware):
         def check(self, student, earlier):
@@ -129,7 +129,7 @@ def difference(model, bridged, images):
 
 def count_layers(model, quantized, result):
     """Count what QuantizeAware quantizes, by layer and by weight, and what it leaves in float."""
-    from keras_kd.compression.layer_record import leaf_layers
+    from keras_kd.compression.stages.layer_record import leaf_layers
 
     inside = set(quantized.quantized) | set(quantized.folded)
     weighted = {path: layer for path, layer in leaf_layers(model) if layer.weights}

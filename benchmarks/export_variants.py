@@ -24,7 +24,7 @@ from kept_results import once, write_results
 import keras_kd as kd
 from keras_kd.demo.data import load_images
 from keras_kd.demo.recipes import RECIPES
-from keras_kd.quiet import capture_output
+from keras_kd.system.quiet import capture_output
 
 KERAS, QUANTIZER = "keras export", "ai-edge-quantizer"
 OURS = "keras_kd"

@@ -3,7 +3,7 @@
 import json
 import statistics
 
-from keras_kd.files import atomic_path
+from keras_kd.system.files import atomic_path
 
 
 def spread(values, digits=2):

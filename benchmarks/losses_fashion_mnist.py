@@ -31,7 +31,7 @@ from keras_kd.demo.data import evaluation_dataset, load_images, training_dataset
 from keras_kd.demo.networks import residual_network
 from keras_kd.demo.recipes import RECIPES
 from keras_kd.demo.training import fit_resumably, momentum_optimizer, train_or_load
-from keras_kd.files import atomic_path
+from keras_kd.system.files import atomic_path
 
 WIDTHS = {"teacher": (16, 32, 64, 128), "student": (8, 12, 16, 24)}
 BATCH_SIZE = 64

@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.files import atomic_path
+from keras_kd.system.files import atomic_path
 
 FOLDER = pathlib.Path(__file__).parent
 

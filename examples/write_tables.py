@@ -12,8 +12,8 @@ import json
 import pathlib
 import re
 
-from keras_kd.files import atomic_path
 from keras_kd.report import files_table
+from keras_kd.system.files import atomic_path
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "examples"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_kd.quiet import capture_output
+from keras_kd.system.quiet import capture_output
 
 
 def load_keras() -> None:
@@ -20,5 +20,5 @@ def load_keras() -> None:
             f"'{keras.backend.backend()}'. Set the environment variable KERAS_BACKEND=tensorflow "
             "before Keras is imported."
         )
-    import keras_kd.distiller
-    import keras_kd.mutual  # noqa: F401
+    import keras_kd.distilling.distiller
+    import keras_kd.distilling.mutual  # noqa: F401

@@ -32,7 +32,7 @@ def test_measured_table_is_the_reference_runs():
 
 
 def test_commands_exist():
-    from keras_kd.cli.parser import make_parser
+    from keras_kd.cli.framework.parser import make_parser
 
     text = README.read_text()
     commands = re.findall(r"^keras-kd (.*?)(?:\s+#.*)?$", text, re.M)

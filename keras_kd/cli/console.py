@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from keras_kd.json_values import plain
+from keras_kd.system.json_values import plain
 
 
 @dataclasses.dataclass(frozen=True)

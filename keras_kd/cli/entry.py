@@ -12,8 +12,8 @@ from typing import Any
 from keras_kd.backend import load_keras
 from keras_kd.cli.commands import COMMANDS
 from keras_kd.cli.console import Console, Outcome, stdout_to_stderr
-from keras_kd.cli.parser import make_parser
-from keras_kd.cli.recipe import read_recipe, settings_of
+from keras_kd.cli.framework.parser import make_parser
+from keras_kd.cli.framework.recipe import read_recipe, settings_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _start_tensorflow() -> None:
-    from keras_kd.quiet import capture_output
+    from keras_kd.system.quiet import capture_output
 
     load_keras()
     import tensorflow as tf

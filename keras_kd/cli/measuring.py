@@ -15,7 +15,7 @@ from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resol
 from keras_kd.cli.sources import Source, open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
 from keras_kd.export.metadata import read_metadata
-from keras_kd.outputs import PROBABILITIES, last_activation
+from keras_kd.models.outputs import PROBABILITIES, last_activation
 
 
 class Measuring:

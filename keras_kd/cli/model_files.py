@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any
 
-from keras_kd.files import atomic_path
+from keras_kd.system.files import atomic_path
 from keras_kd.system.reading import read_json
 
 

@@ -10,11 +10,11 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from keras_kd.cli.command import Command
 from keras_kd.cli.console import Console
-from keras_kd.cli.recipe import recipe_text, tables_of
-from keras_kd.files import atomic_path, check_writable
-from keras_kd.json_values import plain
+from keras_kd.cli.framework.command import Command
+from keras_kd.cli.framework.recipe import recipe_text, tables_of
+from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
 
 FORMAT = "keras_kd.cli 1"

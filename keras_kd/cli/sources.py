@@ -75,7 +75,7 @@ class ImageFolder:
     def __init__(self, text: str) -> None:
         import keras
 
-        from keras_kd.quiet import capture_output
+        from keras_kd.system.quiet import capture_output
 
         self.text = text
         folders = sorted(p.name for p in pathlib.Path(text).iterdir() if p.is_dir())

@@ -11,7 +11,7 @@ import urllib.error
 from collections.abc import Iterator
 from typing import Any
 
-from keras_kd.quiet import capture_output
+from keras_kd.system.quiet import capture_output
 
 # Seconds to connect and to wait for bytes. TFDS itself waits without limit.
 _CONNECT_TIMEOUT = 5

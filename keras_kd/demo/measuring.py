@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_kd.demo.models import DemoModels
-from keras_kd.export import benchmark_tflite_files, evaluate_tflite, export_tflite
-from keras_kd.files import atomic_path
+from keras_kd.export.tflite import export_tflite
+from keras_kd.measuring.benchmark import benchmark_tflite_files
+from keras_kd.measuring.evaluate import evaluate_tflite
 from keras_kd.report.build import model_result
+from keras_kd.system.files import atomic_path
 from keras_kd.system.reading import read_json
 
 Say = Callable[[str], None]

@@ -10,11 +10,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression.compressed_model import CompressedModel, load_compressed
-from keras_kd.compression.pipeline import compress
-from keras_kd.compression.prune import Prune
-from keras_kd.compression.quantize_aware import QuantizeAware
-from keras_kd.compression.stage import Stage
+from keras_kd.compression.compress import compress
+from keras_kd.compression.pruning.prune import Prune
+from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
+from keras_kd.compression.running.compressed_model import CompressedModel, load_compressed
+from keras_kd.compression.stages.stage import Stage
 from keras_kd.demo.data import (
     ImageData,
     draw_views,
@@ -33,9 +33,9 @@ from keras_kd.demo.training import (
     train_or_load,
     with_policy,
 )
-from keras_kd.distiller import Distiller
-from keras_kd.files import atomic_path
+from keras_kd.distilling.distiller import Distiller
 from keras_kd.losses import KLDivergence
+from keras_kd.system.files import atomic_path
 from keras_kd.system.reading import read_arrays
 
 

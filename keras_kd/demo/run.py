@@ -18,10 +18,10 @@ from keras_kd.demo.measuring import VARIANTS, Say, measure, measure_latency, row
 from keras_kd.demo.models import DemoModels
 from keras_kd.demo.recipes import RECIPES
 from keras_kd.demo.training import History
-from keras_kd.files import atomic_path, check_writable
 from keras_kd.report import format_table, make_result, model_card, write_report
 from keras_kd.report.histories import curves_of
 from keras_kd.system.arguments import number
+from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.reading import read_json
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.files import atomic_path
+from keras_kd.system.files import atomic_path
 from keras_kd.system.reading import read_json
 
 History = dict[str, Any]

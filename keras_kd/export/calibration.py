@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.export.batches import is_arrays, iterate, select_arrays
-from keras_kd.labels import class_labels
-from keras_kd.litert.input import Input
+from keras_kd.data.input import Input
+from keras_kd.data.labels import class_labels
+from keras_kd.data.numpy_batches import is_arrays, iterate, select_arrays
 
 # Without `calibration_batches`.
 _SAMPLES = 256
@@ -59,7 +59,7 @@ def calibrate(data: Any, inputs: Sequence[Input], batches: int | None) -> Calibr
     """Take samples, in the order of the data; of arrays, at even distances.
 
     Args:
-        data: What `keras_kd.export.batches.iterate` accepts.
+        data: What `keras_kd.data.numpy_batches.iterate` accepts.
         inputs: The model's inputs.
         batches: How many batches are taken; of arrays and of data sets which are not batched, a
             batch is 32 samples. `None`: as many as give 256 samples.

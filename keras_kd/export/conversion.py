@@ -21,9 +21,9 @@ from keras_kd.export.refusals import open_number_of_steps
 from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.export.signatures import Signature
 from keras_kd.export.tracing import loops
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.order import first_graph_first, order_inputs_and_outputs
-from keras_kd.quiet import capture_output
+from keras_kd.system.quiet import capture_output
 
 # What an open batch can cost: shapes computed while running, which split the graph for delegates,
 # and what the converter only joins to one operator where every size is known.

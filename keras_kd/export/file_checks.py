@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from keras_kd.export.int4 import WITH_WEIGHTS, weights_above_4_bits
-from keras_kd.litert.flatbuffer import ModelFile, Operator
+from keras_kd.litert.model_file import ModelFile, Operator
 from keras_kd.litert.runtime import check_file
-from keras_kd.quiet import capture_output
+from keras_kd.system.quiet import capture_output
 
 
 def place(operator: Operator) -> str:

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 
 from keras_kd.export.embedding_lookup import gathers_to_lookups
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 
 # Where LiteRT has kernels for weights in 4 bits, and those where it has them for 8 bits only.
 _FOUR = ("CONV_2D", "EMBEDDING_LOOKUP", "FULLY_CONNECTED")

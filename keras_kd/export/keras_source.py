@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.export.batches import safe_name
+from keras_kd.data.input import Input
+from keras_kd.data.numpy_batches import safe_name
 from keras_kd.export.layer_calls import calls_for_tflite
 from keras_kd.export.refusals import LOOKUPS, lookups
 from keras_kd.export.signatures import (
@@ -22,7 +23,6 @@ from keras_kd.export.signatures import (
     check_layers,
 )
 from keras_kd.export.tracing import as_float32, recurrent_layers, steps_are_open, unrolled
-from keras_kd.litert.input import Input
 
 
 class KerasSource:

@@ -16,7 +16,7 @@ import numpy as np
 from keras_kd._version import __version__
 from keras_kd.export.calibration import Calibration
 from keras_kd.export.signatures import Signature
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.system.reading import read_json
 
 FORMAT = "keras_kd.tflite"

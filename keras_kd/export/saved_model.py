@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.export.batches import safe_name
+from keras_kd.data.input import Input
+from keras_kd.data.numpy_batches import safe_name
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.signatures import DEFAULT_SIGNATURE, Signature, Target
-from keras_kd.litert.input import Input
 
 
 @runtime_checkable

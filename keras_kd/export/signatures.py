@@ -8,9 +8,10 @@ from typing import Any
 
 import keras
 
-from keras_kd.export.batches import safe_name
-from keras_kd.features import FeatureReader, find_layer
-from keras_kd.litert.input import Input
+from keras_kd.data.input import Input
+from keras_kd.data.numpy_batches import safe_name
+from keras_kd.models.features import FeatureReader, find_layer
+from keras_kd.models.outputs import name_outputs
 
 DEFAULT_SIGNATURE = "serving_default"
 # What one signature gives: the model's outputs, those of layers, or what a function returns.
@@ -110,20 +111,6 @@ def call_target(model: keras.Model, target: Target, inputs: Any) -> dict[str, An
         for i, tensor in enumerate(flat):
             named[path if len(flat) == 1 else f"{path}_{i}"] = tensor
     return named
-
-
-def name_outputs(model: Any, outputs: Any) -> dict[str, Any]:
-    """Give a Keras model's outputs names: dict keys, layer names, or `output_0`, `output_1`, ..."""
-    if isinstance(outputs, Mapping):
-        flat = keras.tree.flatten(dict(outputs))
-        if len(flat) == len(outputs):
-            return {str(key): outputs[key] for key in outputs}
-    else:
-        flat = keras.tree.flatten(outputs)
-        names = list(getattr(model, "output_names", None) or ())
-        if len(names) == len(flat) and len({safe_name(n) for n in names}) == len(flat):
-            return dict(zip(names, flat, strict=True))
-    return {f"output_{i}": tensor for i, tensor in enumerate(flat)}
 
 
 def _paths(target: Target) -> list[str]:

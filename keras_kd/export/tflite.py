@@ -27,13 +27,13 @@ from keras_kd.export.options import (
     check_target,
 )
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
-from keras_kd.export.origin import remember_origin
 from keras_kd.export.refusals import trained_for_int8, trained_not_for_int4
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
 from keras_kd.export.written_files import check_places, written
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.origin import remember_origin
 
 
 def export_tflite(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_kd.export.metadata import metadata_path
-from keras_kd.files import atomic_path, check_writable
+from keras_kd.system.files import atomic_path, check_writable
 
 
 def check_places(target: pathlib.Path) -> None:

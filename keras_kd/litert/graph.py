@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from keras_kd.litert.constants import BITS
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from keras_kd.litert import probe
-from keras_kd.litert.flatbuffer import IDENTIFIER
-from keras_kd.litert.own_process import run_script
+from keras_kd.litert.model_file import IDENTIFIER
+from keras_kd.system.own_process import run_script
 
 # A damaged loop may never end. No file that can be measured needs this long for one run.
 _SECONDS = 600

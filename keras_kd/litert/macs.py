@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from keras_kd.litert.flatbuffer import ModelFile, Operator
+from keras_kd.litert.model_file import ModelFile, Operator
 
 Shape = tuple[int, ...]
 Shapes = Callable[[int, int], Shape]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 
 
 def order_inputs_and_outputs(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_kd.data.input import Input
 from keras_kd.litert import probe
-from keras_kd.litert.flatbuffer import ModelFile
-from keras_kd.litert.input import Input
 from keras_kd.litert.loading import check_file as check_file
 from keras_kd.litert.loading import probe_file
-from keras_kd.quiet import capture_output
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.system.arguments import number
+from keras_kd.system.quiet import capture_output
 
 
 class LiteRuntime:
@@ -158,7 +158,7 @@ class LiteRuntime:
         a sample.
 
         Args:
-            inputs: Arrays by input name, as `keras_kd.export.batches.iterate` gives them.
+            inputs: Arrays by input name, as `keras_kd.data.numpy_batches.iterate` gives them.
 
         Returns:
             Arrays by output name; float32 where the file's output is quantized.

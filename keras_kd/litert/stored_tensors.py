@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from keras_kd.litert.constants import BITS, _is_weight, _zero_point, count_zeros
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 
 # What only changes the form of a constant: its own consumers are the ones that say whose it is.
 _FORMS = ("DEQUANTIZE", "DENSIFY", "QUANTIZE", "CAST", "RESHAPE", "TRANSPOSE")

@@ -1,7 +1,6 @@
 """The losses: one method a file, one import a method."""
 
 from keras_kd.losses.attention_transfer import AttentionTransfer as AttentionTransfer
-from keras_kd.losses.base import DistillationLoss as DistillationLoss
 from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence as BinaryKLDivergence
 from keras_kd.losses.bounded_regression import BoundedRegression as BoundedRegression
 from keras_kd.losses.correlation_congruence import CorrelationCongruence as CorrelationCongruence
@@ -22,6 +21,7 @@ from keras_kd.losses.review_kd import ReviewKD as ReviewKD
 from keras_kd.losses.rkd import RKD as RKD
 from keras_kd.losses.rkd_angle import RKDAngle as RKDAngle
 from keras_kd.losses.rkd_distance import RKDDistance as RKDDistance
+from keras_kd.losses.shared.base import DistillationLoss as DistillationLoss
 from keras_kd.losses.similarity_preserving import SimilarityPreserving as SimilarityPreserving
 from keras_kd.losses.soft_cross_entropy import SoftCrossEntropy as SoftCrossEntropy
 from keras_kd.losses.standardized_kl import StandardizedKL as StandardizedKL

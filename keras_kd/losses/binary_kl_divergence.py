@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss
-from keras_kd.losses.logits import TemperatureLoss, log_probabilities
+from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.logits import TemperatureLoss, log_probabilities
 
 
 def bernoulli_kl(teacher: Any, student: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss
+from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.system.arguments import scheduled
 
 

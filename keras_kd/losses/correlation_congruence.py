@@ -8,9 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.norms import norm
-from keras_kd.losses.pairwise import gram
-from keras_kd.losses.relation import RelationLoss, flatten, weigh_pairs
+from keras_kd.losses.shared.norms import norm
+from keras_kd.losses.shared.pairwise import gram
+from keras_kd.losses.shared.relation import RelationLoss, flatten, weigh_pairs
 from keras_kd.system.arguments import number, scheduled
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.pairwise import cosine_similarities
-from keras_kd.losses.relation import RelationLoss, flatten
+from keras_kd.losses.shared.pairwise import cosine_similarities
+from keras_kd.losses.shared.relation import RelationLoss, flatten
 
 
 def cosine_relation(teacher: Any, student: Any) -> Any:

@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss
-from keras_kd.losses.norms import l2_normalize
-from keras_kd.losses.parameters import (
+from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.norms import l2_normalize
+from keras_kd.losses.shared.parameters import (
     Shape,
     built_parameters,
     number_of_values,
@@ -20,7 +20,7 @@ from keras_kd.losses.parameters import (
     torch_default,
     torch_default_bias,
 )
-from keras_kd.losses.relation import flatten
+from keras_kd.losses.shared.relation import flatten
 from keras_kd.system.arguments import number, scheduled
 
 EPSILON = 1e-7

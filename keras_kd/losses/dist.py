@@ -8,9 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.logits import TemperatureLoss
-from keras_kd.losses.norms import norm
-from keras_kd.losses.weighting import spread, weighted_mean
+from keras_kd.losses.shared.logits import TemperatureLoss
+from keras_kd.losses.shared.norms import norm
+from keras_kd.losses.shared.weighting import spread, weighted_mean
 from keras_kd.system.arguments import scheduled
 
 

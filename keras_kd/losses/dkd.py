@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from keras_kd.losses.binary_kl_divergence import bernoulli_kl
-from keras_kd.losses.class_labels import label_mask, others_log_softmax, others_log_sum_exp
-from keras_kd.losses.logits import TemperatureLoss
+from keras_kd.losses.shared.class_labels import label_mask, others_log_softmax, others_log_sum_exp
+from keras_kd.losses.shared.logits import TemperatureLoss
 from keras_kd.system.arguments import scheduled
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.feature_maps import MapLoss, flatten_sides
-from keras_kd.losses.norms import l2_normalize
+from keras_kd.losses.shared.feature_maps import MapLoss, flatten_sides
+from keras_kd.losses.shared.norms import l2_normalize
 
 
 def channel_correlations(feature: Any) -> Any:

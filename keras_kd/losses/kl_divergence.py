@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.soft_targets import SoftTargetsLoss
+from keras_kd.losses.shared.soft_targets import SoftTargetsLoss
 
 
 def kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.class_labels import label_mask, others_log_softmax
-from keras_kd.losses.logits import TemperatureLoss
+from keras_kd.losses.shared.class_labels import label_mask, others_log_softmax
+from keras_kd.losses.shared.logits import TemperatureLoss
 from keras_kd.system.arguments import scheduled
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.feature_maps import MapLoss, flatten_sides
-from keras_kd.losses.norms import l2_normalize
-from keras_kd.losses.pooling import pool_to_smaller
+from keras_kd.losses.shared.feature_maps import MapLoss, flatten_sides
+from keras_kd.losses.shared.norms import l2_normalize
+from keras_kd.losses.shared.pooling import pool_to_smaller
 
 
 def nst(teacher: Any, student: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.logits import TemperatureLoss
+from keras_kd.losses.shared.logits import TemperatureLoss
 
 
 def probability_mse(teacher: Any, student: Any, temperature: float = 1.0) -> Any:

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss
-from keras_kd.losses.parameters import (
+from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.parameters import (
     Shape,
     built_parameters,
     number_of_channels,
@@ -18,7 +18,7 @@ from keras_kd.losses.parameters import (
     torch_default_bias,
     uniform_by_fan_in,
 )
-from keras_kd.losses.pooling import adaptive_average_pool
+from keras_kd.losses.shared.pooling import adaptive_average_pool
 from keras_kd.system.arguments import number
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.relation import RelationLoss
 from keras_kd.losses.rkd_angle import RKDAngle
 from keras_kd.losses.rkd_distance import RKDDistance
+from keras_kd.losses.shared.relation import RelationLoss
 from keras_kd.system.arguments import scheduled
 
 

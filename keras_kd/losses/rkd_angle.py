@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_kd.losses.pairwise import angles, huber
-from keras_kd.losses.relation import RelationLoss, flatten
+from keras_kd.losses.shared.pairwise import angles, huber
+from keras_kd.losses.shared.relation import RelationLoss, flatten
 
 
 def rkd_angle(teacher: Any, student: Any) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.pairwise import distances, huber
-from keras_kd.losses.relation import RelationLoss, flatten
+from keras_kd.losses.shared.pairwise import distances, huber
+from keras_kd.losses.shared.relation import RelationLoss, flatten
 
 
 def relative_distances(x: Any) -> Any:

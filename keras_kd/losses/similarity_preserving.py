@@ -7,9 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.norms import l2_normalize
-from keras_kd.losses.pairwise import gram
-from keras_kd.losses.relation import RelationLoss, flatten
+from keras_kd.losses.shared.norms import l2_normalize
+from keras_kd.losses.shared.pairwise import gram
+from keras_kd.losses.shared.relation import RelationLoss, flatten
 
 
 def similarity_preserving(teacher: Any, student: Any) -> Any:

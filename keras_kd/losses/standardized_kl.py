@@ -9,8 +9,8 @@ import keras
 from keras import ops
 
 from keras_kd.losses.kl_divergence import kl_divergence
-from keras_kd.losses.logits import TemperatureLoss
-from keras_kd.losses.norms import norm
+from keras_kd.losses.shared.logits import TemperatureLoss
+from keras_kd.losses.shared.norms import norm
 
 
 def standardize(logits: Any) -> Any:

@@ -8,14 +8,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.base import DistillationLoss
-from keras_kd.losses.parameters import (
+from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.parameters import (
     Shape,
     built_parameters,
     number_of_channels,
     torch_default,
 )
-from keras_kd.losses.pooling import pool_to_smaller
+from keras_kd.losses.shared.pooling import pool_to_smaller
 from keras_kd.system.arguments import number
 
 

@@ -7,10 +7,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from keras_kd.files import atomic_path, check_writable
 from keras_kd.report.classes import class_name
 from keras_kd.report.derive import complete_result
 from keras_kd.report.page import environment
+from keras_kd.system.files import atomic_path, check_writable
 
 
 def model_card(

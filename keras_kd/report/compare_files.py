@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_kd.files import atomic_path
 from keras_kd.report.numbers import (
     ABSENT,
     accuracy_text,
@@ -18,9 +17,10 @@ from keras_kd.report.numbers import (
     milliseconds_text,
     ratio_text,
 )
+from keras_kd.system.files import atomic_path
 
 if TYPE_CHECKING:
-    from keras_kd.export.evaluate import TFLiteResult
+    from keras_kd.measuring.evaluate import TFLiteResult
 
 
 def compare_files(

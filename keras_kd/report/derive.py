@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keras_kd.json_values import plain
 from keras_kd.report.check import check_result
 from keras_kd.report.headline import headline
 from keras_kd.report.pareto import COSTS, front_keys
 from keras_kd.report.schema import SCHEMA_VERSION
+from keras_kd.system.json_values import plain
 
 
 def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:

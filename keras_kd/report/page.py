@@ -8,10 +8,10 @@ from typing import Any
 
 from keras_kd.report import numbers
 from keras_kd.report.classes import class_rows, confusion_tables
-from keras_kd.report.curve_plots import training_curves
-from keras_kd.report.front_plot import accuracy_against, letters
 from keras_kd.report.pareto import COSTS, cost_of, drawable
-from keras_kd.report.reliability_plot import reliability_diagrams
+from keras_kd.report.plots.curve_plots import training_curves
+from keras_kd.report.plots.front_plot import accuracy_against, letters
+from keras_kd.report.plots.reliability_plot import reliability_diagrams
 
 _FRONT_TITLES = {
     "zipped_bytes": "Accuracy against the zipped size",

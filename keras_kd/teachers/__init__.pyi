@@ -1,6 +1,7 @@
 """What may stand as the teacher; each is imported when it is first used."""
 
-from .cache_outputs import cache as cache
+from .cached import TaughtInputs as TaughtInputs
+from .cached import cache as cache
 from .ensemble import Ensemble as Ensemble
 from .fastest_form import accelerate as accelerate
 from .fold_batch_norms import fold_batch_norms as fold_batch_norms
@@ -8,4 +9,3 @@ from .generations import TrainedModels as TrainedModels
 from .generations import born_again as born_again
 from .generations import chain as chain
 from .loading import load as load
-from .taught_inputs import TaughtInputs as TaughtInputs

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.outputs import output_structure
+from keras_kd.models.outputs import output_structure
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_kd.losses.logits import log_probabilities
-from keras_kd.outputs import PROBABILITIES, last_activation, look_like_probabilities
+from keras_kd.losses.shared.logits import log_probabilities
+from keras_kd.models.outputs import PROBABILITIES, last_activation, look_like_probabilities
 from keras_kd.system.arguments import number
 from keras_kd.teachers.callable_teacher import as_teacher, supports_jit
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.outputs import output_structure
+from keras_kd.models.outputs import output_structure
 from keras_kd.system.arguments import number
 from keras_kd.teachers.fold_batch_norms import clone_graph, fold_batch_norms
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from keras_kd.files import atomic_path, check_writable
+from keras_kd.models.layers import hash_of_weights
+from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.reading import read_json
-from keras_kd.teachers.cache_fingerprint import hash_of_weights
 
 
 class FinishedModels:

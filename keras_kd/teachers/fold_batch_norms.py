@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.outputs import output_structure
+from keras_kd.models.outputs import output_structure
 
 # Exact classes: a subclass may do more than multiply with its kernel.
 _KERNELS: dict[type, str] = {

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.features import FeatureReader
+from keras_kd.models.features import FeatureReader
 
 
 class InferenceReader(FeatureReader):

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_kd.quiet import capture_output
+from keras_kd.system.quiet import capture_output
 from keras_kd.teachers.file_inputs import by_name
 
 

@@ -46,7 +46,7 @@ def test_every_command_explains_itself(name, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_can_be_parsed(name):
-    from keras_kd.cli.parser import make_parser
+    from keras_kd.cli.framework.parser import make_parser
 
     text = COMMANDS[name].example.replace("\\\n", " ").replace(" ... ", " ")
     lines = [line.split("#")[0].strip() for line in text.splitlines()]

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from keras_kd.cli.commands import COMMANDS
+from keras_kd.cli.framework.recipe import settings_of
 from keras_kd.cli.out_folder import OutFolder, sha256
-from keras_kd.cli.recipe import settings_of
 
 COMMAND = COMMANDS["distill"]
 

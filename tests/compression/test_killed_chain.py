@@ -12,8 +12,8 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.compression.epoch_backup import EpochBackup
-from keras_kd.compression.run_folder import RunFolder
+from keras_kd.compression.running.epoch_backup import EpochBackup
+from keras_kd.compression.running.run_folder import RunFolder
 from keras_kd.compression.tfmot import import_tf_keras
 
 

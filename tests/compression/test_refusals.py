@@ -117,7 +117,9 @@ def test_check_and_compress_refuse_in_the_same_words(name, monkeypatch):
     distiller = kd.Distiller(teacher, model, [kd.losses.KLDivergence()])
     distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = [weight.copy() for weight in model.get_weights()]
-    monkeypatch.setattr("keras_kd.compression.stage_runs.StageRuns.run", lambda *_: pytest.fail())
+    monkeypatch.setattr(
+        "keras_kd.compression.running.stage_runs.StageRuns.run", lambda *_: pytest.fail()
+    )
     data = np.zeros((4, 8, 8, 1), "float32"), np.zeros(4, "int32")
     with pytest.raises(ValueError) as caught:
         kd.compress(distiller, data, stages=stages(), verbose=0)

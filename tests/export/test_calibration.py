@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_kd.data.input import Input
 from keras_kd.export.calibration import Calibration, calibrate, warnings_of
-from keras_kd.litert.input import Input
 
 X = np.arange(200, dtype=np.float32)[:, None]
 INPUT = Input("x", (None, 1), np.dtype(np.float32))

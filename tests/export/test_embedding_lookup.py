@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.export.embedding_lookup import gathers_to_lookups
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
 
 

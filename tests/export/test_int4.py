@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
 
 

@@ -8,7 +8,7 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.export.metadata import read_metadata
 from keras_kd.export.signatures import call_target, check_signatures
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
 
 IMAGES = np.random.default_rng(0).random((40, 10, 10, 1), np.float32)

@@ -10,7 +10,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.export.sparse_encoding import encodable
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
 
 IMAGES = np.random.default_rng(0).random((40, 10, 10, 3), np.float32)

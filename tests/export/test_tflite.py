@@ -11,9 +11,10 @@ import tensorflow as tf
 from keras import layers
 
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
-from keras_kd.export import evaluate_tflite, export_tflite
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.export.tflite import export_tflite
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.measuring.evaluate import evaluate_tflite
 
 
 def cnn(flatten: bool = False) -> keras.Model:

@@ -9,8 +9,8 @@ import shlex
 import pytest
 
 from keras_kd.cli.commands import COMMANDS
-from keras_kd.cli.parser import make_parser
-from keras_kd.cli.recipe import read_recipe
+from keras_kd.cli.framework.parser import make_parser
+from keras_kd.cli.framework.recipe import read_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from keras_kd.litert.flatbuffer import ModelFile
+from keras_kd.litert.model_file import ModelFile
 
 
 def test_code(run_guide):

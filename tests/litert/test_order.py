@@ -5,7 +5,7 @@ import pathlib
 import keras
 from keras import layers
 
-from keras_kd.export import export_tflite
+from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.order import order_inputs_and_outputs
 
 

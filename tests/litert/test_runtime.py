@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_kd.export import evaluate_tflite, export_tflite
+from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.runtime import LiteRuntime, check_file
+from keras_kd.measuring.evaluate import evaluate_tflite
 
 
 @pytest.fixture(scope="module")

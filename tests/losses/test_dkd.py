@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from keras_kd.losses import DKD, KLDivergence
-from keras_kd.losses.class_labels import label_mask
 from keras_kd.losses.dkd import target_class_kd
+from keras_kd.losses.shared.class_labels import label_mask
 
 LABELS = np.array([3, 0, 5, 1])
 

@@ -53,7 +53,7 @@ def test_row_of_a_file():
 
 
 def test_what_evaluate_tflite_returns_is_taken():
-    from keras_kd.export.result import TFLiteResult
+    from keras_kd.measuring.result import TFLiteResult
 
     given = {field.name: None for field in dataclasses.fields(TFLiteResult)}
     known = {key: value for key, value in measured().items() if key in given}

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from keras_kd.compression.stage_record import StageRecord
+from keras_kd.compression.running.stage_record import StageRecord
 from keras_kd.report.histories import curves_of, stages_of
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.export import export_tflite
+from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.stored_tensors import stored_tensors
 from keras_kd.report.layers import layer_results
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.features import FeatureReader, find_layer
+from keras_kd.models.features import FeatureReader, find_layer
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher, Adapters, unadapted
 
 

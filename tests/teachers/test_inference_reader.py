@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.features import FeatureReader
+from keras_kd.models.features import FeatureReader
 from keras_kd.teachers.inference_reader import InferenceReader
 
 

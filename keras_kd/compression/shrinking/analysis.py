@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_kd.compression.shrinking.channel_groups import Axes, Axis, ChannelGroups
-from keras_kd.model_graph import call_arguments
+from keras_kd.models.graph import call_arguments
 
 # Gives the number of channels that remain along an axis.
 Size = Callable[[np.ndarray], int]

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.shrinking.rules import rule_for
-from keras_kd.model_graph import graph_of, is_graph, ordered_nodes
+from keras_kd.models.graph import graph_of, is_graph, ordered_nodes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from keras_kd.compression.layer_choice import LayerChoice
 from keras_kd.compression.shrinking.importance import IMPORTANCES, REDUCTIONS
+from keras_kd.compression.stages.layer_choice import LayerChoice
 from keras_kd.system.arguments import number
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.layer_record import leaf_layers
 from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.blocks import Block, bypasses, choose_blocks, find_blocks
 from keras_kd.compression.shrinking.importance import Importance
@@ -23,8 +22,9 @@ from keras_kd.compression.shrinking.selection import (
     planned_parameters,
 )
 from keras_kd.compression.shrinking.walk import analyse
-from keras_kd.costs import model_cost
-from keras_kd.model_graph import check_graph
+from keras_kd.compression.stages.layer_record import leaf_layers
+from keras_kd.models.costs import model_cost
+from keras_kd.models.graph import check_graph
 
 
 @dataclasses.dataclass(frozen=True)

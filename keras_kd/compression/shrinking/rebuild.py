@@ -11,7 +11,7 @@ import numpy as np
 from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.selection import Selection
 from keras_kd.compression.shrinking.walk import needed_nodes
-from keras_kd.model_graph import graph_of, is_graph
+from keras_kd.models.graph import graph_of, is_graph
 
 
 def rebuild(

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression.layer_record import leaf_layers
 from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.channel_groups import Groups
 from keras_kd.compression.shrinking.selection import Selection
+from keras_kd.compression.stages.layer_record import leaf_layers
 
 
 @dataclasses.dataclass(frozen=True)

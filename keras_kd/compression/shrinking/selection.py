@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.channel_groups import Groups
-from keras_kd.costs import operation_macs
+from keras_kd.models.costs import operation_macs
 
 
 @dataclasses.dataclass

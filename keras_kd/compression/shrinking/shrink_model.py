@@ -7,14 +7,14 @@ from typing import Any
 
 import keras
 
-from keras_kd.compatibility import resolve_losses
-from keras_kd.compression.batches import as_batches
 from keras_kd.compression.shrinking.importance import Importance, taylor_scores
 from keras_kd.compression.shrinking.options import ShrinkOptions
 from keras_kd.compression.shrinking.plan import ShrinkPlan, check_shrinkable, make_plan
-from keras_kd.labels import class_labels
-from keras_kd.model_graph import graph_of
-from keras_kd.teachers.taught_inputs import student_inputs
+from keras_kd.data.batches import as_batches
+from keras_kd.data.labels import class_labels
+from keras_kd.data.taught_inputs import student_inputs
+from keras_kd.distilling.checks.compatibility import resolve_losses
+from keras_kd.models.graph import graph_of
 
 
 def shrink(

@@ -11,7 +11,7 @@ from keras_kd.compression.shrinking.analysis import Analysis, Call, CallRecord
 from keras_kd.compression.shrinking.channel_groups import Axes
 from keras_kd.compression.shrinking.removed_values import holds_zeros
 from keras_kd.compression.shrinking.rules import apply_rule
-from keras_kd.model_graph import graph_of, is_graph, ordered_nodes
+from keras_kd.models.graph import graph_of, is_graph, ordered_nodes
 
 
 def analyse(

@@ -1,0 +1,234 @@
+"""cache: the teacher runs once, and what it said is read from files from then on."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from keras_kd.caching.build import CacheBuilder, inputs_of
+from keras_kd.caching.checks import check_batched, check_deterministic, check_first_batch
+from keras_kd.caching.fingerprint import difference, fingerprint
+from keras_kd.caching.manifest import (
+    NAME,
+    Manifest,
+    building,
+    check_shards,
+    read_manifest,
+    refusal,
+)
+from keras_kd.caching.read import read_cache, read_views
+from keras_kd.caching.teacher_pass import TeacherPass
+from keras_kd.distilling.loss_values import layer_paths_of
+from keras_kd.system.arguments import number
+from keras_kd.system.files import check_writable
+from keras_kd.teachers.callable_teacher import as_teacher
+
+
+def cache(
+    teacher: Any,
+    dataset: Any,
+    path: str | os.PathLike[str],
+    *,
+    layers: Sequence[Any] = (),
+    dtype: Literal["float32", "float16"] = "float32",
+    top_k: int | None = None,
+    temperature: float | None = None,
+    views: int | None = None,
+    batch_size: int | None = 256,
+    shard_megabytes: float = 64,
+    check_inputs: bool = True,
+    check_files: bool = True,
+    verbose: bool = True,
+) -> tf.data.Dataset:
+    """Run the teacher once over a data set, and return the data set with what it said.
+
+    The first call runs the teacher, in large batches and with progress, and writes its outputs
+    into `path`. It may be killed: the same call goes on where it was. Later calls open what is
+    there, and run the teacher on a few samples only, to tell that it is the same one, its code
+    included. Outputs are read batch by batch, however large the data.
+
+    The inputs are not stored: they come from `dataset`, which must give the same batches in every
+    pass. Shuffle behind the cache: `taught.unbatch().shuffle(10_000).batch(64)`. Augmentation at
+    random would pair one image with what the teacher said of another, and is refused; there are
+    two right forms. With `views=N`, the augmented inputs and labels of `N` epochs are stored with
+    the outputs, and the epochs of `fit` read them in turn. Or the augmentation is seeded by the
+    example (`tf.image.stateless_*` with its index), and so the same in every pass.
+
+    Args:
+        teacher: A `keras.Model`, another callable on tensors such as an `Ensemble`, or a
+            `Distiller`, whose teacher and hinted layers are taken.
+        dataset: A `tf.data.Dataset` of batches `x`, `(x, y)` or `(x, y, sample_weight)`, or a
+            tuple of arrays `(x, y)`, which is cut into batches of 32. Its elements may be nested.
+        path: Folder of the cache; on a file system that several workers share, one of them
+            builds it while the others wait.
+        layers: What to store for hints: paths of teacher layers (`"backbone/block2_out"`), or
+            hints and losses, whose teacher layers are taken. Defaults to none.
+        dtype: How floating outputs and features are stored, `"float32"` or `"float16"`; they are
+            read as float32. Defaults to `"float32"`.
+        top_k: Store the `top_k` largest logits of each output and the mass of the others, as
+            `keras_kd.losses.TopKLogits`. Defaults to `None`, all logits.
+        temperature: With `top_k`, the temperature of the loss that will read them.
+        views: Store the inputs and labels of this number of epochs too; the data set may then be
+            shuffled and augmented at random. Defaults to `None`.
+        batch_size: Batches of the data set are put together for the teacher up to this number of
+            samples. `None` gives them as they come. Defaults to `256`.
+        shard_megabytes: Size of the files. Defaults to `64`.
+        check_inputs: Whether every batch that is read is compared with the inputs the teacher
+            saw, through a hash a sample. Defaults to `True`.
+        check_files: Whether the checksums of all files are compared at opening, some 1 to 5 GB a
+            second. Sizes always are. Defaults to `True`.
+        verbose: Whether to show progress. Defaults to `True`.
+
+    Returns:
+        A `tf.data.Dataset` of `(TaughtInputs, y)`, with `sample_weight` where there is one, in the
+        batches of `dataset`. `Distiller.fit`, `evaluate` and `compress` take it.
+
+    Raises:
+        ValueError: If the data set is random or empty, an argument makes no sense, a logit does
+            not fit into float16, or what is in `path` was made by another teacher, of other data,
+            with other arguments, or was altered. Nothing is overwritten.
+        OSError: If `path` cannot be written to.
+        tf.errors.InvalidArgumentError: While reading, if a later batch is not the one that the
+            teacher saw.
+
+    Example:
+
+    ```python
+    taught = keras_kd.teachers.cache(
+        teacher, train, "caches/resnet50", layers=["block4_out"], dtype="float16"
+    )
+    distiller.fit(taught.shuffle(100), validation_data=validation, epochs=50)
+    ```
+    """
+    teacher, layers = _teacher_and_layers(teacher, layers)
+    _check_arguments(dtype, top_k, temperature, views, batch_size, shard_megabytes)
+    dataset = _as_dataset(dataset)
+    check_batched(teacher, inputs_of(dataset.element_spec))
+    folder = pathlib.Path(path)
+    print_of = fingerprint(
+        teacher,
+        dataset,
+        layers=layers,
+        dtype=dtype,
+        top_k=top_k,
+        temperature=temperature,
+        views=views,
+    )
+    teacher_pass = TeacherPass(
+        teacher,
+        inputs_of(dataset.element_spec),
+        layers=layers,
+        dtype=dtype,
+        top_k=top_k,
+        temperature=temperature,
+    )
+    manifest = _read(folder, print_of)
+    if manifest is None or not manifest.complete:
+        check_writable(folder / NAME)
+        if views is None:
+            check_deterministic(dataset)
+        with building(folder):
+            # Another process may have built it meanwhile.
+            manifest = _read(folder, print_of) or Manifest(print_of)
+            if not manifest.complete:
+                if manifest.shards:
+                    check_shards(folder, manifest)
+                    check_first_batch(folder, manifest, dataset, teacher_pass)
+                manifest.write(folder)
+                CacheBuilder(
+                    teacher_pass,
+                    dataset,
+                    folder,
+                    manifest,
+                    views=views,
+                    batch_size=batch_size,
+                    shard_bytes=int(shard_megabytes * 1e6),
+                    verbose=verbose,
+                ).build()
+    else:
+        check_shards(folder, manifest, check_files)
+        check_first_batch(folder, manifest, dataset, teacher_pass)
+    if views is not None:
+        return read_views(dataset.element_spec, folder, manifest, views)
+    return read_cache(dataset, folder, manifest, check_inputs)
+
+
+def _read(folder: pathlib.Path, asked: dict[str, Any]) -> Manifest | None:
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        try:
+            reason = difference(manifest.fingerprint, asked)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise refusal(folder, f"its {NAME} lacks its fingerprint ({error})") from None
+        if reason is not None:
+            raise refusal(folder, reason)
+    return manifest
+
+
+def _teacher_and_layers(teacher: Any, layers: Sequence[Any]) -> tuple[Any, list[str]]:
+    if isinstance(layers, str):
+        layers = [layers]
+    wanted = [*layers]
+    # A Distiller; its module imports this package, so it cannot be named here.
+    objective = getattr(teacher, "objective", None)
+    if objective is not None and hasattr(objective, "distillation_losses"):
+        if objective.teacher is None:
+            raise ValueError(
+                "The Distiller has no teacher to cache: set `distiller.teacher` first."
+            )
+        wanted += objective.distillation_losses
+        teacher = objective.teacher
+    paths: list[str] = []
+    for layer in wanted:
+        paths += [layer] if isinstance(layer, str) else layer_paths_of([layer], "teacher")
+    return as_teacher(teacher), list(dict.fromkeys(paths))
+
+
+def _check_arguments(
+    dtype: Any, top_k: Any, temperature: Any, views: Any, batch_size: Any, size: Any
+) -> None:
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f'`dtype` must be "float32" or "float16", but received {dtype!r}.')
+    for name, value in (("top_k", top_k), ("views", views), ("batch_size", batch_size)):
+        number(name, value, least=1, whole=True, optional=True)
+    number("shard_megabytes", size, above=0)
+    if top_k is not None:
+        if temperature is None:
+            raise ValueError(
+                f"`top_k={top_k}` needs the temperature of the loss that will read the logits: "
+                "the mass of the others depends on it. Pass temperature=4.0 for "
+                "keras_kd.losses.KLDivergence(temperature=4.0)."
+            )
+        number("temperature", temperature, above=0)
+    elif temperature is not None:
+        raise ValueError(
+            "`temperature` is of use with `top_k` alone: whole logits serve every temperature. "
+            "Leave it out, or pass top_k=..."
+        )
+
+
+def _as_dataset(dataset: Any) -> tf.data.Dataset:
+    if isinstance(dataset, (tuple, list)) and len(dataset) in (2, 3):
+        dataset = tf.data.Dataset.from_tensor_slices(tuple(dataset)).batch(32)
+    if not isinstance(dataset, tf.data.Dataset):
+        raise TypeError(
+            "`dataset` must be a tf.data.Dataset of batches or a tuple of arrays (x, y), but "
+            f"received {type(dataset).__name__}."
+        )
+    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "The data set has no end, so a pass over it has none. Put `repeat()` behind the "
+            "cache: cache(teacher, dataset, path).repeat()."
+        )
+    spec = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
+    if type(spec).__name__ == "TaughtInputs":
+        raise ValueError(
+            "The data set brings a teacher's outputs along already. Give the data set that they "
+            "were made of."
+        )
+    return dataset

@@ -1,0 +1,10 @@
+"""All commands, in the order of `keras-kd --help`."""
+
+from __future__ import annotations
+
+from keras_kd.cli.commands import check, compress, demo, distill, export, measure, report, run
+
+COMMANDS = {
+    module.COMMAND.name: module.COMMAND
+    for module in (demo, check, distill, compress, export, measure, report, run)
+}

@@ -1,0 +1,221 @@
+"""`keras-kd compress`: stages that make a student smaller, the teacher still teaching."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.framework.command import Command
+from keras_kd.cli.framework.option import Option
+from keras_kd.cli.framework.shared_options import data_options, run_options, teaching_options
+
+# How an option such as --prune becomes a stage: name, what the number is, help.
+_SHORTCUTS = (
+    ("shrink", "RATIO", "remove this part of the channels, such as 0.25"),
+    ("low_rank", "ENERGY", "write layers as two smaller ones that keep this part, such as 0.9"),
+    ("prune", "SPARSITY", "set this part of the weights to zero, such as 0.75"),
+    ("cluster", "NUMBER", "let the weights of a layer share so many values, such as 16"),
+    ("quantize_aware", "", "train for 8 bits"),
+)
+
+
+class _AddStage(argparse.Action):
+    """Adds a stage to those given so far, so that their order is that of the command line."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        name = str(option_string).lstrip("-").replace("-", "_")
+        text = str(values or "")
+        amount, _, epochs = (text, "", "") if name != "quantize_aware" else ("", "", text)
+        if name != "quantize_aware":
+            amount, _, epochs = text.partition(":")
+        arguments = [amount] if amount else []
+        arguments += [f"epochs={epochs}"] if epochs else []
+        stages = [*(getattr(namespace, "stages", None) or []), f"{name}({', '.join(arguments)})"]
+        namespace.stages = stages
+
+
+def add_shortcuts(parser: argparse.ArgumentParser) -> None:
+    """Add `--prune` and the others, whose order counts, to a parser."""
+    group = parser.add_argument_group("stages, in the order in which they are given")
+    for name, amount, text in _SHORTCUTS:
+        arguments: dict[str, Any] = {"metavar": f"{amount}[:EPOCHS]" if amount else "EPOCHS"}
+        if not amount:
+            arguments["nargs"] = "?"
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            action=_AddStage,
+            dest="stages",
+            default=argparse.SUPPRESS,
+            help=text,
+            **arguments,
+        )
+
+
+COMMAND = Command(
+    name="compress",
+    summary="prune, cluster, quantize or shrink a student, the teacher still teaching",
+    description="""\
+Make a trained student smaller in stages, in each of which the teacher goes on teaching. The order
+that makes sense is --shrink, --low-rank, --prune, --cluster, --quantize-aware; any may be left out,
+and another order is refused before anything is trained. Zeros and shared values make a file smaller
+when it is zipped; --shrink, --low-rank and 8 bits make it smaller as it is.
+
+The folder given with --out then holds the student (student.h5 after --quantize-aware, else
+student.keras), a record of every stage in stages/, result.json and recipe.toml. It is gone on with
+at the stage and epoch where it was stopped.""",
+    example="""\
+  keras-kd compress --student runs/distill/student.keras --teacher big.keras --data pictures \\
+                    --prune 0.75:4 --quantize-aware 2 --max-drop 1.0
+  keras-kd compress ... --prune 0.95 --quantize-aware --max-zipped-bytes 40000""",
+    options=(
+        Option("student", "text", "the trained student: .keras", metavar="FILE", required=True),
+        Option(
+            "stages",
+            "texts",
+            "stages in full, with any argument of their class: 'prune(0.75, scope=\"global\")'",
+            metavar="STAGE",
+            required=True,
+        ),
+        *data_options(),
+        *teaching_options(),
+        Option("epochs", "integer", "of a stage that does not give its own", default=2, least=0),
+        Option(
+            "learning_rate",
+            "number",
+            "of a stage that does not give its own (default: the stage's)",
+            metavar="RATE",
+            least=0.0,
+        ),
+        Option(
+            "max_drop",
+            "number",
+            "points of validation accuracy that the student may lose; a stage that costs more is "
+            "tried again more gently, then left out",
+            metavar="POINTS",
+            least=0.0,
+        ),
+        Option(
+            "max_bytes",
+            "integer",
+            "largest .tflite file; the gentlest strength of the stages that keeps it is searched",
+            metavar="BYTES",
+            least=1,
+        ),
+        Option(
+            "max_zipped_bytes",
+            "integer",
+            "the same of the zipped file, in which zeros and shared values count",
+            metavar="BYTES",
+            least=1,
+        ),
+        Option(
+            "size_of",
+            "text",
+            "the form of the file whose size --max-bytes is about",
+            default="int8",
+            choices=("float32", "float16", "dynamic", "int8", "int16x8"),
+        ),
+        *run_options("runs/compress"),
+    ),
+    module="keras_kd.cli.commands.compress",
+    shortcuts=(add_shortcuts,),
+)
+
+
+def run(settings: dict[str, Any], console: Console) -> Outcome:
+    """Compress, or go on with it."""
+    import keras
+
+    import keras_kd as kd
+    from keras_kd.cli.model_files import load_model, write_notes
+    from keras_kd.cli.named import make_stages
+    from keras_kd.cli.out_folder import OutFolder
+    from keras_kd.cli.teaching import (
+        compile_distiller,
+        damaged_images_named,
+        make_distiller,
+        notes_of,
+        task_data,
+        training_batches,
+    )
+
+    limit, zipped = _size_limit(settings)
+    stages = make_stages(settings["stages"], settings["epochs"], settings["learning_rate"])
+    folder = OutFolder(COMMAND, settings, [settings["teacher"], settings["student"]])
+    if (done := folder.done(console)) is not None:
+        return Outcome(done, _text(done))
+    keras.utils.set_random_seed(settings["seed"])
+    teacher = load_model(settings["teacher"], settings["custom_objects"])
+    student = load_model(settings["student"], settings["custom_objects"])
+    data = task_data(settings, student, console)
+    if settings["max_drop"] is not None and data.validation is None:
+        raise ValueError("--max-drop is measured on validation data: give --validation-data.")
+    distiller = make_distiller(settings, teacher, student, data.preprocessing)
+    compile_distiller(distiller, student, "adam")
+    common: dict[str, Any] = {"stages": stages, "verbose": console.verbose}
+    with folder.begun(), damaged_images_named(data):
+        train = training_batches(settings, data, distiller, folder.path, console)
+        found: dict[str, Any] = {}
+        if limit is None:
+            compressed = kd.compress(
+                distiller,
+                train,
+                data.validation,
+                path=folder.path / "stages",
+                max_drop=settings["max_drop"],
+                **common,
+            )
+        else:
+            sized = kd.compress_to_size(
+                distiller,
+                train,
+                data.validation,
+                max_bytes=limit,
+                zipped=zipped,
+                quantization=settings["size_of"],
+                path=folder.path / "sizes",
+                **common,
+            )
+            compressed = sized.model
+            found = {"strength": sized.strength, "zipped" if zipped else "bytes": sized.bytes}
+    path = folder.path / f"student{'.h5' if compressed.quantization_aware else '.keras'}"
+    compressed.save(path)
+    notes = notes_of(settings, data)
+    write_notes(path, notes)
+    lines: list[str] = []
+    compressed.summary(lines.append)
+    result = folder.finish(
+        {
+            "model": path.as_posix(),
+            "parameters": compressed.count_params(),
+            "sparsity": compressed.sparsity,
+            **found,
+            "stages": [dataclasses.asdict(record) for record in compressed.stages],
+            "layers": [vars(record) for record in compressed.layers],
+            "history": compressed.history,
+            "table": "\n".join(lines),
+            "notes": notes,
+        }
+    )
+    return Outcome(result, _text(result))
+
+
+def _size_limit(settings: dict[str, Any]) -> tuple[int | None, bool]:
+    limits = [settings["max_bytes"], settings["max_zipped_bytes"]]
+    if None not in limits:
+        raise ValueError("Give --max-bytes or --max-zipped-bytes, not both.")
+    limit = limits[0] if limits[0] is not None else limits[1]
+    if limit is not None and settings["max_drop"] is not None:
+        raise ValueError(
+            "--max-drop cannot be combined with a limit on the size, which decides on the strength "
+            "of the stages. Leave one out; `keras-kd measure` checks both afterwards."
+        )
+    return limit, limits[1] is not None
+
+
+def _text(result: dict[str, Any]) -> str:
+    return f"{result['table']}\n{result['model']}: {result['parameters']:,} parameters"

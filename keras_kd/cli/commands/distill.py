@@ -1,0 +1,159 @@
+"""`keras-kd distill`: a student learns from a teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.framework.command import Command
+from keras_kd.cli.framework.option import Option
+from keras_kd.cli.framework.shared_options import data_options, run_options, teaching_options
+
+if TYPE_CHECKING:
+    from keras_kd.cli.model_files import LoadedModel
+
+COMMAND = Command(
+    name="distill",
+    summary="a large trained model teaches a small one",
+    description="""\
+A large trained model, the teacher, teaches a small one, the student: on the labels of your data,
+and on what the teacher says of them. The folder given with --out then holds student.keras,
+student.keras.json (how its input is made, the names of the classes), result.json and recipe.toml.
+
+The student is a saved model (.keras, trained or not), or shrink:0.5, which is the teacher with half
+of its channels removed, the least important ones.""",
+    example="""\
+  keras-kd distill --teacher big.keras --student shrink:0.5 --data pictures --scale 255 --epochs 20
+  keras-kd distill --teacher big.keras --student small.keras --data fashion_mnist --scale 255 \\
+                   --loss kl_divergence rkd:0.02 --hint block4_out:block2_out:fit_net:0.5""",
+    options=(
+        Option(
+            "student",
+            "text",
+            "a saved model, or shrink:RATIO for the teacher without this part of its channels",
+            metavar="FILE|shrink:RATIO",
+            required=True,
+        ),
+        *data_options(),
+        *teaching_options(),
+        Option("epochs", "integer", "passes over the data", default=10, least=1),
+        Option(
+            "learning_rate", "number", "of the optimizer", default=1e-3, metavar="RATE", least=0.0
+        ),
+        Option("optimizer", "text", "a Keras optimizer by name", default="adam", metavar="NAME"),
+        *run_options("runs/distill"),
+    ),
+    module="keras_kd.cli.commands.distill",
+)
+
+
+def run(settings: dict[str, Any], console: Console) -> Outcome:
+    """Distil, or go on with it."""
+    import keras
+
+    from keras_kd.cli.model_files import load_model, write_notes
+    from keras_kd.cli.out_folder import OutFolder
+    from keras_kd.cli.teaching import (
+        compile_distiller,
+        damaged_images_named,
+        make_distiller,
+        notes_of,
+        task_data,
+        training_batches,
+    )
+    from keras_kd.demo.training import fit_resumably
+    from keras_kd.system.files import atomic_path
+
+    shrunk = settings["student"].startswith("shrink:")
+    if shrunk:
+        _ratio(settings["student"])
+    files = [settings["teacher"], None if shrunk else settings["student"]]
+    folder = OutFolder(COMMAND, settings, files)
+    if (done := folder.done(console)) is not None:
+        return Outcome(done, _text(done))
+    keras.utils.set_random_seed(settings["seed"])
+    teacher = load_model(settings["teacher"], settings["custom_objects"])
+    student = _student(settings, teacher, console)
+    data = task_data(settings, student, console)
+    distiller = make_distiller(settings, teacher, student, data.preprocessing)
+    compile_distiller(distiller, student, _optimizer(settings))
+    _say_sizes(teacher, student, console)
+    with folder.begun(), damaged_images_named(data):
+        train = training_batches(settings, data, distiller, folder.path, console)
+        history = fit_resumably(
+            distiller,
+            train,
+            data.validation,
+            epochs=settings["epochs"],
+            folder=folder.path,
+            name="distill",
+            verbose=console.verbose,
+        )
+    path = folder.path / "student.keras"
+    with atomic_path(path) as temporary:
+        student.keras_model.save(temporary)
+    notes = notes_of(settings, data)
+    write_notes(path, notes)
+    metrics = {key: values[-1] for key, values in history.items() if isinstance(values, list)}
+    metrics.pop("epoch", None)
+    result = folder.finish(
+        {
+            "model": path.as_posix(),
+            "epochs": settings["epochs"],
+            "parameters": student.keras_model.count_params(),
+            "teacher_parameters": teacher.keras_model.count_params(),
+            "metrics": metrics,
+            "history": {k: v for k, v in history.items() if isinstance(v, list) and k != "epoch"},
+            "seconds": history["seconds"],
+            "notes": notes,
+        }
+    )
+    return Outcome(result, _text(result))
+
+
+def _student(settings: dict[str, Any], teacher: LoadedModel, console: Console) -> LoadedModel:
+    import keras_kd as kd
+    from keras_kd.cli.model_files import LoadedModel, load_model
+
+    text = settings["student"]
+    if not text.startswith("shrink:"):
+        return load_model(text, settings["custom_objects"])
+    ratio = _ratio(text)
+    console.say(f"Student: the teacher without {ratio:.0%} of its channels")
+    return LoadedModel(text, kd.shrink(teacher.keras_model, ratio), teacher.notes)
+
+
+def _ratio(text: str) -> float:
+    try:
+        return float(text.removeprefix("shrink:"))
+    except ValueError:
+        raise ValueError(
+            f"--student {text}: a number was expected behind the colon, such as shrink:0.5."
+        ) from None
+
+
+def _optimizer(settings: dict[str, Any]) -> Any:
+    import keras
+
+    try:
+        kind = type(keras.optimizers.get(settings["optimizer"]))
+    except ValueError:
+        raise ValueError(
+            f"There is no Keras optimizer '{settings['optimizer']}'. Give adam, adamw, sgd, ..."
+        ) from None
+    return kind(learning_rate=settings["learning_rate"])
+
+
+def _say_sizes(teacher: LoadedModel, student: LoadedModel, console: Console) -> None:
+    sizes = [model.keras_model.count_params() for model in (teacher, student)]
+    console.say(f"Teacher: {sizes[0]:,} parameters. Student: {sizes[1]:,}")
+
+
+def _text(result: dict[str, Any]) -> str:
+    metrics = result["metrics"]
+    accuracy = metrics.get("val_accuracy", metrics.get("accuracy"))
+    kind = "validation" if "val_accuracy" in metrics else "training"
+    return (
+        f"{result['model']}: {result['parameters']:,} parameters (teacher "
+        f"{result['teacher_parameters']:,}), {kind} accuracy {accuracy:.2%}"
+    )

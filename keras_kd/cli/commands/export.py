@@ -1,0 +1,179 @@
+"""`keras-kd export`: a model becomes a TFLite file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.framework.command import Command
+from keras_kd.cli.framework.option import Option
+from keras_kd.cli.framework.shared_options import DATA_HELP, custom_objects_option, input_options
+
+if TYPE_CHECKING:
+    from keras_kd.cli.model_files import LoadedModel
+
+COMMAND = Command(
+    name="export",
+    summary="write a model as TFLite files, in one or several forms",
+    description="""\
+Write a model as one .tflite file for each form that is asked for. Every file is loaded and run once
+before it takes its name. Beside each stands a .json with the names of the classes and how the input
+is made of an image.
+
+int8 and int16x8 need some training data (--data), from which the ranges of the numbers inside are
+taken, unless the model was trained for 8 bits (compress --quantize-aware).""",
+    example="""\
+  keras-kd export runs/compress/student.h5 --quantization int8 --c-array
+  keras-kd export small.keras --quantization float32 float16 int8 --data pictures --scale 255""",
+    options=(
+        Option("model", "text", "a .keras or .h5 file", metavar="MODEL", positional=True,
+               required=True),
+        Option("quantization", "texts", "how numbers are stored: float32, float16, dynamic (8-bit "
+               "weights), int8, int16x8, int4", default=["int8"], metavar="FORM"),
+        Option("data", "text", f"training data to calibrate with: {DATA_HELP}", section="data",
+               metavar="DATA"),
+        *input_options(),
+        Option("class_names", "text", "names of the classes, in order, separated by commas; those "
+               "that keras-kd stored with the model need not be repeated", metavar="A,B,C"),
+        Option("integer_io", "switch", "int8 and int16x8 files take and give integers",
+               default=False),
+        Option("sparse", "switch", "store zeros in TFLite's sparse form", default=False),
+        Option("allow_flex", "switch", "let files have operators of TensorFlow, which need a "
+               "larger runtime", default=False),
+        Option("c_array", "switch", "write each file as C++ source for a microcontroller too; for "
+               "float32, int8 and int16x8",
+               default=False),
+        Option("out", "text", "the folder to write into; one that holds another run is refused",
+               default="runs/export", section="", metavar="FOLDER"),
+        custom_objects_option(),
+    ),
+    module="keras_kd.cli.commands.export",
+)  # fmt: skip
+
+
+def run(settings: dict[str, Any], console: Console) -> Outcome:
+    """Export, or say that it is done."""
+    import pathlib
+
+    import keras_kd as kd
+    from keras_kd.cli.model_files import load_model, write_notes
+    from keras_kd.cli.out_folder import OutFolder
+    from keras_kd.export.tflite import QUANTIZATIONS
+
+    for form in settings["quantization"]:
+        if form not in QUANTIZATIONS:
+            raise ValueError(
+                f"There is no form '{form}'. --quantization takes {', '.join(QUANTIZATIONS)}."
+            )
+        if settings["c_array"] and form in ("float16", "dynamic", "int4"):
+            raise ValueError(
+                f"--c-array is for TensorFlow Lite for Microcontrollers, which does not compute "
+                f"with {form} files. Write that form with a command of its own, without --c-array."
+            )
+    folder = OutFolder(COMMAND, settings, [settings["model"]])
+    if (done := folder.done(console)) is not None:
+        return Outcome(done, _text(done))
+    loaded = load_model(settings["model"], settings["custom_objects"])
+    _check_data(settings, loaded)
+    class_names, preprocessing, examples = _input(settings, loaded)
+    stem = pathlib.Path(settings["model"]).stem
+    files: list[dict[str, Any]] = []
+    with folder.begun():
+        for form in settings["quantization"]:
+            console.say(f"Exporting as {form}")
+            integer = form in ("int8", "int16x8")
+            path = kd.export_tflite(
+                loaded.model,
+                folder.path / f"{stem}_{form}.tflite",
+                form,
+                representative_data=examples if integer else None,
+                integer_io=settings["integer_io"] and integer,
+                sparse=settings["sparse"],
+                allow_flex=settings["allow_flex"],
+                class_names=class_names,
+                preprocessing=preprocessing,
+                verbose=False,
+            )
+            if "data" in loaded.notes:  # what `measure` warns of
+                write_notes(path, {"data": loaded.notes["data"]})
+            entry: dict[str, Any] = {
+                "file": path.as_posix(),
+                "form": form,
+                "bytes": path.stat().st_size,
+            }
+            if settings["c_array"]:
+                made = kd.export_c_array(path, class_names=class_names)
+                entry["c_array"] = {
+                    "header": pathlib.Path(made.header).as_posix(),
+                    "source": pathlib.Path(made.source).as_posix(),
+                    "arena_bytes": made.arena_size,
+                }
+            files.append(entry)
+    result = folder.finish(
+        {
+            "model": settings["model"],
+            "files": files,
+            "class_names": class_names,
+            "preprocessing": preprocessing,
+        }
+    )
+    return Outcome(result, _text(result))
+
+
+def _check_data(settings: dict[str, Any], loaded: LoadedModel) -> None:
+    trained = getattr(loaded.model, "quantization_aware", False)
+    for form in settings["quantization"]:
+        if trained and form != "int8":
+            raise ValueError(
+                f"'{settings['model']}' was trained for int8 by --quantize-aware; a {form} file of "
+                "it would hold int8 all the same: --quantization int8. For another form, compress "
+                "without --quantize-aware."
+            )
+    if settings["data"] is not None:
+        return
+    for form in settings["quantization"]:
+        if form == "int16x8" or (form == "int8" and not trained):
+            raise ValueError(
+                f"{form} needs some training data, from which the ranges of the numbers inside are "
+                "taken: add --data DATA."
+            )
+
+
+def _input(
+    settings: dict[str, Any], loaded: LoadedModel
+) -> tuple[list[str] | None, dict[str, Any] | None, Any]:
+    """Return the names of the classes, the preprocessing, and examples to calibrate with."""
+    from keras_kd.cli.preprocessing import resolve_preprocessing
+    from keras_kd.cli.sources import open_source
+    from keras_kd.cli.task_data import batches, split_indices
+
+    names = loaded.notes.get("class_names")
+    if settings["class_names"] is not None:
+        names = [name.strip() for name in settings["class_names"].split(",")]
+        if len(names) != loaded.classes:
+            raise ValueError(
+                f"--class-names gives {len(names)} names, but '{loaded.path}' tells "
+                f"{loaded.classes} classes apart."
+            )
+    stored = loaded.notes.get("preprocessing")
+    scale, offset = settings["scale"], settings["offset"]
+    if settings["data"] is None:
+        if stored is None and scale is None:
+            return names, None, None
+        made = resolve_preprocessing(
+            loaded.input_shape, scale, offset, stored, loaded.keras_model, integers=True
+        )
+        return names, made.to_dict(), None
+    source = open_source(settings["data"])
+    made = resolve_preprocessing(
+        loaded.input_shape, scale, offset, stored, loaded.keras_model, source.integers
+    )
+    order, _ = split_indices(source.count, 0.0, 0)
+    examples = batches(source, order[:512], made, 32)
+    return names or source.class_names, made.to_dict(), examples
+
+
+def _text(result: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{file['file']}: {file['form']}, {file['bytes']:,} bytes" for file in result["files"]
+    )

@@ -1,0 +1,200 @@
+"""compress: the stages, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+from keras_kd.compression.running.compressed_model import CompressedModel
+from keras_kd.compression.running.drop_limit import check_limit
+from keras_kd.compression.running.run_folder import RunFolder
+from keras_kd.compression.running.run_plan import run_plan
+from keras_kd.compression.running.stage_runs import StageRuns
+from keras_kd.compression.running.teaching import Teaching
+from keras_kd.compression.stages.layer_record import already_pruned
+from keras_kd.compression.stages.one_device import check_devices
+from keras_kd.compression.stages.order import check_order
+from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.compression.stages.stage_list import check_stages
+from keras_kd.data.batches import as_batches, refuse_endless
+from keras_kd.data.first_batch import first_batch
+from keras_kd.distilling.distiller import Distiller
+from keras_kd.distilling.objective import NO_TEACHER
+
+
+def compress(
+    distiller: Distiller,
+    train: Any,
+    validation_data: Any = None,
+    *,
+    stages: Sequence[Stage],
+    path: str | os.PathLike[str] | None = None,
+    max_drop: float | None = None,
+    reference: str = "student",
+    retries: int = 2,
+    verbose: Any = "auto",
+) -> CompressedModel:
+    """Compress a distilled student, the teacher still teaching in every stage.
+
+    Works on a copy: the distiller and its student stay as they are. Every stage is checked
+    before the first one trains. The order is `Shrink`, `LowRank`, `Prune`, `Cluster`,
+    `QuantizeAware`; any of them may be left out.
+
+    With `path`, what each stage came to is kept as soon as it is done, and the same call goes on
+    where a killed process left off: at the stage and the epoch. It ends with the weights of the
+    run that was not killed if every pass over `train` gives the same batches, or `train` is
+    arrays: a `tf.data.Dataset` that shuffles anew in each pass begins with its first order again.
+
+    Args:
+        distiller: A compiled `keras_kd.Distiller` whose student has been trained.
+        train: Training data: a `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, or a
+            tuple of arrays `(x, y)`.
+        validation_data: Validation data of the same kinds. Defaults to `None`.
+        stages: The stages in order, such as `[Prune(0.75, epochs=4), QuantizeAware(epochs=2)]`.
+            Where `epochs=0` a stage only changes the student, without training.
+        path: The folder of the run, such as `"runs/student"`: `run.json` with the figures of every
+            stage, and a model file for each. A folder of another run is refused. Defaults to
+            `None`: nothing is kept.
+        max_drop: Points that the student may lose on the validation data, hundredths of the first
+            metric. A stage after which more is lost is tried again more gently, then left out.
+            Defaults to `None`: no limit.
+        reference: What a loss is measured against: `"student"`, as it was before compression, or
+            `"teacher"`. Defaults to `"student"`.
+        retries: How often a stage is tried again. Defaults to `2`.
+        verbose: Verbosity of the training, as in `keras.Model.fit`. Defaults to `"auto"`.
+
+    Returns:
+        A `CompressedModel`.
+
+    Raises:
+        ValueError: If there is no stage, the order of stages makes no sense, a stage cannot
+            treat the student, a data set is empty or has no end, or `path` holds another run.
+        OSError: If `path` cannot be written to.
+        TypeError: If an argument is of the wrong kind.
+
+    Example:
+
+    ```python
+    compressed = keras_kd.compress(
+        distiller,
+        train,
+        validation_data=validation,
+        stages=[keras_kd.Prune(0.75, epochs=4), keras_kd.QuantizeAware(epochs=2)],
+    )
+    print(compressed.evaluate(validation))
+    compressed.summary()
+    ```
+    """
+    # The first draw, so that lazy imports and caches of a process do not decide on it.
+    seed = random.randrange(2**31)
+    arrays = train if isinstance(train, (tuple, list)) else None
+    train = as_batches(train, "train", shuffle=True)
+    if validation_data is not None:
+        validation_data = as_batches(validation_data, "validation_data")
+    refuse_endless(train, "train")
+    refuse_endless(validation_data, "validation_data")
+    example = first_batch(train)
+    taught = None if example is None else example.taught
+    stages = _check_arguments(distiller, stages, taught is not None)
+    distiller._check_validation(validation_data)
+    inputs = None if example is None else example.inputs
+    if not distiller.student.built and inputs is not None:
+        with distiller.distribute_strategy.scope():
+            distiller.student(inputs, training=False)
+    student = distiller.student
+    limit = check_limit(
+        max_drop, reference, retries, validation_data, distiller._compile_metrics is not None
+    )
+    check_order(stages)
+    check_devices(stages, distiller.distribute_strategy)
+    preview = student
+    for i, stage in enumerate(stages):
+        stage.check(preview, stages[:i])
+        if i + 1 < len(stages):
+            preview = stage.preview(preview)
+    if distiller.objective.distils:
+        with distiller.distribute_strategy.scope():
+            distiller.objective.build(student, inputs, taught)
+    folder = None
+    if path is not None:
+        arguments = {"max_drop": max_drop, "reference": reference, "retries": retries}
+        plan = run_plan(distiller, stages, train, validation_data, **arguments)
+        folder = RunFolder(path, plan, student, seed)
+        seed = folder.seed
+
+    def copied(model: keras.Model) -> keras.Model:
+        with distiller.distribute_strategy.scope():
+            return copy_model(model, inputs)
+
+    teaching = Teaching(distiller, train, validation_data, verbose, arrays)
+    runs = StageRuns(student, teaching, copied, folder, limit, reference, seed)
+    state = StudentState(copied(student), pruned=already_pruned(student))
+    with _left_as_they_are(distiller.objective.layers):
+        return runs.result(runs.run(stages, state))
+
+
+@contextlib.contextmanager
+def _left_as_they_are(layers: Sequence[Any]) -> Iterator[None]:
+    """Put the weights of the distiller's projections back, which the stages train on."""
+    before = [(layer, layer.get_weights()) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, weights in before:
+            layer.set_weights(weights)
+
+
+def _check_arguments(distiller: Any, stages: Any, taught: bool) -> list[Stage]:
+    if not isinstance(distiller, Distiller):
+        raise TypeError(
+            "`compress` takes a keras_kd.Distiller, which knows the teacher, the student and the "
+            f"losses, but received {type(distiller).__name__}."
+        )
+    if not distiller.compiled:
+        raise ValueError(
+            "`compress` needs a compiled Distiller: call distiller.compile(optimizer, loss=..., "
+            "metrics=[...]) first."
+        )
+    if distiller.teacher is None and distiller.objective.distils and not taught:
+        raise ValueError(NO_TEACHER)
+    return check_stages(stages)
+
+
+def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
+    """Return a copy of a Keras 3 model with weights of its own.
+
+    Args:
+        model: A built model.
+        inputs: A batch of inputs, which builds the copy of a subclassed model. Defaults to `None`.
+
+    Raises:
+        ValueError: If the model cannot be made again from its configuration.
+    """
+    try:
+        copied = _from_configuration(model)
+        if not copied.built or len(copied.weights) != len(model.weights):
+            copied(inputs, training=False)
+        copied.set_weights(model.get_weights())
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The student '{model.name}' ({type(model).__name__}) cannot be copied, and `compress` "
+            "leaves the one it was given as it is: give the class a `get_config` with the "
+            f"arguments of its constructor. ({str(error).strip().splitlines()[0]})"
+        ) from error
+    return copied
+
+
+def _from_configuration(model: keras.Model) -> keras.Model:
+    graph = isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
+    if not graph:
+        return type(model).from_config(model.get_config())
+    if type(model).__module__.split(".")[0] != "keras":
+        # A class of its own may share layers outside of the graph, which a clone would not.
+        with contextlib.suppress(NotImplementedError, TypeError, ValueError):
+            return type(model).from_config(model.get_config())
+    return keras.models.clone_model(model)

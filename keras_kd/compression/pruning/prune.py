@@ -1,0 +1,306 @@
+"""Prune: set the smallest weights of a student to zero while it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kd.compression.pruning.callback import PruningCallback
+from keras_kd.compression.pruning.masks import global_masks, tfmot_masks
+from keras_kd.compression.pruning.prune_arguments import check_prune_arguments
+from keras_kd.compression.pruning.times import default_schedule
+from keras_kd.compression.stages.kernels import PrunableWeight, prunable_weights
+from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
+from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.layer_plan import LayerPlan, Reason
+
+_LOOKED_UP = Reason(
+    "its rows are looked up: there is no product along whose inputs `sparsity_m_by_n` could run",
+    "prune it in a stage of its own, by `sparsity`",
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class Prune(Stage):
+    """Prunes a student by magnitude, with TF-MOT's masks and schedules.
+
+    Before each step, where the schedule says so, the weights of smallest magnitude are masked; the
+    forward pass never sees a masked weight other than zero. Kernels of dense and convolutional
+    layers, embeddings, recurrent cells and attention are pruned; biases, normalisation and
+    depthwise kernels are not, as in TF-MOT. The student stays a Keras 3 model, which may be
+    subclassed, and its masked weights are exactly zero.
+
+    Args:
+        sparsity: Fraction of weights to set to zero, at least 0 and below 1. Defaults to `0.5`.
+        epochs: Number of epochs of training; with 0 the weights are pruned at once. Defaults to
+            `1`.
+        begin: Fraction of the training after which pruning begins. Defaults to `0.0`.
+        end: Fraction of the training after which the masks are fixed. Defaults to `0.75`.
+        schedule: A `tfmot.sparsity.keras` schedule (`ConstantSparsity`, `PolynomialDecay`, or one
+            of one's own), in place of `sparsity`, `begin`, `end` and `frequency`. Defaults to
+            `None`: a cubic decay from no zeros to `sparsity`.
+        frequency: Steps between two updates of the masks. Defaults to `None`: some 100 updates.
+        scope: `"layer"`, each kernel reaches the sparsity by itself, or `"global"`, one threshold
+            over all kernels: together they reach it, to the rounding of one weight. Defaults to
+            `"layer"`.
+        max_layer_sparsity: With `scope="global"`, the largest fraction of zeros in one kernel.
+            Defaults to `None`: only its largest weight is sure to stay.
+        block_size: Height and width of the blocks that are pruned as one, in the matrix of inputs
+            by outputs; a convolution's is `[height * width * channels, filters]`. Defaults to
+            `(1, 1)`.
+        block_pooling_type: What blocks are compared by, `"AVG"` or `"MAX"` of the magnitudes.
+            Defaults to `"AVG"`.
+        sparsity_m_by_n: `(2, 4)` sets two weights to zero in each four that follow each other
+            along the inputs of a product, whatever the layer (the input channels of a transposed
+            convolution, too), the pattern that sparse kernels are written for. Embeddings, which
+            look rows up, are left alone. The masks are chosen once, as in TF-MOT, before the first
+            step or after the fraction `begin`.
+            Defaults to `None`.
+        layers: The layers to prune: a name, a list of names, or a function that takes a layer and
+            tells. A name is a layer's own (`"conv1"`), its path inside a nested model
+            (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
+            all that can be.
+        exclude: The layers to spare, given in the same way. Defaults to `None`: none.
+        optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
+        learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-3`.
+        name: Name of the stage in the history. Defaults to `"prune"`.
+
+    Raises:
+        ValueError: If an argument is out of range, or two of them exclude each other.
+
+    Example:
+
+    ```python
+    compressed = keras_kd.compress(
+        distiller, train, validation_data=validation, stages=[keras_kd.Prune(0.75, epochs=4)]
+    )
+    ```
+
+    In a `fit` of one's own, of a `Distiller` or of any Keras model:
+
+    ```python
+    distiller.fit(train, epochs=4, callbacks=[keras_kd.Prune(0.75).as_callback()])
+    ```
+
+    References:
+        Zhu and Gupta, To Prune, or Not to Prune, 2017, arXiv:1710.01878.
+        Mishra et al., Accelerating Sparse Deep Neural Networks, 2021, arXiv:2104.08378
+        (`sparsity_m_by_n`).
+    """
+
+    default_learning_rate = 1e-3
+
+    def __init__(
+        self,
+        sparsity: float = 0.5,
+        epochs: int = 1,
+        begin: float = 0.0,
+        end: float = 0.75,
+        schedule: Any = None,
+        frequency: int | None = None,
+        scope: str = "layer",
+        max_layer_sparsity: float | None = None,
+        block_size: Sequence[int] = (1, 1),
+        block_pooling_type: str = "AVG",
+        sparsity_m_by_n: Sequence[int] | None = None,
+        layers: Any = None,
+        exclude: Any = None,
+        optimizer: Any = None,
+        learning_rate: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(epochs, optimizer, learning_rate, name)
+        checked = check_prune_arguments(
+            sparsity,
+            begin,
+            end,
+            frequency,
+            scope,
+            max_layer_sparsity,
+            block_size,
+            block_pooling_type,
+            sparsity_m_by_n,
+        )
+        self.sparsity, self.block_size, self.sparsity_m_by_n = checked
+        self.begin = float(begin)
+        self.end = float(end)
+        self.schedule = schedule
+        self.frequency = frequency
+        self.scope = scope
+        self.max_layer_sparsity = max_layer_sparsity
+        self.block_pooling_type = block_pooling_type
+        self.choice = LayerChoice("Prune", layers, exclude)
+
+    def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
+        """Refuse a student without kernels, and names of layers that cannot be pruned."""
+        self.kernels_of(student)
+
+    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
+        """Say which layers are pruned, and why others are not."""
+        kernels, skipped = self.kernels_of(student)
+        action = f"prune {self.sparsity:.0%}"
+        if self.schedule is not None or self.scope == "global":
+            action = "prune"
+        elif self.sparsity_m_by_n is not None:
+            action = "prune {} of {}".format(*self.sparsity_m_by_n)
+        plan = {path: LayerPlan(action) for path in kernels}
+        return plan | {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
+
+    def kernels_of(
+        self, model: keras.Model
+    ) -> tuple[dict[str, list[PrunableWeight]], dict[str, str]]:
+        """Return the kernels to prune, and the reasons not to prune others, by path of the layer.
+
+        Args:
+            model: A built Keras 3 model.
+
+        Raises:
+            ValueError: If there is none, or `layers` or `exclude` names a layer that does not
+                exist.
+        """
+        kernels, skipped = prunable_weights(model, self.choice)
+        if self.sparsity_m_by_n is not None:
+            summed = {
+                path: [weight for weight in weights if weight.input_axes is not None]
+                for path, weights in kernels.items()
+            }
+            kernels = {path: weights for path, weights in summed.items() if weights}
+            skipped |= {path: _LOOKED_UP for path in summed if path not in kernels}
+        self.choice.check(model, skipped)
+        if not kernels:
+            reasons = "; ".join(f"'{path}': {reason}" for path, reason in list(skipped.items())[:5])
+            raise ValueError(
+                f"Prune finds no kernel to prune in model '{model.name}'"
+                f"{f' ({reasons})' if reasons else ''}. "
+                "It prunes the kernels of trainable Dense, convolutional, Embedding, recurrent "
+                "and attention layers: leave this stage out, or make such a layer trainable."
+            )
+        return kernels, skipped
+
+    def make_schedule(self, steps: int | None) -> Any:
+        """Return the schedule of a training.
+
+        Args:
+            steps: Its number of steps; `None` where it is not known.
+
+        Raises:
+            ValueError: If it is not known and there is no schedule that does without.
+        """
+        if self.sparsity_m_by_n is not None:
+            # TF-MOT chooses these masks in its first step, whatever its schedule.
+            first = 1
+            if self.schedule is None and self.begin > 0.0:
+                first += min(int(self.begin * self._known(steps)), self._known(steps) - 1)
+            constant = import_tfmot().sparsity.keras.ConstantSparsity
+            return constant(self.sparsity, first, first, 1)
+        if self.schedule is not None:
+            return self.schedule
+        return default_schedule(
+            self.sparsity, self._known(steps), self.begin, self.end, self.frequency
+        )
+
+    def _known(self, steps: int | None) -> int:
+        if steps is None:
+            raise ValueError(
+                "Prune spreads its schedule over the whole training, but the data does not know "
+                "its length. Give the number of batches: as_callback(steps_per_epoch=...), or a "
+                "`schedule` of steps."
+            )
+        return steps
+
+    def new_masks(
+        self, weights: Sequence[PrunableWeight], values: Sequence[tf.Tensor], sparsity: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """Return the masks for values of kernels at a sparsity, a float64 scalar."""
+        if self.scope == "global":
+            return global_masks(weights, values, sparsity, self.max_layer_sparsity)
+        return tfmot_masks(
+            weights,
+            values,
+            tf.cast(sparsity, tf.float32),
+            self.block_size,
+            self.block_pooling_type,
+            self.sparsity_m_by_n,
+        )
+
+    def as_callback(
+        self, model: keras.Model | None = None, steps_per_epoch: int | None = None
+    ) -> keras.callbacks.Callback:
+        """Return a callback that prunes during `fit`, of a `Distiller` or of any Keras model.
+
+        The schedule is spread over the epochs of that `fit`; `epochs`, `optimizer` and
+        `learning_rate` are those of the stage and have no part in it. The masks are saved and
+        restored by `keras.callbacks.BackupAndRestore`. Put the callback behind those that change
+        weights at the end, such as `EarlyStopping(restore_best_weights=True)`. `fit` logs the
+        fraction of masked weights as `sparsity`.
+
+        Args:
+            model: The model to prune, where it is only a part of the one that `fit` trains.
+                Defaults to `None`: that one; of a `Distiller`, its student.
+            steps_per_epoch: Number of batches in an epoch, for data that does not know its length.
+                Defaults to `None`.
+        """
+        return PruningCallback(self, model, steps_per_epoch)
+
+    def run(self, state: StudentState, teaching: Any) -> None:
+        """Train with masks; the state's model stays a Keras 3 model."""
+        pruning = PruningCallback(self, state.model, teaching.steps_per_epoch)
+        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
+            pruning.prepare(trainer)
+            if self.epochs == 0:
+                pruning.prune_at_once()
+            state.history[self.name] = teaching.fit(
+                trainer, self.epochs, [pruning], pruning.variables
+            )
+        state.pruned = True
+        for path in pruning.kernels:
+            state.note(path).done.append(f"pruned to {pruning.sparsity_of(path):.1%} zeros")
+        for path, reason in pruning.skipped.items():
+            state.note(path).not_done.append(f"not pruned: {reason}")
+
+    def gentler(self) -> Stage | None:
+        """Return a stage that keeps half as many weights again; `None` where it has no sparsity."""
+        sparsity = 1.0 - 1.5 * (1.0 - self.sparsity)
+        if self.schedule is not None or self.sparsity_m_by_n is not None or sparsity < 0.05:
+            return None
+        return self.changed(sparsity=round(sparsity, 4))
+
+    def at_strength(self, strength: float) -> Stage:
+        """Return a stage of a part of the sparsity."""
+        if self.schedule is not None or self.sparsity_m_by_n is not None:
+            return self
+        return self.changed(sparsity=round(strength * self.sparsity, 4))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration."""
+        schedule = self.schedule
+        return {
+            **super().get_config(),
+            "sparsity": self.sparsity,
+            "begin": self.begin,
+            "end": self.end,
+            "schedule": None if schedule is None else schedule.get_config(),
+            "frequency": self.frequency,
+            "scope": self.scope,
+            "max_layer_sparsity": self.max_layer_sparsity,
+            "block_size": self.block_size,
+            "block_pooling_type": self.block_pooling_type,
+            "sparsity_m_by_n": self.sparsity_m_by_n,
+            **self.choice.get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Stage:
+        """Make a stage from `get_config()`."""
+        config = choice_from_config(config)
+        schedule = config.get("schedule")
+        if isinstance(schedule, dict):
+            schedules = import_tfmot().sparsity.keras
+            config["schedule"] = getattr(schedules, schedule["class_name"]).from_config(
+                schedule["config"]
+            )
+        return super().from_config(config)

@@ -1,0 +1,260 @@
+"""CompressedModel: what `compress` gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.compression.running.saved_measures import measures_from_json, measures_to_json
+from keras_kd.compression.running.stage_record import StageRecord, record_from_json, stage_table
+from keras_kd.compression.running.student_files import as_json, load_student, save_student
+from keras_kd.compression.running.teaching import as_dataset, evaluate_batches
+from keras_kd.compression.stages.layer_record import LayerRecord, kernel_values, zero_fraction
+from keras_kd.data.batches import as_batches, refuse_endless
+from keras_kd.data.labels import class_labels
+from keras_kd.data.taught_inputs import student_inputs
+from keras_kd.system.files import atomic_path
+from keras_kd.system.quiet import capture_output
+
+
+class CompressedModel:
+    """A compressed student.
+
+    Attributes:
+        model: The student: a Keras 3 model, or a `tf_keras` model after quantization-aware
+            training.
+        layers: A `LayerRecord` for each layer of the original student.
+        history: The history of each stage, by its name: one list a metric.
+        quantization_aware: Whether the model was trained for 8 bits.
+        stages: A `StageRecord` for the student as it was, and one for each stage: what ran, with
+            its figures.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: list[LayerRecord],
+        history: dict[str, dict[str, list[float]]],
+        quantization_aware: bool,
+        loss: Any = None,
+        metrics: Any = None,
+        stages: Sequence[StageRecord] = (),
+    ) -> None:
+        self.model = model
+        self.layers = layers
+        self.history = history
+        self.quantization_aware = quantization_aware
+        self.stages = list(stages)
+        self._loss = loss
+        self._metrics = metrics
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.model.name)
+
+    @property
+    def input_shape(self) -> Any:
+        """The shape of the input, batch first; a list or dictionary for several inputs."""
+        return self.model.input_shape
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros among the weights of two and more axes."""
+        return zero_fraction(kernel_values(self.model)) or 0.0
+
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print what each stage came to: metric, points lost, parameters, not zero, seconds.
+
+        Args:
+            print_fn: Takes the table, lines joined by line feeds. Defaults to `print`.
+        """
+        print_fn(stage_table(self.stages))
+
+    def count_params(self) -> int:
+        """Return the number of parameters of the student, zeros included.
+
+        The ranges that quantization-aware training adds are not counted: they are no weights of
+        the exported file.
+        """
+        return sum(record.parameters for record in self.layers)
+
+    def __call__(self, x: Any) -> Any:
+        """Return the outputs for a batch, in inference mode."""
+        return self.model(student_inputs(x), training=False)
+
+    def predict(self, x: Any, batch_size: int = 32) -> Any:
+        """Return the outputs as NumPy arrays.
+
+        Args:
+            x: Arrays of inputs, or a `tf.data.Dataset` of batches, with or without labels.
+            batch_size: Size of a batch, where `x` is arrays. Defaults to `32`.
+        """
+        if isinstance(x, tf.data.Dataset):
+            x = x.map(lambda *batch: batch[0])
+        else:
+            x = tf.data.Dataset.from_tensor_slices(x).batch(batch_size)
+
+        run = tf.function(self.__call__, autograph=False, reduce_retracing=True)
+        outputs = [tf.nest.map_structure(np.asarray, run(batch)) for batch in x]
+        return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+
+    def evaluate(self, data: Any) -> dict[str, float]:
+        """Return the loss on labels and the metrics that the distiller was compiled with.
+
+        Args:
+            data: Data with labels: a `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, or a
+                tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
+
+        Raises:
+            TypeError: If `data` is of another kind.
+            ValueError: If the distiller was compiled without, or the model was loaded from a file
+                that could not hold them.
+        """
+        data = as_batches(data, "data")
+        refuse_endless(data, "data")
+        data = as_dataset(data)
+        if self._loss is None and self._metrics is None:
+            raise ValueError(
+                "There is no loss and no metric to evaluate: the distiller was compiled without, "
+                "or this model was loaded from a file, which cannot hold functions of one's own "
+                "that are not registered with @keras.saving.register_keras_serializable(). Use "
+                "`predict`."
+            )
+        mean = keras.metrics.Mean(name="loss")
+        if self._metrics is not None:
+            self._metrics.reset_state()
+
+        def step(x: Any, y: Any, sample_weight: Any) -> None:
+            y_pred = self(x)
+            if self._loss is not None:
+                size = tf.shape(keras.tree.flatten(x)[0])[0]
+                mean.update_state(
+                    self._loss(class_labels(y), y_pred, sample_weight), sample_weight=size
+                )
+            if self._metrics is not None:
+                self._metrics.update_state(class_labels(y), y_pred, sample_weight)
+
+        evaluate_batches(step, data)
+        results = {} if self._loss is None else {"loss": float(mean.result())}
+        if self._metrics is not None:
+            results |= {name: float(value) for name, value in self._metrics.result().items()}
+        return results
+
+    def write_saved_model(self, folder: str | os.PathLike[str]) -> None:
+        """Write a SavedModel whose signature `serving_default` takes the model's inputs.
+
+        Args:
+            folder: The folder to write to.
+        """
+        if self.quantization_aware:
+            with capture_output():
+                self.model.export(str(folder))
+        else:
+            self.model.export(str(folder), format="tf_saved_model", verbose=False)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save model, records, histories, loss and metrics in one file, for `load_compressed`.
+
+        Args:
+            path: The file: `.keras` for a Keras 3 model, which `keras.models.load_model` reads as
+                well; `.h5` after quantization-aware training, whose model `tf_keras` reads inside
+                `tfmot.quantization.keras.quantize_scope()`.
+
+        Raises:
+            ValueError: If the path ends in another suffix.
+            OSError: If the file cannot be written.
+        """
+        suffix = ".h5" if self.quantization_aware else ".keras"
+        path = pathlib.Path(path)
+        if path.suffix != suffix:
+            kind = "quantization-aware" if self.quantization_aware else "Keras 3"
+            raise ValueError(
+                f"A {kind} model is saved in a '{suffix}' file, but the path is '{path}'. "
+                f"Use '{path.with_suffix(suffix)}'."
+            )
+        text = json.dumps(
+            {
+                "layers": [vars(record) for record in self.layers],
+                "stages": as_json([dataclasses.asdict(record) for record in self.stages]),
+                "measures": measures_to_json(self._loss, self._metrics),
+                "history": {
+                    stage: {key: [float(v) for v in values] for key, values in history.items()}
+                    for stage, history in self.history.items()
+                },
+            }
+        )
+        with atomic_path(path) as temporary:
+            save_student(self.model, temporary)
+            if self.quantization_aware:
+                import h5py
+
+                with h5py.File(temporary, "a") as file:
+                    file.attrs[_RECORD] = text
+            else:
+                with zipfile.ZipFile(temporary, "a") as file:
+                    file.writestr(f"{_RECORD}.json", text)
+
+
+_RECORD = "keras_kd_compressed"
+
+
+def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
+    """Load what `CompressedModel.save` wrote.
+
+    Args:
+        path: A `.keras` or `.h5` file.
+
+    Returns:
+        A `CompressedModel`. Its `evaluate` has the loss and the metrics of the saved one, but for
+        functions that are not registered.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file was not written by `CompressedModel.save`.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'.")
+    quantization_aware = path.suffix == ".h5"
+    text: Any = None
+    if quantization_aware:
+        import h5py
+
+        with h5py.File(path) as file:
+            text = file.attrs.get(_RECORD)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if f"{_RECORD}.json" in file.namelist():
+                text = file.read(f"{_RECORD}.json")
+    if text is None:
+        raise ValueError(
+            f"'{path}' was not written by `CompressedModel.save`: it holds no record of stages."
+        )
+    content = json.loads(text)
+    model = load_student(path)
+    layers = [
+        LayerRecord(
+            **{
+                **record,
+                "shapes": tuple(tuple(shape) for shape in record["shapes"]),
+                "done": tuple(record["done"]),
+                "not_done": tuple(record["not_done"]),
+            }
+        )
+        for record in content["layers"]
+    ]
+    stages = [record_from_json(record) for record in content.get("stages", [])]
+    loss, metrics = measures_from_json(content.get("measures", {}))
+    return CompressedModel(
+        model, layers, content["history"], quantization_aware, loss, metrics, stages
+    )

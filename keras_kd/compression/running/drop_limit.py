@@ -1,0 +1,111 @@
+"""How much a stage may cost: points of a metric on the validation data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from keras_kd.compression.running.stage_record import first_metric
+from keras_kd.compression.running.teaching import as_dataset, evaluate_batches
+from keras_kd.data.labels import class_labels
+from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
+from keras_kd.system.arguments import number
+
+
+@dataclasses.dataclass(frozen=True)
+class DropLimit:
+    """The limit of `compress(..., max_drop=...)`.
+
+    Attributes:
+        points: Points that may be lost, hundredths of the metric.
+        retries: How often a stage is tried again, more gently.
+    """
+
+    points: float
+    retries: int
+
+
+def check_limit(
+    max_drop: Any, reference: Any, retries: Any, validation_data: Any, has_metrics: bool
+) -> DropLimit | None:
+    """Return the limit, or `None` without one.
+
+    Raises:
+        ValueError: If an argument is out of range, or there is nothing to measure a drop by.
+    """
+    if reference not in ("student", "teacher"):
+        raise ValueError(
+            '`reference` must be "student", as it was before compression, or "teacher", but '
+            f"received {reference!r}."
+        )
+    number("retries", retries, least=0, whole=True)
+    if max_drop is None:
+        return None
+    number(
+        "max_drop",
+        max_drop,
+        least=0,
+        advice="It counts points, hundredths of the first metric: 1.0 allows 92 % after 93 %.",
+    )
+    if validation_data is None or not has_metrics:
+        raise ValueError(
+            "`max_drop` is measured by the first metric on the validation data: pass "
+            '`validation_data` to `compress` and metrics=["accuracy"] to distiller.compile.'
+        )
+    return DropLimit(float(max_drop), retries)
+
+
+def check_direction(metrics: Any, name: str | None) -> None:
+    """Refuse to limit the drop of a metric of which less is better.
+
+    Args:
+        metrics: The metrics, after they were used once.
+        name: The name of the metric.
+
+    Raises:
+        ValueError: If less of it is better.
+    """
+    for metric in getattr(metrics, "metrics", []):
+        if metric.name == name and getattr(metric, "_direction", None) == "down":
+            raise ValueError(
+                f"`max_drop` needs a metric of which more is better, but the first one is "
+                f"'{name}'. Put another one first in distiller.compile(metrics=[...])."
+            )
+
+
+def drop_of(metrics: Mapping[str, float], reference: Mapping[str, float] | None) -> float | None:
+    """Return the points by which the first metric is below that of the reference."""
+    name = first_metric(metrics)
+    if name is None or not reference or name not in reference:
+        return None
+    return 100.0 * (reference[name] - metrics[name])
+
+
+def evaluate_teacher(distiller: Any, metrics: Any, data: Any) -> dict[str, float]:
+    """Return the metrics of the teacher.
+
+    Args:
+        distiller: The distiller.
+        metrics: Its metrics, as of `Teaching.metrics`.
+        data: Data with labels, as batches.
+
+    Raises:
+        ValueError: If there is no teacher, and the data bring no outputs of one.
+    """
+    metrics.reset_state()
+
+    def step(x: Any, y: Any, sample_weight: Any) -> None:
+        if distiller.objective.teacher is None and not isinstance(x, TaughtInputs):
+            raise ValueError(
+                'reference="teacher" needs the teacher: set `distiller.teacher = teacher`, or '
+                'write reference="student".'
+            )
+        if isinstance(x, TaughtInputs):
+            outputs = x.outputs
+        else:
+            outputs = distiller.objective.teacher(student_inputs(x), training=False)
+        metrics.update_state(class_labels(y), outputs, sample_weight)
+
+    evaluate_batches(step, as_dataset(data))
+    return {name: float(value) for name, value in metrics.result().items()}

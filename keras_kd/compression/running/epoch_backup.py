@@ -1,0 +1,163 @@
+"""Training that goes on at the epoch in which it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.system.files import atomic_path
+from keras_kd.system.reading import parse_json, read_arrays
+
+History = dict[str, list[float]]
+
+
+class EpochBackup:
+    """Everything that a training needs to go on, in one file that is written after every epoch.
+
+    The file is written whole: a process that is killed leaves the file of the last whole epoch.
+
+    Args:
+        path: The file; ends in `.npz`.
+        seed: What random layers begin with, so that a training that is begun again is the same.
+
+    Attributes:
+        seconds_before: How long the training took in the processes that were killed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], seed: int) -> None:
+        self.path = pathlib.Path(path)
+        self.seed = seed
+        self.seconds_before = 0.0
+        self._start = time.perf_counter()
+
+    def epochs_done(self) -> int:
+        """Return the number of whole epochs that are kept."""
+        if not self.path.exists():
+            return 0
+        return int(self._read()[1]["epochs"])
+
+    def _read(self) -> tuple[list[np.ndarray], dict[str, Any]]:
+        arrays = read_arrays(self.path)
+        try:
+            content = parse_json(str(arrays["progress"]), self.path)
+            return [arrays[f"variable_{i}"] for i in range(len(arrays) - 1)], content
+        except KeyError as error:
+            raise ValueError(f"'{self.path}' is no kept training: it has no {error}.") from None
+
+    def resume(self, variables: Sequence[Any], random_states: Sequence[Any]) -> tuple[int, History]:
+        """Set variables to what they were at the end of the last whole epoch.
+
+        Args:
+            variables: Weights, the optimizer's variables, masks; of Keras 3 or TensorFlow.
+            random_states: States of random layers. They are set in a new training as well.
+
+        Returns:
+            The number of whole epochs, and their history.
+
+        Raises:
+            ValueError: If the file is of another training.
+        """
+        for i, state in enumerate(random_states):
+            drawn = np.random.default_rng([self.seed, i])
+            values = drawn.integers(0, 2**31, state.shape)
+            state.assign(values.astype(np.dtype(str(keras.backend.standardize_dtype(state.dtype)))))
+        if not self.path.exists():
+            return 0, {}
+        every = [*variables, *random_states]
+        values, content = self._read()
+        if [tuple(value.shape) for value in values] != [tuple(v.shape) for v in every]:
+            raise ValueError(
+                f"'{self.path}' holds a training of other variables. It was written by another "
+                "version of the model or of the stage: give a new folder as `path`."
+            )
+        for variable, value in zip(every, values, strict=True):
+            variable.assign(value)
+        self.seconds_before = content["seconds"]
+        return int(content["epochs"]), content["history"]
+
+    def save(
+        self,
+        epochs: int,
+        variables: Sequence[Any],
+        random_states: Sequence[Any],
+        history: History,
+    ) -> None:
+        """Write the file.
+
+        Args:
+            epochs: The number of whole epochs.
+            variables: As given to `resume`.
+            random_states: As given to `resume`.
+            history: One list a metric.
+        """
+        arrays: dict[str, Any] = {
+            f"variable_{i}": _storable(variable)
+            for i, variable in enumerate([*variables, *random_states])
+        }
+        seconds = self.seconds_before + time.perf_counter() - self._start
+        progress = json.dumps({"epochs": epochs, "history": history, "seconds": seconds})
+        with atomic_path(self.path) as temporary:
+            np.savez(temporary, progress=np.array(progress), **arrays)
+
+
+def _storable(variable: Any) -> np.ndarray:
+    value = np.asarray(keras.ops.convert_to_numpy(variable))
+    # NumPy's format does not know bfloat16.
+    return value.astype("float32") if value.dtype.kind == "V" else value
+
+
+def resumable_fit(
+    trainer: Any,
+    data: Any,
+    backup: EpochBackup | None,
+    variables: Sequence[Any],
+    random_states: Sequence[Any],
+    *,
+    epochs: int,
+    callbacks: Sequence[Any] = (),
+    callback_class: Any = keras.callbacks.LambdaCallback,
+    **arguments: Any,
+) -> History:
+    """Fit, or go on where a killed process left off.
+
+    Args:
+        trainer: A compiled model of Keras 3 or `tf_keras`.
+        data: The training data.
+        backup: Where the state is kept, or `None` to keep nothing.
+        variables: Everything that changes while training, but for the states of random layers.
+        random_states: The states of random layers.
+        epochs: Number of epochs.
+        callbacks: Further callbacks; their work at the end of an epoch is done before the state
+            is kept. Defaults to none.
+        callback_class: The `LambdaCallback` of the trainer's Keras.
+        **arguments: Further arguments of `fit`.
+
+    Returns:
+        The history of all epochs, also of those before the process was killed.
+    """
+    if backup is None:
+        fitted = trainer.fit(data, epochs=epochs, callbacks=list(callbacks), **arguments)
+        return {key: [float(v) for v in values] for key, values in fitted.history.items()}
+    done, history = backup.resume(variables, random_states)
+    done = min(done, epochs)
+
+    def keep(epoch: int, logs: Any = None) -> None:
+        for key, value in (logs or {}).items():
+            history.setdefault(key, []).append(float(value))
+        backup.save(epoch + 1, variables, random_states, history)
+
+    trainer.fit(
+        data,
+        epochs=epochs,
+        initial_epoch=done,
+        callbacks=[*callbacks, callback_class(on_epoch_end=keep)],
+        **arguments,
+    )
+    return history

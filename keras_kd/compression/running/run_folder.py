@@ -1,0 +1,283 @@
+"""The folder of a run of `compress`: what every stage came to, and where a killed run goes on.
+
+`run.json` holds:
+
+- `"format"`: `"keras_kd.compress 1"`.
+- `"plan"`: what the run is of, as `run_plan` makes it: `"student"`, `"teacher"`, `"objective"`,
+  `"stages"`, `"data"`, `"max_drop"`, `"reference"`, `"retries"`.
+- `"seed"`: what everything that is drawn at random begins with.
+- `"before"`: the `StageRecord` of the student before the first stage.
+- `"stages"`: for each stage that is done, in order: `"record"`, its `StageRecord` with
+  configuration, outcome, metrics, parameters, zeros and seconds; `"history"`, one list a metric;
+  `"model"`, the name of the file, which `load_compressed` reads; `"state"`, what the next stage
+  needs to know.
+
+While a stage runs, `stage_<i>_<name>.attempt_<n>.npz` holds the training at the end of its last
+whole epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.compression.running.epoch_backup import EpochBackup
+from keras_kd.compression.running.randomness import stage_seed
+from keras_kd.compression.running.stage_record import StageRecord, record_from_json
+from keras_kd.compression.running.student_files import (
+    as_json,
+    classes_of,
+    load_student,
+    save_student,
+    state_from_json,
+    state_to_json,
+)
+from keras_kd.compression.stages.stage import StudentState
+from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.reading import read_arrays, read_json
+
+_FORMAT = "keras_kd.compress 1"
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: The folder; made if it does not exist.
+        plan: What the run is of, as of `run_plan`.
+        student: The student before the first stage.
+        seed: What a new run begins with.
+
+    Raises:
+        ValueError: If the folder holds another run, or files that this run would overwrite.
+        OSError: If the folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        plan: Mapping[str, Any],
+        student: keras.Model,
+        seed: int,
+    ) -> None:
+        self.path = pathlib.Path(path)
+        self._classes = classes_of(student)
+        self._names = [stage["config"].get("name", stage["class"]) for stage in plan["stages"]]
+        file = check_writable(self.path / "run.json")
+        if file.exists():
+            self._content = self._read(file, plan)
+            return
+        for stem in ["before.", *(self._stem(i) for i in range(len(self._names)))]:
+            for stray in sorted(self.path.glob(f"{stem}*")):
+                raise ValueError(
+                    f"'{self.path}' holds '{stray.name}' but no run.json: this run would "
+                    "overwrite it. Give a new folder as `path`, or remove that file."
+                )
+        self._content = {
+            "format": _FORMAT,
+            "plan": plan,
+            "seed": seed,
+            "before": None,
+            "stages": [],
+        }
+        self._write()
+
+    def _read(self, file: pathlib.Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            content = read_json(file)
+            kept = content["plan"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"'{file}' is no record of a run of `compress`. Give a new folder as `path`."
+            ) from error
+        if content.get("format") != _FORMAT:
+            raise ValueError(
+                f"'{file}' was written in the format {content.get('format')!r}, and this version "
+                f"reads {_FORMAT!r}. Give a new folder as `path`."
+            )
+        differing = differences(kept, plan)
+        if differing:
+            raise ValueError(
+                f"'{self.path}' holds another run, which differs in {'; '.join(differing)}. Give a "
+                "new folder as `path`, or remove that one. To go on with it, give what it was "
+                "begun with: a student is the same only if it is loaded from a file, not trained "
+                "again."
+            )
+        return content
+
+    def _stem(self, index: int) -> str:
+        return f"stage_{index + 1}_{self._names[index]}"
+
+    def _write(self) -> None:
+        with atomic_path(self.path / "run.json") as temporary:
+            temporary.write_text(
+                json.dumps(self._content, indent=1, ensure_ascii=False), encoding="utf-8"
+            )
+
+    @property
+    def seed(self) -> int:
+        """What everything that is drawn at random begins with."""
+        return int(self._content["seed"])
+
+    @property
+    def before(self) -> StageRecord | None:
+        """The record of the student before the first stage, if it was made."""
+        before = self._content["before"]
+        return None if before is None else record_from_json(before)
+
+    def keep_before(self, record: StageRecord, variables: Sequence[Any]) -> None:
+        """Keep what there was before the first stage.
+
+        Args:
+            record: The figures of the student.
+            variables: What is trained beside the student: projections of hints.
+        """
+        self._write_variables("before", variables)
+        self._content["before"] = as_json(dataclasses.asdict(record))
+        self._write()
+
+    def load_before(self, variables: Sequence[Any]) -> None:
+        """Set the variables of `keep_before` to what they were."""
+        self._load_variables("before", variables)
+
+    def _write_variables(self, stem: str, variables: Sequence[Any]) -> None:
+        if variables:
+            with atomic_path(self.path / f"{stem}.projections.npz") as temporary:
+                np.savez(temporary, *[keras.ops.convert_to_numpy(v) for v in variables])
+
+    def _load_variables(self, stem: str, variables: Sequence[Any]) -> None:
+        path = self.path / f"{stem}.projections.npz"
+        if path.exists():
+            arrays = list(read_arrays(path).values())
+            if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
+                raise ValueError(f"'{path}' does not hold the projections of this run's hints.")
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
+
+    @property
+    def done(self) -> int:
+        """Number of stages that are done."""
+        return len(self._content["stages"])
+
+    def backup(self, index: int, attempt: int) -> EpochBackup:
+        """Return where the training of an attempt at a stage is kept."""
+        return EpochBackup(
+            self.path / f"{self._stem(index)}.attempt_{attempt + 1}.npz",
+            seed=stage_seed(self.seed, index, attempt),
+        )
+
+    def keep(
+        self,
+        index: int,
+        record: StageRecord,
+        state: StudentState,
+        variables: Sequence[Any],
+        save: Callable[[pathlib.Path], None],
+    ) -> None:
+        """Keep what a stage came to.
+
+        Args:
+            index: The place of the stage, from 0.
+            record: Its figures.
+            state: The student after it.
+            variables: What is trained beside the student: projections of hints.
+            save: Writes the student to a path.
+        """
+        stem = self._stem(index)
+        model = f"{stem}{'.keras' if isinstance(state.model, keras.Model) else '.h5'}"
+        save(self.path / model)
+        if state.structure is not None:
+            with atomic_path(self.path / f"{stem}.structure.keras") as temporary:
+                save_student(state.structure, temporary)
+        self._write_variables(stem, variables)
+        self._content["stages"].append(
+            as_json(
+                {
+                    "record": dataclasses.asdict(record),
+                    "history": state.history.get(record.name, {}),
+                    "model": model,
+                    "state": state_to_json(state),
+                }
+            )
+        )
+        self._write()
+        for backup in self.path.glob(f"{stem}.attempt_*.npz"):
+            backup.unlink()
+
+    def load(
+        self, index: int, variables_of: Callable[[StudentState], Sequence[Any]]
+    ) -> tuple[StageRecord, StudentState]:
+        """Return what `keep` kept.
+
+        Args:
+            index: The place of the stage, from 0.
+            variables_of: Gives the variables beside the student; they are set.
+        """
+        stem, content = self._stem(index), self._content["stages"][index]
+        structure = self.path / f"{stem}.structure.keras"
+        state = state_from_json(
+            content["state"],
+            load_student(self.path / content["model"], self._classes, safe_mode=False),
+            load_student(structure, self._classes, safe_mode=False) if structure.exists() else None,
+        )
+        self._load_variables(stem, variables_of(state))
+        return record_from_json(content["record"]), state
+
+    def records(self) -> list[StageRecord]:
+        """Return the records of the stages that are done."""
+        return [record_from_json(stage["record"]) for stage in self._content["stages"]]
+
+
+_TITLES = {
+    "student": "the student",
+    "teacher": "the teacher",
+    "objective": "the losses",
+    "data": "the data",
+}
+
+
+def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
+    """Return in words what differs between two plans."""
+    found = []
+    for key, title in _TITLES.items():
+        theirs, ours = kept.get(key), plan[key]
+        if theirs != ours:
+            parts = _changed(theirs, ours)
+            found.append(f"{title} ({', '.join(parts)})" if parts else title)
+    theirs, ours = kept.get("stages", []), plan["stages"]
+    for i in range(max(len(theirs), len(ours))):
+        before = theirs[i] if i < len(theirs) else None
+        now = ours[i] if i < len(ours) else None
+        if before == now:
+            continue
+        if before is None or now is None or before["class"] != now["class"]:
+            names = [stage["class"] if stage else "nothing" for stage in (before, now)]
+            found.append(f"stage {i + 1} ({names[0]} there, {names[1]} here)")
+        else:
+            parts = _changed(before["config"], now["config"])
+            found.append(f"stage {i + 1}, {now['class']} ({', '.join(parts)})")
+    for key in ("max_drop", "reference", "retries"):
+        if kept.get(key) != plan[key]:
+            found.append(f"`{key}` ({kept.get(key)!r} there, {plan[key]!r} here)")
+    return found
+
+
+def _changed(theirs: Any, ours: Any) -> list[str]:
+    if not isinstance(theirs, Mapping) or not isinstance(ours, Mapping):
+        return [f"{theirs!r} there, {ours!r} here"]
+    parts = []
+    for key in ours:
+        before, now = theirs.get(key), ours[key]
+        if before == now:
+            continue
+        short = len(repr(before)) + len(repr(now)) < 120
+        shown = f": {before!r} there, {now!r} here" if short and key != "weights" else ""
+        parts.append(f"{key}{shown}")
+    return parts

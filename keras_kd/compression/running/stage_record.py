@@ -1,0 +1,124 @@
+"""What a stage came to: its figures, and the table of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kd.compression.stages.layer_record import LayerRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class StageRecord:
+    """One stage of a compression, or the student before the first one.
+
+    Attributes:
+        name: The stage's name; `"student"` before the first.
+        stage: Its class; `""` before the first.
+        config: Its configuration, that of the attempt which was kept.
+        outcome: `"before"`, `"done"`, `"done more gently"` or `"left out"`.
+        epochs: Number of epochs that were trained.
+        metrics: Loss and metrics on the validation data; empty without validation data.
+        metric: The metric that `drop` is of: the first one that the distiller was compiled with.
+        drop: Points (hundredths of the metric) lost against the reference of `compress`, or
+            `None` without validation data or metrics.
+        parameters: Number of parameters, zeros included.
+        nonzero: Number of parameters that are not zero.
+        sparsity: Fraction of zeros among the weights of two and more axes.
+        seconds: How long the stage took, all attempts together.
+        attempts: The attempts that were given up, as `{"config", "metrics", "drop"}`.
+    """
+
+    name: str
+    stage: str
+    config: Mapping[str, Any]
+    outcome: str
+    epochs: int
+    metrics: Mapping[str, float]
+    metric: str | None
+    drop: float | None
+    parameters: int
+    nonzero: int
+    sparsity: float
+    seconds: float
+    attempts: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def value(self) -> float | None:
+        """The value of `metric`, or `None`."""
+        return None if self.metric is None else self.metrics.get(self.metric)
+
+
+def counts(layers: Sequence[LayerRecord]) -> dict[str, Any]:
+    """Return `parameters`, `nonzero` and `sparsity` of a student."""
+    kernels = [
+        (sum(int(np.prod(shape)) for shape in layer.shapes if len(shape) >= 2), layer.sparsity)
+        for layer in layers
+    ]
+    size = sum(count for count, sparsity in kernels if sparsity is not None)
+    zeros = sum(round(count * sparsity) for count, sparsity in kernels if sparsity is not None)
+    parameters = sum(layer.parameters for layer in layers)
+    return {
+        "parameters": parameters,
+        "nonzero": parameters - zeros,
+        "sparsity": zeros / size if size else 0.0,
+    }
+
+
+def first_metric(metrics: Mapping[str, float]) -> str | None:
+    """Return the name of the first metric that is not a loss."""
+    return next((name for name in metrics if name != "loss"), None)
+
+
+def stage_line(record: StageRecord) -> str:
+    """Return what came out of a stage, in one line."""
+    parts = []
+    if record.value is not None:
+        drop = "" if record.drop is None else f" ({_signed(-record.drop)} points)"
+        parts.append(f"{record.metric} {record.value:.4f}{drop}")
+    parts += [f"{record.parameters:,} parameters", f"{record.nonzero:,} not zero"]
+    parts.append(f"{record.seconds:.0f} s")
+    return ", ".join(parts)
+
+
+def stage_table(records: Sequence[StageRecord]) -> str:
+    """Return the table of some stages as text, columns aligned."""
+    metric = next((record.metric for record in records if record.metric), None)
+    rows = [("stage", "epochs", metric or "metric", "points", "parameters", "not zero", "seconds")]
+    for record in records:
+        title = record.name if record.outcome in ("before", "done") else (
+            f"{record.name}, {record.outcome}"
+        )  # fmt: skip
+        rows.append(
+            (
+                title,
+                "–" if record.outcome == "before" else str(record.epochs),
+                "–" if record.value is None else f"{record.value:.4f}",
+                "–" if record.drop is None else _signed(-record.drop),
+                f"{record.parameters:,}",
+                f"{record.nonzero:,}",
+                f"{record.seconds:.1f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+
+
+def _signed(points: float) -> str:
+    text = f"{abs(points):.2f}"
+    return f"−{text}" if points < 0 and float(text) else f"+{text}"
+
+
+def record_from_json(content: Mapping[str, Any]) -> StageRecord:
+    """Make a record again from what `dataclasses.asdict` and JSON made of it."""
+    return StageRecord(**{**content, "attempts": tuple(content["attempts"])})

@@ -1,0 +1,260 @@
+"""Running the stages: measured, kept in a folder, tried again more gently."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_kd.compression.running.compressed_model import CompressedModel
+from keras_kd.compression.running.drop_limit import (
+    DropLimit,
+    check_direction,
+    drop_of,
+    evaluate_teacher,
+)
+from keras_kd.compression.running.randomness import drawn_from, stage_seed
+from keras_kd.compression.running.run_folder import RunFolder
+from keras_kd.compression.running.stage_record import StageRecord, counts, first_metric, stage_line
+from keras_kd.compression.running.student_files import as_json, config_of
+from keras_kd.compression.running.teaching import Teaching
+from keras_kd.compression.stages.layer_record import layer_records
+from keras_kd.compression.stages.stage import Stage, StudentState
+
+
+class StageRuns:
+    """Runs the stages of one call of `compress`.
+
+    Args:
+        student: The student as given; it is not changed.
+        teaching: The objective and the data.
+        copy_student: Returns a copy of a Keras 3 student.
+        folder: The run's folder, or `None`.
+        limit: How much a stage may cost, or `None`.
+        reference: `"student"` or `"teacher"`: what drops are measured against.
+        seed: What everything that is drawn at random begins with.
+    """
+
+    def __init__(
+        self,
+        student: keras.Model,
+        teaching: Teaching,
+        copy_student: Callable[[keras.Model], keras.Model],
+        folder: RunFolder | None,
+        limit: DropLimit | None,
+        reference: str,
+        seed: int,
+    ) -> None:
+        self.student = student
+        self.teaching = teaching
+        self.copy_student = copy_student
+        self.folder = folder
+        self.limit = limit
+        self.reference = reference
+        self.seed = seed
+        self.records: list[StageRecord] = []
+        self._reference: Mapping[str, float] | None = None
+
+    def run(self, stages: Sequence[Stage], state: StudentState) -> StudentState:
+        """Run the stages that are not done yet, and return the student after the last one."""
+        folder, verbose = self.folder, self.teaching.verbose
+        done = 0 if folder is None else folder.done
+        self._begin(state)
+        if folder is not None and done:
+            self.records += folder.records()
+            _, state = folder.load(done - 1, self._projections)
+            if verbose:
+                print(f"{folder.path}: {done} of {len(stages)} stages are done")
+        for i, stage in enumerate(stages[done:], start=done):
+            if verbose:
+                epochs = f"{stage.epochs} epoch{'' if stage.epochs == 1 else 's'}"
+                print(f"Stage {i + 1} of {len(stages)}: {type(stage).__name__}, {epochs}")
+            record, state = self._stage(i, stage, state)
+            self.records.append(record)
+            if verbose:
+                print(f"{type(stage).__name__} {record.outcome}: {stage_line(record)}")
+            if folder is not None:
+                result = self.result(state)
+                folder.keep(i, record, state, self._projections(state), result.save)
+        return state
+
+    def result(self, state: StudentState) -> CompressedModel:
+        """Return the compressed model of a state."""
+        distiller = self.teaching.distiller
+        return CompressedModel(
+            state.model,
+            layer_records(self.student, state),
+            state.history,
+            state.quantization_aware,
+            distiller.objective.student_loss if distiller._compile_loss is not None else None,
+            self.teaching.metrics(),
+            self.records,
+        )
+
+    def _begin(self, state: StudentState) -> None:
+        folder = self.folder
+        before = None if folder is None else folder.before
+        validation = self.teaching.validation_data
+        result = self.result(state)
+        if before is None:
+            metrics = self._evaluate(result)
+            reference: Mapping[str, float] | None = metrics
+            if self.reference == "teacher" and validation is not None and first_metric(metrics):
+                reference = evaluate_teacher(
+                    self.teaching.distiller, self.teaching.metrics(), validation
+                )
+            self._reference = reference
+            if self.limit is not None:
+                check_direction(result._metrics, first_metric(metrics))
+            config = {} if not reference else {"reference": {self.reference: dict(reference)}}
+            before = self._record(result, "student", "", config, "before", 0, 0.0, metrics=metrics)
+            if folder is not None:
+                folder.keep_before(before, self._projections(state))
+        elif folder is not None:
+            folder.load_before(self._projections(state))
+            self._compare(before.metrics, self._evaluate(result))
+        self._reference = before.config.get("reference", {}).get(self.reference)
+        self.records.append(before)
+
+    def _compare(self, kept: Mapping[str, float], now: Mapping[str, float]) -> None:
+        """Warn where the student before the first stage has other figures than when it began."""
+        for name, value in now.items():
+            before = kept.get(name)
+            if before is not None and abs(value - before) > 1e-3 * max(1.0, abs(before)):
+                warnings.warn(
+                    f"Before compression the student has a {name} of {value:.4f} on the validation "
+                    f"data, and had {before:.4f} when this run was begun: the validation data are "
+                    "others now, or change with each pass. The figures of the stages that are done "
+                    "are kept as they are. For other data, give a new folder as `path`.",
+                    stacklevel=2,
+                )
+                return
+
+    def _evaluate(self, result: CompressedModel) -> dict[str, float]:
+        data = self.teaching.validation_data
+        if data is None or (result._loss is None and result._metrics is None):
+            return {}
+        return result.evaluate(data)
+
+    def _record(
+        self,
+        result: CompressedModel,
+        name: str,
+        stage: str,
+        config: Mapping[str, Any],
+        outcome: str,
+        epochs: int,
+        seconds: float,
+        metrics: Mapping[str, float] | None = None,
+        attempts: Sequence[Mapping[str, Any]] = (),
+    ) -> StageRecord:
+        metrics = self._evaluate(result) if metrics is None else metrics
+        return StageRecord(
+            name=name,
+            stage=stage,
+            config=config,
+            outcome=outcome,
+            epochs=epochs,
+            metrics=metrics,
+            metric=first_metric(metrics),
+            drop=drop_of(metrics, self._reference),
+            seconds=seconds,
+            attempts=tuple(attempts),
+            **counts(result.layers),
+        )
+
+    def _stage(self, index: int, stage: Stage, state: StudentState) -> tuple[StageRecord, Any]:
+        kind, limit = type(stage).__name__, self.limit
+        attempts: list[dict[str, Any]] = []
+        seconds = 0.0
+        candidate: Stage | None = stage
+        for attempt in range(1 if limit is None else 1 + limit.retries):
+            if candidate is None:
+                break
+            trial = state if limit is None else self._copy(state)
+            projections = self._projection_values(state)
+            taken = self._train(index, attempt, candidate, trial)
+            seconds += taken
+            record = self._record(
+                self.result(trial),
+                stage.name,
+                kind,
+                as_json(config_of(candidate)),
+                "done more gently" if attempts else "done",
+                candidate.epochs,
+                seconds,
+                attempts=attempts,
+            )
+            if limit is None or record.drop is None or record.drop <= limit.points:
+                return record, trial
+            attempts.append(
+                {"config": record.config, "metrics": dict(record.metrics), "drop": record.drop}
+            )
+            for variable, value in projections:
+                variable.assign(value)
+            candidate = self._possible(candidate.gentler(), state)
+            if self.teaching.verbose:
+                print(
+                    f"{kind} costs {record.drop:.2f} points, and max_drop is {limit.points:g}: "
+                    + ("left out" if candidate is None or attempt == limit.retries
+                       else f"again with {_changes(attempts[-1]['config'], candidate)}")
+                )  # fmt: skip
+        record = self._record(
+            self.result(state), stage.name, kind, as_json(config_of(stage)), "left out", 0,
+            seconds, attempts=attempts,
+        )  # fmt: skip
+        return record, state
+
+    def _possible(self, stage: Stage | None, state: StudentState) -> Stage | None:
+        """Return a gentler stage, or `None` where so little is nothing at all."""
+        if stage is None:
+            return None
+        try:
+            # The order of the stages was checked, and what the earlier ones did is in the model.
+            stage.check(state.model, [])
+        except ValueError:
+            return None
+        return stage
+
+    def _train(self, index: int, attempt: int, stage: Stage, state: StudentState) -> float:
+        backup = None if self.folder is None else self.folder.backup(index, attempt)
+        self.teaching.backup = backup
+        start = time.perf_counter()
+        try:
+            with drawn_from(stage_seed(self.seed, index, attempt)):
+                stage.run(state, self.teaching)
+        finally:
+            self.teaching.backup = None
+        earlier = 0.0 if backup is None else backup.seconds_before
+        return earlier + time.perf_counter() - start
+
+    def _copy(self, state: StudentState) -> StudentState:
+        # Nothing follows QuantizeAware: the model is one of Keras 3.
+        rest = {
+            field.name: copy.deepcopy(getattr(state, field.name))
+            for field in dataclasses.fields(state)
+            if field.name not in ("model", "structure")
+        }
+        return StudentState(self.copy_student(state.model), structure=state.structure, **rest)
+
+    def _projections(self, state: StudentState) -> list[Any]:
+        distiller = self.teaching.distiller
+        if not distiller.objective.layers:
+            return []
+        layers = self.teaching.objective_for(state).layers
+        return [variable for layer in layers for variable in layer.variables]
+
+    def _projection_values(self, state: StudentState) -> list[tuple[Any, Any]]:
+        if self.limit is None:
+            return []
+        return [(v, keras.ops.convert_to_numpy(v)) for v in self._projections(state)]
+
+
+def _changes(before: Mapping[str, Any], stage: Stage) -> str:
+    now = as_json(config_of(stage))
+    return ", ".join(f"{key}={now[key]}" for key in now if now[key] != before.get(key))

@@ -1,0 +1,123 @@
+"""A student in a file, and what the stages know of it as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.compression.stages.layer_record import LayerNotes
+from keras_kd.compression.stages.stage import StudentState
+from keras_kd.system.quiet import capture_output
+
+
+def save_student(model: Any, path: str | os.PathLike[str]) -> None:
+    """Save a Keras 3 model (`.keras`) or one of `tf_keras` (`.h5`), without its optimizer.
+
+    Args:
+        model: The model.
+        path: The file.
+    """
+    if isinstance(model, keras.Model):
+        model.save(path)
+        return
+    with capture_output(), warnings.catch_warnings():
+        # tf_keras recommends a format that cannot hold TF-MOT's wrappers.
+        warnings.simplefilter("ignore")
+        model.save(str(path), include_optimizer=False, save_format="h5")
+
+
+def load_student(
+    path: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool | None = None,
+) -> Any:
+    """Load what `save_student` wrote.
+
+    Args:
+        path: The file.
+        custom_objects: Classes by name, for a model of classes that are not registered. Defaults
+            to `None`.
+        safe_mode: As in `keras.models.load_model`. Defaults to `None`: Keras's own choice.
+    """
+    if pathlib.Path(path).suffix != ".h5":
+        arguments = {} if safe_mode is None else {"safe_mode": safe_mode}
+        return keras.models.load_model(
+            path, custom_objects=dict(custom_objects or {}), compile=False, **arguments
+        )
+    from keras_kd.compression.quantizing import quantize_config as quantize_config
+    from keras_kd.compression.tf_keras_bridge import hosted_layer as hosted_layer
+    from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+
+    with (
+        import_tfmot().quantization.keras.quantize_scope(),
+        keras.saving.custom_object_scope(dict(custom_objects or {})),
+    ):
+        return import_tf_keras().models.load_model(path, compile=False)
+
+
+def classes_of(model: keras.Model) -> dict[str, Any]:
+    """Return the classes of a model's layers that are not Keras's own, by name."""
+    found = [type(layer) for layer in model._flatten_layers()]
+    return {c.__name__: c for c in found if not c.__module__.startswith("keras.")}
+
+
+def state_to_json(state: StudentState) -> dict[str, Any]:
+    """Return everything that is known of a student but its models, as JSON can hold it."""
+    content = {
+        field.name: getattr(state, field.name)
+        for field in dataclasses.fields(state)
+        if field.name not in ("model", "structure")
+    }
+    content["notes"] = {path: dataclasses.asdict(note) for path, note in state.notes.items()}
+    return as_json(content)
+
+
+def state_from_json(content: Mapping[str, Any], model: Any, structure: Any) -> StudentState:
+    """Make a state again from `state_to_json` and its models."""
+    fields = dict(content)
+    for name in ("weight_layers", "parts"):
+        fields[name] = {path: tuple(names) for path, names in fields[name].items()}
+    fields["notes"] = {path: LayerNotes(**note) for path, note in fields["notes"].items()}
+    return StudentState(model, structure=structure, **fields)
+
+
+def config_of(value: Any) -> dict[str, Any]:
+    """Return the configuration of a stage, loss or other object; its attributes at worst.
+
+    Keras cannot serialize every function that a user may give, such as one of a notebook.
+    """
+    try:
+        return dict(value.get_config())
+    except (NotImplementedError, OSError, TypeError, ValueError):
+        return {key: part for key, part in vars(value).items() if not key.startswith("_")}
+
+
+def as_json(content: Any) -> Any:
+    """Return `content` as it comes back from a JSON file.
+
+    NumPy's numbers become numbers; functions and other objects are told by their names.
+    """
+
+    def known(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        if isinstance(value, Mapping):
+            return dict(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dict(vars(value))
+        if hasattr(value, "get_config"):
+            return {"class": type(value).__name__, "config": config_of(value)}
+        name = getattr(value, "__qualname__", None)
+        return name if name else type(value).__name__
+
+    return json.loads(json.dumps(content, default=known))

@@ -1,0 +1,296 @@
+"""The distiller's objective, data and metrics, handed to the stages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
+from keras_kd.compression.stages.stage import StudentState
+from keras_kd.compression.tf_keras_bridge.kept_values import KeptValues
+from keras_kd.data.batches import refuse_endless, shuffled_batches
+from keras_kd.distilling.distiller import Distiller
+from keras_kd.distilling.hints import Hint
+from keras_kd.distilling.objective import Objective
+from keras_kd.models.features import feature_shape
+from keras_kd.system.quiet import without_retracing_warnings
+
+
+class Teaching:
+    """What a stage needs to go on teaching.
+
+    Args:
+        distiller: A compiled `Distiller`; it is not changed.
+        train: Training data, as a `tf.data.Dataset` of batches or a `keras.utils.PyDataset`.
+        validation_data: Validation data, or `None`.
+        verbose: Verbosity of `fit`.
+        arrays: The arrays that `train` was made of, or `None`. Defaults to `None`.
+
+    Attributes:
+        backup: Where the present training is kept epoch by epoch, or `None`.
+    """
+
+    def __init__(
+        self,
+        distiller: Any,
+        train: Any,
+        validation_data: Any,
+        verbose: Any,
+        arrays: Any = None,
+    ) -> None:
+        self.distiller = distiller
+        self.train = train
+        self.validation_data = validation_data
+        self.verbose = verbose
+        self._arrays = arrays
+        self.backup: EpochBackup | None = None
+        self._steps: int | None = None
+        self._refitted: dict[str, Hint] = {}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches in an epoch; an unknown number is counted once."""
+        if self._steps is None:
+            self._steps = count_batches(self.train)
+        return self._steps
+
+    def objective_for(self, state: StudentState) -> Objective:
+        """Return the objective for a changed student, without hints at layers it lacks.
+
+        Raises:
+            ValueError: If nothing would be left to learn from.
+        """
+        objective = self.distiller.objective.without_missing_hints(state.model, state.layer_names)
+        if not objective.distillation_losses and objective.student_loss_weight == 0:
+            raise ValueError(
+                "Every distillation loss is a hint at a layer that this stage removes, and "
+                "`student_loss_weight` is 0: nothing is left to learn from. Add a loss on the "
+                "outputs, such as keras_kd.losses.KLDivergence(temperature=4.0)."
+            )
+        for i, (name, loss) in enumerate(
+            zip(objective.names, objective.distillation_losses, strict=True)
+        ):
+            if isinstance(loss, Hint):
+                objective.distillation_losses[i] = self._refit(name, loss, state)
+        return objective
+
+    def _refit(self, name: str, hint: Hint, state: StudentState) -> Hint:
+        """Return a hint whose projections fit the layers of a student that lost channels."""
+        hint = self._refitted.get(name, hint)
+        names = [state.layer_names.get(path, path) for path in hint.student_paths]
+        shapes = [feature_shape(state.model, path) for path in names]
+        if any(shape is None for shape in shapes):
+            return hint
+        refitted = hint.refitted([shape for shape in shapes if shape is not None])
+        if refitted is not hint:
+            self._refitted[name] = refitted
+        return refitted
+
+    @contextlib.contextmanager
+    def keras_trainer(
+        self, state: StudentState, make_optimizer: Callable[[], Any]
+    ) -> Iterator[Distiller]:
+        """Give a compiled `Distiller` for a Keras 3 student, in the scope of its strategy."""
+        with self.distiller.distribute_strategy.scope():
+            # Here weights are numbers: what was scheduled stays at what it has come to.
+            objective: Any = self.objective_for(state)
+            trainer = Distiller(
+                objective.teacher,
+                state.model,
+                objective.distillation_losses,
+                objective.distillation_loss_weights,
+                objective.student_loss_weight,
+            )
+            loss = self.distiller._compile_loss
+            metrics, weighted_metrics = self.user_metrics()
+            trainer.compile(
+                make_optimizer(),
+                loss=None if loss is None else loss._user_loss,
+                loss_weights=None if loss is None else loss._user_loss_weights,
+                metrics=metrics,
+                weighted_metrics=weighted_metrics,
+                run_eagerly=self.distiller.run_eagerly,
+                jit_compile=self.distiller.jit_compile,
+            )
+            yield trainer
+
+    def fit(
+        self,
+        trainer: Distiller,
+        epochs: int,
+        callbacks: Sequence[Any] = (),
+        variables: Sequence[Any] = (),
+    ) -> dict[str, list[float]]:
+        """Fit a Keras 3 student, or go on at the epoch in which an earlier process was killed.
+
+        Args:
+            trainer: A `Distiller` of `keras_trainer`.
+            epochs: Number of epochs; with 0 nothing is done.
+            callbacks: Keras 3 callbacks. Defaults to none.
+            variables: What the callbacks change while training, such as masks. Defaults to none.
+
+        Returns:
+            The history: one list a metric.
+        """
+        if epochs == 0:
+            return {}
+        if self.backup is not None:
+            trainer.optimizer.build(trainer.trainable_variables)
+        return resumable_fit(
+            trainer,
+            self._training_data(),
+            self.backup,
+            [*trainer.weights, *trainer.optimizer.variables, *variables],
+            trainer._random_states(),
+            epochs=epochs,
+            callbacks=callbacks,
+            validation_data=self.validation_data,
+            verbose=self.verbose,
+            shuffle=isinstance(self.train, keras.utils.PyDataset),
+        )
+
+    def fit_in_tf_keras(
+        self, state: StudentState, optimizer: Any, epochs: int, kept: Sequence[KeptValues]
+    ) -> dict[str, list[float]]:
+        """Fit a `tf_keras` student, or go on at the epoch in which an earlier process was killed.
+
+        Args:
+            state: The student; its model is a `tf_keras` model.
+            optimizer: A Keras 3 optimizer, of a class that `tf_keras` has too.
+            epochs: Number of epochs; with 0 nothing is done.
+            kept: The weights that stay zero or equal.
+
+        Returns:
+            The history: one list a metric.
+        """
+        if epochs == 0:
+            return {}
+        from keras_kd.compression.tf_keras_bridge.trainer import (
+            TfKerasTrainer,
+            to_tf_keras_optimizer,
+        )
+        from keras_kd.compression.tfmot import import_tf_keras
+
+        objective = self.objective_for(state)
+        trainer = TfKerasTrainer(state.model, objective, self.metrics(), kept)
+        trainer.compile(
+            optimizer=to_tf_keras_optimizer(optimizer), run_eagerly=self.distiller.run_eagerly
+        )
+        if self.backup is not None:
+            trainer.optimizer.build(trainer.trained_variables)
+        beside = [weight for layer in objective.layers for weight in layer.weights]
+        return resumable_fit(
+            trainer,
+            as_dataset(self._training_data()),
+            self.backup,
+            [*state.model.weights, *beside, *trainer.optimizer.variables],
+            trainer.random_states,
+            epochs=epochs,
+            callback_class=import_tf_keras().callbacks.LambdaCallback,
+            validation_data=as_dataset(self.validation_data),
+            verbose=self.verbose,
+        )
+
+    @property
+    def examples(self) -> Any:
+        """The training data to be looked at, arrays in the same order in every process."""
+        return self.train if self._arrays is None else shuffled_batches(self._arrays, 0)
+
+    def _training_data(self) -> Any:
+        """Return the training data, arrays in the order of the epoch that comes next."""
+        if self._arrays is None or self.backup is None:
+            return self.train
+        return shuffled_batches(self._arrays, self.backup.seed, self.backup.epochs_done())
+
+    def user_metrics(self) -> tuple[Any, Any]:
+        """Return fresh copies of the metrics and weighted metrics given to `compile`."""
+        compiled = self.distiller._compile_metrics
+        if compiled is None:
+            return None, None
+        return (
+            keras.tree.map_structure(_fresh, compiled._user_metrics),
+            keras.tree.map_structure(_fresh, compiled._user_weighted_metrics),
+        )
+
+    def metrics(self) -> Any:
+        """Return the metrics as one object with `update_state`, `result` and `reset_state`.
+
+        Returns:
+            `None` if `compile` was given none.
+        """
+        compiled = self.distiller._compile_metrics
+        if compiled is None:
+            return None
+        metrics, weighted_metrics = self.user_metrics()
+        return type(compiled)(metrics, weighted_metrics, output_names=compiled.output_names)
+
+
+def _fresh(metric: Any) -> Any:
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric
+
+
+def count_batches(data: Any) -> int:
+    """Return the number of batches in one pass over `data`.
+
+    Raises:
+        ValueError: If there are none, or no end.
+    """
+    if isinstance(data, keras.utils.PyDataset):
+        count = len(data)
+    else:
+        refuse_endless(data, "train")
+        count = int(data.cardinality())
+        if count == tf.data.UNKNOWN_CARDINALITY:
+            count = sum(1 for _ in data)
+    if count == 0:
+        raise ValueError(
+            "The data set holds no examples, so there is nothing to train on. Check the path, the "
+            "split and the filters it was made with; `batch(..., drop_remainder=True)` drops a "
+            "data set that is smaller than one batch."
+        )
+    return count
+
+
+def as_dataset(data: Any) -> Any:
+    """Return `data` as a `tf.data.Dataset` of batches.
+
+    Args:
+        data: A `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, or `None`.
+    """
+    if not isinstance(data, keras.utils.PyDataset):
+        return data
+    first = data[0]
+
+    def signature(value: Any) -> tf.TensorSpec:
+        value = tf.convert_to_tensor(value)
+        return tf.TensorSpec((None, *value.shape[1:]), value.dtype)
+
+    def batches() -> Iterator[Any]:
+        for i in range(len(data)):
+            yield data[i]
+        data.on_epoch_end()
+
+    dataset = tf.data.Dataset.from_generator(
+        batches, output_signature=tf.nest.map_structure(signature, first)
+    )
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(data)))
+
+
+def evaluate_batches(step: Callable[[Any, Any, Any], None], data: tf.data.Dataset) -> None:
+    """Call `step(x, y, sample_weight)`, which updates metrics, with every batch of `data`."""
+    compiled: Any = None
+    with without_retracing_warnings():
+        for batch in data:
+            parts = keras.utils.unpack_x_y_sample_weight(batch)
+            if compiled is None:
+                # The first step is eager: metrics make their variables in it.
+                step(*parts)
+                compiled = tf.function(step, autograph=False, reduce_retracing=True)
+            else:
+                compiled(*parts)

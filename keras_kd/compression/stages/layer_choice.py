@@ -1,0 +1,106 @@
+"""Choosing the layers that a stage treats, by name or by a function."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_kd.compression.stages.layer_record import leaf_layers
+
+_Choice = str | Sequence[str] | Callable[[Any], bool] | None
+
+
+class LayerChoice:
+    """The layers that a stage is to treat, and those that it is to spare.
+
+    Args:
+        stage: Name of the stage, for errors.
+        layers: Those to treat: a name, a list of names, or a function that takes a layer and
+            tells. A name is a layer's own (`"conv1"`), its path (`"backbone/conv1"`) or a shell
+            pattern of either (`"block3_*"`). Defaults to `None`: all.
+        exclude: Those to spare, given in the same way. Defaults to `None`: none.
+
+    Raises:
+        TypeError: If an argument is of another kind.
+    """
+
+    def __init__(self, stage: str, layers: _Choice = None, exclude: _Choice = None) -> None:
+        self._stage = stage
+        self.layers = _checked(stage, "layers", layers)
+        self.exclude = _checked(stage, "exclude", exclude)
+
+    def reason_to_spare(self, path: str, layer: Any) -> str | None:
+        """Return why the layer at `path` is not to be treated, or `None` if it is."""
+        if self.exclude is not None and _matches(self.exclude, path, layer):
+            return "it is excluded by `exclude`"
+        if self.layers is not None and not _matches(self.layers, path, layer):
+            return "it is not among `layers`"
+        return None
+
+    def check(self, model: keras.Model, reasons: Mapping[str, str]) -> None:
+        """Refuse names of layers that do not exist or cannot be treated.
+
+        Args:
+            model: The student.
+            reasons: Why a layer cannot be treated, by path.
+
+        Raises:
+            ValueError: If a name matches no layer, or one in `layers` names a layer in `reasons`.
+        """
+        leaves = leaf_layers(model)
+        for argument, choice in (("layers", self.layers), ("exclude", self.exclude)):
+            if choice is None or callable(choice):
+                continue
+            for name in choice:
+                found = [path for path, layer in leaves if _matches([name], path, layer)]
+                if not found:
+                    existing = ", ".join(path for path, layer in leaves if layer.weights)
+                    raise ValueError(
+                        f"{self._stage}: `{argument}` names '{name}', but model '{model.name}' has "
+                        f"no such layer. Its layers with weights are: {existing}."
+                    )
+                if argument == "layers" and len(found) == 1 and found[0] in reasons:
+                    raise ValueError(
+                        f"{self._stage}: `layers` names '{name}', which cannot be treated: "
+                        f"{reasons[found[0]]}. Remove it from `layers`."
+                    )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments `layers` and `exclude`; functions serialised as Keras does it."""
+        return {
+            key: keras.saving.serialize_keras_object(value) if callable(value) else value
+            for key, value in (("layers", self.layers), ("exclude", self.exclude))
+        }
+
+
+def choice_from_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return `config` with the functions under `"layers"` and `"exclude"` made again."""
+    return {
+        key: keras.saving.deserialize_keras_object(value)
+        if key in ("layers", "exclude") and isinstance(value, dict)
+        else value
+        for key, value in config.items()
+    }
+
+
+def _checked(stage: str, argument: str, choice: Any) -> Any:
+    if choice is None or callable(choice):
+        return choice
+    names = [choice] if isinstance(choice, str) else choice
+    if not isinstance(names, Iterable) or not all(isinstance(n, str) and n for n in names):
+        raise TypeError(
+            f"{stage}: `{argument}` must be the name of a layer, a list of names or a function "
+            f"that takes a layer and returns True or False, but received {choice!r}."
+        )
+    return list(names)
+
+
+def _matches(choice: Any, path: str, layer: Any) -> bool:
+    if callable(choice):
+        return bool(choice(layer))
+    return any(
+        fnmatch.fnmatchcase(path, name) or fnmatch.fnmatchcase(layer.name, name) for name in choice
+    )

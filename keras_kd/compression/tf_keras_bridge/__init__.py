@@ -1,0 +1,1 @@
+"""Tf keras bridge."""

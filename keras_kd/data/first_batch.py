@@ -1,0 +1,187 @@
+"""One look at the data before training begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstBatch:
+    """A first batch, as the checks before training need it.
+
+    Attributes:
+        inputs: What the student receives.
+        labels: The labels of the batch or, where they are in memory, all.
+        taught: The batch with the teacher's outputs, where the data brings them along.
+    """
+
+    inputs: Any
+    labels: Any
+    taught: TaughtInputs | None = None
+
+
+def first_batch(x: Any, y: Any = None) -> FirstBatch | None:
+    """Return a first batch of `fit`'s data.
+
+    Args:
+        x: Arrays or tensors, a `tf.data.Dataset` or a `keras.utils.PyDataset`.
+        y: Labels, where `x` is arrays or tensors. Defaults to `None`.
+
+    Returns:
+        The batch, or `None` where looking would use it up (generators, distributed data sets).
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    if isinstance(x, tf.data.Dataset):
+        for batch in x.take(1):
+            inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            return _batch(inputs, None if labels is None else _arrays(labels))
+        raise ValueError(_EMPTY)
+    if isinstance(x, keras.utils.PyDataset):
+        if len(x) == 0:
+            raise ValueError(_EMPTY)
+        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(x[0])
+        return _batch(_tensors(inputs), labels)
+    leaves = keras.tree.flatten(x)
+    if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
+        return None
+    if any(leaf.shape[0] == 0 for leaf in leaves):
+        raise ValueError(_EMPTY)
+    return _batch(
+        _tensors(keras.tree.map_structure(lambda leaf: leaf[:32], x)),
+        None if y is None else _arrays(y),
+    )
+
+
+def without_losing_the_first(x: Any) -> tuple[Any, FirstBatch | None]:
+    """Return a generator's first batch, and a generator that still yields it.
+
+    Args:
+        x: Data for `fit`; anything but a generator is returned as it is, without a batch.
+
+    Raises:
+        ValueError: If the generator yields nothing.
+    """
+    if not isinstance(x, types.GeneratorType):
+        return x, None
+    try:
+        first = next(x)
+    except StopIteration:
+        raise ValueError(_EMPTY) from None
+
+    def again() -> Iterator[Any]:
+        yield first
+        yield from x
+
+    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
+    labels = None if labels is None else _arrays(labels)
+    return again(), _batch(_tensors(inputs), labels)
+
+
+def validation_batch(data: Any) -> FirstBatch | None:
+    """Return a first batch of what `fit` takes as `validation_data`.
+
+    Args:
+        data: `(x, y)` or `(x, y, sample_weight)` of arrays, or what `first_batch` takes.
+
+    Returns:
+        The batch, or `None` where there is none or looking would use it up.
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    if isinstance(data, (tuple, list)) and not isinstance(data, TaughtInputs):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(tuple(data))
+        return first_batch(x, y)
+    return None if data is None else first_batch(data)
+
+
+def check_batched(batch: FirstBatch | None, student: keras.Model) -> None:
+    """Refuse a data set whose elements are single examples.
+
+    Args:
+        batch: The first batch, or `None` where there was no look at it.
+        student: The model that receives it; one whose inputs are not known is not checked.
+
+    Raises:
+        ValueError: If every input lacks just the dimension of the batch.
+    """
+    # Some subclassed models have no `inputs`.
+    specs = getattr(student, "inputs", None)
+    if batch is None or not specs:
+        return
+    received = [tuple(leaf.shape) for leaf in keras.tree.flatten(batch.inputs)]
+    expected = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
+    if len(received) == len(expected) and all(map(_is_one_example, received, expected)):
+        raise ValueError(
+            "The data set gives single examples, not batches: the first has inputs of shape "
+            f"{_shown(received)}, and the student takes {_shown(expected)}. Pass "
+            "dataset.batch(32)."
+        )
+
+
+def check_inputs(batch: FirstBatch, student: keras.Model) -> None:
+    """Refuse inputs of a shape which the student does not take.
+
+    Args:
+        batch: A first batch.
+        student: The model that receives it; one whose inputs are not known is not checked.
+
+    Raises:
+        ValueError: If a size differs.
+    """
+    specs = getattr(student, "inputs", None)
+    if not specs:
+        return
+    received = [tuple(leaf.shape) for leaf in keras.tree.flatten(batch.inputs)]
+    expected = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
+    for given, wanted in zip(received, expected, strict=False):
+        if len(given) == len(wanted) and not all(map(_is_size, given[1:], wanted[1:])):
+            raise ValueError(
+                f"The inputs are of shape {_shown(received)}, and the student takes "
+                f"{_shown(expected)}. Resize them as the training data."
+            )
+
+
+def _is_size(given: int | None, wanted: int | None) -> bool:
+    return given is None or wanted is None or given == wanted
+
+
+def _is_one_example(received: tuple[Any, ...], expected: tuple[Any, ...]) -> bool:
+    if len(received) != len(expected) - 1 or expected[1:] == (1,):
+        return False  # as a batch of numbers, to which Keras itself adds a dimension
+    return all(b in (None, a) for a, b in zip(received, expected[1:], strict=True))
+
+
+def _shown(shapes: list[tuple[Any, ...]]) -> str:
+    return str(shapes[0] if len(shapes) == 1 else shapes)
+
+
+_EMPTY = (
+    "The data set holds no examples, so there is nothing to train on. Check the path, the split "
+    "and the filters it was made with; `batch(..., drop_remainder=True)` drops a data set that is "
+    "smaller than one batch."
+)
+
+
+def _batch(inputs: Any, labels: Any) -> FirstBatch:
+    taught = inputs if isinstance(inputs, TaughtInputs) else None
+    return FirstBatch(student_inputs(inputs), labels, taught)
+
+
+def _arrays(structure: Any) -> Any:
+    return keras.tree.map_structure(np.asarray, structure)
+
+
+def _tensors(structure: Any) -> Any:
+    return keras.tree.map_structure(tf.convert_to_tensor, structure)

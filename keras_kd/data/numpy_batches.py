@@ -1,0 +1,218 @@
+"""Reading data as NumPy batches which a model's inputs accept."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kd.data.input import Input
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One batch of data.
+
+    Attributes:
+        inputs: Arrays by input name, of the inputs' types.
+        x: The same inputs in the structure in which the data gave them, for the Keras model.
+        y: Labels as the data gave them, or `None`.
+        size: Number of samples.
+        sample_weight: Sample weights as the data gave them, or `None`.
+    """
+
+    inputs: dict[str, np.ndarray]
+    x: Any
+    y: Any
+    size: int
+    sample_weight: Any = None
+
+
+def safe_name(name: str) -> str:
+    """Return `name` as TensorFlow writes it into a signature."""
+    return re.sub(r"\W", "_", name)
+
+
+def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) -> Iterator[Batch]:
+    """Read `data` batch by batch.
+
+    Args:
+        data: A `tf.data.Dataset` (batched or not), a `keras.utils.PyDataset` or another iterable of
+            `x`, `(x, y)` or `(x, y, sample_weight)` elements; or arrays: `x`, `(x, y)` or
+            `(x, y, sample_weight)`. With several inputs, `x` is a dict by name or a tuple in the
+            model's order.
+        inputs: The model's inputs.
+        batch_size: Batch size for arrays and for data sets which are not batched.
+        argument: The name under which the caller's user knows `data`, for error messages.
+
+    Yields:
+        `Batch`es of one sample or more.
+
+    Raises:
+        ValueError: If the data's structure, shapes or sizes do not fit the inputs.
+        TypeError: If the data is not numeric, or fractional where integers are expected.
+    """
+    for element in _elements(data, inputs, batch_size, argument):
+        x, y, weight = _split(element, inputs)
+        named = _by_name(x, inputs, argument)
+        arrays = {i.name: _as_array(named[i.name], i, argument) for i in inputs}
+        sizes = {array.shape[0] for array in arrays.values()}
+        sizes |= {np.shape(labels)[0] for labels in _leaves((y, weight)) if np.ndim(labels)}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"`{argument}` gives inputs and labels of different lengths in one batch: "
+                f"{sorted(sizes)}. Give as many labels as samples."
+            )
+        size = sizes.pop()
+        if size:
+            yield Batch(arrays, x, y, size, weight)
+
+
+def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) -> Iterator[Any]:
+    import keras
+    import tensorflow as tf
+
+    if isinstance(data, tf.data.Dataset):
+        x, _, _ = _split(data.element_spec, inputs)
+        rank = _leaves(x)[0].shape.rank
+        if rank is not None and rank == len(inputs[0].shape) - 1:
+            data = data.batch(batch_size)
+        for element in data:
+            yield tf.nest.map_structure(np.asarray, element)
+    elif isinstance(data, keras.utils.PyDataset):
+        for i in itertools.count() if data.num_batches is None else range(data.num_batches):
+            yield data[i]
+    elif is_arrays(data):
+        for start in range(0, _length(data, argument), batch_size):
+            yield _map(data, lambda leaf, s=start: np.asarray(leaf)[s : s + batch_size])
+    elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
+        rank = len(inputs[0].shape)
+        for element in data:
+            x, _, _ = _split(element, inputs)
+            alone = np.ndim(_leaves(x)[0]) == rank - 1
+            yield _map(element, lambda leaf: np.asarray(leaf)[None]) if alone else element
+    else:
+        raise TypeError(
+            f"`{argument}` must be a tf.data.Dataset, arrays (x, y) or an iterable of batches. "
+            f"Received: {type(data).__name__}."
+        )
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def is_arrays(data: Any) -> bool:
+    """Return whether `data` is arrays, not an iterable of batches."""
+    leaves = _leaves(data) if isinstance(data, (tuple, Mapping)) else [data]
+    return bool(leaves) and all(leaf is None or _is_array(leaf) for leaf in leaves)
+
+
+def _length(arrays: Any, argument: str) -> int:
+    lengths = {len(leaf) for leaf in _leaves(arrays) if np.ndim(leaf)}
+    if len(lengths) != 1:
+        raise ValueError(
+            f"`{argument}` gives arrays of different lengths: {sorted(lengths)}. "
+            "Give as many labels as samples."
+        )
+    return lengths.pop()
+
+
+def _leaves(structure: Any) -> list[Any]:
+    if structure is None:
+        return []
+    if isinstance(structure, Mapping):
+        return [leaf for value in structure.values() for leaf in _leaves(value)]
+    if isinstance(structure, (tuple, list)) and not hasattr(structure, "shape"):
+        return [leaf for value in structure for leaf in _leaves(value)]
+    return [structure]
+
+
+def _map(structure: Any, function: Any) -> Any:
+    if structure is None:
+        return None
+    if isinstance(structure, Mapping):
+        return {key: _map(value, function) for key, value in structure.items()}
+    if isinstance(structure, (tuple, list)):
+        return tuple(_map(value, function) for value in structure)
+    return function(structure)
+
+
+def _split(element: Any, inputs: Sequence[Input]) -> tuple[Any, Any, Any]:
+    """Separate `x`, `y` and the sample weights."""
+    if not isinstance(element, tuple) or not element:
+        return element, None, None
+    several = len(inputs) > 1
+    if several and not isinstance(element[0], (tuple, list, Mapping)):
+        return element, None, None  # the inputs themselves, without labels
+    x, y, weight, *_ = (*element, None, None)
+    return x, y, weight
+
+
+def _by_name(x: Any, inputs: Sequence[Input], argument: str) -> dict[str, Any]:
+    expected = "; ".join(str(i) for i in inputs)
+    if isinstance(x, Mapping):
+        given = {safe_name(str(name)): value for name, value in x.items()}
+        missing = [i.name for i in inputs if i.name not in given]
+        if missing:
+            raise ValueError(
+                f"`{argument}` gives no value for the input(s) {missing}. "
+                f"Given: {sorted(given)}; expected: {expected}."
+            )
+        return given
+    values = list(x) if isinstance(x, (tuple, list)) and not hasattr(x, "shape") else [x]
+    if len(values) != len(inputs):
+        raise ValueError(
+            f"`{argument}` gives {len(values)} input(s) and the model has {len(inputs)}: "
+            f"{expected}."
+        )
+    return {i.name: value for i, value in zip(inputs, values, strict=True)}
+
+
+def _as_array(value: Any, target: Input, argument: str) -> np.ndarray:
+    array = np.asarray(value)
+    wanted = target.shape
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"`{argument}` gives values of type {array.dtype} where the model has the input "
+            f"{target}. Give numbers."
+        )
+    fits = array.ndim == len(wanted) and all(
+        size is None or size == given
+        for size, given in zip(wanted[1:], array.shape[1:], strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"`{argument}` gives a batch of shape {array.shape} where the model has the input "
+            f"{target}."
+        )
+    if target.dtype.kind in "iu" and array.dtype.kind == "f":
+        whole = array.astype(target.dtype)
+        if not np.array_equal(whole, array):
+            raise TypeError(
+                f"`{argument}` gives fractions where the model has the integer input {target}."
+            )
+        return whole
+    return np.ascontiguousarray(array.astype(target.dtype, copy=False))
+
+
+def select_arrays(data: Any, count: int, argument: str) -> Any:
+    """Take `count` samples of arrays at even distances, so that data sorted by class is covered.
+
+    Args:
+        data: Arrays, for which `is_arrays` holds.
+        count: Number of samples, fewer if the data has fewer.
+        argument: The name of `data` in error messages.
+
+    Returns:
+        The same structure of arrays.
+    """
+    length = _length(data, argument)
+    chosen = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
+    return _map(data, lambda leaf: np.asarray(leaf)[chosen]) if length else data

@@ -1,0 +1,103 @@
+"""The arguments of a Distiller, checked one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_kd.distilling.hints import Hint
+from keras_kd.distilling.schedules import is_schedule
+from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.models.outputs import output_names, output_structure
+from keras_kd.models.structures import arrange, leaves
+from keras_kd.system.arguments import is_number, scheduled
+
+
+def check_model(model: Any, role: str) -> None:
+    """Refuse what is not a Keras model.
+
+    Raises:
+        ValueError: Saying what was received.
+    """
+    if not isinstance(model, keras.Model):
+        # A model in its wrapping, as `compress` returns it.
+        inner = getattr(model, "model", model)
+        if isinstance(inner, keras.Model):
+            raise ValueError(
+                f"`{role}` must be a keras.Model, but received {type(model).__name__}. Pass its "
+                "`.model`, which is one."
+            )
+        if any(c.__module__.startswith("tf_keras.") for c in type(inner).__mro__):
+            raise ValueError(
+                f"`{role}` is a tf_keras model, as QuantizeAware leaves it, and is not trained "
+                "further: give the student as it was before that stage, and end with "
+                "keras_kd.QuantizeAware(epochs=...) again."
+            )
+        raise ValueError(
+            f"`{role}` must be a keras.Model, but received {type(model).__name__}: {model!r}."
+        )
+
+
+def check_losses(losses: Any, student: keras.Model) -> list[Any]:
+    """Return the distillation losses as a list, those given by output name in output order.
+
+    Raises:
+        ValueError: If an element is not a loss, or names an output that does not exist.
+    """
+    if losses is None:
+        raise ValueError(
+            "`distillation_losses` cannot be None. Pass a loss, such as "
+            "keras_kd.losses.KLDivergence(temperature=4.0), or a list of losses."
+        )
+    losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    accepted = (DistillationLoss, Hint, keras.distillation.DistillationLoss)
+    for loss in losses:
+        parts = [part for part, _ in leaves(loss) if part is not None]
+        if not parts:
+            raise ValueError(
+                "An element of `distillation_losses` holds no loss: at least one output must be "
+                f"distilled. Received {loss!r}."
+            )
+        for part in parts:
+            if not isinstance(part, accepted):
+                raise ValueError(
+                    "`distillation_losses` takes losses of keras_kd.losses, keras_kd.Hint and "
+                    f"losses of keras.distillation, but received {part!r}."
+                )
+            if keras.tree.is_nested(loss) and not isinstance(part, DistillationLoss):
+                raise ValueError(
+                    "A structure of losses, one an output, takes losses of keras_kd.losses, but "
+                    f"received {part!r}. Make it an element of `distillation_losses` by itself."
+                )
+    outputs, names = output_structure(student), output_names(student)
+    return [arrange(loss, outputs, names, "distillation_losses") for loss in losses]
+
+
+def check_weights(weights: Any, losses: list[Any]) -> list[Any]:
+    """Return a weight for each loss.
+
+    Raises:
+        ValueError: If their number differs, or one is neither a number nor a schedule.
+    """
+    if weights is None:
+        return [1.0] * len(losses)
+    if is_number(weights) or is_schedule(weights):
+        weights = [weights]
+    weights = list(weights)
+    if len(weights) != len(losses):
+        raise ValueError(
+            f"`distillation_loss_weights` has {len(weights)} weights, but there are {len(losses)} "
+            "distillation losses: give one weight a loss."
+        )
+    return [scheduled("distillation_loss_weights", weight, least=0) for weight in weights]
+
+
+def check_student_loss_weight(weight: Any) -> Any:
+    """Return the weight of the loss on labels.
+
+    Raises:
+        ValueError: If it is neither a number between 0 and 1 nor a schedule.
+    """
+    weight = scheduled("student_loss_weight", weight, least=0, most=1)
+    return float(weight) if is_number(weight) else weight

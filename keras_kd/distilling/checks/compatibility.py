@@ -1,0 +1,391 @@
+"""Whether teacher, student, losses and labels fit each other, told before training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_kd.data.taught_inputs import TaughtInputs
+from keras_kd.distilling.hints import Hint
+from keras_kd.distilling.loss_values import layer_paths_of
+from keras_kd.losses.shared.base import DistillationLoss, top_k_message
+from keras_kd.losses.shared.soft_targets import SoftTargetsLoss, check_temperature
+from keras_kd.losses.top_k_logits import TopKLogits
+from keras_kd.models.features import feature_shape
+from keras_kd.models.outputs import (
+    PROBABILITIES,
+    check_labels,
+    last_activation,
+    look_like_probabilities,
+    output_names,
+    output_structure,
+    student_loss_for,
+)
+from keras_kd.models.structures import Path, arrange, at, leaves
+from keras_kd.teachers.adapted_teacher import AdaptedTeacher, unadapted
+from keras_kd.teachers.callable_teacher import CallableTeacher
+from keras_kd.teachers.ensemble import Ensemble
+
+_KerasLogits = keras.distillation.LogitsDistillation
+
+
+def check_teacher(teacher: Any, student: keras.Model, losses: list[Any]) -> None:
+    """Refuse a teacher that does not fit the student, as far as can be told without a pass.
+
+    Raises:
+        ValueError: If inputs or outputs differ in shape, or a softmax stands before a loss on
+            logits.
+    """
+    adapted = isinstance(teacher, AdaptedTeacher)
+    for model in _models_of_student_inputs(teacher):
+        _check_inputs(model, student)
+    for role, model in (("teacher", teacher), ("student", student)):
+        activations = last_activation(model)
+        for part, path in compared_outputs(losses):
+            for activation in _leaves_at(activations, path):
+                if _reads_logits(part) and activation in PROBABILITIES:
+                    raise ValueError(_softmax_message(role, activation, part))
+    teacher_outputs = teacher.output_structure() if adapted else output_structure(teacher)
+    student_outputs = output_structure(student)
+    if teacher_outputs is not None and student_outputs is not None:
+        check_shapes(teacher_outputs, student_outputs, losses)
+
+
+def _models_of_student_inputs(teacher: Any) -> list[Any]:
+    if isinstance(teacher, Ensemble):
+        return [model for member in teacher.members for model in _models_of_student_inputs(member)]
+    if isinstance(teacher, CallableTeacher):
+        return _models_of_student_inputs(teacher.teacher)
+    if isinstance(teacher, AdaptedTeacher):
+        adapted = teacher.inputs_function is not None
+        return [] if adapted else _models_of_student_inputs(teacher.teacher)
+    return [teacher] if isinstance(teacher, keras.Model) else []
+
+
+def _check_inputs(teacher: Any, student: Any) -> None:
+    shapes: list[Any] = []
+    for model in (teacher, student):
+        inputs = getattr(model, "inputs", None) or []
+        shapes.append(tuple(inputs[0].shape[1:]) if len(inputs) == 1 else None)
+    if None in shapes or _fit(*shapes):
+        return
+    raise ValueError(
+        f"The teacher takes inputs of shape {shapes[0]} (without the batch), the student of shape "
+        f"{shapes[1]}, but both receive the same data. Pass `teacher_inputs=` a function of the "
+        "student's inputs that returns the teacher's, such as "
+        "keras.layers.Resizing(height, width)."
+    )
+
+
+def compared_outputs(losses: list[Any]) -> list[tuple[Any, Path]]:
+    """Return every loss that compares outputs, with the path of the output; `()` for all."""
+    compared = []
+    for loss in losses:
+        if isinstance(loss, keras.distillation.DistillationLoss):
+            named = getattr(loss, "teacher_layer_name", None) or getattr(
+                loss, "student_layer_name", None
+            )
+            parts = leaves(getattr(loss, "loss", None))
+            if not named:
+                compared += [(loss, path) for part, path in parts if part is not None]
+        elif not isinstance(loss, Hint):
+            compared += [(part, path) for part, path in leaves(loss) if part is not None]
+    return compared
+
+
+def _reads_logits(loss: Any) -> bool:
+    if isinstance(loss, DistillationLoss):
+        return loss.uses_logits and getattr(loss, "from_logits", True)
+    return isinstance(loss, _KerasLogits)
+
+
+def _leaves_at(structure: Any, path: Path) -> list[Any]:
+    try:
+        return keras.tree.flatten(at(structure, path))
+    except LookupError:
+        return []
+
+
+def _softmax_message(role: str, activation: str, loss: Any) -> str:
+    temperature = getattr(loss, "temperature", 4.0)
+    name = "KLDivergence" if isinstance(loss, _KerasLogits) else type(loss).__name__
+    return (
+        f"The {role} ends in {activation}, but the distillation loss reads logits: it would take "
+        f"the {activation} twice. Remove the {role}'s last activation, or say that the outputs "
+        f"are probabilities: keras_kd.losses.{name}(temperature={temperature!r}, "
+        "from_logits=False)."
+    )
+
+
+def check_shapes(teacher: Any, student: Any, losses: list[Any]) -> None:
+    """Refuse outputs that the losses cannot compare.
+
+    Args:
+        teacher: Outputs of the teacher: tensors or their specifications.
+        student: Outputs of the student.
+        losses: The distillation losses.
+
+    Raises:
+        ValueError: If a loss meets no output, or several, or outputs of unequal shape.
+    """
+    for loss, path in compared_outputs(losses):
+        pair = []
+        for role, outputs in (("teacher", teacher), ("student", student)):
+            try:
+                pair.append(at(outputs, path))
+            except LookupError:
+                raise ValueError(
+                    f"`distillation_losses` holds {type(loss).__name__} for the output "
+                    f"{'/'.join(map(str, path))}, but the {role}'s outputs are "
+                    f"{_shapes(outputs)}. Arrange the losses like the student's outputs, and with "
+                    "`teacher_outputs=` the teacher's outputs like the student's."
+                ) from None
+        if any(keras.tree.is_nested(output) for output in pair):
+            if getattr(loss, "several_layers", False):
+                continue
+            if isinstance(loss, keras.distillation.DistillationLoss) and not isinstance(
+                loss, (_KerasLogits, keras.distillation.FeatureDistillation)
+            ):
+                continue
+            raise ValueError(
+                f"{type(loss).__name__} compares one output of the teacher with one of the "
+                f"student, but the teacher's outputs are {_shapes(pair[0])} and the student's "
+                f"{_shapes(pair[1])}. Give each output a loss of its own, arranged like the "
+                "student's outputs, with None for those that are not distilled: "
+                "distillation_losses=[{'a': keras_kd.losses.KLDivergence(), 'b': None}]."
+            )
+        shapes = [tuple(output.shape[1:]) for output in pair]
+        if getattr(loss, "equal_shapes", True) and not _fit(*shapes):
+            raise ValueError(
+                f"The teacher's output has shape {shapes[0]} (without the batch), the student's "
+                f"{shapes[1]}: a loss on the outputs needs equal shapes. Give the student as many "
+                "outputs as the teacher has, bring the teacher's to the student's with "
+                "`teacher_outputs=`, or distil with hints only."
+            )
+
+
+def _fit(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    return len(first) == len(second) and all(
+        a is None or b is None or a == b for a, b in zip(first, second, strict=True)
+    )
+
+
+def _shapes(outputs: Any) -> Any:
+    return keras.tree.map_structure(lambda output: tuple(output.shape[1:]), outputs)
+
+
+def _shape_of(model: Any, path: str) -> Any:
+    if isinstance(model, CallableTeacher) and not model.layers:
+        raise ValueError(
+            f"The teacher '{model.name}' has no layer '{path}': of a function or a file only the "
+            "outputs are known, no inner layers. Use losses on the outputs, or give the Keras "
+            "model itself as the teacher."
+        )
+    return feature_shape(model, path)
+
+
+def _brought_shape(features: Mapping[str, Any], path: str) -> tuple[Any, ...]:
+    if path not in features:
+        raise ValueError(
+            f"The data brings the teacher's outputs along, but no feature '{path}'; its features "
+            f"are: {', '.join(features) or 'none'}. Pass it: keras_kd.teachers.TaughtInputs("
+            f"inputs, outputs, {{'{path}': feature}})."
+        )
+    return (None, *features[path].shape[1:])
+
+
+def check_taught_outputs(taught: TaughtInputs, student: keras.Model, losses: list[Any]) -> None:
+    """Refuse outputs that the data brings along and the losses cannot compare.
+
+    Args:
+        taught: A batch with the teacher's outputs.
+        student: The student.
+        losses: The distillation losses.
+
+    Raises:
+        ValueError: As `check_teacher`, or if top-k logits were made for another temperature.
+        TypeError: If a loss cannot read top-k logits.
+    """
+    outputs, structure = taught.outputs, output_structure(student)
+    if structure is None:
+        structure = student(taught.inputs, training=False)
+    whole = []
+    for loss in losses:
+        kept = [
+            (part, output, at(structure, path))
+            for part, path in compared_outputs([loss])
+            for output in _parts_at(outputs, path)
+            if isinstance(output, TopKLogits)
+        ]
+        for part, output, predicted in kept:
+            _check_top_k(part, output, predicted)
+        if not kept:
+            whole.append(loss)
+    check_shapes(outputs, structure, whole)
+    _check_probabilities(None, outputs, (), whole)
+
+
+def _check_top_k(loss: Any, teacher: TopKLogits, student: Any) -> None:
+    if not isinstance(loss, SoftTargetsLoss):
+        raise TypeError(top_k_message(loss))
+    check_temperature(loss, teacher)
+    loss.check_shapes(teacher, student)
+
+
+def _parts_at(outputs: Any, path: Path) -> list[Any]:
+    try:
+        return [at(outputs, path)]
+    except LookupError:
+        return []
+
+
+def check_first_outputs(teacher: Any, student: keras.Model, losses: list[Any], inputs: Any) -> None:
+    """Run both models on a first batch, where only that tells whether their outputs fit.
+
+    Raises:
+        ValueError: As `check_teacher`.
+    """
+    if not compared_outputs(losses):
+        return
+    activations = [last_activation(model) for model in (teacher, student)]
+    if all(end is not None and None not in keras.tree.flatten(end) for end in activations):
+        return
+    student_outputs = student(inputs, training=False)
+    check = getattr(unadapted(teacher), "check", None)
+    if callable(check):
+        check(_teacher_inputs(teacher, inputs))
+    teacher_outputs = teacher(inputs, training=False)
+    check_shapes(teacher_outputs, student_outputs, losses)
+    _check_probabilities(teacher, teacher_outputs, student_outputs, losses)
+
+
+def _teacher_inputs(teacher: Any, inputs: Any) -> Any:
+    adapt = teacher.inputs_function if isinstance(teacher, AdaptedTeacher) else None
+    return inputs if adapt is None else adapt(inputs)
+
+
+def _check_probabilities(model: Any, teacher: Any, student: Any, losses: list[Any]) -> None:
+    # Some classes picked from a softmax do not sum to one.
+    picked = isinstance(model, AdaptedTeacher) and any(
+        activation in PROBABILITIES
+        for activation in keras.tree.flatten(last_activation(model.teacher))
+    )
+    for part, path in compared_outputs(losses):
+        if not _reads_logits(part):
+            continue
+        for role, outputs in (("teacher", teacher), ("student", student)):
+            for output in _leaves_at(outputs, path):
+                values = keras.ops.convert_to_numpy(output)
+                bounded = bool(((values >= 0) & (values <= 1)).all())
+                if look_like_probabilities(values) or (role == "teacher" and picked and bounded):
+                    raise ValueError(_softmax_message(role, "softmax", part))
+
+
+def check_all_labels(losses: Any, labels: Any, student: keras.Model, inputs: Any) -> None:
+    """Refuse labels that the losses on labels cannot read.
+
+    Args:
+        losses: The losses, as given to `compile`.
+        labels: Labels.
+        student: The student.
+        inputs: A batch of inputs, for students whose outputs only a pass tells.
+
+    Raises:
+        ValueError: As `check_labels`.
+    """
+    outputs, names = output_structure(student), output_names(student)
+    if outputs is None:
+        outputs = student(inputs, training=False)
+    losses = arrange(losses, outputs, names, "loss")
+    for output, path in leaves(outputs):
+        try:
+            loss = at(losses, path) if keras.tree.is_nested(losses) else losses
+            label = at(labels, path, names) if keras.tree.is_nested(labels) else labels
+        except (LookupError, TypeError):
+            continue
+        if loss is not None and label is not None and not keras.tree.is_nested(label):
+            check_labels(loss, label, output.shape[-1])
+
+
+def resolve_losses(loss: Any, student: keras.Model) -> Any:
+    """Return the losses on labels, cross-entropies by name read as the student ends.
+
+    Raises:
+        ValueError: If a loss contradicts the student's last activation.
+    """
+    activations = last_activation(student)
+    if loss is None or activations is None:
+        return student_loss_for(loss, None) if isinstance(loss, str) else loss
+    names = output_names(student)
+    if not keras.tree.is_nested(loss):
+        flat = keras.tree.flatten(activations)
+        if len(set(map(str, flat))) == 1:
+            return student_loss_for(loss, flat[0])
+        if not isinstance(loss, str):
+            return loss
+        # One name for outputs that end differently is one loss for each of them.
+        return keras.tree.map_structure(lambda end: student_loss_for(loss, end), activations)
+    arranged = arrange(loss, output_structure(student), names, "loss")
+    if arranged is loss:
+        return _resolve(loss, activations)
+    # It stays a dictionary: `loss_weights`, labels and metrics are keyed by the same names.
+    losses = _resolve(arranged, activations)
+    return dict(zip(names or [], losses if isinstance(losses, list) else [losses], strict=True))
+
+
+def _resolve(loss: Any, activations: Any) -> Any:
+    if loss is None:
+        return None
+    if isinstance(loss, dict) and isinstance(activations, dict):
+        return {key: _resolve(part, activations.get(key)) for key, part in loss.items()}
+    if isinstance(loss, (list, tuple)) and isinstance(activations, (list, tuple)):
+        if len(loss) == len(activations):
+            return type(loss)(map(_resolve, loss, activations))
+        return loss
+    if keras.tree.is_nested(loss) or keras.tree.is_nested(activations):
+        return loss
+    return student_loss_for(loss, activations)
+
+
+def check_layers(
+    loss: Any, teacher: Any, student: Any, features: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse a loss that names a layer that does not exist, or features it cannot compare.
+
+    Args:
+        loss: An element of `distillation_losses`.
+        teacher: The teacher.
+        student: The student.
+        features: The teacher's features by the path of their layer, where the data brings them
+            along and the teacher is not run. Defaults to `None`.
+
+    Raises:
+        ValueError: Naming the layers that exist, or the shapes.
+    """
+    hint = isinstance(loss, Hint)
+    what = f"Hint '{loss.name}'" if hint else type(loss).__name__
+    shapes: list[Any] = []
+    for side, model in (("teacher", teacher), ("student", student)):
+        for path in layer_paths_of([loss], side):
+            try:
+                if side == "teacher" and features is not None:
+                    shapes.append(_brought_shape(features, path))
+                else:
+                    shapes.append(_shape_of(model, path))
+            except ValueError as error:
+                argument = f"{side}_layer" if hint else f"{side}_layer_name"
+                raise ValueError(f"{what}, {argument}: {error}") from None
+    if hint or len(shapes) != 2 or None in shapes:
+        return
+    if len(shapes[0]) != len(shapes[1]) or any(
+        None not in (t, s) and t != s for t, s in zip(*(x[1:] for x in shapes), strict=True)
+    ):
+        raise ValueError(
+            f"{what} compares features of equal shape, but the teacher's layer "
+            f"'{loss.teacher_layer_name}' gives {shapes[0]} and the student's "
+            f"'{loss.student_layer_name}' {shapes[1]}. Use keras_kd.Hint("
+            f"'{loss.teacher_layer_name}', '{loss.student_layer_name}'), which projects the "
+            "student's feature to the teacher's shape."
+        )

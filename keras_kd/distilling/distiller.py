@@ -1,0 +1,533 @@
+"""Distiller: a model whose training step lets a teacher teach a student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kd.data.first_batch import (
+    FirstBatch,
+    check_batched,
+    check_inputs,
+    first_batch,
+    validation_batch,
+    without_losing_the_first,
+)
+from keras_kd.data.labels import class_labels
+from keras_kd.data.taught_inputs import student_inputs
+from keras_kd.distilling.checks.arguments import (
+    check_losses,
+    check_model,
+    check_student_loss_weight,
+    check_weights,
+)
+from keras_kd.distilling.checks.compatibility import (
+    check_all_labels,
+    check_first_outputs,
+    check_taught_outputs,
+    check_teacher,
+    resolve_losses,
+)
+from keras_kd.distilling.epochs import check_epoch, with_epoch_begin
+from keras_kd.distilling.loss_means import LossMeans
+from keras_kd.distilling.objective import NO_TEACHER, Objective
+from keras_kd.distilling.precision import with_loss_scale
+from keras_kd.distilling.schedules import Scheduled, deserialize, deserialize_loss, serialize
+from keras_kd.distilling.trainer import DistributedModel
+from keras_kd.models.outputs import output_names
+from keras_kd.system.arguments import optimizer_rate
+from keras_kd.teachers.adapted_teacher import Adapters, unadapted
+from keras_kd.teachers.callable_teacher import CallableTeacher, as_teacher, supports_jit
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class Distiller(DistributedModel):
+    """Trains a student on its labels and on a frozen teacher.
+
+    One step runs the teacher once, in inference mode and outside the gradient tape, and the
+    student once; hinted layers are read from these same passes. The loss is
+
+    `loss = w * student_loss + (1 - w) * sum(w_i * L_i)`
+
+    plus the student's own regularisers. `sample_weight` and `class_weight` weigh both terms. The
+    teacher is left as it was found, and is not saved with the student.
+
+    The arguments and their meaning are those of `keras.distillation.Distiller`, whose losses are
+    accepted as well.
+
+    Args:
+        teacher: A trained model that ends in logits: a `keras.Model` or another callable on
+            tensors, such as a function, a layer, what `keras_kd.teachers.load` returns, or a
+            `keras_kd.teachers.Ensemble`. Of a dictionary with a single entry the entry counts,
+            unless the student returns a dictionary too. `None` where the data brings the
+            teacher's outputs along, as `keras_kd.teachers.TaughtInputs`.
+        student: The `keras.Model` to train; it ends in logits of the same shape.
+        distillation_losses: One of, or a list of: losses of `keras_kd.losses` on the outputs,
+            `keras_kd.Hint`s, losses of `keras.distillation`. For models with several outputs an
+            element may be a structure of losses like the outputs', with `None` where an output
+            is not distilled.
+        distillation_loss_weights: A weight `w_i` for each loss: a number; one of
+            `keras.optimizers.schedules`, evaluated at the optimizer's step; or a function of the
+            epoch, which counts from 0. The `temperature` of a loss may be of the same kinds.
+            Defaults to `None`, all `1.0`.
+        student_loss_weight: The weight `w` of the loss on labels, between 0 and 1, of the same
+            kinds. Defaults to `0.5`.
+        name: Name of the model. Defaults to `"distiller"`.
+        teacher_inputs: Called with the student's inputs, returns the teacher's, where the teacher
+            takes another size or preprocessing. A layer, a model or a function. Defaults to
+            `None`, the same inputs.
+        teacher_outputs: Called with the teacher's outputs, returns what the student's are compared
+            with, where the teacher knows other classes or returns another structure. Defaults to
+            `None`, the outputs as they are.
+        stop_distillation_at: The epoch, counted from 0, from which the student learns from its
+            labels alone, `loss = student_loss`, and the teacher is not run. Defaults to `None`,
+            the teacher teaches to the end.
+        **kwargs: Further arguments of `keras.Model`.
+
+    Raises:
+        ValueError: If an argument is of the wrong kind, or teacher and student do not fit each
+            other or the losses: outputs of different shape, a softmax before a loss on logits, a
+            hint that names no layer.
+
+    Example:
+
+    ```python
+    distiller = keras_kd.Distiller(
+        teacher,
+        student,
+        distillation_losses=[
+            keras_kd.losses.KLDivergence(temperature=4.0),
+            keras_kd.Hint("block4_out", "block2_out", loss=keras_kd.losses.FitNet()),
+        ],
+        distillation_loss_weights=[1.0, 0.5],
+        student_loss_weight=0.1,
+    )
+    distiller.compile(
+        "adam",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    distiller.fit(train, validation_data=validation, epochs=10)
+    student = distiller.student
+    ```
+
+    A teacher of larger images and more classes, taught with at a falling temperature:
+
+    ```python
+    distiller = keras_kd.Distiller(
+        teacher,
+        student,
+        keras_kd.losses.KLDivergence(
+            temperature=keras.optimizers.schedules.PolynomialDecay(8.0, 10_000, 1.0)
+        ),
+        teacher_inputs=keras.layers.Resizing(224, 224),
+        teacher_outputs=lambda logits: keras.ops.take(logits, [3, 5, 8], axis=-1),
+    )
+    ```
+
+    Where only a part of the data has labels, give the others the label -1 and train with
+    `loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`: they
+    count in the distillation losses alone. Where nothing has labels, `student_loss_weight=0.0` and
+    `fit(x)` without `y`.
+
+    References:
+        Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531.
+        Cho and Hariharan, On the Efficacy of Knowledge Distillation, 2019, arXiv:1910.01348
+        (`stop_distillation_at`).
+    """
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        teacher: Any,
+        student: keras.Model,
+        distillation_losses: Any,
+        distillation_loss_weights: Sequence[Scheduled] | Scheduled | None = None,
+        student_loss_weight: Scheduled = 0.5,
+        name: str = "distiller",
+        *,
+        teacher_inputs: Callable[[Any], Any] | None = None,
+        teacher_outputs: Callable[[Any], Any] | None = None,
+        stop_distillation_at: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        check_model(student, "student")
+        losses = check_losses(distillation_losses, student)
+        self.student = student
+        self.stop_distillation_at = check_epoch(stop_distillation_at)
+        # Layers among them belong to the teacher: they are neither trained nor saved.
+        self._adapters = Adapters(teacher_inputs, teacher_outputs)
+        self.objective = Objective(
+            None,
+            losses,
+            check_weights(distillation_loss_weights, losses),
+            check_student_loss_weight(student_loss_weight),
+            output_names=output_names(student),
+        )
+        self.objective.schedules.step = self._step
+        if teacher is not None:
+            self.teacher = teacher
+        self.teaching_layers = self.objective.layers
+
+        self.loss_means = LossMeans(
+            ["student_loss", "distillation_loss", "total_loss", *self.objective.names]
+        )
+        self.built = student.built
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Keras would count a model that is set as an attribute among the layers to train.
+        if name == "teacher":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        # Keras saves every model it finds among the attributes: the teacher is not for saving.
+        return [attribute for attribute in super().__dir__() if attribute != "teacher"]
+
+    @property
+    def teacher(self) -> Any:
+        """The teacher; `None` after loading, until it is set again."""
+        teacher = unadapted(self.objective.teacher)
+        return teacher.teacher if isinstance(teacher, CallableTeacher) else teacher
+
+    @teacher.setter
+    def teacher(self, teacher: Any) -> None:
+        teacher = self._adapters.adapt(as_teacher(teacher, self.student))
+        check_teacher(teacher, self.student, self.distillation_losses)
+        Objective(teacher, self.distillation_losses, [], 0.0).build(self.student)
+        self.objective.teacher = teacher
+        self.train_function = None
+        self.test_function = None
+
+    @property
+    def distillation_losses(self) -> list[Any]:
+        """The distillation losses, in order."""
+        return self.objective.distillation_losses
+
+    @property
+    def distillation_loss_weights(self) -> list[Scheduled]:
+        """The weight of each distillation loss."""
+        return self.objective.distillation_loss_weights
+
+    @property
+    def student_loss_weight(self) -> Scheduled:
+        """The weight of the loss on labels."""
+        return self.objective.student_loss_weight
+
+    @property
+    def output_names(self) -> list[str] | None:
+        """The names of the student's outputs, by which losses and metrics may be given."""
+        return output_names(self.student)
+
+    def _step(self) -> Any:
+        optimizer: Any = getattr(self, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        # What learning rate schedules are evaluated at, also where gradients are accumulated.
+        return 0 if optimizer is None else optimizer._iterations
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        evaluate_distillation: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: Optimizer of the student. Defaults to `"rmsprop"`.
+            loss: The student's loss on labels. A cross-entropy given by name is read with or
+                without logits as the student ends; `None` is allowed where
+                `student_loss_weight` is 0. Defaults to `None`.
+            loss_weights: Weights of the outputs' losses. Defaults to `None`.
+            metrics: Metrics of the student's outputs. Defaults to `None`.
+            weighted_metrics: Metrics that use sample weights. Defaults to `None`.
+            evaluate_distillation: Whether `evaluate` also runs the teacher and reports the
+                distillation losses. Defaults to `False`.
+            **kwargs: Further arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: If there is no loss although `student_loss_weight` is above 0, or its
+                `from_logits` contradicts the student's last activation, or `jit_compile` is
+                `True` although a loss has a `chunk_size`, or the optimizer's learning rate is
+                negative or not finite.
+        """
+        if loss is None and self.student_loss_weight != 0:
+            raise ValueError(
+                f"`student_loss_weight` is {self.student_loss_weight}, but `compile` received no "
+                "`loss` for the labels. Pass loss=keras.losses."
+                "SparseCategoricalCrossentropy(from_logits=True), or build the Distiller with "
+                "student_loss_weight=0.0 to learn from the teacher alone."
+            )
+        self.evaluate_distillation = evaluate_distillation
+        if kwargs.get("jit_compile") is True and self._losses_in_chunks():
+            raise ValueError(
+                f"{type(self._losses_in_chunks()[0]).__name__} has a `chunk_size`, and XLA cannot "
+                "compile a loss that is computed in chunks; it fuses the whole one. Leave out "
+                "`chunk_size`, or compile(..., jit_compile=False)."
+            )
+        self._compile_loss = self._compile_metrics = None
+        super().compile(
+            optimizer=optimizer,
+            loss=resolve_losses(loss, self.student),
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+        optimizer_rate(self.optimizer, "compile")
+        if kwargs.get("auto_scale_loss", True):
+            self.optimizer = with_loss_scale(self.optimizer, self.student)
+        self.objective.student_loss = self._compile_loss
+
+    def _resolve_auto_jit_compile(self) -> bool:
+        # Keras asks the layers of the model that is compiled, and the teacher is not among them.
+        possible = super()._resolve_auto_jit_compile() and supports_jit(self.objective.teacher)
+        return possible and not self._losses_in_chunks()
+
+    def _losses_in_chunks(self) -> list[Any]:
+        parts = keras.tree.flatten(self.distillation_losses)
+        return [part for part in parts if not getattr(part, "supports_jit", True)]
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        """Return the arguments of `compile`, serialised."""
+        config = super().get_compile_config()
+        if config is not None:
+            config["evaluate_distillation"] = self.evaluate_distillation
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile with the arguments of `get_compile_config()`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Return the student's outputs."""
+        inputs = student_inputs(inputs)
+        if mask is not None:
+            return self.student(inputs, training=training, mask=mask)
+        return self.student(inputs, training=training)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Return the student's loss on labels plus its regularisers, without the teacher."""
+        if self._compile_loss is None and not self.losses:
+            return keras.ops.zeros(())
+        return super().compute_loss(x, class_labels(y), y_pred, sample_weight, training)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Update the student's metrics, and return them all."""
+        return super().compute_metrics(x, class_labels(y), y_pred, sample_weight=sample_weight)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Teach the student one batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None:
+            self._require_labels()
+        signals = self.objective.teacher_signals(x)
+        with tf.GradientTape() as tape:
+            y_pred, features = self.objective.student_pass(self.student, x, training=True)
+            losses = self.objective.losses(signals, y, y_pred, features, sample_weight)
+            loss = losses["loss"] + self._regularisation()
+            scaled_loss = self.optimizer.scale_loss(loss)
+        trained = self.student if self.objective.stopped else self
+        variables = trained.trainable_weights
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(scaled_loss, variables), variables, strict=True)
+        )
+        self._track(losses, loss, x)
+        return self._results(signals, x, y, y_pred, sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluate the student on one batch; the teacher runs only where it was asked for."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        signals = self.objective.teacher_signals(x) if self.evaluate_distillation else None
+        y_pred, features = self.objective.student_pass(self.student, x, training=False)
+        losses = self.objective.losses(signals, y, y_pred, features, sample_weight)
+        if signals is None and self.objective.distils:
+            losses["loss"] = losses["student_loss"]
+        self._track(losses, losses["loss"] + self._regularisation(), x)
+        return self._results(signals, x, y, y_pred, sample_weight)
+
+    def _results(self, signals: Any, x: Any, y: Any, y_pred: Any, weight: Any) -> dict[str, Any]:
+        results = self.compute_metrics(x, y, y_pred, sample_weight=weight)
+        if signals is None:
+            for name in ("distillation_loss", *self.objective.names):
+                results.pop(name, None)
+        return results
+
+    def _regularisation(self) -> Any:
+        losses = [
+            keras.ops.cast(self._aggregate_additional_loss(loss), "float32") for loss in self.losses
+        ]
+        return keras.ops.sum(keras.ops.stack(losses)) if losses else 0.0
+
+    def _track(self, losses: dict[str, Any], total: Any, x: Any) -> None:
+        batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        scaled = {name: value * replicas for name, value in losses.items()}
+        total = total * replicas
+        self.loss_means.update_state({**scaled, "total_loss": total}, sample_weight=batch_size)
+        self._loss_tracker.update_state(total, sample_weight=batch_size)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train the student, as `keras.Model.fit` does, after one look at the data.
+
+        Raises:
+            ValueError: If the data set or the validation data is empty or not batched, labels lie
+                out of range, or the outputs on the first batch do not fit the losses.
+        """
+        if self.objective.stopped:
+            self.objective.stopped = False
+            self.train_function = self.test_function = None
+        if self.compiled:
+            x, batch = without_losing_the_first(x)
+            with self.distribute_strategy.scope():
+                batch = batch or first_batch(x, y)
+                self._check_data(batch)
+                self._check_validation(kwargs.get("validation_data", (*args, *[None] * 6)[5]))
+            if kwargs.get("class_weight") and batch is not None and batch.labels is None:
+                raise ValueError(
+                    "`fit` received `class_weight`, which weighs an example by its label, but the "
+                    "data holds no labels. Pass labels `y`, or leave `class_weight` out."
+                )
+        if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
+            # These come in an order of their own; Keras warns of its own default otherwise.
+            kwargs.setdefault("shuffle", False)
+        if self.objective.schedules.by_epoch or self.stop_distillation_at is not None:
+            return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
+        return super().fit(x, y, *args, **kwargs)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch; `fit` calls this before each, a loop of one's own should.
+
+        Args:
+            epoch: The epoch, counted from 0.
+        """
+        self.objective.schedules.begin_epoch(epoch)
+        stop = self.stop_distillation_at
+        stopped = stop is not None and epoch >= stop
+        if stopped == self.objective.stopped:
+            return
+        if self.student.built and not self.optimizer.built:
+            # Built in the step, it would not know the projections, which are not trained now.
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        self.objective.stopped = stopped
+        self.test_function = None
+        self.make_train_function(force=True)
+
+    def _require_labels(self) -> None:
+        if self._compile_loss is not None and self.student_loss_weight != 0:
+            raise ValueError(
+                f"`student_loss_weight` is {self.student_loss_weight}, but the data holds no "
+                "labels. Pass labels `y`, or build the Distiller with student_loss_weight=0.0 to "
+                "learn from the teacher alone."
+            )
+
+    def _check_data(self, batch: FirstBatch | None) -> None:
+        if batch is None:
+            return
+        check_batched(batch, self.student)
+        taught = batch.taught
+        if self.objective.distils and self.teacher is None and taught is None:
+            raise ValueError(NO_TEACHER)
+        if batch.labels is None:
+            self._require_labels()
+        elif self._compile_loss is not None:
+            losses = self._compile_loss._user_loss
+            check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
+        if self.objective.distils:
+            self.objective.build(self.student, batch.inputs, taught)
+            self.teaching_layers = self.objective.layers
+            if taught is None:
+                check_first_outputs(
+                    self.objective.teacher, self.student, self.distillation_losses, batch.inputs
+                )
+            else:
+                check_taught_outputs(taught, self.student, self.distillation_losses)
+        if not self.student.built:
+            self.student(batch.inputs, training=False)
+        self.built = True
+
+    def _check_validation(self, data: Any) -> None:
+        """Refuse validation data on which an epoch would end in an error."""
+        try:
+            batch = validation_batch(data)
+            if batch is None:
+                return
+            check_batched(batch, self.student)
+            if batch.labels is not None and self._compile_loss is not None:
+                losses = self._compile_loss._user_loss
+                check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
+            check_inputs(batch, self.student)
+        except ValueError as error:
+            raise ValueError(f"In `validation_data`: {error}") from None
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the states of random layers, which Keras leaves out: resuming needs them."""
+        for i, state in enumerate(self._random_states()):
+            store[str(i)] = state.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the states of random layers; others stay where the layers are not the same."""
+        states = self._random_states()
+        if len(store.keys()) == len(states):
+            for i, state in enumerate(states):
+                state.assign(store[str(i)])
+
+    def _random_states(self) -> list[keras.Variable]:
+        layers = self._flatten_layers()
+        return [generator.state for layer in layers for generator in layer._seed_generators]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration, without the teacher."""
+        return {
+            "name": self.name,
+            "teacher": None,
+            "student": keras.saving.serialize_keras_object(self.student),
+            "distillation_losses": [
+                keras.tree.map_structure(serialize, loss) for loss in self.distillation_losses
+            ],
+            "distillation_loss_weights": [serialize(w) for w in self.distillation_loss_weights],
+            "student_loss_weight": serialize(self.student_loss_weight),
+            "teacher_inputs": serialize(self._adapters.inputs),
+            "teacher_outputs": serialize(self._adapters.outputs),
+            "stop_distillation_at": self.stop_distillation_at,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Distiller:
+        """Make a distiller from `get_config()`; its teacher must be set before `fit`."""
+        config = dict(config)
+        for key in (
+            "teacher",
+            "student",
+            "distillation_loss_weights",
+            "student_loss_weight",
+            "teacher_inputs",
+            "teacher_outputs",
+        ):
+            config[key] = deserialize(config.get(key), custom_objects)
+        config["distillation_losses"] = deserialize_loss(
+            config["distillation_losses"], custom_objects
+        )
+        return cls(**config)

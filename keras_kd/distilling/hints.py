@@ -1,0 +1,258 @@
+"""Hint: which layer of the student is taught by which layer of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras.src.backend import get_keras_mask, set_keras_mask
+
+from keras_kd.losses.fitnet import FitNet
+from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.pooling import adaptive_average_pool
+
+Shape = tuple[int | None, ...]
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class Hint:
+    """Teaches a layer of the student by a layer of the teacher.
+
+    Both layers are read from the one pass that each model makes anyway. Where the loss compares
+    the two element by element and their shapes differ, a projection is put behind the student's
+    layer: the larger of two maps is average-pooled to the size of the smaller, and a 1x1
+    convolution (a dense layer along the last axis) brings the student's channels to the teacher's.
+    The projection is trained with the student and is no part of it afterwards.
+
+    Args:
+        teacher_layer: Name of a teacher layer; `"backbone/block3_out"` for a layer inside a
+            nested model, `"attention/softmax"` for one inside a layer; a list of names for losses
+            over several layers.
+        student_layer: The same for the student.
+        loss: A loss of `keras_kd.losses` on features. Defaults to `FitNet()`.
+        projection: `"auto"`, `None` for none, or a layer to put behind the student's layer.
+            Defaults to `"auto"`.
+        name: Name of the loss in the logs. Defaults to the loss's name and the student's layer.
+
+    Example:
+
+    ```python
+    hint = keras_kd.Hint("block4_out", "block2_out", loss=keras_kd.losses.FitNet())
+    distiller = keras_kd.Distiller(teacher, student, [keras_kd.losses.KLDivergence(), hint])
+    ```
+
+    Reference:
+        Romero et al., FitNets: Hints for Thin Deep Nets, 2015, arXiv:1412.6550.
+    """
+
+    def __init__(
+        self,
+        teacher_layer: str | Sequence[str],
+        student_layer: str | Sequence[str],
+        loss: DistillationLoss | None = None,
+        projection: str | keras.layers.Layer | None = "auto",
+        name: str | None = None,
+    ) -> None:
+        self.teacher_layer = _names(teacher_layer, "teacher_layer")
+        self.student_layer = _names(student_layer, "student_layer")
+        self.loss = FitNet() if loss is None else loss
+        if not isinstance(self.loss, DistillationLoss):
+            raise TypeError(
+                "`loss` of a Hint must be a loss of `keras_kd.losses`, such as "
+                f"`keras_kd.losses.FitNet()`, but received {loss!r}."
+            )
+        if projection not in ("auto", None) and not isinstance(projection, keras.layers.Layer):
+            raise TypeError(
+                f'`projection` must be "auto", None or a Keras layer, but received {projection!r}.'
+            )
+        self.projection = projection
+        layer = (
+            self.student_layer
+            if isinstance(self.student_layer, str)
+            else "_".join(self.student_layer)
+        )
+        self.name = name or f"{self.loss.name}_{layer.replace('/', '_')}"
+        self._projections: list[keras.layers.Layer | None] | None = None
+        self._shapes: dict[str, list[Shape]] | None = None
+
+    @property
+    def teacher_paths(self) -> list[str]:
+        """The teacher's layers, always as a list."""
+        return [self.teacher_layer] if isinstance(self.teacher_layer, str) else self.teacher_layer
+
+    @property
+    def student_paths(self) -> list[str]:
+        """The student's layers, always as a list."""
+        return [self.student_layer] if isinstance(self.student_layer, str) else self.student_layer
+
+    @property
+    def built(self) -> bool:
+        """Whether the projections exist."""
+        return self._projections is not None
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers that are trained with the student: projections and parameters of the loss."""
+        layers = [layer for layer in self._projections or [] if layer is not None]
+        if self.loss.parameters is not None:
+            layers.append(self.loss.parameters)
+        return layers
+
+    def build(self, teacher_shapes: Sequence[Shape], student_shapes: Sequence[Shape]) -> None:
+        """Make the projections for features of these shapes, batch first.
+
+        Raises:
+            ValueError: If no projection leads from the one shape to the other.
+        """
+        if self.built:
+            return
+        projections: list[keras.layers.Layer | None] = []
+        if self.loss.equal_shapes and len(teacher_shapes) != len(student_shapes):
+            raise ValueError(
+                f"Hint '{self.name}' compares layers one by one, but names {len(teacher_shapes)} "
+                f"teacher layers and {len(student_shapes)} student layers."
+            )
+        projected_shapes = list(student_shapes)
+        if self.loss.equal_shapes and self.projection is not None:
+            for i, (teacher, student) in enumerate(
+                zip(teacher_shapes, student_shapes, strict=True)
+            ):
+                projection = self._make_projection(tuple(teacher), tuple(student))
+                projections.append(projection)
+                if projection is not None:
+                    projected_shapes[i] = (*student[:-1], teacher[-1])
+        self._projections = projections
+        self._shapes = {
+            "teacher": [tuple(shape) for shape in teacher_shapes],
+            "student": [tuple(shape) for shape in student_shapes],
+        }
+        build = getattr(self.loss, "build", None)
+        if build is not None and self.loss.parameters is None:
+            single = isinstance(self.teacher_layer, str)
+            teacher_shape = tuple(teacher_shapes[0]) if single else list(teacher_shapes)
+            single = isinstance(self.student_layer, str)
+            build(teacher_shape, projected_shapes[0] if single else projected_shapes)
+
+    def refitted(self, student_shapes: Sequence[Shape]) -> Hint:
+        """Return a hint for a student whose layers have other shapes now.
+
+        Args:
+            student_shapes: The shapes of the student's layers, batch first.
+
+        Returns:
+            This hint, if it is not built yet or was built for as many channels; otherwise a new
+            one, with new projections and parameters.
+        """
+        if self._shapes is None:
+            return self
+        before = [shape[-1] for shape in self._shapes["student"]]
+        if before == [shape[-1] for shape in student_shapes]:
+            return self
+        config = self.get_config()
+        config["shapes"] = None
+        if isinstance(self.projection, keras.layers.Layer):
+            # Made from its configuration alone: a serialised layer would come back built.
+            config["projection"] = type(self.projection).from_config(self.projection.get_config())
+        hint = type(self).from_config(config)
+        hint.build(self._shapes["teacher"], student_shapes)
+        return hint
+
+    def _make_projection(self, teacher: Shape, student: Shape) -> keras.layers.Layer | None:
+        if isinstance(self.projection, keras.layers.Layer):
+            if not self.projection.built:
+                self.projection.build(student)
+            return self.projection
+        where = f"Hint '{self.name}' ({self.teacher_layer} -> {self.student_layer})"
+        if len(teacher) != len(student):
+            raise ValueError(
+                f"{where}: the teacher's feature has shape {teacher}, the student's {student}. "
+                "A projection changes sizes, not the number of axes: name layers before or after "
+                "pooling on both sides, or pass `projection=` a layer that bridges them."
+            )
+        if teacher[-1] == student[-1]:
+            return None
+        if teacher[-1] is None or student[-1] is None:
+            raise ValueError(f"{where}: the number of channels must be known, but is None.")
+        with_channels = keras.layers.Dense(
+            teacher[-1], dtype="float32", name=f"{self.name}_projection"
+        )
+        with_channels.build(student)
+        return with_channels
+
+    def __call__(
+        self, teacher: Any, student: Any, labels: Any = None, sample_weight: Any = None
+    ) -> Any:
+        """Return the loss between the teacher's features and the student's, a scalar.
+
+        Args:
+            teacher: The feature of each teacher layer, a list.
+            student: The feature of each student layer, a list.
+            labels: Labels, for losses that use them.
+            sample_weight: Weights of the samples, shape `[batch]`.
+        """
+        teacher, student = list(teacher), list(student)
+        if self.loss.equal_shapes and self.projection is not None:
+            for i in range(len(student)):
+                sides, mask = student[i].shape[1:-1], get_keras_mask(student[i])
+                teacher[i], student[i] = _pool_to_smaller(teacher[i], student[i])
+                if not self.built and teacher[i].shape[-1] != student[i].shape[-1]:
+                    raise ValueError(
+                        f"Hint '{self.name}' has no projection yet: the shapes of its layers can "
+                        "only be told from data, and this data can be read only once. Call "
+                        "`distiller.objective.build(student, inputs)` with a batch before `fit`."
+                    )
+                projection = (self._projections or [None] * len(student))[i]
+                if projection is not None:
+                    student[i] = projection(keras.ops.cast(student[i], "float32"))
+                if mask is not None and student[i].shape[1:-1] == sides:
+                    set_keras_mask(student[i], mask)
+        if isinstance(self.teacher_layer, str):
+            teacher = teacher[0]
+        if isinstance(self.student_layer, str):
+            student = student[0]
+        return self.loss(teacher, student, labels=labels, sample_weight=sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration and the shapes the projections were built for."""
+        projection = self.projection
+        if isinstance(projection, keras.layers.Layer):
+            projection = keras.saving.serialize_keras_object(projection)
+        return {
+            "teacher_layer": self.teacher_layer,
+            "student_layer": self.student_layer,
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "projection": projection,
+            "name": self.name,
+            "shapes": self._shapes,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Hint:
+        """Make a hint from `get_config()`."""
+        config = dict(config)
+        shapes = config.pop("shapes", None)
+        for key in ("loss", "projection"):
+            if isinstance(config[key], dict):
+                config[key] = keras.saving.deserialize_keras_object(config[key])
+        hint = cls(**config)
+        if shapes is not None:
+            hint.build(*([tuple(s) for s in shapes[side]] for side in ("teacher", "student")))
+        return hint
+
+
+def _names(value: str | Sequence[str], argument: str) -> str | list[str]:
+    names: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise TypeError(
+            f"`{argument}` must be the name of a layer or a list of names, but received {value!r}."
+        )
+    return value if isinstance(value, str) else names
+
+
+def _pool_to_smaller(teacher: Any, student: Any) -> tuple[Any, Any]:
+    teacher_sides, student_sides = tuple(teacher.shape[1:-1]), tuple(student.shape[1:-1])
+    if teacher_sides == student_sides or None in teacher_sides + student_sides:
+        return teacher, student
+    sides = tuple(min(t, s) for t, s in zip(teacher_sides, student_sides, strict=True))
+    return adaptive_average_pool(teacher, sides), adaptive_average_pool(student, sides)

@@ -1,0 +1,410 @@
+"""MutualDistiller: peers that are trained together and teach each other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kd.data.first_batch import (
+    FirstBatch,
+    check_batched,
+    first_batch,
+    without_losing_the_first,
+)
+from keras_kd.data.labels import class_labels
+from keras_kd.distilling.checks.arguments import check_model
+from keras_kd.distilling.checks.compatibility import (
+    check_all_labels,
+    check_first_outputs,
+    check_teacher,
+)
+from keras_kd.distilling.distiller import Distiller
+from keras_kd.distilling.epochs import with_epoch_begin
+from keras_kd.distilling.loss_values import layer_paths_of
+from keras_kd.distilling.objective import Objective, TeacherSignals
+from keras_kd.distilling.precision import with_loss_scale
+from keras_kd.distilling.schedules import Scheduled, deserialize, deserialize_loss, serialize
+from keras_kd.models.features import FeatureReader
+from keras_kd.system.arguments import optimizer_rate
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class MutualDistiller(keras.Model):
+    """Trains peers on their labels and on each other; there is no trained teacher.
+
+    One step runs every peer once. The loss of a peer is that of a `keras_kd.Distiller`, the
+    distillation losses being their mean over the other peers as teachers:
+
+    `loss = w * student_loss + (1 - w) * mean over the others(sum(w_i * L_i))`
+
+    No gradient flows into a peer that teaches, and all peers learn from the same predictions of
+    one step. Their losses are added up, so each peer is trained as it would be by itself.
+
+    `predict` gives the outputs of the first peer. For the mean of all, use
+    `keras_kd.teachers.Ensemble(distiller.peers)`.
+
+    Args:
+        peers: Two `keras.Model`s or more that end in logits of equal shapes.
+        distillation_losses: As for `keras_kd.Distiller`. A hint's `teacher_layer` is read from
+            the peer that teaches and its `student_layer` from the one that learns: every peer
+            needs both. Each pair of peers has projections of its own.
+        distillation_loss_weights: As for `keras_kd.Distiller`. Defaults to `None`, all `1.0`.
+        student_loss_weight: As for `keras_kd.Distiller`. Defaults to `0.5`.
+        name: Name of the model. Defaults to `"mutual_distiller"`.
+        **kwargs: Further arguments of `keras.Model`.
+
+    Raises:
+        ValueError: If there are fewer than two peers, one occurs twice, or they do not fit each
+            other or the losses.
+
+    Example:
+
+    ```python
+    distiller = keras_kd.MutualDistiller(
+        [small_network(), large_network()], keras_kd.losses.KLDivergence(temperature=1.0)
+    )
+    distiller.compile(
+        "adam",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    history = distiller.fit(train, validation_data=validation, epochs=10)
+    print(history.history["val_peer_0_accuracy"])
+    small = distiller.peers[0]
+    ```
+
+    Reference:
+        Zhang et al., Deep Mutual Learning, 2018, arXiv:1706.00384. There the losses are weighted
+        1 : 1, as with the default weight, and peers are updated one after the other.
+    """
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        peers: Sequence[keras.Model],
+        distillation_losses: Any,
+        distillation_loss_weights: Sequence[Scheduled] | Scheduled | None = None,
+        student_loss_weight: Scheduled = 0.5,
+        name: str = "mutual_distiller",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        _check_peers(peers)
+        # Each holds one peer with its losses, metrics and labels; what teaches it comes from here.
+        self.distillers = [
+            Distiller(
+                None,
+                peer,
+                distillation_losses,
+                distillation_loss_weights,
+                student_loss_weight,
+                name=f"peer_{i}",
+            )
+            for i, peer in enumerate(peers)
+        ]
+        self._objectives = [
+            [self._pair(learner, peer) for peer in peers if peer is not learner.student]
+            for learner in self.distillers
+        ]
+        losses = self.distillers[0].distillation_losses
+        paths = [*layer_paths_of(losses, "teacher"), *layer_paths_of(losses, "student")]
+        self._readers = [FeatureReader(peer, list(dict.fromkeys(paths))) for peer in peers]
+        self._track_teaching_layers()
+        self.built = all(peer.built for peer in peers)
+
+    def _pair(self, learner: Distiller, peer: keras.Model) -> Objective:
+        given = learner.objective
+        # Projections and parameters of a loss belong to one pair.
+        losses = copy.deepcopy(given.distillation_losses)
+        check_teacher(peer, learner.student, losses)
+        objective = Objective(
+            peer,
+            losses,
+            given.distillation_loss_weights,
+            given.student_loss_weight,
+            output_names=given.output_names,
+        )
+        objective.schedules.step = self._step
+        objective.build(learner.student)
+        return objective
+
+    def _track_teaching_layers(self) -> None:
+        self.teaching_layers = [
+            layer for pairs in self._objectives for pair in pairs for layer in pair.layers
+        ]
+
+    @property
+    def peers(self) -> list[keras.Model]:
+        """The peers, in order."""
+        return [distiller.student for distiller in self.distillers]
+
+    def _step(self) -> Any:
+        optimizer: Any = getattr(self, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return 0 if optimizer is None else optimizer._iterations
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: One optimizer for all peers; what it remembers, as Adam's moments, it
+                remembers for each weight by itself. `global_clipnorm` counts the gradients of all
+                peers. Defaults to `"rmsprop"`.
+            loss: The loss on labels of every peer, as for `keras_kd.Distiller`. Defaults to
+                `None`.
+            loss_weights: Weights of the outputs' losses. Defaults to `None`.
+            metrics: Metrics of every peer, reported as `peer_0_accuracy`. Defaults to `None`.
+            weighted_metrics: Metrics that use sample weights. Defaults to `None`.
+            **kwargs: Further arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: As `keras_kd.Distiller.compile`.
+        """
+        for distiller, pairs in zip(self.distillers, self._objectives, strict=True):
+            distiller.compile(
+                None,
+                keras.tree.map_structure(_fresh, loss),
+                loss_weights,
+                keras.tree.map_structure(_fresh, metrics),
+                keras.tree.map_structure(_fresh, weighted_metrics),
+            )
+            for pair in pairs:
+                pair.student_loss = distiller._compile_loss
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+        optimizer_rate(self.optimizer, "compile")
+        # Losses and metrics are those of the peers.
+        self._compile_loss = self._compile_metrics = None
+        if kwargs.get("auto_scale_loss", True):
+            for peer in self.peers:
+                self.optimizer = with_loss_scale(self.optimizer, peer)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile with the arguments of `get_compile_config()`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The metrics of every peer, behind the sum of their losses."""
+        own = [self._loss_tracker] if self.compiled else []
+        return own + [metric for distiller in self.distillers for metric in distiller.metrics]
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return the present values of all metrics, those of peers behind `peer_0_` and so on."""
+        return self._named([distiller.get_metrics_result() for distiller in self.distillers])
+
+    def _named(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        named = {"loss": self._loss_tracker.result()}
+        for distiller, result in zip(self.distillers, results, strict=True):
+            named.update({f"{distiller.name}_{name}": value for name, value in result.items()})
+        return named
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Return the outputs of the first peer."""
+        return self.distillers[0](inputs, training=training, mask=mask)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        """Let the peers teach each other one batch."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            passes = self._passes(x, training=True)
+            losses = self._taught_losses(passes, y, sample_weight)
+            totals = self._totals(losses)
+            scaled_loss = self.optimizer.scale_loss(sum(totals))
+        variables = self.trainable_weights
+        self.optimizer.apply_gradients(
+            zip(tape.gradient(scaled_loss, variables), variables, strict=True)
+        )
+        return self._results(passes, losses, totals, True, x, y, sample_weight)
+
+    def test_step(self, data: Any) -> dict[str, Any]:
+        """Evaluate every peer on its labels."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        passes = self._passes(x, training=False)
+        losses = []
+        for pairs, (y_pred, features) in zip(self._objectives, passes, strict=True):
+            values = pairs[0].losses(None, y, y_pred, features, sample_weight)
+            if pairs[0].distils:
+                values["loss"] = values["student_loss"]
+            losses.append(values)
+        return self._results(passes, losses, self._totals(losses), None, x, y, sample_weight)
+
+    def _passes(self, x: Any, training: bool) -> list[tuple[Any, dict[str, Any]]]:
+        return [
+            reader.run(peer, x, training)
+            for reader, peer in zip(self._readers, self.peers, strict=True)
+        ]
+
+    def _taught_losses(
+        self, passes: Sequence[Any], y: Any, sample_weight: Any
+    ) -> list[dict[str, Any]]:
+        signals = [
+            TeacherSignals(*keras.tree.map_structure(keras.ops.stop_gradient, (outputs, features)))
+            for outputs, features in passes
+        ]
+        losses = []
+        for i, (y_pred, features) in enumerate(passes):
+            others = signals[:i] + signals[i + 1 :]
+            pairs = [
+                pair.losses(signal if pair.distils else None, y, y_pred, features, sample_weight)
+                for pair, signal in zip(self._objectives[i], others, strict=True)
+            ]
+            losses.append({key: sum(p[key] for p in pairs) / len(pairs) for key in pairs[0]})
+        return losses
+
+    def _totals(self, losses: Sequence[dict[str, Any]]) -> list[Any]:
+        return [
+            values["loss"] + distiller._regularisation()
+            for distiller, values in zip(self.distillers, losses, strict=True)
+        ]
+
+    def _results(
+        self,
+        passes: Sequence[Any],
+        losses: Sequence[dict[str, Any]],
+        totals: Sequence[Any],
+        distilled: Any,
+        x: Any,
+        y: Any,
+        sample_weight: Any,
+    ) -> dict[str, Any]:
+        results = []
+        for distiller, (y_pred, _), values, total in zip(
+            self.distillers, passes, losses, totals, strict=True
+        ):
+            distiller._track(values, total, x)
+            results.append(distiller._results(distilled, x, y, y_pred, sample_weight))
+        batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(sum(totals) * replicas, sample_weight=batch_size)
+        return self._named(results)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train the peers, as `keras.Model.fit` does, after one look at the data.
+
+        Raises:
+            ValueError: As `keras_kd.Distiller.fit`.
+        """
+        if self.compiled:
+            x, batch = without_losing_the_first(x)
+            self._check_data(batch or first_batch(x, y))
+            validation = kwargs.get("validation_data", (*args, *[None] * 6)[5])
+            for distiller in self.distillers:
+                distiller._check_validation(validation)
+        if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
+            kwargs.setdefault("shuffle", False)
+        return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch; `fit` calls this before each, a loop of one's own should.
+
+        Args:
+            epoch: The epoch, counted from 0.
+        """
+        for pairs in self._objectives:
+            for pair in pairs:
+                pair.schedules.begin_epoch(epoch)
+
+    def _check_data(self, batch: FirstBatch | None) -> None:
+        if batch is None:
+            return
+        for distiller, pairs in zip(self.distillers, self._objectives, strict=True):
+            check_batched(batch, distiller.student)
+            labels = class_labels(batch.labels)
+            if batch.labels is None:
+                distiller._require_labels()
+            elif distiller._compile_loss is not None:
+                losses = distiller._compile_loss._user_loss
+                check_all_labels(losses, labels, distiller.student, batch.inputs)
+            self._build(distiller, labels, batch.inputs)
+            for pair in pairs:
+                if pair.distils:
+                    pair.build(distiller.student, batch.inputs)
+                    check_first_outputs(
+                        pair.teacher, distiller.student, pair.distillation_losses, batch.inputs
+                    )
+        self._track_teaching_layers()
+        self.built = True
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
+    def _build(self, distiller: Distiller, labels: Any, inputs: Any) -> None:
+        # Keras builds what it compiled itself; variables made inside the step would be lost on
+        # several devices.
+        with self.distribute_strategy.scope():
+            y_pred = distiller.student(inputs, training=False)
+            for part in (distiller._compile_loss, distiller._compile_metrics):
+                if part is not None and not part.built and labels is not None:
+                    part.build(labels, y_pred)
+        distiller.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration, with the peers."""
+        config = self.distillers[0].get_config()
+        return {
+            "name": self.name,
+            "peers": [serialize(peer) for peer in self.peers],
+            **{
+                key: config[key]
+                for key in (
+                    "distillation_losses",
+                    "distillation_loss_weights",
+                    "student_loss_weight",
+                )
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MutualDistiller:
+        """Make a mutual distiller from `get_config()`."""
+        config = dict(config)
+        for key in ("peers", "distillation_loss_weights", "student_loss_weight"):
+            config[key] = deserialize(config[key], custom_objects)
+        config["distillation_losses"] = deserialize_loss(
+            config["distillation_losses"], custom_objects
+        )
+        return cls(**config)
+
+
+def _check_peers(peers: Any) -> None:
+    if not isinstance(peers, (list, tuple)) or len(peers) < 2:
+        raise ValueError(
+            "Mutual learning needs two peers or more, MutualDistiller([peer, peer], losses), but "
+            f"received {peers!r}."
+        )
+    for i, peer in enumerate(peers):
+        check_model(peer, f"peers[{i}]")
+        if any(peer is other for other in peers[:i]):
+            raise ValueError(
+                f"peers[{i}], '{peer.name}', is among the peers twice: a model cannot teach "
+                "itself. Make a model of its own for each peer."
+            )
+
+
+def _fresh(loss_or_metric: Any) -> Any:
+    kinds = (keras.metrics.Metric, keras.losses.Loss)
+    if isinstance(loss_or_metric, kinds):
+        return type(loss_or_metric).from_config(loss_or_metric.get_config())
+    return loss_or_metric

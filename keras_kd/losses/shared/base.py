@@ -1,0 +1,241 @@
+"""DistillationLoss: the base class of all losses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+from keras.src.backend import get_keras_mask
+
+from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
+from keras_kd.losses.top_k_logits import TopKLogits
+
+
+def snake_case(name: str) -> str:
+    """Return the name of a class as the name of a loss: `KLDivergence` -> `kl_divergence`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+class DistillationLoss:
+    """A loss between what a teacher and a student give for the same batch.
+
+    A loss knows tensors only. Half precision is widened to float32, float64 stays; the teacher
+    receives no gradient. A subclass writes `call`, which returns the values that are averaged; the
+    average is Keras's `"sum_over_batch_size"`: the sum of weight times value over the number of
+    values. Positions that the student's Keras mask excludes are excluded from that number.
+
+    Attributes:
+        equal_shapes: Whether the tensors are compared element by element. `False` for losses whose
+            teacher and student may differ in width or size.
+        uses_logits: Whether the tensors are read as logits.
+        uses_labels: Whether labels are needed.
+        several_layers: Whether teacher and student are lists of tensors, one a layer.
+        reads_features: Whether the tensors are features: weights of positions that do not fit the
+            features are then averaged to one weight a sample.
+        mixes_positions: Whether positions of a sample are combined before they are compared:
+            masked positions are then set to zero on both sides.
+        supports_jit: Whether XLA can compile the loss.
+        reads_top_k: Whether the teacher's tensor may be a `TopKLogits`.
+        parameters: A layer with the loss's variables, after `build`; `None` on losses that have
+            none.
+
+    Args:
+        name: Name of the loss in the logs. Defaults to the class's name in snake case.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable(package="my_package")
+    class L1(keras_kd.losses.DistillationLoss):
+        def call(self, teacher, student, labels=None):
+            return keras.ops.mean(keras.ops.abs(teacher - student), axis=-1)
+    ```
+    """
+
+    equal_shapes: bool = True
+    uses_logits: bool = False
+    uses_labels: bool = False
+    several_layers: bool = False
+    reads_features: bool = False
+    mixes_positions: bool = False
+    reads_top_k: bool = False
+    supports_jit: Any = True
+    parameters: keras.layers.Layer | None = None
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name or snake_case(type(self).__name__)
+
+    def __call__(
+        self, teacher: Any, student: Any, labels: Any = None, sample_weight: Any = None
+    ) -> Any:
+        """Return the loss of one batch.
+
+        Args:
+            teacher: What the teacher gave: a tensor, batch first, or a list of tensors.
+            student: What the student gave.
+            labels: Labels of the batch, for losses that use them; class indices or one-hot, or a
+                dictionary that holds them as `"label"`. Defaults to `None`.
+            sample_weight: Weights, of shape `[batch]` or of the leading axes of the values.
+                Defaults to `None`.
+
+        Returns:
+            A scalar, float32 or wider.
+
+        Raises:
+            ValueError: If the shapes do not fit each other, or labels are missing.
+            TypeError: If a list of tensors is given where one is expected, or the reverse.
+        """
+        mask = None
+        if not self.several_layers:
+            mask = get_keras_mask(student)
+            mask = get_keras_mask(teacher) if mask is None else mask
+        teacher, student = self._prepare(teacher, student)
+        self.check_shapes(teacher, student)
+        if self.uses_labels:
+            labels = self._labels(labels)
+        if mask is not None and self.mixes_positions:
+            teacher, student = (zero_masked(tensor, mask) for tensor in (teacher, student))
+            mask = None
+        return self.compute_loss(teacher, student, labels, sample_weight, mask)
+
+    def compute_loss(
+        self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any
+    ) -> Any:
+        """Reduce the values of `call` to a scalar.
+
+        Args:
+            teacher: The teacher's tensor, widened and without a gradient.
+            student: The student's tensor, widened.
+            labels: Labels, or `None`.
+            sample_weight: Weights, or `None`.
+            mask: Mask of the positions that count, or `None`.
+        """
+        values = self.call(teacher, student, labels)
+        if self.reads_features and sample_weight is not None:
+            sample_weight = weights_by_sample(sample_weight, values)
+        return weighted_mean(values, sample_weight, mask)
+
+    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
+        """Return the unreduced values, batch first."""
+        raise NotImplementedError(f"{type(self).__name__} must implement call().")
+
+    def check_shapes(self, teacher: Any, student: Any) -> None:
+        """Refuse tensors that cannot be compared.
+
+        Raises:
+            ValueError: If they differ in shape although they are compared element by element.
+        """
+        if not self.equal_shapes or _same_shape(teacher.shape, student.shape):
+            return
+        advice = (
+            "Name the layers in a keras_kd.Hint, which projects the student's feature."
+            if self.reads_features
+            else "Give the student as many outputs as the teacher has."
+        )
+        raise ValueError(
+            f"{type(self).__name__} compares teacher and student element by element, but the "
+            f"teacher has shape {tuple(teacher.shape)} and the student {tuple(student.shape)}. "
+            f"{advice}"
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {"name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DistillationLoss:
+        """Make a loss from `get_config()`."""
+        return cls(
+            **{
+                key: keras.saving.deserialize_keras_object(value)
+                if isinstance(value, Mapping) and "class_name" in value
+                else value
+                for key, value in config.items()
+            }
+        )
+
+    def __repr__(self) -> str:
+        config = self.get_config()
+        name = config.pop("name")
+        if name != snake_case(type(self).__name__):
+            config["name"] = name
+        arguments = ", ".join(
+            f"{key}={value!r}" for key, value in config.items() if value is not None
+        )
+        return f"{type(self).__name__}({arguments})"
+
+    def _prepare(self, teacher: Any, student: Any) -> tuple[Any, Any]:
+        self._refuse_lists(teacher, student)
+        layers = [
+            [
+                ops.convert_to_tensor(tensor)
+                for tensor in (value if self.several_layers else [value])
+            ]
+            for value in (teacher, student)
+        ]
+        dtypes = {keras.backend.standardize_dtype(x.dtype) for side in layers for x in side}
+        dtype = "float64" if "float64" in dtypes else "float32"
+        teacher = [ops.stop_gradient(ops.cast(tensor, dtype)) for tensor in layers[0]]
+        student = [ops.cast(tensor, dtype) for tensor in layers[1]]
+        if not self.several_layers:
+            return teacher[0], student[0]
+        return teacher, student
+
+    def _refuse_lists(self, teacher: Any, student: Any) -> None:
+        if isinstance(teacher, TopKLogits):
+            raise TypeError(top_k_message(self))
+        for side, value in (("teacher", teacher), ("student", student)):
+            if _is_list(value) != self.several_layers:
+                expected = "a list of tensors, one a layer" if self.several_layers else "one tensor"
+                received = f"{len(value)} tensors" if _is_list(value) else "one tensor"
+                raise TypeError(
+                    f"{type(self).__name__} takes {expected} from the {side}, but received "
+                    f"{received}. " + _list_advice(self.several_layers)
+                )
+
+    def _labels(self, labels: Any) -> Any:
+        if isinstance(labels, Mapping):
+            labels = labels.get("label")
+        if labels is None:
+            raise ValueError(
+                f"{type(self).__name__} needs labels, but received none. Train on data that gives "
+                "(x, y), or choose a loss that needs none, such as KLDivergence."
+            )
+        return ops.convert_to_tensor(labels)
+
+
+def top_k_message(loss: Any) -> str:
+    """Return the sentence that refuses top-k logits for a loss that needs them all."""
+    return (
+        f"{type(loss).__name__} needs the logits of all classes, but received the teacher's top-k "
+        "logits: keep all logits, or use KLDivergence or SoftCrossEntropy."
+    )
+
+
+def zero_masked(tensor: Any, mask: Any) -> Any:
+    """Return `tensor`, `[batch, positions..., channels]`, with zeros where `mask` is false."""
+    mask = ops.cast(mask, "bool")
+    if not _same_shape(tensor.shape[: len(mask.shape)], mask.shape):
+        return tensor
+    for _ in range(len(tensor.shape) - len(mask.shape)):
+        mask = ops.expand_dims(mask, -1)
+    return ops.where(mask, tensor, ops.zeros_like(tensor))
+
+
+def _same_shape(first: Any, second: Any) -> bool:
+    return len(first) == len(second) and all(
+        a is None or b is None or a == b for a, b in zip(first, second, strict=True)
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and any(hasattr(part, "shape") for part in value)
+
+
+def _list_advice(several_layers: bool) -> str:
+    if several_layers:
+        return 'Name several layers in the Hint: Hint(["block1", "block2"], ["block1", "block2"]).'
+    return "Give each layer a Hint of its own, or each output a loss of its own."

@@ -1,0 +1,52 @@
+"""MapLoss: what losses between feature maps share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_kd.losses.shared.base import DistillationLoss
+
+
+class MapLoss(DistillationLoss):
+    """A loss between feature maps `[batch, side_1, ..., channels]`, one value a sample.
+
+    Masked positions of a sequence are set to zero on both sides.
+    """
+
+    reads_features = True
+    mixes_positions = True
+
+    def check_shapes(self, teacher: Any, student: Any) -> None:
+        """Refuse features without sides, and unequal channels where `equal_shapes`.
+
+        Raises:
+            ValueError: Naming the shape.
+        """
+        pairs = zip(teacher, student, strict=True) if self.several_layers else [(teacher, student)]
+        for t, s in pairs:
+            for side, tensor in (("teacher", t), ("student", s)):
+                if len(tensor.shape) < 3:
+                    raise ValueError(
+                        f"{type(self).__name__} compares feature maps of shape "
+                        f"[batch, height, width, channels] or [batch, time, channels], but the "
+                        f"{side}'s feature has shape {tuple(tensor.shape)}. Name a layer before "
+                        "pooling and flattening."
+                    )
+            channels = (t.shape[-1], s.shape[-1])
+            if self.equal_shapes and channels[0] != channels[1]:
+                raise ValueError(
+                    f"{type(self).__name__} needs as many channels from the student as from the "
+                    f"teacher, but the teacher's feature has shape {tuple(t.shape)} and the "
+                    f"student's {tuple(s.shape)}. Name the layers in a keras_kd.Hint, which "
+                    "projects the student's feature."
+                )
+
+
+def flatten_sides(x: Any) -> Any:
+    """Return a map `[batch, side_1, ..., channels]` as `[batch, positions, channels]`."""
+    sides = x.shape[1:-1]
+    positions = -1 if any(side is None for side in sides) else math.prod(sides)
+    return ops.reshape(x, (ops.shape(x)[0], positions, x.shape[-1]))

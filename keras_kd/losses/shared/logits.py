@@ -1,0 +1,173 @@
+"""Outputs of models as logits, and what the losses on them share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keras import ops
+
+from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.class_labels import label_mask
+from keras_kd.losses.shared.weighting import spread
+from keras_kd.system.arguments import number, scheduled
+
+# The smallest probability told from zero: its logarithm and its reciprocal are finite in float32.
+PROBABILITY_FLOOR = 1e-30
+
+
+def log_probabilities(probabilities: Any) -> Any:
+    """Return the logarithm of probabilities, those below `1e-30` taken as `1e-30`."""
+    return ops.log(ops.maximum(probabilities, PROBABILITY_FLOOR))
+
+
+class LogitsLoss(DistillationLoss):
+    """A loss between the logits of teacher and student, `[batch, ..., classes]`.
+
+    Attributes:
+        multi_label: Whether each output is a label of its own. `class_weight` then weighs the
+            outputs, which the subclass does, and not the examples.
+
+    Args:
+        from_logits: Whether the outputs are logits; if not, they are probabilities, whose
+            logarithms (of at least `1e-30`) stand for the logits. Defaults to `True`.
+        name: Name of the loss. Defaults to the class's name in snake case.
+        class_weight: By what the loss of an example is multiplied, by the class of its label: a
+            dictionary `{class: weight}`, in which a class left out weighs 1, or one weight a
+            class. Labels, indices or one-hot, are needed then; where there is none (an index
+            outside of the classes), the weight is 1. Defaults to `None`.
+
+    Raises:
+        TypeError: If `class_weight` is of another kind.
+        ValueError: If a weight is negative.
+    """
+
+    uses_logits = True
+    multi_label: bool = False
+
+    def __init__(
+        self,
+        from_logits: bool = True,
+        name: str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.from_logits = from_logits
+        self.class_weight = _weights_of_classes(type(self).__name__, class_weight)
+        given = class_weight is None or isinstance(class_weight, Mapping)
+        self._number_of_weights = None if given else len(self.class_weight or {})
+
+    def __call__(
+        self, teacher: Any, student: Any, labels: Any = None, sample_weight: Any = None
+    ) -> Any:
+        """Return the loss of one batch, as `DistillationLoss` does."""
+        if self.class_weight is not None and not self.multi_label:
+            if (labels.get("label") if isinstance(labels, Mapping) else labels) is None:
+                raise ValueError(
+                    f"{type(self).__name__}: `class_weight` weighs an example by its label, but "
+                    "received no labels. Train on data that gives (x, y), or leave `class_weight` "
+                    "out."
+                )
+            weights = self._weights_of_labels(self._labels(labels), student)
+            if sample_weight is not None:
+                given = ops.cast(ops.convert_to_tensor(sample_weight), weights.dtype)
+                weights = weights * spread(given, weights, "sample_weight")
+            sample_weight = weights
+        return super().__call__(teacher, student, labels, sample_weight)
+
+    def check_shapes(self, teacher: Any, student: Any) -> None:
+        """Refuse outputs that are not `[batch, ..., classes]` with equal shapes, two classes up."""
+        super().check_shapes(teacher, student)
+        shape = tuple(student.shape)
+        if len(shape) < 2 or shape[-1] == 1:
+            raise ValueError(
+                f"{type(self).__name__} compares distributions over classes, outputs of shape "
+                f"[batch, ..., classes] with two classes or more, but received shape {shape}. For "
+                "sigmoid outputs use BinaryKLDivergence, for real values BoundedRegression."
+            )
+
+    def as_logits(self, outputs: Any) -> Any:
+        """Return `outputs` as logits."""
+        return outputs if self.from_logits else log_probabilities(outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "from_logits": self.from_logits,
+            "class_weight": self.class_weight,
+        }
+
+    def weights_of_classes(self, classes: int) -> Any:
+        """Return `class_weight` as a tensor `[classes]`.
+
+        Raises:
+            ValueError: If `class_weight` names a class that the outputs do not have.
+        """
+        if self._number_of_weights not in (None, classes):
+            raise ValueError(
+                f"{type(self).__name__}: `class_weight` has {self._number_of_weights} weights, but "
+                f"the outputs have {classes} classes. Give one a class, or a dictionary "
+                "{class: weight} of those that do not weigh 1."
+            )
+        weights = [1.0] * classes
+        for label, weight in dict(self.class_weight or {}).items():
+            if label >= classes:
+                raise ValueError(
+                    f"{type(self).__name__}: `class_weight` names class {label}, but the outputs "
+                    f"have the classes 0 ... {classes - 1}."
+                )
+            weights[label] = weight
+        return ops.convert_to_tensor(weights, "float32")
+
+    def _weights_of_labels(self, labels: Any, student: Any) -> Any:
+        by_class = self.weights_of_classes(student.shape[-1])
+        mask = label_mask(labels, student)
+        chosen = ops.sum(ops.where(mask, by_class, ops.zeros_like(by_class)), axis=-1)
+        return ops.where(ops.any(mask, axis=-1), chosen, ops.ones_like(chosen))
+
+
+class TemperatureLoss(LogitsLoss):
+    """A loss between softened predictions, `softmax(logits / T)`.
+
+    Args:
+        temperature: `T`, above 0; higher is softer. Defaults to `4.0`.
+        from_logits: As in `LogitsLoss`. Defaults to `True`.
+        name: Name of the loss. Defaults to the class's name in snake case.
+        class_weight: As in `LogitsLoss`. Defaults to `None`.
+
+    Raises:
+        ValueError: If `temperature` is not above 0.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        from_logits: bool = True,
+        name: str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(from_logits, name, class_weight)
+        self.temperature = scheduled("temperature", temperature, above=0, owner=type(self).__name__)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        return {**super().get_config(), "temperature": self.temperature}
+
+
+def _weights_of_classes(loss: str, given: Any) -> dict[int, float] | None:
+    if given is None:
+        return None
+    try:
+        pairs = given.items() if isinstance(given, Mapping) else enumerate(given)
+        # The keys of a saved dictionary are text.
+        weights = {int(label): float(weight) for label, weight in pairs}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{loss}: `class_weight` must be a dictionary such as {{0: 1.0, 1: 19.0}} or a list "
+            f"of one weight a class, but received {given!r}."
+        ) from None
+    for label, weight in weights.items():
+        number("class_weight", label, least=0, owner=loss, advice="It is a class.")
+        number(f"class_weight[{label}]", weight, least=0, owner=loss)
+    return weights

@@ -1,0 +1,176 @@
+"""What an output answers, and what the labels say it should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kd.data.labels import class_labels
+from keras_kd.data.numpy_batches import safe_name
+
+CLASSIFICATION, MULTILABEL, REGRESSION = "classification", "multilabel", "regression"
+TASKS = (CLASSIFICATION, MULTILABEL, REGRESSION)
+
+
+def check_task(task: str | None) -> None:
+    """Make sure that a task is one of those that are known, or left open.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if task is not None and task not in TASKS:
+        raise ValueError(f"`task` must be one of {list(TASKS)} or `None`. Received: {task!r}.")
+
+
+def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:
+    """Return the class that every sample or position is given.
+
+    Args:
+        output: An output, `[batch, ..., units]`, or `[batch]` for one number a sample.
+        task: `"classification"`, or `"multilabel"` for an answer of every unit.
+        threshold: Where the answer of one unit changes from 0 to 1.
+
+    Returns:
+        Class indices of shape `[batch, ...]`, or of the output's shape if multi-label.
+    """
+    if task == MULTILABEL or output.ndim < 2:
+        return (output > threshold).astype(np.int64)
+    if output.shape[-1] == 1:
+        return (output[..., 0] > threshold).astype(np.int64)
+    return np.argmax(output, axis=-1)
+
+
+def by_output(
+    values: Any, names: Sequence[str], what: str, others: bool = False
+) -> list[np.ndarray | None]:
+    """Return the labels or sample weights of every output, `None` where there are none.
+
+    Args:
+        values: What the data gives: an array, or a dict or a tuple by output.
+        names: The file's outputs.
+        what: What they are, for error messages.
+        others: Whether a dict may hold something else, or nothing else. Defaults to `False`.
+
+    Raises:
+        ValueError: If they do not fit the outputs.
+    """
+    values = class_labels(values)
+    if isinstance(values, Mapping):
+        named = {safe_name(str(key)): value for key, value in values.items()}
+        unknown = sorted(set(named) - {safe_name(name) for name in names})
+        if unknown and len(names) > 1 and not others:
+            raise ValueError(f"`data` gives {what} for {unknown}; the file's outputs are {names}.")
+        found = [named.get(safe_name(name)) for name in names]
+        if all(value is None for value in found) and not others:
+            raise ValueError(f"`data` gives {what} for {sorted(named)}, but not for '{names[0]}'.")
+        return [_array(value) for value in found]
+    if isinstance(values, (tuple, list)) and not hasattr(values, "shape"):
+        if len(values) != len(names):
+            raise ValueError(
+                f"`data` gives {len(values)} arrays of {what} and the file has {len(names)} "
+                "outputs."
+            )
+        return [_array(value) for value in values]
+    return [_array(values)] + [None] * (len(names) - 1)
+
+
+def _array(value: Any) -> np.ndarray | None:
+    return None if value is None else np.asarray(value)
+
+
+def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarray:
+    """Return labels as class indices, one for every sample or position.
+
+    Args:
+        labels: Class indices of shape `[batch, ...]` or `[batch, ..., 1]`, or one-hot or soft
+            labels of the output's shape.
+        output: The output which they are about, `[batch, ..., units]` or `[batch]`.
+        name: Its name, for error messages.
+
+    Raises:
+        TypeError: If they are not numbers.
+        ValueError: If they do not fit the output.
+    """
+    classes = output.shape[-1] if output.ndim > 1 else 1
+    positions = output.shape[:-1] if output.ndim > 1 else output.shape
+    if labels.dtype.kind not in "fiub":
+        raise TypeError(f"`data` gives labels of type {labels.dtype}. Give class indices.")
+    if labels.shape == output.shape and classes > 1:
+        totals = labels.astype(np.float64).sum(axis=-1)
+        if labels.min() < 0 or not np.allclose(totals, 1.0, atol=1e-3):
+            raise ValueError(
+                "`data` gives labels of the output's shape which are not one-hot: they must not "
+                "be negative and must sum to 1. Accuracy is about one class a sample; give "
+                f'`task="{MULTILABEL}"` if every unit has an answer of its own, or '
+                f'`task="{REGRESSION}"` and `metrics=["mae"]`.'
+            )
+        return np.argmax(labels, axis=-1)
+    if labels.shape == (*positions, 1):
+        labels = labels[..., 0]
+    if labels.shape != positions:
+        raise ValueError(
+            f"`data` gives labels of shape {labels.shape} for an output of shape "
+            f"{output.shape}. Give class indices of shape {positions} or one-hot labels of "
+            f"shape {output.shape}."
+        )
+    indices = labels.astype(np.int64)
+    if not np.array_equal(indices, labels):
+        raise ValueError(
+            "`data` gives labels which are not whole numbers. Accuracy needs class indices; for "
+            f'regression give `task="{REGRESSION}"` and `metrics=["mae"]`.'
+        )
+    highest = max(classes, 2) - 1
+    if indices.size and (indices.min() < 0 or indices.max() > highest):
+        wrong = indices[(indices < 0) | (indices > highest)].flat[0]
+        raise ValueError(
+            f"`data` gives the label {wrong}, which is out of range: the file's output "
+            f"'{name}' has {classes} unit(s), for labels 0 to {highest}."
+        )
+    return indices
+
+
+def unit_labels(labels: np.ndarray, output: np.ndarray) -> np.ndarray:
+    """Return multi-label labels as integers.
+
+    Args:
+        labels: 0 or 1 for every unit, of the output's shape.
+        output: The output which they are about.
+
+    Raises:
+        ValueError: If their shape or a value is another.
+    """
+    if labels.shape != output.shape or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f'With `task="{MULTILABEL}"`, labels are 0 or 1 for every unit, of shape '
+            f"{output.shape}. `data` gives labels of shape {labels.shape} and type {labels.dtype}"
+            f"{'' if labels.shape != output.shape else ', with other values'}."
+        )
+    return labels.astype(np.int64)
+
+
+def task_of(
+    labels: np.ndarray | None, output: np.ndarray, measures_errors: bool, sigmoid: bool
+) -> str:
+    """Return what the first batch says an output is for.
+
+    Args:
+        labels: Its labels, or `None`.
+        output: The output, `[batch, ..., units]` or `[batch]`.
+        measures_errors: Whether metrics were asked for, of errors (as the mean absolute one) only.
+        sigmoid: Whether the output is one of a sigmoid.
+
+    Returns:
+        `"regression"` with metrics of errors only; `"multilabel"` for a sigmoid of several units
+        with labels of its shape, all 0 or 1, of which a row does not hold exactly one 1; else
+        `"classification"`.
+    """
+    if measures_errors:
+        return REGRESSION
+    several = output.ndim > 1 and output.shape[-1] > 1
+    if sigmoid and several and labels is not None and labels.shape == output.shape:
+        zeros_and_ones = labels.dtype.kind in "fiub" and np.isin(labels, (0, 1)).all()
+        if zeros_and_ones and (labels.sum(axis=-1) != 1).any():
+            return MULTILABEL
+    return CLASSIFICATION

@@ -1,0 +1,201 @@
+"""A TFLite file beside the Keras model which it was made from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from keras_kd.data.data import check_ends, limited, with_progress
+from keras_kd.data.numpy_batches import iterate
+from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.measuring.answers import check_task
+from keras_kd.measuring.per_layer import LayerComparison, LayerDifference
+from keras_kd.measuring.reference import reference_outputs
+from keras_kd.measuring.scores import Scores
+from keras_kd.measuring.selection import is_from_logits, output_position
+from keras_kd.system.json_values import plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How far a file is from its model.
+
+    Attributes:
+        path: The file.
+        samples: How many samples were compared.
+        output: The output which the figures are about.
+        agreement: Share of equal answers of samples (or positions, or units); `None` for
+            regression.
+        max_difference: Largest absolute difference of the outputs.
+        mean_difference: Mean absolute difference.
+        signal_to_noise_db: `10 log10(sum(output²) / sum(difference²))` in decibels, infinite if
+            nothing differs.
+        layers: A `LayerDifference` for every layer that has a tensor in the file, in the order of
+            the file; `None` unless they were asked for.
+        not_found: Layers which have none: the converter removed them, or did not keep their names;
+            and layers that are called more than once.
+    """
+
+    path: str
+    samples: int
+    output: str
+    agreement: float | None
+    max_difference: float
+    mean_difference: float
+    signal_to_noise_db: float
+    layers: tuple[LayerDifference, ...] | None = None
+    not_found: tuple[str, ...] = ()
+
+    def _known(self) -> list[LayerDifference]:
+        return [row for row in self.layers or () if row.relative_error is not None]
+
+    @property
+    def worst(self) -> LayerDifference | None:
+        """The layer with the largest relative error."""
+        return max(self._known(), key=lambda row: row.relative_error or 0.0, default=None)
+
+    @property
+    def grows_most(self) -> LayerDifference | None:
+        """The layer in which the relative error grows most: the first place to look at."""
+        return max(self._known(), key=lambda row: row.growth or 0.0, default=None)
+
+    def first_above(self, relative_error: float = 0.1) -> LayerDifference | None:
+        """Return the first layer with a larger relative error, or `None`.
+
+        Args:
+            relative_error: The error, as a share of the spread of the layer's output. Defaults to
+                `0.1`.
+        """
+        above = [row for row in self._known() if (row.relative_error or 0.0) > relative_error]
+        return above[0] if above else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all attributes as a dict for JSON, with `None` for an infinite ratio."""
+        content: dict[str, Any] = plain(dataclasses.asdict(self))
+        return content
+
+    def __str__(self) -> str:
+        """Return a few readable lines, and a table of the layers."""
+        lines = [self.path]
+        if self.agreement is not None:
+            lines.append(f"agreement   {self.agreement:.2%} of {self.samples:,} samples")
+        mean, largest = self.mean_difference, self.max_difference
+        lines.append(
+            f"difference  {mean:.2g} on average, at most {largest:.2g}; "
+            f"signal to noise {self.signal_to_noise_db:.1f} dB"
+        )
+        return "\n".join([*lines, *self._table()])
+
+    def _table(self) -> list[str]:
+        if self.layers is None:
+            return []
+        if not self.layers:
+            return [
+                "No layer was found in the file: the names of its tensors are of another model."
+            ]
+        names = [" + ".join(row.layers) for row in self.layers]
+        width = max(len("layer"), *(len(name) for name in names))
+        lines = ["", f"{'layer':<{width}}  {'type':<8}{'error':>8}{'dB':>8}{'growth':>9}"]
+        for name, row in zip(names, self.layers, strict=True):
+            error = "-" if row.relative_error is None else f"{row.relative_error:.2%}"
+            growth = "-" if row.growth is None else f"x{row.growth:.1f}"
+            noise = f"{row.signal_to_noise_db:.1f}"
+            lines.append(f"{name:<{width}}  {row.kind:<8}{error:>8}{noise:>8}{growth:>9}")
+        grows, worst = self.grows_most, self.worst
+        if grows is not None and worst is not None:
+            where = "grows nowhere to twice what comes in"
+            if (grows.growth or 0.0) >= 2:
+                where = f"grows most in '{grows.layer}' (x{grows.growth:.1f})"
+            lines.append(
+                f"The error {where}; it is largest in '{worst.layer}' "
+                f"({worst.relative_error:.2%} of its spread)."
+            )
+        if self.not_found:
+            lines.append(f"Without a tensor of their own: {', '.join(self.not_found)}.")
+        return lines
+
+
+def compare(
+    model: Any,
+    path: str | os.PathLike[str],
+    data: Any,
+    *,
+    per_layer: bool = False,
+    output: int | str = 0,
+    task: str | None = None,
+    from_logits: bool | None = None,
+    batch_size: int = 32,
+    max_samples: int | None = 512,
+    threads: int = 1,
+    verbose: bool = True,
+) -> Comparison:
+    """Compare what a TFLite file answers with what its Keras model answers.
+
+    With `per_layer=True`, the inner tensors of the file are compared with the layers' outputs, so
+    that the layer can be found in which a file loses accuracy. Tensors are found by their names,
+    which the converter makes from the layers'. Not found are layers which it removes or folds into
+    the next operator (dropout; a convolution before its normalisation, which is named beside it),
+    layers inside the body of a loop, and what is no layer, as an addition of two tensors. Layers
+    that are called more than once are left out.
+
+    Args:
+        model: A Keras model, or a compressed one.
+        path: The file which was made from it.
+        data: Inputs, with or without labels, as for `keras_kd.evaluate_tflite`.
+        per_layer: Whether inner layers are compared, too. Defaults to `False`.
+        output: Which output the figures are about, by name or by position. Defaults to `0`.
+        task: As for `keras_kd.evaluate_tflite`. Defaults to `None`: classification.
+        from_logits: As for `keras_kd.evaluate_tflite`. Defaults to what the last operator says.
+        batch_size: Batch size for arrays and data sets which are not batched. Defaults to `32`.
+        max_samples: Stop after so many samples; `None` takes all. Defaults to `512`.
+        threads: Number of threads. Defaults to `1`.
+        verbose: Whether a bar shows the progress of what takes long. Defaults to `True`.
+
+    Returns:
+        A `Comparison`; printed, it is a table which names the layer that the error grows most in.
+
+    Raises:
+        OSError: If there is no file at `path`.
+        ValueError: If it is damaged, was made from another model, or the data does not fit.
+        TypeError: If `model` is no model, or the data is of a type which the inputs do not take.
+
+    Example:
+
+    ```python
+    print(keras_kd.compare(student, "exports/student.tflite", test, per_layer=True))
+    ```
+    """
+    if model is None:
+        raise TypeError("`model` must be a Keras model or a compressed one. Received: None.")
+    check_task(task)
+    check_ends(data, max_samples)
+    runtime = LiteRuntime(path, threads, xnnpack=None)
+    names = runtime.output_names
+    position = output_position(names, output)
+    if from_logits is None:
+        from_logits = is_from_logits(runtime.file, position)
+    scores = Scores(names[position], from_logits, task or "classification")
+    answer = reference_outputs(model, names, position, path)
+    layers = LayerComparison(model, path) if per_layer else None
+
+    batches = limited(iterate(data, runtime.inputs, batch_size, "data"), max_samples)
+    for batch in with_progress(batches, "Comparing", verbose):
+        scores.add(runtime.predict(batch.inputs)[names[position]], None, answer(batch.x))
+        if layers is not None:
+            layers.add([batch])
+    differences = scores.differences
+    if differences.largest is None or differences.mean is None:
+        raise ValueError("`data` is empty. Give at least one batch.")
+    noise = differences.signal_to_noise_db
+    return Comparison(
+        path=os.fspath(path),
+        samples=scores.samples,
+        output=names[position],
+        agreement=scores.agreement,
+        max_difference=differences.largest,
+        mean_difference=differences.mean,
+        signal_to_noise_db=0.0 if noise is None else noise,
+        layers=None if layers is None else layers.result(),
+        not_found=() if layers is None else tuple(layers.not_found),
+    )

@@ -1,0 +1,225 @@
+"""What a TFLite file does: its accuracy, its agreement with the model, its size and its speed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.data.data import check_ends, limited, with_progress
+from keras_kd.data.numpy_batches import iterate
+from keras_kd.litert.macs import count_macs, operator_types
+from keras_kd.litert.origin import origin
+from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.measuring.answers import by_output, check_task
+from keras_kd.measuring.benchmark import measure
+from keras_kd.measuring.confidence import DEFAULT_BINS
+from keras_kd.measuring.joint_metrics import JointMetrics
+from keras_kd.measuring.metrics import FileMetrics
+from keras_kd.measuring.reference import reference_outputs
+from keras_kd.measuring.result import TFLiteResult
+from keras_kd.measuring.scores import Scores
+from keras_kd.measuring.selection import is_from_logits, is_sigmoid, output_position
+from keras_kd.measuring.sizes import file_size, zipped_size
+from keras_kd.system.arguments import number
+
+
+def evaluate_tflite(
+    path: str | os.PathLike[str],
+    data: Any,
+    model: Any = None,
+    *,
+    metrics: Any = None,
+    weighted_metrics: Any = None,
+    joint_metrics: Sequence[keras.metrics.Metric] | None = None,
+    output: int | str = 0,
+    task: str | None = None,
+    from_logits: bool | None = None,
+    batch_size: int = 32,
+    max_samples: int | None = None,
+    threads: int = 1,
+    runs: int = 50,
+    warmup: int = 10,
+    calibration_bins: int = DEFAULT_BINS,
+    verbose: bool = True,
+) -> TFLiteResult:
+    """Run a TFLite file in LiteRT and measure it.
+
+    Args:
+        path: The file.
+        data: A `tf.data.Dataset` or another iterable of `x`, `(x, y)` or `(x, y, sample_weight)`
+            elements, or such arrays. With several inputs, `x` is a dict by input name or a tuple in
+            the model's order. Labels are class indices, of shape `[batch, ...]` or
+            `[batch, ..., 1]`, or one-hot (or soft), of the output's shape `[batch, ..., classes]`;
+            for an output of one unit they are 0 or 1. With several outputs, `y` may be a dict or a
+            tuple by output. Without `y`, accuracy is `None`. Sample weights are for
+            `weighted_metrics`; all other figures count every sample once.
+        model: The model which the file was made from (a Keras or a compressed model), to measure
+            their agreement. Defaults to `None`: the model that this process exported to `path`,
+            if neither has changed since.
+        metrics: Keras metrics, as for `keras.Model.compile`: a list of names, functions or
+            `keras.metrics.Metric`s, or with several outputs a dict by output. They read the file's
+            outputs as they are. Defaults to `None`.
+        weighted_metrics: The same, for metrics which use the sample weights. Defaults to `None`.
+        joint_metrics: Metrics of all outputs together, such as the mean average precision of a
+            detector which gives classes and boxes: `keras.metrics.Metric`s, whose
+            `update_state(y, outputs)` receives `y` as the data gives it and a dict of all outputs
+            by name. `y` may then be a dict which holds labels that belong to no output alone.
+            Their values stand among the `metrics` of the result. Defaults to `None`.
+        output: Which output accuracy, agreement and the figures by class are about, by name or by
+            position. Defaults to `0`.
+        task: What this output is for: `"classification"` (one class a sample or position),
+            `"multilabel"` (each unit says yes or no) or `"regression"` (no right or wrong).
+            Defaults to `None`: regression if all of its metrics are of errors (as `"mae"`),
+            multi-label for a sigmoid whose first labels are, else classification.
+        from_logits: Whether this output gives logits or probabilities: an answer of one unit is 1
+            above 0 or above 0.5, and calibration takes the softmax (sigmoid) of logits. Defaults
+            to what the file's last operator says: softmax and sigmoid give probabilities.
+        batch_size: Batch size for arrays and data sets which are not batched. Defaults to `32`.
+        max_samples: Stop after so many samples. Defaults to all.
+        threads: Number of threads. Defaults to `1`.
+        runs: How many runs are timed, at batch 1, on the first sample. Defaults to `50`.
+        warmup: How many runs go before them. Defaults to `10`.
+        calibration_bins: Number of bins of the expected calibration error. Defaults to `15`.
+        verbose: Whether a bar shows the progress over data that takes long. Defaults to `True`.
+
+    Returns:
+        A `TFLiteResult`.
+
+    Raises:
+        OSError: If there is no file at `path`.
+        ValueError: If it is damaged or not a TFLite file, or if the data is empty or does not fit
+            (shape, number of inputs, labels out of range).
+        TypeError: If the data is of a type which the inputs do not take.
+
+    Example:
+
+    ```python
+    result = keras_kd.evaluate_tflite("exports/student.tflite", test, model=student)
+    print(result)
+    ```
+    """
+    for name, value in (
+        ("batch_size", batch_size),
+        ("runs", runs),
+        ("max_samples", max_samples),
+        ("calibration_bins", calibration_bins),
+    ):
+        number(name, value, least=1, whole=True, optional=True)
+    check_task(task)
+    check_ends(data, max_samples)
+    runtime = LiteRuntime(path, threads, xnnpack=None)
+    names = runtime.output_names
+    position = output_position(names, output)
+    if from_logits is None:
+        from_logits = is_from_logits(runtime.file, position)
+    asked = None
+    if metrics is not None or weighted_metrics is not None:
+        shapes = [spec.shape for spec in runtime.output_specs()]
+        asked = FileMetrics(metrics, weighted_metrics, names, shapes)
+    measures_errors = asked is not None and asked.measures_errors(position)
+    joint = None if joint_metrics is None else JointMetrics(joint_metrics)
+    scores = Scores(
+        names[position],
+        from_logits,
+        task,
+        measures_errors,
+        is_sigmoid(runtime.file, position),
+        calibration_bins,
+    )
+    model = origin(path) if model is None else model
+    answer = None if model is None else reference_outputs(model, names, position, path)
+    first: dict[str, np.ndarray] | None = None
+    batches = limited(iterate(data, runtime.inputs, batch_size, "data"), max_samples)
+    for batch in with_progress(batches, "Evaluating", verbose):
+        if first is None:
+            first = {name: array[:1] for name, array in batch.inputs.items()}
+        outputs = runtime.predict(batch.inputs)
+        labels = by_output(batch.y, names, "labels", others=joint is not None)
+        if asked is not None:
+            weights = by_output(batch.sample_weight, names, "sample weights")
+            asked.add(labels, [outputs[name] for name in names], weights)
+        if joint is not None:
+            joint.add(batch.y, outputs)
+        reference = None if answer is None else answer(batch.x)
+        scores.add(outputs[names[position]], labels[position], reference)
+    if first is None:
+        raise ValueError("`data` is empty. Give at least one batch.")
+    if scores.not_finite:
+        warnings.warn(
+            f"'{runtime.path}' gives NaN or infinite outputs for {scores.not_finite} samples.",
+            stacklevel=2,
+        )
+    values = {}
+    for part in (asked, joint):
+        values.update({} if part is None else part.result())
+    return _result(runtime, scores, values, first, runs, warmup)
+
+
+def _result(
+    runtime: LiteRuntime,
+    scores: Scores,
+    metrics: dict[str, float],
+    first: dict[str, np.ndarray],
+    runs: int,
+    warmup: int,
+) -> TFLiteResult:
+    fixed = runtime.inputs[0].shape[0] if runtime.inputs[0].shape else None
+    sample = {name: np.repeat(array, fixed or 1, axis=0) for name, array in first.items()}
+    latency = measure([runtime], runs, warmup, sample)[0]
+    plain, without = runtime, None
+    if runtime.xnnpack:
+        plain = LiteRuntime(runtime.path, runtime.threads, xnnpack=False)
+        without = measure([plain], runs, warmup, sample)[0]["median_ms"]
+    # Only without a delegate does LiteRT know the shapes which the sample gave to all tensors.
+    macs = count_macs(plain.file, plain.tensor_shape)
+    constants = runtime.file.constants()
+    inputs, outputs = runtime.describe_tensors()
+    floats: dict[str, int] = {}
+    for operator in runtime.file.float_operators():
+        floats[operator.name] = floats.get(operator.name, 0) + 1
+    return TFLiteResult(
+        path=os.fspath(runtime.path),
+        samples=scores.samples,
+        output=scores.name,
+        task=scores.task or "",
+        accuracy=scores.accuracy,
+        model_accuracy=scores.model_accuracy,
+        agreement=scores.agreement,
+        max_difference=scores.differences.largest,
+        mean_difference=scores.differences.mean,
+        metrics=metrics,
+        per_class=None if scores.counts is None else scores.counts.per_class(),
+        confusion=None if scores.counts is None else scores.counts.confusion(),
+        calibration=scores.calibration.result(),
+        bytes=file_size(runtime.path),
+        zipped_bytes=zipped_size(runtime.path),
+        latency_ms=latency["median_ms"],
+        latency_p90_ms=latency["p90_ms"],
+        latency_p99_ms=latency["p99_ms"],
+        latency_without_xnnpack_ms=without,
+        latency_runs=runs,
+        latency_batch=latency["batch"],
+        threads=runtime.threads,
+        delegate=latency["delegate"],
+        loads_with_xnnpack=runtime.probed.loads_with_xnnpack,
+        xnnpack_error=runtime.probed.xnnpack_error,
+        peak_memory_bytes=runtime.probed.peak_memory_bytes,
+        operators=runtime.file.operator_counts(),
+        operator_types=operator_types(runtime.file),
+        float_operators=floats,
+        inputs=inputs,
+        outputs=outputs,
+        tensor_types=runtime.file.tensor_types(),
+        parameters=constants.parameters,
+        macs=macs.total // (fixed or 1),
+        macs_not_counted=macs.not_counted,
+        constants=constants.elements,
+        zero_constants=constants.zeros,
+        constant_types=constants.types,
+        sparse_tensors=constants.sparse_tensors,
+    )

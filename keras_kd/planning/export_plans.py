@@ -1,0 +1,194 @@
+"""What an export will do with each layer, as far as it can be told before the conversion."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_kd.export.int4 import check_installed
+from keras_kd.export.refusals import (
+    LOOKUPS,
+    missing_data,
+    open_number_of_steps,
+    trained_for_int8,
+    trained_not_for_int4,
+)
+from keras_kd.export.saved_model import source_of
+from keras_kd.models.layer_plan import LayerPlan
+from keras_kd.models.training_layers import acts_in_training_only
+from keras_kd.planning.trial import Trial
+
+_WEIGHTS = {
+    "float32": "float32",
+    "float16": "float16 weights",
+    "dynamic": "8-bit weights",
+    "int8": "8 bits",
+    "int16x8": "8-bit weights, 16-bit values",
+    "int4": "4-bit weights",
+}
+_VALUES = {
+    "float32": "float32",
+    "float16": "float32",
+    "dynamic": "float32",
+    "int8": "8 bits",
+    "int16x8": "16 bits",
+    "int4": "float32",
+}
+# TFLite has no integer kernels for these.
+_FLOAT = ("Conv3D", "Conv3DTranspose")
+_FLOAT_ONLY = "TFLite computes {} in float only"
+_FOLDED_INTO = ("Conv1D", "Conv2D", "Conv3D", "Dense", "DepthwiseConv2D")
+# LiteRT has no kernels with weights of 4 bits for these, or for a part of what they become.
+_EIGHT_BITS = ("Conv1DTranspose", "Conv2DTranspose", "DepthwiseConv1D", "DepthwiseConv2D")
+_PARTLY_EIGHT_BITS = ("SeparableConv1D", "SeparableConv2D")
+# The converter leaves smaller kernels in float32 where only weights are quantized.
+_LEAST_WEIGHTS = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportPlan:
+    """What an export will do with a model.
+
+    Attributes:
+        layers: The plans by path of the layer.
+        refusal: The message with which the export will refuse the model, or `""`.
+        notes: What it needs or warns of, in the same words.
+    """
+
+    layers: dict[str, LayerPlan]
+    refusal: str
+    notes: tuple[str, ...]
+
+
+def plan_export(
+    model: keras.Model,
+    layers: Sequence[tuple[str, Any]],
+    quantization: str,
+    quantization_aware: bool = False,
+) -> ExportPlan:
+    """Say what `export_tflite` will do with a model, without converting it.
+
+    Args:
+        model: A built Keras 3 model.
+        layers: Path and layer (or operation) of all that it is made of.
+        quantization: The format.
+        quantization_aware: Whether the model will have been trained for 8 bits. Defaults to
+            `False`.
+    """
+    plans = {path: _plan(layer, quantization) for path, layer in layers}
+    try:
+        source = source_of(model)
+        if quantization == "int4":
+            check_installed()
+    except (ValueError, TypeError) as error:
+        return ExportPlan(plans, str(error), ())
+    refusal = ""
+    if quantization != "float32" and source.recurrent_layers and source.open_steps:
+        refusal = open_number_of_steps(quantization, source.open_steps)
+    notes = []
+    if quantization in ("int8", "int16x8") and not (quantization == "int8" and quantization_aware):
+        notes.append(missing_data(quantization))
+    if quantization == "int8" and quantization_aware:
+        notes.append(
+            "What QuantizeAware leaves in float is calibrated where `representative_data` is "
+            "given, and stays in float otherwise."
+        )
+    if quantization_aware and quantization == "int4":
+        refusal = trained_not_for_int4()
+    elif quantization_aware and quantization not in ("float32", "int8"):
+        notes.append(trained_for_int8(quantization))
+    return ExportPlan(plans, refusal, tuple(notes))
+
+
+def _plan(layer: Any, quantization: str) -> LayerPlan:
+    name = type(layer).__name__
+    own = not any(type(layer).__module__.startswith(p) for p in ("keras.src.", "keras."))
+    if isinstance(layer, keras.layers.InputLayer):
+        return LayerPlan("input")
+    if own:
+        return LayerPlan(
+            "not known",
+            f"{name} is no layer of Keras: only the conversion tells which operators it needs",
+            "convert on trial: check(..., convert=True)",
+        )
+    if name in LOOKUPS:
+        return LayerPlan("refused", "TFLite has no builtin operator that hashes or looks up")
+    if acts_in_training_only(name):
+        return LayerPlan("vanish")
+    if _recurrent(layer):
+        if quantization == "float32":
+            return LayerPlan("loop", "its steps are a WHILE operator, so that the batch is fixed")
+        return LayerPlan(f"unrolled, {_WEIGHTS[quantization]}")
+    if name == "BatchNormalization" and _follows_linear_kernel(layer):
+        return LayerPlan("fold")
+    if name in _FLOAT and quantization in ("int8", "int16x8", "int4"):
+        return LayerPlan("float", _FLOAT_ONLY.format("it"))
+    sizes = [weight.value.shape.num_elements() for weight in getattr(layer, "weights", [])]
+    if not sizes:
+        return LayerPlan(_VALUES[quantization])
+    if quantization == "int4":
+        return _four_bits(layer)
+    if quantization == "dynamic" and max(sizes) < _LEAST_WEIGHTS:
+        return LayerPlan("float32", f"its largest weight has fewer than {_LEAST_WEIGHTS:,} numbers")
+    return LayerPlan(_WEIGHTS[quantization])
+
+
+def _four_bits(layer: Any) -> LayerPlan:
+    name = type(layer).__name__
+    kernels = [weight.value.shape for weight in layer.weights if weight.value.shape.rank > 1]
+    if not kernels:
+        return LayerPlan("float32")
+    if name in _EIGHT_BITS:
+        return LayerPlan("8-bit weights", "LiteRT has no kernels with 4 bits for it")
+    if name in _PARTLY_EIGHT_BITS:
+        return LayerPlan("4- and 8-bit weights", "LiteRT has no depthwise kernels with 4 bits")
+    if max(shape.num_elements() for shape in kernels) < _LEAST_WEIGHTS:
+        reason = f"its largest weight has fewer than {_LEAST_WEIGHTS:,} numbers"
+        return LayerPlan("8-bit weights", reason)
+    return LayerPlan("4-bit weights")
+
+
+def with_operators(plans: Mapping[str, LayerPlan], trial: Trial) -> dict[str, LayerPlan]:
+    """Return plans with what a conversion on trial told.
+
+    Args:
+        plans: The plans by path.
+        trial: The trial.
+    """
+    result = {}
+    for path, plan in plans.items():
+        operators = trial.layers.get(path, {})
+        named = ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in operators.items())
+        floats = trial.float_layers.get(path, 0)
+        if floats and floats == sum(operators.values()):
+            plan = LayerPlan("float", _FLOAT_ONLY.format("it"))
+        elif floats:
+            plan = LayerPlan("partly float", _FLOAT_ONLY.format("some of its operators"))
+        elif plan.action == "not known":
+            plan = LayerPlan("converted" if operators else "merged with other layers")
+        result[path] = dataclasses.replace(plan, operators=named)
+    return result
+
+
+def _recurrent(layer: Any) -> bool:
+    if not isinstance(layer, keras.layers.Layer):
+        return False
+    return any(
+        isinstance(part, keras.layers.RNN) and not part.unroll for part in layer._flatten_layers()
+    )
+
+
+def _follows_linear_kernel(layer: Any) -> bool:
+    """Whether the one call of a layer takes what only it takes from a layer with a kernel."""
+    if len(layer._inbound_nodes) != 1:
+        return False
+    (tensor,) = layer._inbound_nodes[0].arguments.keras_tensors[:1]
+    before = getattr(tensor, "_keras_history", None)
+    if before is None or type(before.operation).__name__ not in _FOLDED_INTO:
+        return False
+    operation = before.operation
+    linear = getattr(operation, "activation", None) in (None, keras.activations.linear)
+    return linear and len(operation._outbound_nodes) == 1

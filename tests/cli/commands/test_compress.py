@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from keras_kd.cli.commands import COMMANDS
+from keras_kd.cli.framework.parser import make_parser
+
+
+def stages_of(*words):
+    return make_parser().parse_args(["compress", *words]).stages
+
+
+def test_stages_keep_the_order_of_the_command_line():
+    assert stages_of(
+        "--shrink", "0.25", "--low-rank", "0.9:3", "--stages", "prune(0.5, scope='global')",
+        "cluster(8)", "--quantize-aware",
+    ) == [
+        "shrink(0.25)", "low_rank(0.9, epochs=3)", "prune(0.5, scope='global')", "cluster(8)",
+        "quantize_aware()",
+    ]  # fmt: skip
+    assert stages_of("--quantize-aware", "2") == ["quantize_aware(epochs=2)"]
+    assert stages_of("--cluster", "16:1", "--prune", "0.75") == [
+        "cluster(16, epochs=1)",
+        "prune(0.75)",
+    ]
+
+
+@pytest.fixture
+def words(distilled, work):
+    return [
+        "--student", str(distilled / "student.keras"), "--teacher", "big.keras", "--data",
+        "train.npz", "--quiet",
+    ]  # fmt: skip
+
+
+def test_prune_and_quantize(keras_kd_json, words, work):
+    code, result = keras_kd_json("compress", *words, "--prune", "0.5:1", "--quantize-aware", "1")
+    assert code == 0
+    assert result["model"] == "runs/compress/student.h5"
+    assert result["sparsity"] == pytest.approx(0.5, abs=0.05)
+    assert [stage["name"] for stage in result["stages"]] == ["student", "prune", "quantize_aware"]
+    assert {layer["bits"] for layer in result["layers"] if layer["parameters"]} == {8}
+    notes = json.loads((work / "runs/compress/student.h5.json").read_text())
+    # Not asked for again: it stands beside the student.
+    assert notes["preprocessing"]["scale"] == 255.0
+    assert notes["class_names"] == ["cat", "dog", "fish"]
+    assert (work / "runs/compress/stages/run.json").is_file()
+    recipe = (work / "runs/compress/recipe.toml").read_text()
+    assert 'stages = ["prune(0.5, epochs=1)", "quantize_aware(epochs=1)"]' in recipe
+    code, again = keras_kd_json("compress", *words, "--prune", "0.5:1", "--quantize-aware", "1")
+    assert again == result
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+def test_to_a_size(keras_kd_json, words):
+    code, result = keras_kd_json(
+        "compress", *words, "--prune", "0.9", "--epochs", "0", "--max-zipped-bytes", "2900",
+        "--size-of", "float32",
+    )  # fmt: skip
+    assert code == 0, result
+    assert result["zipped"] <= 2900
+    assert 0 < result["strength"] <= 1
+    assert result["sparsity"] == pytest.approx(0.9 * result["strength"], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "needs --stages"),
+        (["--prune", "2"], "sparsity"),
+        (["--prune", "a"], "arguments are numbers or quoted"),
+        (["--quantize-aware", "--prune", "0.5"], "Prune cannot follow QuantizeAware"),
+        (["--prune", "0.5", "--scale", "1"], "trained with --scale 255 --offset 0"),
+        (["--prune", "0.5", "--max-bytes", "1", "--max-zipped-bytes", "1"], "not both"),
+        (["--prune", "0.5", "--max-bytes", "1", "--max-drop", "1"], "cannot be combined"),
+        (["--prune", "0.5", "--max-drop", "1", "--validation-split", "0"], "--validation-data"),
+    ],
+)
+def test_what_is_refused(keras_kd, words, work, more, message):
+    code, _, err = keras_kd("compress", *words, *more)
+    assert code == 1
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (work / "runs/compress/result.json").exists()
+
+
+def test_help_shows_the_shortcuts(capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args(["compress", "--help"])
+    text = capsys.readouterr().out
+    for name in ("--shrink", "--low-rank", "--prune", "--cluster", "--quantize-aware"):
+        assert f"\n  {name} " in text
+    assert COMMANDS["compress"].shortcuts

@@ -1,0 +1,137 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd.cli.commands import distill as distill_module
+from keras_kd.cli.framework.recipe import read_recipe
+
+BASE = ["distill", "--teacher", "big.keras", "--student", "small.keras", "--data", "train.npz"]
+FAST = ["--scale", "255", "--epochs", "1", "--quiet"]
+
+
+def weights(path):
+    return keras.models.load_model(path, compile=False).get_weights()
+
+
+def test_what_is_written(distilled, materials):
+    content = json.loads((distilled / "result.json").read_text())
+    assert content["command"] == "distill"
+    result = content["result"]
+    assert len(result["history"]["val_accuracy"]) == 3
+    assert result["metrics"]["val_accuracy"] >= 0.6
+    assert result["metrics"]["kl_divergence"] < result["history"]["kl_divergence"][0]
+    notes = json.loads((distilled / "student.keras.json").read_text())
+    assert notes["class_names"] == ["cat", "dog", "fish"]
+    assert notes["preprocessing"]["scale"] == 255.0
+    x = np.load(materials / "test.npz")
+    student = keras.models.load_model(distilled / "student.keras", compile=False)
+    answers = np.asarray(student(x["x"] / 255.0)).argmax(-1)
+    assert (answers == x["y"]).mean() > 0.5
+    assert not list(distilled.glob("*backup*"))
+
+
+def test_the_recipe_repeats_the_run(distilled, tmp_path, keras_kd_json):
+    code, result = keras_kd_json(
+        "run", str(distilled / "recipe.toml"), "--out", str(tmp_path / "again")
+    )
+    assert code == 0
+    assert result["model"] == (tmp_path / "again/student.keras").as_posix()
+    for ours, theirs in zip(
+        weights(tmp_path / "again/student.keras"), weights(distilled / "student.keras"), strict=True
+    ):
+        assert (ours == theirs).all()
+    kept = json.loads((distilled / "result.json").read_text())["result"]
+    assert result["history"] == kept["history"]
+
+
+def test_a_killed_run_goes_on(work, monkeypatch, keras_kd):
+    words = [*BASE, "--scale", "255", "--epochs", "3", "--out", "run"]
+    words += ["--learning-rate", "0.02", "--batch-size", "16"]
+    epochs = []
+    fit = keras.Model.fit
+
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            epochs.append(epoch)
+            if len(epochs) == 2:
+                raise KeyboardInterrupt
+
+    def killed_fit(self, *args, callbacks, **kwargs):
+        return fit(self, *args, callbacks=[*callbacks, Killed()], **kwargs)
+
+    monkeypatch.setattr(keras.Model, "fit", killed_fit)
+    code, _, err = keras_kd(*words)
+    assert code == 130
+    assert "the same command goes on" in err
+    assert not (work / "run/student.keras").exists()
+    code, out, _ = keras_kd(*words)
+    assert code == 0
+    assert epochs == [0, 1, 1, 2]
+    assert "validation accuracy" in out
+    result = json.loads((work / "run/result.json").read_text())["result"]
+    assert len(result["history"]["loss"]) == 3
+    code, out, _ = keras_kd(*words)
+    assert code == 0
+    assert "'run' is done already" in out
+    assert epochs == [0, 1, 1, 2]
+    code, out, err = keras_kd(*words, "--temperature", "2")
+    assert code == 1
+    assert "`temperature` (4.0 there, 2.0 here)" in err
+    assert "--out NEW_FOLDER" in err
+
+
+def test_from_a_folder_of_images_with_a_shrunk_and_cached_teacher(work, keras_kd_json):
+    code, result = keras_kd_json(
+        "distill", "--teacher", "big.keras", "--student", "shrink:0.5", "--data", "pictures",
+        "--loss", "dkd", "pkt:0.1", "--hint", "conv:conv:fit_net:0.5", "--cache-teacher", *FAST,
+    )  # fmt: skip
+    assert code == 0
+    assert result["model"] == "runs/distill/student.keras"
+    assert result["parameters"] < result["teacher_parameters"]
+    assert {"dkd", "pkt", "fit_net_conv"} <= set(result["metrics"])
+    assert (work / "runs/distill/teacher_cache/manifest.json").is_file()
+    student = keras.models.load_model("runs/distill/student.keras", compile=False)
+    assert student.get_layer("conv").filters == 4
+    assert student.get_layer("answer").activation is keras.activations.softmax
+    tables = read_recipe("runs/distill/recipe.toml", [distill_module.COMMAND])
+    assert tables["teaching"]["hint"] == ["conv:conv:fit_net:0.5"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Add --scale 255"),
+        (["--teacher", "absent.keras"], "There is no file 'absent.keras'"),
+        (["--student", "shrink:half"], "a number was expected"),
+        (["--data", "digits", "--scale", "255"], "'digits' has 10 classes (0, 1, 2, 3, 4, ...)"),
+        (["--loss", "kl", "--scale", "255"], "There is no loss 'kl'"),
+        (["--hint", "conv:convv", "--scale", "255"], "convv"),
+        (["--optimizer", "addam", "--scale", "255"], "no Keras optimizer 'addam'"),
+        (["--validation-split", "1", "--scale", "255"], "--validation-split must be"),
+        (["--validation-data", "absent", "--scale", "255"], "no folder, no .npz file and no TFDS"),
+        (["--out", "pictures"], "'pictures' is not empty ('cat') and holds no run"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder_behind(keras_kd, work, words, message):
+    code, out, err = keras_kd(*BASE, *words, "--quiet")
+    assert code == 1
+    assert err.startswith("keras-kd: ")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+    assert not (work / "runs/distill/result.json").exists()
+
+
+def test_a_damaged_image_is_named(keras_kd, work):
+    import shutil
+
+    shutil.copytree(work / "pictures", work / "damaged")
+    path = sorted((work / "damaged/dog").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:40])
+    code, _, err = keras_kd(*BASE[:-1], "damaged", *FAST)
+    assert code == 1
+    assert f"The image 'damaged/dog/{path.name}' is damaged" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (work / "runs/distill/result.json").exists()  # the folder stays free

@@ -1,0 +1,92 @@
+import json
+import pathlib
+import types
+
+import numpy as np
+import pytest
+
+from keras_kd.cli.commands.export import _check_data
+
+
+@pytest.fixture
+def student(distilled):
+    return str(distilled / "student.keras")
+
+
+def test_several_forms(keras_kd_json, student, work):
+    code, result = keras_kd_json(
+        "export", student, "--quantization", "float32", "int8", "--data", "train.npz"
+    )
+    assert code == 0
+    sizes = {file["form"]: file["bytes"] for file in result["files"]}
+    assert sizes["float32"] == (work / "runs/export/student_float32.tflite").stat().st_size
+    assert set(sizes) == {"float32", "int8"}
+    notes = json.loads((work / "runs/export/student_int8.tflite.json").read_text())
+    assert notes["class_names"] == ["cat", "dog", "fish"]
+    assert notes["preprocessing"]["scale"] == 255.0
+    assert notes["quantization"] == "int8"
+    assert 'quantization = ["float32", "int8"]' in (work / "runs/export/recipe.toml").read_text()
+    code, again = keras_kd_json(
+        "export", student, "--quantization", "float32", "int8", "--data", "train.npz"
+    )
+    assert again == result
+
+
+def test_the_file_is_calibrated_with_prepared_images(keras_kd_json, student, materials):
+    code, result = keras_kd_json("export", student, "--data", "train.npz")
+    assert code == 0
+    from keras_kd.litert.runtime import LiteRuntime
+
+    x = np.load(materials / "test.npz")
+    runtime = LiteRuntime(result["files"][0]["file"])
+    name = runtime.inputs[0].name
+    outputs = [
+        runtime.predict({name: (image[None] / 255.0).astype("float32")})[runtime.output_names[0]]
+        for image in x["x"]
+    ]
+    assert (np.concatenate(outputs).argmax(-1) == x["y"]).mean() > 0.5
+
+
+@pytest.mark.slow
+def test_c_array_and_class_names(keras_kd_json, work):
+    code, result = keras_kd_json(
+        "export", "small.keras", "--quantization", "float32", "--class-names", "a, b,c",
+        "--c-array", "--out", "out",
+    )  # fmt: skip
+    assert code == 0
+    assert result["class_names"] == ["a", "b", "c"]
+    made = result["files"][0]["c_array"]
+    assert "namespace" in pathlib.Path(made["header"]).read_text()
+    assert pathlib.Path(made["source"]).suffix == ".cc"
+    assert made["arena_bytes"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["small.keras"], "int8 needs some training data"),
+        (["small.keras", "--quantization", "int3"], "There is no form 'int3'"),
+        (["small.keras", "--quantization", "float32", "--class-names", "a,b"], "gives 2 names"),
+        (["small.keras", "--data", "train.npz"], "Add --scale 255"),
+        (
+            ["small.keras", "--quantization", "float16", "--c-array"],
+            "does not compute with float16",
+        ),
+        (["absent.keras"], "There is no file 'absent.keras'"),
+        ([], "needs MODEL"),
+    ],
+)
+def test_what_is_refused(keras_kd, work, words, message):
+    code, _, err = keras_kd("export", *words)
+    assert code == 1
+    assert message in err
+    assert not (work / "runs/export/result.json").exists()
+
+
+@pytest.mark.parametrize("form", ["float32", "float16", "int16x8"])
+def test_a_model_trained_for_int8_has_no_other_form(form):
+    loaded = types.SimpleNamespace(model=types.SimpleNamespace(quantization_aware=True))
+    settings = {"model": "student.h5", "quantization": ["int8"], "data": None}
+    _check_data(settings, loaded)
+    with pytest.raises(ValueError, match=rf"student\.h5.*a {form} file.*--quantization int8"):
+        _check_data({**settings, "quantization": ["int8", form], "data": "pictures"}, loaded)

@@ -1,0 +1,260 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.compression.clustering.cluster import Cluster
+from keras_kd.compression.compress import compress
+from keras_kd.compression.pruning.prune import Prune
+from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
+from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+
+
+def _distiller(student, weight=0.5, hints=()):
+    teacher = keras.Sequential(
+        [keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(3)], name="teacher"
+    )
+    distiller = kd.Distiller(teacher, student, [kd.losses.KLDivergence(), *hints], None, weight)
+    distiller.compile(
+        "adam",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return distiller
+
+
+def _student():
+    """A nested student with a shared layer and one that TF-MOT does not cluster."""
+    keras.utils.set_random_seed(1)
+    image = keras.Input((8, 8, 1))
+    x = layers.Conv2D(6, 3, activation="relu", name="conv")(image)
+    x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+    shared = layers.Conv2D(6, 1, name="shared")
+    backbone = keras.Model(image, shared(layers.ReLU()(shared(x))), name="backbone")
+    inputs = keras.Input((8, 8, 1))
+    x = layers.BatchNormalization(name="norm")(backbone(inputs))
+    x = layers.Dense(10, activation="relu", name="hidden")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x), name="student")
+
+
+def _kernels(model):
+    backbone = model.get_layer("backbone")
+    return {
+        "backbone/conv": backbone.get_layer("conv").get_weights()[0],
+        "backbone/depthwise": backbone.get_layer("depthwise").get_weights()[0],
+        "backbone/shared": backbone.get_layer("shared").get_weights()[0],
+        "hidden": model.get_layer("hidden").get_weights()[0],
+        "logits": model.get_layer("logits").get_weights()[0],
+    }
+
+
+def test_few_values_a_kernel_and_a_keras_3_model(data):
+    student = _student()
+    distiller = _distiller(student)
+    before = [w.copy() for w in student.get_weights()]
+    result = compress(
+        distiller,
+        data,
+        validation_data=data,
+        stages=[Cluster(5, epochs=2, learning_rate=1e-2)],
+        verbose=0,
+    )
+    assert isinstance(result.model, keras.Model) and result.model.get_layer("backbone")
+    records = {record.name: record for record in result.layers}
+    for path, kernel in _kernels(result.model).items():
+        if path == "backbone/depthwise":
+            assert records[path].clusters is None
+            assert records[path].not_done == (
+                "not clustered: TF-MOT does not cluster DepthwiseConv2D",
+            )
+            continue
+        assert 2 <= len(np.unique(kernel)) <= 5, path
+        assert records[path].clusters == len(np.unique(kernel))
+        assert records[path].done == (f"clustered to {len(np.unique(kernel))} values",)
+    trained = zip(result.model.get_weights(), before, strict=True)
+    assert all(np.abs(now - then).max() > 0 for now, then in trained), "everything is trained"
+    history = result.history["cluster"]
+    assert len(history["val_accuracy"]) == 2 and history["kl_divergence"][0] > 0
+    for now, then in zip(student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    # What was measured in tf_keras holds for the Keras 3 model.
+    assert result.evaluate(data)["accuracy"] == pytest.approx(history["val_accuracy"][-1], abs=0.03)
+
+
+def test_values_equal_those_of_tf_mot(data):
+    def build(module):
+        return module.Sequential(
+            [
+                module.layers.InputLayer((8, 8, 1)),
+                module.layers.Flatten(),
+                module.layers.Dense(8, activation="relu", name="hidden"),
+                module.layers.Dense(3, name="logits"),
+            ]
+        )
+
+    tf_keras, clustering = import_tf_keras(), import_tfmot().clustering.keras
+    keras.utils.set_random_seed(2)
+    student, twin = build(keras), build(tf_keras)
+    twin.set_weights(student.get_weights())
+    twin = clustering.cluster_weights(twin, 6, clustering.CentroidInitialization.LINEAR)
+    twin.compile(
+        tf_keras.optimizers.SGD(0.1),
+        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    twin.fit(data, epochs=2, verbose=0, shuffle=False)
+    twin = clustering.strip_clustering(twin)
+
+    stage = Cluster(6, 2, initialization="linear", optimizer=keras.optimizers.SGD(0.1))
+    result = compress(_distiller(student, weight=1.0), data, stages=[stage], verbose=0)
+    for ours, theirs in zip(result.model.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("initialization", ["kmeans++", "density", "linear", "random"])
+def test_a_channel_may_have_values_of_its_own(data, initialization):
+    student = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, name="wide"),
+            layers.Conv2D(5, 3, use_bias=initialization == "linear", name="conv"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="logits"),
+        ]
+    )
+    stages = [Cluster(4, per_channel=True, initialization=initialization, learning_rate=1e-2)]
+    result = compress(_distiller(student), data, stages=stages, verbose=0)
+    kernel = result.model.get_layer("conv").get_weights()[0]
+    assert max(len(np.unique(kernel[..., c])) for c in range(5)) <= 4
+    assert len(np.unique(kernel)) > 4
+    records = {record.name: record for record in result.layers}
+    assert 2 <= records["conv"].clusters <= 4
+    assert records["conv"].done[0].endswith("values a channel")
+    assert len(np.unique(result.model.get_layer("logits").get_weights()[0])) <= 4
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_zeros_stay_zero(data, per_channel):
+    student = _student()
+    pruned = compress(_distiller(student), data, stages=[Prune(0.6)], verbose=0).model
+    # A channel without a single weight, for which TF-MOT finds no centroids.
+    conv = pruned.get_layer("backbone").get_layer("conv")
+    kernel, bias = conv.get_weights()
+    kernel[..., 2] = 0.0
+    conv.set_weights([kernel, bias])
+    before = _kernels(pruned)
+    result = compress(
+        _distiller(pruned),
+        data,
+        stages=[Cluster(5, 2, per_channel=per_channel, exclude="hidden", learning_rate=1e-2)],
+        verbose=0,
+    )
+    records = {record.name: record for record in result.layers}
+    for path, kernel in _kernels(result.model).items():
+        zeros = before[path] == 0
+        assert (kernel[zeros] == 0).all(), path
+        assert (kernel != 0).any(), path
+        if path not in ("hidden", "backbone/depthwise"):
+            assert zeros.any()
+            groups = np.moveaxis(kernel, -1, 0) if per_channel and kernel.ndim == 4 else [kernel]
+            assert max(len(np.unique(group)) for group in groups) <= 5, path
+    assert records["hidden"].clusters is None
+    assert records["hidden"].not_done[-1] == "not clustered: it is excluded by `exclude`"
+
+
+def test_pruned_and_clustered_in_one_pipeline(data):
+    stages = [Prune(0.5), Cluster(4, learning_rate=1e-2)]
+    result = compress(_distiller(_student()), data, stages=stages, verbose=0)
+    records = {record.name: record for record in result.layers}
+    assert records["hidden"].sparsity >= 0.5 and records["hidden"].clusters <= 4
+    assert [text.split()[0] for text in records["hidden"].done] == ["pruned", "clustered"]
+
+
+def test_hints_and_layers_without_an_equal_in_tf_keras(data):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Reshape((8, 8))(inputs)
+    x = layers.EinsumDense("abc,cd->abd", (None, 6), bias_axes="d", name="einsum")(x)
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = layers.LSTM(6, name="lstm")(x)
+    student = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    teacher = keras.Sequential(
+        [keras.Input((8, 8, 1)), layers.Reshape((8, 8)), layers.Dense(6, name="features"),
+         layers.Flatten(), layers.Dense(3)]
+    )  # fmt: skip
+    hint = kd.Hint("features", "einsum")
+    distiller = kd.Distiller(teacher, student, [kd.losses.KLDivergence(), hint])
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    result = compress(distiller, data, stages=[Cluster(4, learning_rate=1e-2)], verbose=0)
+    assert result.history["cluster"]["fit_net_einsum"][0] > 0
+    checked = 0
+    for layer in result.model.layers:
+        for kernel in layer.get_weights():
+            if kernel.ndim >= 2 and "bias" not in layer.name and kernel.size > 24:
+                assert len(np.unique(kernel)) <= 4, layer.name
+                checked += 1
+    assert checked == 7
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class _Inner(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(6, name="dense")
+
+    def call(self, x):
+        return keras.ops.relu(self.dense(x))
+
+
+def test_a_subclassed_model_inside_is_spared(data):
+    inputs = keras.Input((8, 8, 1))
+    x = _Inner(name="inner")(layers.Flatten()(inputs))
+    student = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    result = compress(_distiller(student), data, stages=[Cluster(4)], verbose=0)
+    records = {record.name: record for record in result.layers}
+    assert records["logits"].clusters <= 4
+    assert "it is inside a subclassed model" in records["inner/dense"].not_done[0]
+    assert records["inner/dense"].clusters is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"number_of_clusters": 1}, "from 2 to 256.*received 1"),
+        ({"number_of_clusters": 257}, "from 2 to 256"),
+        ({"number_of_clusters": 8.0}, "whole number"),
+        ({"number_of_clusters": True}, "whole number"),
+        ({"initialization": "kmeans"}, r"one of kmeans\+\+, density, linear, random"),
+        ({"epochs": -1}, "`epochs` must be a whole number"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Cluster(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (
+            [QuantizeAware(), Cluster()],
+            r"Cluster cannot follow QuantizeAware: it moves",
+        ),
+        ([Cluster(), Prune()], "Prune cannot follow Cluster"),
+        ([Cluster(name="a"), Cluster(name="b")], "Cluster appears twice"),
+        ([Prune(), Cluster(2)], "must be at least 3"),
+        ([Cluster(layers="depthwise")], "TF-MOT does not cluster DepthwiseConv2D"),
+        ([Cluster(layers=["conv", "convolution"])], "no such layer"),
+        ([Cluster(200)], "a kernel of it has 54 weights, no more than 200 clusters"),
+        ([Cluster(optimizer=keras.optimizers.Lamb())], "no optimizer Lamb"),
+    ],
+)
+def test_refused_before_any_training(stages, message, data):
+    distiller = _distiller(_student())
+    with pytest.raises(ValueError, match=message):
+        compress(distiller, data, stages=stages, verbose=0)
+
+
+def test_config_round_trip():
+    stage = Cluster(8, 3, "density", True, exclude="a", learning_rate=0.2)
+    assert Cluster.from_config(stage.get_config()).get_config() == stage.get_config()

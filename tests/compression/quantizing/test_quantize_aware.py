@@ -1,0 +1,538 @@
+import os
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.compression.compress import compress
+from keras_kd.compression.pruning.prune import Prune
+from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
+from keras_kd.compression.quantizing.quantized_model import calibrate, quantize
+from keras_kd.compression.running.compressed_model import load_compressed
+from keras_kd.compression.stages.stage import Stage
+from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
+from keras_kd.data.taught_inputs import TaughtInputs
+from keras_kd.demo.networks import residual_network
+
+
+def make_distiller(student, hints=(), weight=0.5, loss="labels", metrics=("accuracy",)):
+    classes = student.output_shape[-1]
+    teacher = residual_network((8, 8, 1), classes, [8], [1], "teacher")
+    distiller = kd.Distiller(teacher, student, [kd.losses.KLDivergence(), *hints], None, weight)
+    distiller.compile(
+        "adam",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True) if loss else None,
+        metrics=list(metrics),
+    )
+    return distiller
+
+
+def tflite_run(compressed, folder, x):
+    """Convert with the trained ranges only, no representative data, and run the file."""
+    compressed.write_saved_model(folder)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = tf.int8
+    converter.inference_output_type = tf.int8
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=converter.convert())
+    interpreter.allocate_tensors()
+    given, returned = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    assert given["dtype"] == returned["dtype"] == np.int8
+    outputs = []
+    for row in x:
+        scale, zero = given["quantization"]
+        quantized = np.clip(np.round(row[None] / scale + zero), -128, 127).astype(np.int8)
+        interpreter.set_tensor(given["index"], quantized)
+        interpreter.invoke()
+        scale, zero = returned["quantization"]
+        outputs.append((interpreter.get_tensor(returned["index"])[0].astype(float) - zero) * scale)
+    return np.array(outputs), scale
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory):
+    from keras_kd.compression.stages.layer_record import leaf_layers
+
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 96)
+    images = generator.normal(0, 0.3, (96, 8, 8, 1)).astype("float32")
+    images[np.arange(96), :, labels * 2] += 1.5
+    data = tf.data.Dataset.from_tensor_slices((images, labels.astype("int32"))).batch(32)
+    student = residual_network((8, 8, 1), 3, [4, 8], [1, 1], "student")
+    hint = kd.Hint("block1_1_out", "block1_1_out")
+    distiller = make_distiller(student, [hint])
+    distiller.fit(data, epochs=3, verbose=0)
+    before = [w.copy() for w in student.get_weights()]
+    result = compress(
+        distiller,
+        data,
+        validation_data=data,
+        stages=[Prune(0.75, epochs=2), QuantizeAware(epochs=2, learning_rate=1e-3)],
+        verbose=0,
+    )
+    unchanged = all(
+        np.array_equal(a, b) for a, b in zip(student.get_weights(), before, strict=True)
+    )
+    assert unchanged and len(leaf_layers(student)) == len(result.layers)
+    return result, images, data
+
+
+def test_zeros_survive_in_the_weights(compressed):
+    result, _, _ = compressed
+    assert result.quantization_aware
+    assert result.sparsity == pytest.approx(0.75, abs=0.01)
+    for record in result.layers:
+        if record.class_name in ("Conv2D", "Dense"):
+            size = int(np.prod(record.shapes[0]))
+            assert record.sparsity >= 1 - max(1, round(size * 0.25)) / size - 1e-9, record
+            assert record.bits == 8
+            assert "trained for 8-bit weights" in record.done
+
+
+def test_every_layer_has_a_record(compressed):
+    result, _, _ = compressed
+    records = {record.name: record for record in result.layers}
+    assert records["stem_bn"].done == ("folded into the layer before it",)
+    assert records["stem_conv"].parameters == 36
+    assert result.count_params() == sum(record.parameters for record in result.layers)
+
+
+def test_history_shows_losses_and_metrics_of_both_sides(compressed):
+    history = compressed[0].history["quantize_aware"]
+    for key in ("loss", "student_loss", "distillation_loss", "accuracy", "kl_divergence"):
+        assert len(history[key]) == 2 and np.isfinite(history[key]).all(), key
+    assert history["fit_net_block1_1_out"][0] > 0, "the hint goes on teaching"
+    assert len(history["val_accuracy"]) == 2
+    expected = [
+        0.5 * s + 0.5 * d
+        for s, d in zip(history["student_loss"], history["distillation_loss"], strict=True)
+    ]
+    np.testing.assert_allclose(history["loss"], expected, rtol=1e-4)
+
+
+def test_evaluate_agrees_with_predict(compressed):
+    result, _, data = compressed
+    labels = np.concatenate([y for _, y in data])
+    logits = result.predict(data)
+    scores = result.evaluate(data)
+    assert scores["accuracy"] == pytest.approx((logits.argmax(-1) == labels).mean())
+    log_p = logits - np.log(np.exp(logits.astype("float64")).sum(-1, keepdims=True))
+    assert scores["loss"] == pytest.approx(-log_p[np.arange(len(labels)), labels].mean(), rel=1e-4)
+    assert result.history["quantize_aware"]["val_accuracy"][-1] == pytest.approx(scores["accuracy"])
+
+
+def test_evaluate_takes_what_compress_takes(compressed):
+    compressed, _, data = compressed
+    arrays = tuple(np.concatenate(part) for part in zip(*data.as_numpy_iterator(), strict=True))
+    expected = compressed.evaluate(data)
+    result = compressed.evaluate(arrays)
+    assert result == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(TypeError, match="`data` must be"):
+        compressed.evaluate(arrays[0])
+
+
+def test_file_agrees_with_the_model(compressed, tmp_path):
+    result, images, _ = compressed
+    outputs, step = tflite_run(result, tmp_path / "saved_model", images)
+    # Integer kernels round otherwise than emulation does: by single steps of the output's grid.
+    assert np.abs(outputs - result.predict(images)).max() <= 2.01 * step
+
+
+def test_filters_emptied_by_pruning_keep_their_bias_in_the_file(data, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(8, 3, use_bias=False, name="conv")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization(name="bn")(x))
+    student = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    kernel = student.get_layer("conv").get_weights()[0]
+    kernel[..., :6] *= 1e-3
+    student.get_layer("conv").set_weights([kernel])
+    student.get_layer("bn").beta.assign(np.linspace(0.5, 3.0, 8))
+    result = compress(
+        make_distiller(student),
+        data,
+        stages=[Prune(0.75, learning_rate=1e-6), QuantizeAware(learning_rate=1e-6)],
+        verbose=0,
+    )
+    wrapper = result.model.get_layer("quant_conv")
+    (pruned,) = [w.numpy() for w in wrapper.weights if w.shape.rank == 4]
+    assert (pruned == 0).all((0, 1, 2)).sum() == 6
+    images = np.concatenate([x for x, _ in data])
+    outputs, step = tflite_run(result, tmp_path / "saved_model", images)
+    assert np.abs(outputs - result.predict(images)).max() <= 2.01 * step
+
+
+def test_saved_and_loaded(compressed, tmp_path):
+    result, images, data = compressed
+    with pytest.raises(ValueError, match=r"saved in a '.h5' file"):
+        result.save(tmp_path / "model.keras")
+    result.save(tmp_path / "model.h5")
+    loaded = load_compressed(tmp_path / "model.h5")
+    np.testing.assert_array_equal(loaded.predict(images), result.predict(images))
+    assert loaded.layers == result.layers
+    assert loaded.history.keys() == result.history.keys()
+    assert loaded.quantization_aware
+    assert loaded.evaluate(data) == pytest.approx(result.evaluate(data))
+    assert os.listdir(tmp_path) == ["model.h5"]
+
+
+def test_a_pruned_model_is_saved_and_loaded(distiller, data, tmp_path):
+    result = compress(distiller, data, stages=[Prune(0.5)], verbose=0)
+    result.save(tmp_path / "pruned.keras")
+    loaded = load_compressed(tmp_path / "pruned.keras")
+    x = next(iter(data))[0]
+    np.testing.assert_allclose(loaded(x), result(x), rtol=1e-6)
+    assert loaded.layers == result.layers
+    np.testing.assert_allclose(
+        keras.models.load_model(tmp_path / "pruned.keras")(x), result(x), rtol=1e-6
+    )
+    keras.Sequential([keras.Input((2,)), layers.Dense(1)]).save(tmp_path / "other.keras")
+    with pytest.raises(ValueError, match="not written by"):
+        load_compressed(tmp_path / "other.keras")
+
+
+def test_calibration_takes_ranges_from_the_data():
+    inputs = keras.Input((4,))
+    model = to_tf_keras(keras.Model(inputs, layers.Dense(2, name="dense")(inputs)))
+    quantized = quantize(model, pruned=False).model
+    x = tf.constant(np.random.default_rng(0).uniform(0, 0.5, (64, 4)).astype("float32"))
+    y = model.model(x).numpy()
+    calibrate(quantized, [x, x])
+    values = {v.name.split("/")[-1]: float(v) for v in quantized.variables if v.shape.rank == 0}
+    assert values["post_activation_min:0"] == pytest.approx(min(y.min(), 0), abs=0.02)
+    assert values["post_activation_max:0"] == pytest.approx(max(y.max(), 0), abs=0.02)
+    ranges = [value for key, value in values.items() if key.startswith("quantize_layer")]
+    assert max(ranges) == pytest.approx(float(tf.reduce_max(x)), abs=1e-3)
+    np.testing.assert_allclose(quantized(x), y, atol=0.03 * np.abs(y).max())
+
+
+def test_masks_hold_where_tf_mot_has_none(data):
+    # Conv2DTranspose is quantized, but TF-MOT's prune-preserving scheme does not know it.
+    student = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2DTranspose(4, 3, name="up"),
+            layers.SeparableConv2D(6, 3, activation="relu", name="separable"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3, name="logits"),
+        ]
+    )
+    optimizer = keras.optimizers.SGD(0.5, momentum=0.9)
+    result = compress(
+        make_distiller(student),
+        data,
+        stages=[Prune(0.5, optimizer=optimizer), QuantizeAware(optimizer=optimizer)],
+        verbose=0,
+    )
+    records = {record.name: record for record in result.layers}
+    assert records["up"].sparsity == pytest.approx(0.5, abs=0.03)
+    pointwise = np.prod(records["separable"].shapes[1])
+    whole = pointwise + np.prod(records["separable"].shapes[0])
+    assert records["separable"].sparsity == pytest.approx(0.5 * pointwise / whole, abs=0.03)
+
+
+def test_float_layers_are_named_in_one_warning(data):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, name="conv")(layers.Rescaling(2.0, name="scale")(inputs))
+    x = layers.BatchNormalization(name="late")(layers.ReLU()(x))
+    x = layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D()(x * (x + 1.0)))
+    student = keras.Model(inputs, x)
+    with pytest.warns(UserWarning, match="leaves 4 layers in float") as caught:
+        result = compress(make_distiller(student), data, stages=[QuantizeAware()], verbose=0)
+    text = [str(w.message) for w in caught if "QuantizeAware" in str(w.message)]
+    assert len(text) == 1
+    assert "'scale' (Rescaling)" in text[0] and "'late' (BatchNormalization)" in text[0]
+    records = {record.name: record for record in result.layers}
+    assert records["conv"].bits == 8 and records["late"].bits is None
+    assert records["late"].not_done[0].startswith("stays float: TF-MOT does not treat Batch")
+
+
+def test_regularisers_of_the_student_count(data):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, kernel_regularizer=keras.regularizers.L2(10.0))(inputs)
+    student = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    result = compress(
+        make_distiller(student), data, stages=[QuantizeAware(learning_rate=1e-9)], verbose=0
+    )
+    history = result.history["quantize_aware"]
+    plain = 0.5 * history["student_loss"][0] + 0.5 * history["distillation_loss"][0]
+    kernel = student.layers[1].get_weights()[0]
+    assert history["loss"][0] - plain == pytest.approx(10 * float((kernel**2).sum()), rel=0.05)
+
+
+def test_hints_inside_nested_models_and_projections_learn(data, tmp_path):
+    backbone = residual_network((8, 8, 1), 3, [4], [1], "backbone")
+    image = keras.Input((8, 8, 1))
+    student = keras.Model(image, backbone(image))
+    hint = kd.Hint("block1_1_out", "backbone/block1_1_out")
+    distiller = make_distiller(student, [hint])
+    distiller.fit(data, epochs=1, verbose=0)
+    projection = hint.layers[0].get_weights()[0].copy()
+    result = compress(
+        distiller, data, stages=[QuantizeAware(learning_rate=1e-2)], path=tmp_path, verbose=0
+    )
+    assert result.history["quantize_aware"]["fit_net_backbone_block1_1_out"][0] > 0
+    with np.load(tmp_path / "stage_1_quantize_aware.projections.npz") as file:
+        assert not np.allclose(file["arr_0"], projection)
+    np.testing.assert_array_equal(hint.layers[0].get_weights()[0], projection)
+
+
+def test_without_labels(data):
+    student = residual_network((8, 8, 1), 3, [4], [1], "student")
+    distiller = make_distiller(student, weight=0.0, loss=None, metrics=())
+    unlabelled = data.map(lambda x, y: x)
+    result = compress(distiller, unlabelled, stages=[QuantizeAware()], verbose=0)
+    assert result.history["quantize_aware"]["kl_divergence"][0] > 0
+
+
+def test_data_may_bring_the_teachers_outputs(data):
+    distiller = make_distiller(residual_network((8, 8, 1), 3, [4], [1], "student"))
+    teacher = distiller.teacher
+    taught = data.map(lambda x, y: (TaughtInputs(x, teacher(x, training=False)), y))
+    results = [
+        compress(distiller, dataset, stages=[QuantizeAware(learning_rate=1e-9)], verbose=0).history[
+            "quantize_aware"
+        ]
+        for dataset in (data, taught)
+    ]
+    np.testing.assert_allclose(results[0]["kl_divergence"], results[1]["kl_divergence"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "class_name"),
+    [
+        (keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.1, 10)), "AdamW"),
+        (keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True, clipnorm=1.0), "SGD"),
+    ],
+)
+def test_optimizers_are_converted(optimizer, class_name):
+    from keras_kd.compression.tf_keras_bridge.trainer import to_tf_keras_optimizer
+
+    converted = to_tf_keras_optimizer(optimizer)
+    assert type(converted).__name__ == class_name
+    assert float(converted.learning_rate) == pytest.approx(0.1)
+    for key in ("momentum", "nesterov", "clipnorm", "weight_decay"):
+        assert converted.get_config().get(key) == optimizer.get_config().get(key)
+
+
+class _NeverRuns(Stage):
+    def check(self, student, earlier):
+        pass
+
+    def run(self, state, teaching):
+        raise AssertionError("a stage ran before all stages were checked")
+
+
+def _subclassed():
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__(name="net")
+            self.dense = layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(keras.ops.mean(x, (1, 2)))
+
+    net = Net()
+    net(np.zeros((1, 8, 8, 1), "float32"))
+    return net
+
+
+def _nothing_to_quantize():
+    inputs = keras.Input((8, 8, 1))
+    x = layers.LSTM(3, name="lstm")(layers.Reshape((8, 8))(inputs))
+    return keras.Model(inputs, x, name="recurrent")
+
+
+def _plain():
+    return residual_network((8, 8, 1), 3, [4], [1], "student")
+
+
+@pytest.mark.parametrize(
+    ("build", "stages", "message"),
+    [
+        (_subclassed, [QuantizeAware()], "'net' is a Net, a subclassed model"),
+        (_nothing_to_quantize, [QuantizeAware()], "its layers with weights are LSTM"),
+        (_plain, [QuantizeAware(), Prune()], "Prune cannot follow QuantizeAware"),
+        (_plain, [QuantizeAware(name="a"), QuantizeAware(name="b")], "appears twice"),
+        (_plain, [QuantizeAware(optimizer=keras.optimizers.Lamb())], "no optimizer Lamb"),
+        (_plain, [Prune(), Prune()], "Two stages are named 'prune'"),
+        (_plain, [], "`stages` is empty"),
+    ],
+)
+def test_refused_before_any_training(build, stages, message, data):
+    student = build()
+    teacher = residual_network((8, 8, 1), 3, [4], [1], "teacher")
+    distiller = kd.Distiller(teacher, student, [kd.losses.KLDivergence()])
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stages = [_NeverRuns(1, name="first"), *stages] if stages else stages
+    if any(isinstance(stage, Prune) for stage in stages):
+        stages = stages[1:]
+    with pytest.raises(ValueError, match=message):
+        compress(distiller, data, stages=stages, verbose=0)
+
+
+def test_other_arguments_are_refused(distiller, data):
+    with pytest.raises(ValueError, match="no examples"):
+        compress(distiller, data.take(0), stages=[Prune()], verbose=0)
+    for stage in (Prune(), QuantizeAware()):
+        with pytest.raises(ValueError, match="`train` has no end"):
+            compress(distiller, data.repeat(), stages=[stage], verbose=0)
+    with pytest.raises(ValueError, match="`validation_data` has no end"):
+        compress(distiller, data, data.repeat(), stages=[Prune()], verbose=0)
+    with pytest.raises(TypeError, match="takes a keras_kd"):
+        compress(distiller.student, data, stages=[Prune()], verbose=0)
+    with pytest.raises(TypeError, match="`train` must be"):
+        compress(distiller, "data", stages=[Prune()], verbose=0)
+    fresh = kd.Distiller(distiller.teacher, distiller.student, [kd.losses.KLDivergence()])
+    with pytest.raises(ValueError, match="needs a compiled Distiller"):
+        compress(fresh, data, stages=[Prune()], verbose=0)
+
+
+def test_config_round_trip():
+    stage = QuantizeAware(3, optimizer="sgd", learning_rate=0.2, name="q")
+    assert QuantizeAware.from_config(stage.get_config()).get_config() == stage.get_config()
+    assert float(stage.make_optimizer().learning_rate) == pytest.approx(0.2)
+
+
+def test_zeros_of_a_student_pruned_earlier_survive(distiller, data):
+    pruned = compress(distiller, data, stages=[Prune(0.5, epochs=1)], verbose=0).model
+    again = make_distiller(pruned)
+    result = compress(again, data, stages=[QuantizeAware(epochs=1, learning_rate=0.1)], verbose=0)
+    records = {record.name: record for record in result.layers}
+    before = {layer.name: layer for layer in pruned.layers}
+    checked = 0
+    for name, record in records.items():
+        kernels = [w for w in before[name].get_weights() if w.ndim > 1]
+        if kernels and record.sparsity is not None:
+            assert record.sparsity >= np.mean(kernels[0] == 0) - 1e-6
+            checked += 1
+    assert checked >= 2
+
+
+def test_average_pooling_keeps_the_range_of_its_input(tmp_path, data):
+    # As between the blocks of a DenseNet; TFLite pools only within one range.
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
+    branch = layers.ReLU()(layers.BatchNormalization()(x))
+    branch = layers.Conv2D(4, 3, padding="same", use_bias=False)(branch)
+    x = layers.Concatenate()([x, branch])
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2D(4, 1, use_bias=False, name="transition")(x)
+    x = layers.AveragePooling2D(2, name="pool")(x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    student = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    result = compress(make_distiller(student), data, stages=[QuantizeAware(0)], verbose=0)
+    path = kd.export_tflite(
+        result, tmp_path / "dense.tflite", "int8", representative_data=data, verbose=False
+    )
+    assert kd.evaluate_tflite(path, data).agreement >= 0.9
+
+
+def test_training_further_is_refused_with_what_to_do(distiller, data, tmp_path):
+    result = compress(distiller, data, stages=[QuantizeAware(0)], verbose=0)
+    result.save(tmp_path / "student.h5")
+    for model in (result, load_compressed(tmp_path / "student.h5").model):
+        with pytest.raises(ValueError, match="as QuantizeAware leaves it, and is not trained"):
+            kd.Distiller(distiller.teacher, model, [kd.losses.KLDivergence()])
+    pruned = compress(distiller, data, stages=[Prune(0.5, epochs=0)], verbose=0)
+    with pytest.raises(ValueError, match=r"received CompressedModel\. Pass its"):
+        kd.Distiller(distiller.teacher, pruned, [kd.losses.KLDivergence()])
+    kd.Distiller(distiller.teacher, pruned.model, [kd.losses.KLDivergence()])
+
+
+def test_embedding_and_conv1d_are_trained_for_8_bits(tmp_path):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((12,), dtype="int32", name="tokens")
+    x = layers.Embedding(30, 8, name="embedding")(tokens)
+    x = layers.Conv1D(8, 3, activation="relu", name="conv")(x)
+    student = keras.Model(
+        tokens, layers.Dense(3, name="logits")(layers.GlobalAveragePooling1D()(x))
+    )
+    generator = np.random.default_rng(0)
+    data = (
+        generator.integers(0, 30, (64, 12)).astype("int32"),
+        generator.integers(0, 3, 64).astype("int32"),
+    )
+    distiller = kd.Distiller(None, student, [], student_loss_weight=1.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("adam", loss=loss, metrics=["accuracy"])
+    distiller.fit(*data, epochs=5, verbose=0)
+    stages = [
+        kd.Prune(0.5, epochs=0),
+        kd.Cluster(8, epochs=0),
+        QuantizeAware(1, learning_rate=1e-3),
+    ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = compress(distiller, data, stages=stages, verbose=0)
+    assert not [w for w in caught if "leaves" in str(w.message)], "nothing stays float"
+    records = {record.name: record for record in result.layers}
+    for name, attribute in (("embedding", "embeddings"), ("conv", "kernel")):
+        assert records[name].bits == 8 and records[name].clusters <= 8, name
+        assert records[name].sparsity >= 0.5
+        wrapper = result.model.get_layer(f"quant_{name}")
+        ((weight, _, ranges),) = wrapper._weight_vars
+        before = student.get_layer(name).get_weights()[0]
+        assert weight.shape == before.shape and attribute in weight.name
+        assert (
+            float(ranges["max_var"]) > 0.0 and float(ranges["max_var"]) < 2 * np.abs(before).max()
+        )
+        assert float(ranges["min_var"]) == -float(ranges["max_var"])
+    path = kd.export_tflite(
+        result, tmp_path / "m.tflite", "int8", representative_data=data[0], verbose=False
+    )
+    measured = kd.evaluate_tflite(path, data, result, runs=1, warmup=0)
+    assert measured.float_operators == {} and measured.agreement >= 0.95
+    result.save(tmp_path / "m.h5")
+    np.testing.assert_array_equal(
+        load_compressed(tmp_path / "m.h5").predict(data[0]), result.predict(data[0])
+    )
+
+
+def _in_bfloat16(model):
+    for weight in model.weights:
+        weight.assign(tf.cast(tf.cast(weight.value, "bfloat16"), "float32"))
+
+
+def _in_steps(model):
+    """Like a model that was quantized and dequantized: all weights are multiples of 1/16."""
+    for weight in model.weights:
+        weight.assign(np.round(np.asarray(weight) * 16) / 16 + 1e-3)
+
+
+def _of_signs(model):
+    kernel = model.get_layer("hidden").kernel
+    kernel.assign(np.where(np.asarray(kernel) < 0, -0.2, 0.2))
+
+
+@pytest.mark.parametrize("change", [_in_bfloat16, _in_steps, _of_signs])
+def test_equal_weights_learn_by_themselves_unless_they_were_clustered(change):
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    data = generator.normal(size=(64, 7)).astype("float32"), generator.integers(0, 3, 64)
+    inputs = keras.Input((7,))
+    hidden = layers.Dense(64, activation="relu", name="hidden")(inputs)
+    student = keras.Model(inputs, layers.Dense(3, name="logits")(hidden))
+    change(student)
+    teacher = keras.Sequential([keras.Input((7,)), layers.Dense(3)])
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence())
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stage = QuantizeAware(epochs=1, learning_rate=0.01)
+
+    def equal_pairs(stages):
+        model = compress(distiller, data, stages=stages, verbose=0).model
+        layer = next(layer for layer in model.layers if layer.name in ("hidden", "quant_hidden"))
+        (kernel,) = (weight for weight in layer.trainable_weights if weight.shape == (7, 64))
+        values = np.asarray(kernel).ravel()
+        return len(values) - len(np.unique(values))
+
+    before = np.asarray(student.get_layer("hidden").kernel).ravel()
+    assert len(before) - len(np.unique(before)) > 30
+    assert equal_pairs([stage]) < 15
+    assert equal_pairs([kd.Cluster(8, epochs=0), stage]) >= len(before) - 8

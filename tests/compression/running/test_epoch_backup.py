@@ -1,0 +1,65 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
+
+
+def test_variables_and_history_come_back(tmp_path):
+    weight, other = keras.Variable(np.arange(3.0)), tf.Variable(7, dtype=tf.int64)
+    half = tf.Variable([1.5], dtype=tf.bfloat16)
+    generator = keras.random.SeedGenerator(3)
+    backup = EpochBackup(tmp_path / "a.npz", seed=5)
+    assert backup.resume([weight, other, half], [generator.state]) == (0, {})
+    first = generator.state.numpy()
+    backup.save(2, [weight, other, half], [generator.state], {"loss": [3.0, 2.0]})
+    weight.assign([0.0, 0.0, 0.0])
+    other.assign(0)
+    half.assign([0.0])
+    generator.next()
+    again = EpochBackup(tmp_path / "a.npz", seed=6)
+    assert again.resume([weight, other, half], [generator.state]) == (2, {"loss": [3.0, 2.0]})
+    np.testing.assert_array_equal(weight, [0.0, 1.0, 2.0])
+    assert int(other) == 7 and float(half[0]) == 1.5
+    np.testing.assert_array_equal(generator.state, first)
+    assert again.seconds_before > 0.0
+    with pytest.raises(ValueError, match="holds a training of other variables"):
+        again.resume([weight], [])
+
+
+def test_random_states_begin_with_the_seed(tmp_path):
+    def begun(seed):
+        generator = keras.random.SeedGenerator()
+        EpochBackup(tmp_path / "none.npz", seed).resume([], [generator.state])
+        return generator.state.numpy().tolist()
+
+    assert begun(1) == begun(1) != begun(2)
+
+
+def test_fit_goes_on_after_the_last_whole_epoch(tmp_path):
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    y = x @ np.array([[1.0], [2.0], [3.0], [4.0]], "float32")
+
+    def fitted(epochs, folder):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        model.optimizer.build(model.trainable_variables)
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        variables = [*model.weights, *model.optimizer.variables]
+        backup = EpochBackup(folder / "fit.npz", 0)
+        history = resumable_fit(model, data, backup, variables, [], epochs=epochs, verbose=0)
+        return model.get_weights()[0], history
+
+    whole, history = fitted(4, tmp_path / "whole")
+    fitted(2, tmp_path / "parts")
+    resumed, parts = fitted(4, tmp_path / "parts")
+    np.testing.assert_allclose(resumed, whole, rtol=1e-6)
+    assert parts["loss"] == pytest.approx(history["loss"]) and len(parts["loss"]) == 4
+    with np.load(tmp_path / "parts" / "fit.npz") as file:
+        assert json.loads(str(file["progress"]))["epochs"] == 4
+    # Whole already: nothing is trained.
+    np.testing.assert_array_equal(fitted(4, tmp_path / "parts")[0], resumed)

@@ -1,0 +1,288 @@
+"""A run of `compress` that is kept in a folder."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.compression.running.epoch_backup import EpochBackup
+from keras_kd.compression.running.run_folder import differences
+from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+
+
+def make_student(width=4, name="student"):
+    inputs = keras.Input((8, 8, 1), name="image")
+    x = layers.Conv2D(width, 3, use_bias=False, name="conv")(inputs)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.ReLU(name="relu")(x)
+    x = layers.Dropout(0.5, name="drop")(layers.GlobalAveragePooling2D(name="pool")(x))
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x), name=name)
+
+
+def make_run(kill_after=None):
+    """Return the arguments of `compress`.
+
+    The process kills itself in the first epoch that begins while the file `kill_after` exists.
+    """
+    # Imported later, they would draw from the seeded generator in a fresh process alone.
+    import_tfmot()
+    import_tf_keras()
+    keras.utils.set_random_seed(0)
+    student, teacher = make_student(), make_student(6, "teacher")
+    distiller = kd.Distiller(
+        teacher, student, [kd.losses.KLDivergence(), kd.Hint("relu", "relu")], None, 0.5
+    )
+    distiller.compile(
+        "adam",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 48).astype("int32")
+    images = generator.normal(0, 0.3, (48, 8, 8, 1)).astype("float32")
+    images[np.arange(48), :, labels * 2] += 1.5
+    whole = tf.data.Dataset.from_tensor_slices((images, labels)).batch(16)
+    seen = [0]
+
+    def look(_):
+        seen[0] += kill_after is not None and os.path.exists(kill_after)
+        if seen[0] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.float32(0.0)
+
+    def watched(index, batch):
+        zero = tf.ensure_shape(tf.numpy_function(look, [index], tf.float32), ())
+        return batch[0] + zero, batch[1]
+
+    train = tf.data.Dataset.zip((tf.data.Dataset.range(3), whole)).map(watched)
+    stages = [
+        kd.Prune(0.5, epochs=3, learning_rate=0.01),
+        kd.QuantizeAware(epochs=3, learning_rate=0.01),
+    ]
+    return {"distiller": distiller, "train": train, "validation_data": whole, "stages": stages}
+
+
+def _process(path, kill_after=None):
+    script = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "import test_run_folder as t, keras_kd as kd\n"
+        f"kd.compress(**t.make_run({kill_after!r}), path={str(path)!r}, verbose=2)\n"
+    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+def _killed(path, file):
+    result = _process(path, str(path / file))
+    assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
+
+
+def _finished(path):
+    """Compress in a process of its own, as a user does; return what it printed and its result."""
+    result = _process(path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout, kd.compress(**make_run(), path=path, verbose=0)
+
+
+def _weights(model):
+    return [np.asarray(weight) for weight in model.weights]
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path):
+    _, whole = _finished(tmp_path / "whole")
+    folder = tmp_path / "killed"
+    _killed(folder, "stage_1_prune.attempt_1.npz")
+    content = json.loads((folder / "run.json").read_text())
+    assert content["stages"] == [] and content["before"]["parameters"] > 0
+    with np.load(folder / "stage_1_prune.attempt_1.npz") as file:
+        assert json.loads(str(file["progress"]))["epochs"] == 1
+    _killed(folder, "stage_2_quantize_aware.attempt_1.npz")
+    content = json.loads((folder / "run.json").read_text())
+    assert [stage["record"]["name"] for stage in content["stages"]] == ["prune"]
+    with np.load(folder / "stage_2_quantize_aware.attempt_1.npz") as file:
+        assert json.loads(str(file["progress"]))["epochs"] == 1
+
+    printed, resumed = _finished(folder)
+    assert "1 of 2 stages are done" in printed
+    assert not list(folder.glob("*.attempt_*"))
+    for name in ("prune", "quantize_aware"):
+        for key, values in whole.history[name].items():
+            np.testing.assert_allclose(resumed.history[name][key], values, rtol=1e-4, err_msg=key)
+    for one, other in zip(_weights(whole.model), _weights(resumed.model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert whole.layers == resumed.layers
+    same = ("name", "metrics", "parameters", "nonzero", "outcome", "epochs")
+    for one, other in zip(whole.stages, resumed.stages, strict=True):
+        for key in same:
+            assert getattr(one, key) == pytest.approx(getattr(other, key)) or key == "metrics"
+
+    # Everything is done: nothing is trained, and the same model comes back.
+    again = kd.compress(**make_run(), path=folder, verbose=0)
+    inputs = make_run()["validation_data"]
+    np.testing.assert_array_equal(again.predict(inputs), resumed.predict(inputs))
+    assert again.stages == resumed.stages and again.layers == resumed.layers
+
+    # A stage's file stands for itself.
+    pruned = kd.load_compressed(folder / "stage_1_prune.keras")
+    assert pruned.stages == resumed.stages[:2]
+    assert pruned.sparsity == pytest.approx(0.5, abs=0.05)
+
+    for changes, message in (
+        ({"stages": [kd.Prune(0.6, epochs=3, learning_rate=0.01)]}, "sparsity: 0.5 there, 0.6"),
+        ({"stages": make_run()["stages"][:1]}, r"stage 2 \(QuantizeAware there, nothing here\)"),
+        ({"train": make_run()["train"].take(2)}, r"the data \(train batches: 3 there, 2 here\)"),
+        ({"max_drop": 90.0}, r"`max_drop` \(None there, 90.0 here\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kd.compress(**{**make_run(), **changes}, path=folder, verbose=0)
+    other = make_run()
+    other["distiller"].student.layers[-1].bias.assign([1.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match=r"the student \(weights\)"):
+        kd.compress(**other, path=folder, verbose=0)
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "stage_1_prune.keras").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds 'stage_1_prune.keras' but no run.json"):
+        kd.compress(**make_run(), path=tmp_path, verbose=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["stage_1_prune.keras"]
+    (tmp_path / "other").mkdir()
+    pathlib.Path(tmp_path / "other" / "run.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="is no record of a run"):
+        kd.compress(**make_run(), path=tmp_path / "other", verbose=0)
+
+
+def test_differences_are_told_in_words():
+    plan = {
+        "student": {"weights": "a"},
+        "teacher": None,
+        "objective": {"student_loss_weight": 0.5},
+        "data": {"train batches": 3},
+        "stages": [{"class": "Prune", "config": {"sparsity": 0.5}}],
+        "max_drop": None,
+        "reference": "student",
+        "retries": 2,
+    }
+    assert differences(plan, plan) == []
+    other = {**plan, "objective": {"student_loss_weight": 1.0}, "stages": []}
+    assert differences(plan, other) == [
+        "the losses (student_loss_weight: 0.5 there, 1.0 here)",
+        "stage 1 (Prune there, nothing here)",
+    ]
+
+
+def test_students_of_classes_that_are_not_registered(tmp_path):
+    class Net(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = layers.Dense(3, name="dense")
+
+        def call(self, x):
+            return self.dense(keras.ops.mean(x, (1, 2)))
+
+        def get_config(self):
+            return {"name": self.name}
+
+    net = Net(name="net")
+    net(np.zeros((1, 8, 8, 1), "float32"))
+    run = make_run()
+    distiller = kd.Distiller(run["distiller"].teacher, net, [kd.losses.KLDivergence()])
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    arguments = {**run, "distiller": distiller, "stages": [kd.Prune(0.5, epochs=0)]}
+    first = kd.compress(**arguments, path=tmp_path, verbose=0)
+    second = kd.compress(**arguments, path=tmp_path, verbose=0)
+    assert isinstance(second.model, Net)
+    x = np.ones((2, 8, 8, 1), "float32")
+    np.testing.assert_array_equal(first.predict(x), second.predict(x))
+
+
+def test_schedules_of_tf_mot_are_told_apart(tmp_path):
+    schedules = import_tfmot().sparsity.keras
+
+    def run(sparsity):
+        stage = kd.Prune(schedule=schedules.ConstantSparsity(sparsity, 0), epochs=0)
+        return kd.compress(**{**make_run(), "stages": [stage]}, path=tmp_path, verbose=0)
+
+    assert run(0.5).sparsity == pytest.approx(run(0.5).sparsity)
+    with pytest.raises(ValueError, match="stage 1, Prune"):
+        run(0.25)
+
+
+def arrays_of(data):
+    return tuple(np.concatenate(part) for part in zip(*data.as_numpy_iterator(), strict=True))
+
+
+def test_a_run_goes_on_in_a_process_that_did_other_things(tmp_path, monkeypatch):
+    """As in a notebook: other random numbers were drawn, and arrays are shuffled by `compress`."""
+
+    def run(path):
+        arguments = make_run()
+        data = arrays_of(arguments["validation_data"])
+        if path.exists():
+            keras.utils.set_random_seed(99)
+        stages = [kd.Prune(0.5, epochs=3, learning_rate=0.01)]
+        return kd.compress(
+            **{**arguments, "train": data, "validation_data": None, "stages": stages},
+            path=path,
+            verbose=0,
+        )
+
+    whole = run(tmp_path / "whole")
+    save, seen = EpochBackup.save, []
+
+    def interrupt(self, epochs, *arguments):
+        # In the first epoch nothing is kept yet, in the second the first one is.
+        if len(seen) == 1:
+            save(self, epochs, *arguments)
+        seen.append(epochs)
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "interrupted"
+    monkeypatch.setattr(EpochBackup, "save", interrupt)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(folder)
+    monkeypatch.undo()
+    assert seen == [1, 1]
+    resumed = run(folder)
+    assert resumed.history["prune"].keys() == whole.history["prune"].keys()
+    for key, values in whole.history["prune"].items():
+        np.testing.assert_allclose(resumed.history["prune"][key], values, rtol=1e-5, err_msg=key)
+    for one, other in zip(_weights(whole.model), _weights(resumed.model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_projections_of_the_distiller_stay_as_they_are():
+    run = make_run()
+    distiller = run["distiller"]
+    distiller.objective.build(distiller.student)
+    (projection,) = distiller.objective.layers
+    before = projection.get_weights()
+    results = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        arguments = {**run, "stages": [kd.Prune(0.5, learning_rate=0.1)]}
+        results.append(kd.compress(**arguments, verbose=0).model.get_weights())
+        for one, other in zip(projection.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(one, other)
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_other_validation_data_are_told(tmp_path, recwarn):
+    arguments = {**make_run(), "stages": [kd.Prune(0.5, epochs=0)], "verbose": 0}
+    kd.compress(**arguments, path=tmp_path)
+    kd.compress(**arguments, path=tmp_path)
+    assert not [w for w in recwarn if "validation data" in str(w.message)]
+    other = arguments["validation_data"].map(lambda x, y: (x, (y + 1) % 3))
+    with pytest.warns(UserWarning, match="the validation data are others now"):
+        kd.compress(**{**arguments, "validation_data": other}, path=tmp_path)

@@ -1,0 +1,60 @@
+import dataclasses
+
+from keras_kd.compression.running.stage_record import (
+    StageRecord,
+    counts,
+    record_from_json,
+    stage_line,
+    stage_table,
+)
+from keras_kd.compression.running.student_files import as_json
+from keras_kd.compression.stages.layer_record import LayerRecord
+
+RECORD = StageRecord(
+    name="prune",
+    stage="Prune",
+    config={"sparsity": 0.5},
+    outcome="done",
+    epochs=4,
+    metrics={"loss": 0.3, "accuracy": 0.9123},
+    metric="accuracy",
+    drop=0.251,
+    parameters=12_345,
+    nonzero=6_789,
+    sparsity=0.5,
+    seconds=12.34,
+)
+
+
+def test_zeros_are_counted_in_kernels_only():
+    def layer(shapes, sparsity):
+        size = sum(int(a) * int(b or 1) for a, b in (s if len(s) == 2 else (*s, 1) for s in shapes))
+        return LayerRecord("a", "Dense", shapes, size, sparsity, None, None, (), ())
+
+    layers = [layer(((4, 5), (5,)), 0.25), layer(((3,), (3,)), None)]
+    assert counts(layers) == {"parameters": 31, "nonzero": 26, "sparsity": 0.25}
+    assert counts([layer(((3,),), None)])["sparsity"] == 0.0
+
+
+def test_table_and_line():
+    before = dataclasses.replace(
+        RECORD, name="student", outcome="before", drop=-0.0, epochs=0, nonzero=12_345, seconds=0.0
+    )
+    left_out = dataclasses.replace(RECORD, name="cluster", outcome="left out", metrics={}, drop=-2)
+    assert stage_table([before, RECORD, left_out]).splitlines() == [
+        "stage              epochs  accuracy  points  parameters  not zero  seconds",
+        "--------------------------------------------------------------------------",
+        "student                 –    0.9123   +0.00      12,345    12,345      0.0",
+        "prune                   4    0.9123   −0.25      12,345     6,789     12.3",
+        "cluster, left out       4         –   +2.00      12,345     6,789     12.3",
+    ]
+    assert stage_line(RECORD) == (
+        "accuracy 0.9123 (−0.25 points), 12,345 parameters, 6,789 not zero, 12 s"
+    )
+    assert "–  " in stage_table([dataclasses.replace(RECORD, drop=None, metric=None)])
+
+
+def test_round_trip():
+    attempts = ({"config": {"sparsity": 0.9}, "metrics": {"accuracy": 0.5}, "drop": 41.2},)
+    record = dataclasses.replace(RECORD, attempts=attempts)
+    assert record_from_json(as_json(dataclasses.asdict(record))) == record

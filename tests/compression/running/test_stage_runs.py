@@ -1,0 +1,205 @@
+"""Limits of what a stage may cost, and the figures of the stages."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd.compression.stages.stage import Stage
+
+
+class Spoil(Stage):
+    """Moves the logits of a class, so that accuracy falls by a known amount."""
+
+    def __init__(self, shift=8.0, epochs=0, name=None):
+        super().__init__(epochs, name=name)
+        self.shift = shift
+        self.trained = []
+
+    def check(self, student, earlier):
+        pass
+
+    def run(self, state, teaching):
+        bias = state.model.get_layer("logits").bias
+        bias.assign_add([self.shift, 0.0, 0.0])
+        state.history[self.name] = {}
+
+    def gentler(self):
+        return None if self.shift <= 2.0 else Spoil(self.shift / 4, self.epochs, self.name)
+
+    def get_config(self):
+        return {"shift": self.shift, "epochs": self.epochs, "name": self.name}
+
+
+@pytest.fixture
+def exact(data):
+    """A distiller whose student answers class 0, 1, 2 with logits of height 3, all right."""
+    x, y = next(iter(data.unbatch().batch(48)))
+    inputs = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten(name="flat")(inputs)
+    student = keras.Model(inputs, keras.layers.Dense(3, name="logits")(flat), name="student")
+    kernel = np.zeros((8, 8, 3))
+    for label in range(3):
+        kernel[:, 2 * label, label] = 3.0 / 8.0
+    student.get_layer("logits").set_weights([kernel.reshape(64, 3), np.zeros(3)])
+    assert (np.argmax(student(x), -1) == y.numpy()).all()
+    distiller = kd.Distiller(student, keras.models.clone_model(student), [kd.losses.LogitsMSE()])
+    distiller.student.set_weights(student.get_weights())
+    distiller.compile(
+        "sgd",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return distiller
+
+
+def test_a_stage_that_costs_too_much_is_tried_more_gently(exact, data, capsys):
+    before = exact.student.get_weights()[1].copy()
+    result = kd.compress(exact, data, data, stages=[Spoil(32.0)], max_drop=5.0, verbose=2)
+    _, record = result.stages
+    assert record.outcome == "done more gently"
+    assert record.config["shift"] == 2.0 and record.drop <= 5.0
+    assert [attempt["config"]["shift"] for attempt in record.attempts] == [32.0, 8.0]
+    assert all(attempt["drop"] > 5.0 for attempt in record.attempts)
+    # Each attempt begins with the student as it was.
+    np.testing.assert_allclose(
+        result.model.get_layer("logits").bias, before + np.array([2.0, 0.0, 0.0])
+    )
+    assert record.metrics["accuracy"] == result.evaluate(data)["accuracy"]
+    text = capsys.readouterr().out
+    assert "max_drop is 5: again with shift=8.0" in text
+    assert "Spoil done more gently: accuracy" in text
+
+
+def test_a_stage_is_left_out_at_last(exact, data, capsys, tmp_path):
+    def run():
+        return kd.compress(
+            exact,
+            data,
+            data,
+            stages=[Spoil(1000.0), Spoil(0.0, name="harmless")],
+            max_drop=5.0,
+            retries=1,
+            path=tmp_path,
+            verbose=2,
+        )
+
+    result = run()
+    _, first, second = result.stages
+    assert (first.outcome, second.outcome) == ("left out", "done")
+    assert len(first.attempts) == 2 and first.drop == 0.0 and "spoil" not in result.history
+    np.testing.assert_allclose(result.model.get_layer("logits").bias, 0.0)
+    assert "left out" in capsys.readouterr().out
+    lines = []
+    result.summary(lines.append)
+    assert lines[0].splitlines()[3].startswith("spoil, left out       0    1.0000   +0.00  ")
+    again = run()
+    assert again.stages == result.stages
+    assert [dataclasses.replace(r, seconds=0) for r in again.stages][1].attempts == first.attempts
+
+
+class Choosy(Spoil):
+    """Has nothing to do below a shift of 20, and says so in its check."""
+
+    def check(self, student, earlier):
+        if self.shift < 20.0:
+            raise ValueError("too little")
+
+    def gentler(self):
+        return Choosy(self.shift / 4, self.epochs, self.name)
+
+
+def test_what_is_too_gentle_to_do_anything_is_not_tried(exact, data):
+    result = kd.compress(exact, data, data, stages=[Choosy(200.0)], max_drop=5.0, verbose=0)
+    _, record = result.stages
+    assert record.outcome == "left out"
+    assert [attempt["config"]["shift"] for attempt in record.attempts] == [200.0, 50.0]
+    np.testing.assert_allclose(result.model.get_layer("logits").bias, 0.0)
+
+
+def test_reference_is_the_teacher_if_asked_for(exact, data):
+    exact.student.get_layer("logits").bias.assign([1000.0, 0.0, 0.0])
+    for reference, drop in (("student", 0.0), ("teacher", pytest.approx(66.7, abs=12.0))):
+        result = kd.compress(exact, data, data, stages=[Spoil(0.0)], reference=reference, verbose=0)
+        assert result.stages[1].drop == drop
+    share = result.evaluate(data)["accuracy"]
+    assert drop == pytest.approx(100 * (1 - share), abs=12.0)
+    assert result.stages[1].drop == pytest.approx(100 * (1 - share))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_drop": -1.0}, "`max_drop` is a number of points from 0 on"),
+        ({"max_drop": 1.0, "validation_data": None}, "pass `validation_data`"),
+        ({"reference": "myself"}, '`reference` must be "student"'),
+        ({"retries": -1}, "`retries` must be a whole number"),
+    ],
+)
+def test_bad_arguments(exact, data, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kd.compress(exact, data, **{"validation_data": data, "stages": [Spoil()], **arguments})
+
+
+def test_metrics_of_which_less_is_better_are_refused(exact, data):
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    metric = keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="ce")
+    exact.compile("sgd", loss=loss, metrics=[metric])
+    with pytest.raises(ValueError, match="of which more is better, but the first one is 'ce'"):
+        kd.compress(exact, data, data, stages=[Spoil()], max_drop=1.0, verbose=0)
+
+
+def test_stages_without_training(distiller, data):
+    stages = [kd.Prune(0.75, epochs=0), kd.QuantizeAware(epochs=0)]
+    result = kd.compress(distiller, data, stages=stages, verbose=0)
+    before, prune, quantize = result.stages
+    assert (before.sparsity, before.metrics, before.drop) == (0.0, {}, None)
+    kernels = [w for w in distiller.student.weights if len(w.shape) > 1]
+    kept = sum(max(1, round(int(np.prod(w.shape)) * 0.25)) for w in kernels)
+    assert prune.nonzero == quantize.nonzero
+    assert before.nonzero - prune.nonzero == sum(int(np.prod(w.shape)) for w in kernels) - kept
+    assert result.history == {"prune": {}, "quantize_aware": {}}
+
+
+def test_what_is_gentler_and_what_is_a_part():
+    assert kd.Prune(0.9).gentler().sparsity == pytest.approx(0.85)
+    assert kd.Prune(0.9, epochs=3, layers="a").gentler().get_config() == {
+        **kd.Prune(0.9, epochs=3, layers="a").get_config(),
+        "sparsity": 0.85,
+    }
+    assert kd.Prune(0.3).gentler() is None
+    assert kd.Prune(0.8).at_strength(0.5).sparsity == pytest.approx(0.4)
+    assert kd.QuantizeAware(3).gentler().epochs == 6
+    assert kd.QuantizeAware(0).gentler() is None
+    assert kd.Prune(sparsity_m_by_n=(2, 4)).gentler() is None
+    assert kd.Cluster(16).gentler().number_of_clusters == 32
+    assert kd.Cluster(256).gentler() is None
+    assert kd.Cluster(16).at_strength(0.5).number_of_clusters == 64
+    assert kd.LowRank(0.9).gentler().energy == pytest.approx(0.95)
+    assert kd.LowRank(ratio=0.5).gentler().ratio == pytest.approx(0.75)
+    assert kd.LowRank(ratio=0.7).gentler() is None
+    assert kd.LowRank(max_parameters=100).gentler().max_parameters == 150
+    assert kd.LowRank(0.9).at_strength(0.5).energy == pytest.approx(0.95)
+    assert kd.Shrink(0.6).gentler().options.ratio == pytest.approx(0.4)
+    assert kd.Shrink(max_parameters=100).gentler().options.max_parameters == 150
+    assert kd.Shrink(drop="block").gentler() is None
+    assert kd.Shrink(flops_ratio=0.6).at_strength(0.5).options.flops_ratio == pytest.approx(0.3)
+
+
+def test_functions_that_cannot_be_serialized_are_told_by_name(distiller, data, tmp_path):
+    namespace: dict = {}
+    # As in a notebook: there is no source to look up.
+    exec("spared = lambda layer: layer.name == 'logits'", namespace)
+    spared = namespace["spared"]
+
+    def run():
+        stages = [kd.Prune(0.9, epochs=0, exclude=spared)]
+        return kd.compress(distiller, data, stages=stages, path=tmp_path, verbose=0)
+
+    record = run().stages[1]
+    assert "lambda" in str(record.config["choice"]) and record.config["sparsity"] == 0.9
+    assert run().stages[1] == record
+    assert kd.Prune(0.9, exclude=spared).gentler().choice.exclude is spared
+    assert kd.Shrink(0.6, exclude=spared).gentler().options.exclude is spared

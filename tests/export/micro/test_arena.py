@@ -1,0 +1,35 @@
+import pytest
+
+from keras_kd.export.micro.arena import activation_bytes, pack
+from keras_kd.litert.graph import Graph, Node, Tensor
+
+
+@pytest.mark.parametrize(
+    ("requests", "height"),
+    [
+        ([], 0),
+        ([(16, 0, 1), (32, 1, 2)], 48),  # both live at step 1
+        ([(16, 0, 1), (32, 2, 3)], 32),  # one after the other
+        ([(100, 0, 1), (50, 1, 2), (100, 2, 3)], 150),
+        # The gap under a later tensor is used: 64 at 0, 32 at 64 while both live, 16 at 0.
+        ([(64, 0, 1), (32, 1, 3), (16, 2, 3)], 96),
+    ],
+)
+def test_tensors_that_do_not_live_together_share_memory(requests, height):
+    assert pack(requests) == height
+
+
+def tensor(size, constant=False, variable=False):
+    return Tensor("t", "INT8", (size,), (size,), (), (), constant, False, variable)
+
+
+def test_a_residual_is_kept_until_it_is_added():
+    tensors = (*map(tensor, (16, 160, 160, 320, 16)), tensor(999, constant=True))
+    nodes = (
+        Node("CONV_2D", False, (0, 5), (1,)),
+        Node("CONV_2D", False, (1, 5), (2,)),
+        Node("CONCATENATION", False, (1, 2), (3,)),
+        Node("MEAN", False, (3,), (4,)),
+    )
+    chain = Graph(tensors, nodes, (0,), (4,))
+    assert activation_bytes(chain) == 160 + 160 + 320

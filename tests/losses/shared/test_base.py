@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_kd.losses import DistillationLoss, KLDivergence
+from keras_kd.losses.shared.base import snake_case
+
+
+class Difference(DistillationLoss):
+    def call(self, teacher, student, labels=None):
+        return keras.ops.mean(teacher - student, axis=-1)
+
+
+class NeedsLabels(Difference):
+    uses_labels = True
+
+    def call(self, teacher, student, labels=None):
+        return keras.ops.cast(labels, "float32")
+
+
+class SeveralLayers(Difference):
+    several_layers = True
+    equal_shapes = False
+
+    def call(self, teacher, student, labels=None):
+        return super().call(teacher[1], student[1])
+
+
+class Mixes(Difference):
+    mixes_positions = True
+
+    def call(self, teacher, student, labels=None):
+        return keras.ops.sum(student, axis=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("KLDivergence", "kl_divergence"), ("RKDAngle", "rkd_angle"), ("DKD", "dkd")],
+)
+def test_names_in_snake_case(name, expected):
+    assert snake_case(name) == expected
+
+
+def test_a_name_of_ones_own():
+    assert Difference().name == "difference"
+    assert Difference(name="mine").name == "mine"
+    assert repr(Difference(name="mine")) == "Difference(name='mine')"
+
+
+def test_numbers_of_python_and_integers_are_read():
+    value = Difference()([[1, 2]], [[0, 0]])
+    assert value.dtype == "float32"
+    assert float(value) == 1.5
+
+
+def test_float64_on_either_side_stays_float64():
+    wide, narrow = np.ones((2, 3)), np.ones((2, 3), "float16")
+    assert Difference()(wide, narrow).dtype == "float64"
+    assert Difference()(narrow, wide).dtype == "float64"
+    assert Difference()(narrow, narrow).dtype == "float32"
+
+
+def test_weights_of_samples_and_of_positions_are_keras_s(check):
+    teacher, student = check.normal(3, 4, 5), check.normal(3, 4, 5)
+    by_position = check.random.random((3, 4))
+    values = (teacher - student).mean(-1)
+    np.testing.assert_allclose(
+        Difference()(teacher, student, sample_weight=by_position), (by_position * values).mean()
+    )
+    by_sample = check.random.random(3)
+    for weights in (by_sample, by_sample[:, None]):
+        np.testing.assert_allclose(
+            Difference()(teacher, student, sample_weight=weights),
+            (by_sample[:, None] * values).mean(),
+        )
+
+
+def test_a_mask_and_weights_agree_with_keras(check):
+    y, y_pred = check.normal(3, 4, 5), check.normal(3, 4, 5)
+    weights = check.random.random((3, 4))
+    y_pred = tf.constant(y_pred)
+    keras.src.backend.set_keras_mask(y_pred, tf.constant(check.random.random((3, 4)) > 0.3))
+
+    class Squared(DistillationLoss):
+        def call(self, teacher, student, labels=None):
+            return keras.ops.mean(keras.ops.square(teacher - student), axis=-1)
+
+    expected = keras.losses.MeanSquaredError(dtype="float64")(y, y_pred, sample_weight=weights)
+    np.testing.assert_allclose(Squared()(y, y_pred, sample_weight=weights), expected)
+
+
+def test_a_mask_of_nothing_gives_zero():
+    student = tf.ones((2, 3, 4))
+    keras.src.backend.set_keras_mask(student, tf.zeros((2, 3), "bool"))
+    assert float(Difference()(tf.zeros((2, 3, 4)), student)) == 0.0
+
+
+def test_masked_values_that_are_not_finite_do_not_count():
+    student = tf.constant([[[np.nan, 1.0], [1.0, 3.0]]])
+    keras.src.backend.set_keras_mask(student, tf.constant([[False, True]]))
+    assert float(Difference()(tf.zeros((1, 2, 2)), student)) == -2.0
+
+
+def test_masked_positions_are_zero_where_positions_are_mixed(check):
+    student = tf.constant(check.normal(2, 3, 4))
+    mask = np.array([[True, True, False], [True, False, False]])
+    keras.src.backend.set_keras_mask(student, tf.constant(mask))
+    expected = (student.numpy() * mask[..., None]).sum((1, 2)).mean()
+    np.testing.assert_allclose(Mixes()(tf.zeros((2, 3, 4)), student), expected)
+
+
+def test_weights_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"`sample_weight` has shape \(2,\).*\(3,\)"):
+        Difference()(np.zeros((3, 4)), np.zeros((3, 4)), sample_weight=np.ones(2))
+
+
+def test_missing_labels():
+    with pytest.raises(ValueError, match="NeedsLabels needs labels"):
+        NeedsLabels()(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_labels_may_be_a_dictionary():
+    labels = {"index": np.array([7, 8]), "label": np.array([1, 2])}
+    assert float(NeedsLabels()(np.zeros((2, 3)), np.zeros((2, 3)), labels)) == 1.5
+
+
+def test_lists_for_losses_over_several_layers():
+    zeros, ones = np.zeros((2, 3)), np.ones((2, 3))
+    assert float(SeveralLayers()([zeros, ones], [zeros, zeros])) == 1.0
+    with pytest.raises(TypeError, match=r"takes a list of tensors.*received one tensor"):
+        SeveralLayers()(zeros, ones)
+
+
+def test_call_must_be_written():
+    with pytest.raises(NotImplementedError, match=r"DistillationLoss must implement call\(\)"):
+        DistillationLoss()(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_scheduled_temperature_survives_serialisation():
+    schedule = keras.optimizers.schedules.PolynomialDecay(8.0, 100, 1.0)
+    loss = KLDivergence(temperature=schedule)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert isinstance(copy.temperature, keras.optimizers.schedules.PolynomialDecay)
+    assert copy.temperature.get_config() == schedule.get_config()

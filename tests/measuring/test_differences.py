@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from keras_kd.measuring.differences import Differences
+
+
+def test_against_numpy() -> None:
+    generator = np.random.default_rng(0)
+    reference = generator.normal(3, 2, (20, 5)).astype(np.float32)
+    output = reference + generator.normal(0, 0.1, (20, 5)).astype(np.float32)
+    sums = Differences()
+    sums.add(reference[:3], output[:3])
+    sums.add(reference[3:], output[3:])
+    r, d = reference.astype(np.float64), output.astype(np.float64) - reference
+    assert sums.largest == pytest.approx(np.abs(d).max())
+    assert sums.mean == pytest.approx(np.abs(d).mean())
+    assert sums.root_mean_square == pytest.approx(np.sqrt((d**2).mean()))
+    assert sums.spread == pytest.approx(r.std())
+    assert sums.signal_to_noise_db == pytest.approx(10 * np.log10((r**2).sum() / (d**2).sum()))
+
+
+def test_equal_and_empty() -> None:
+    sums = Differences()
+    assert (sums.largest, sums.mean, sums.root_mean_square, sums.spread) == (None,) * 4
+    assert sums.signal_to_noise_db is None
+    sums.add(np.ones(3), np.ones(3))
+    assert (sums.largest, sums.signal_to_noise_db) == (0.0, math.inf)

@@ -1,0 +1,39 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_kd.models.training_layers import _ONLY_IN_TRAINING, acts_in_training_only
+
+AUGMENTATION = {name for name in dir(keras.layers) if name.startswith("Random")}
+ARGUMENTS = {
+    "ActivityRegularization": {},
+    "GaussianNoise": {"stddev": 0.1},
+    "RandomBrightness": {"factor": 0.2},
+    "RandomColorDegeneration": {"factor": 0.5},
+    "RandomContrast": {"factor": 0.5},
+    "RandomGrayscale": {"factor": 1.0},
+    "RandomHue": {"factor": 0.5},
+    "RandomInvert": {},
+    "RandomPosterization": {"factor": 4},
+    "RandomRotation": {"factor": 0.5},
+    "RandomSaturation": {"factor": 0.5},
+    "RandomSharpness": {"factor": 0.5},
+    "RandomShear": {"x_factor": 0.5},
+    "RandomTranslation": {"height_factor": 0.5, "width_factor": 0.5},
+    "RandomZoom": {"height_factor": 0.5},
+}
+
+
+@pytest.mark.parametrize("name", sorted(_ONLY_IN_TRAINING | AUGMENTATION - {"RandomCrop"}))
+def test_returns_what_it_is_given(name):
+    assert acts_in_training_only(name)
+    arguments = ARGUMENTS.get(name, {"rate": 0.5} if "Dropout" in name else {})
+    axes = {"SpatialDropout1D": (2, 8, 3), "SpatialDropout3D": (2, 4, 4, 4, 3)}
+    x = np.random.default_rng(0).random(axes.get(name, (2, 8, 8, 3)), "float32")
+    y = getattr(keras.layers, name)(**arguments)(x, training=False)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(y), x)
+
+
+def test_other_layers_act():
+    for name in ("RandomCrop", "Rescaling", "Dense", "CenterCrop"):
+        assert not acts_in_training_only(name)

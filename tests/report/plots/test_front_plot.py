@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from keras_kd.report import complete_result
+from keras_kd.report.plots.front_plot import accuracy_against, letters
+
+
+def texts(svg):
+    return [
+        "".join(node.itertext()).strip() for node in ET.fromstring(svg).iter() if "text" in node.tag
+    ]
+
+
+@pytest.mark.parametrize("cost", ["bytes", "zipped_bytes", "latency"])
+def test_every_model_with_a_file_has_its_letter(result, cost):
+    shown = texts(accuracy_against(cost, complete_result(result)["models"]))
+    labels = {text.split(" ")[0] for text in shown if re.match(r"[A-Z]( |$)", text)}
+    assert labels == {"A", "B", "C", "E"}  # D, "Pruned", has no file
+
+
+def test_titles_stand_where_there_is_room(result):
+    shown = texts(accuracy_against("bytes", complete_result(result)["models"]))
+    assert "A Teacher" in shown and "E Pruned and int8" in shown
+    assert "100 kB" in shown and "1 MB" in shown
+
+
+def test_the_front_is_named(result):
+    svg = accuracy_against("latency", complete_result(result)["models"])
+    assert (
+        "On the Pareto front: Pruned and int8, Teacher." in ET.fromstring(svg).attrib["aria-label"]
+    )
+
+
+def test_what_is_not_on_the_front_is_hollow(result):
+    svg = accuracy_against("bytes", complete_result(result)["models"])
+    # Two on the front, two not: the latter are filled with the colour of the page.
+    assert len(re.findall(r"fill: var\(--paper\)", re.sub(r"<defs>.*?</defs>", "", svg))) == 2
+
+
+def test_labels_do_not_overlap(result):
+    for i in range(12):  # a crowd
+        model = dict(result["models"][4], key=f"m{i}", title=f"A model with a long name {i}")
+        result["models"].append(model)
+    svg = accuracy_against("bytes", complete_result(result)["models"])
+    places = []
+    for node in ET.fromstring(svg).iter():
+        text = "".join(node.itertext()).strip()
+        if "text" in node.tag and re.match(r"[A-Z]( |$)", text):
+            places.append((float(node.attrib["x"]), float(node.attrib["y"])))
+    assert len(places) >= 5
+    for i, (x, y) in enumerate(places):
+        for other_x, other_y in places[:i]:
+            assert abs(x - other_x) > 4 or abs(y - other_y) > 7
+
+
+def test_without_measurements_there_is_no_plot(result):
+    for model in result["models"]:
+        if model["file"]:
+            model["file"]["latency_ms_median"] = None
+    models = complete_result(result)["models"]
+    assert accuracy_against("latency", models) is None
+    assert accuracy_against("bytes", models) is not None
+
+
+def test_one_file(result):
+    result["models"] = result["models"][:1]
+    assert "A Teacher" in texts(accuracy_against("bytes", complete_result(result)["models"]))
+
+
+def test_letters_go_on_behind_z():
+    named = letters([{"key": i} for i in range(53)])
+    assert [named[0], named[25], named[26], named[52]] == ["A", "Z", "AA", "BA"]

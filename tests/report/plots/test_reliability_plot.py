@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+from keras_kd.report import complete_result
+from keras_kd.report.plots.reliability_plot import reliability_diagrams
+
+
+def test_a_diagram_for_each_calibrated_model(result):
+    diagrams = reliability_diagrams(complete_result(result)["models"])
+    assert [(d["title"], d["error"]) for d in diagrams] == [
+        ("Teacher", 0.03),
+        ("Pruned and int8", 0.07),
+    ]
+    label = ET.fromstring(diagrams[1]["svg"]).attrib["aria-label"]
+    assert "Expected calibration error 7.0 %" in label
+
+
+def test_only_students_are_drawn_beside_the_teacher(result):
+    teacher, student = reliability_diagrams(complete_result(result)["models"])
+    assert student["svg"].count("<path") > teacher["svg"].count("<path")
+
+
+def test_without_calibration_there_is_none(result):
+    for model in result["models"]:
+        model.pop("calibration", None)
+    assert reliability_diagrams(complete_result(result)["models"]) == []
