@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 from keras_kd.caching.records import PLAIN_TYPES, Leaf
@@ -177,38 +174,3 @@ def file_crc32(path: pathlib.Path) -> int:
         while piece := file.read(1 << 20):
             crc32 = zlib.crc32(piece, crc32)
     return crc32
-
-
-@contextlib.contextmanager
-def building(folder: pathlib.Path) -> Iterator[None]:
-    """Hold a folder while a cache is built in it; another process waits here meanwhile.
-
-    The operating system lets go of it when the process ends, however it ends.
-
-    Raises:
-        ValueError: If the lock is a link to a file elsewhere, or no file at all.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    path = folder / ".lock"
-    try:
-        # Neither emptied nor followed: what stands there may have come with the folder.
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-    except OSError as error:
-        if not path.is_symlink() and not path.exists():
-            raise
-        raise refusal(folder, f"its '.lock' cannot be opened ({error.strerror})") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another process builds the cache in '{folder}': waiting for it.", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(lock)

@@ -16,7 +16,6 @@ from keras_kd.caching.fingerprint import difference, fingerprint
 from keras_kd.caching.manifest import (
     NAME,
     Manifest,
-    building,
     check_shards,
     read_manifest,
     refusal,
@@ -26,6 +25,7 @@ from keras_kd.caching.teacher_pass import TeacherPass
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.system.arguments import number
 from keras_kd.system.files import check_writable
+from keras_kd.system.folder_lock import held_folder
 from keras_kd.teachers.callable_teacher import as_teacher
 
 
@@ -132,7 +132,8 @@ def cache(
         check_writable(folder / NAME)
         if views is None:
             check_deterministic(dataset)
-        with building(folder):
+        waiting = f"Another process builds the cache in '{folder}': waiting for it."
+        with held_folder(folder, wait_for=waiting):
             # Another process may have built it meanwhile.
             manifest = _read(folder, print_of) or Manifest(print_of)
             if not manifest.complete:

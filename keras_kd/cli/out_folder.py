@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -13,7 +12,8 @@ from typing import Any
 from keras_kd.cli.console import Console
 from keras_kd.cli.framework.command import Command
 from keras_kd.cli.framework.recipe import recipe_text, tables_of
-from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.files import atomic_path, check_writable, sha256
+from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
 
@@ -26,8 +26,8 @@ class OutFolder:
     """The folder of one run of a command.
 
     It holds `recipe.toml`, which repeats the run, and `result.json`: `"format"`, `"command"`,
-    `"settings"`, `"files"` (the SHA-256 of each file that the run read) and `"result"`, which is
-    null until the run is done.
+    `"settings"`, `"files"` (the SHA-256 of each file of a model or of data that the run read) and
+    `"result"`, which is null until the run is done.
 
     Args:
         command: The command.
@@ -36,7 +36,8 @@ class OutFolder:
 
     Raises:
         ValueError: If the folder holds another run, or anything else.
-        OSError: If it cannot be written to, or a file cannot be read.
+        OSError: If it cannot be written to, another process is at work in it, or a file cannot be
+            read.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class OutFolder:
         self.path = pathlib.Path(settings["out"])
         self._recipe = recipe_text(tables_of(command, settings))
         record = check_writable(self.path / "result.json")
+        files = [*files, *_data_files(settings)]
         self._content: dict[str, Any] = {
             "format": FORMAT,
             "command": command.name,
@@ -56,15 +58,17 @@ class OutFolder:
             "files": {os.fspath(file): sha256(file) for file in files if file is not None},
             "result": None,
         }
-        if record.exists():
-            self._content["result"] = self._read(record).get("result")
-            return
-        found = sorted(entry.name for entry in self.path.iterdir() if entry.name[0] != ".")
-        if found:
-            raise ValueError(
-                f"'{self.path}' is not empty ('{found[0]}') and holds no run of keras-kd. Give a "
-                "new folder: --out NEW_FOLDER."
-            )
+        # Held until the run is finished or has failed, and at the latest as long as this object.
+        with contextlib.ExitStack() as held:
+            held.enter_context(held_folder(self.path))
+            if record.exists():
+                self._content["result"] = self._read(record).get("result")
+            elif found := sorted(e.name for e in self.path.iterdir() if e.name[0] != "."):
+                raise ValueError(
+                    f"'{self.path}' is not empty ('{found[0]}') and holds no run of keras-kd. "
+                    "Give a new folder: --out NEW_FOLDER."
+                )
+            self._held = held.pop_all()
 
     @contextlib.contextmanager
     def begun(self) -> Iterator[None]:
@@ -77,6 +81,7 @@ class OutFolder:
         try:
             yield
         except Exception:
+            self._held.close()
             own = [self.path / "recipe.toml", self.path / "result.json"]
             if all(entry in own for entry in self.path.iterdir()):
                 for entry in own:
@@ -125,6 +130,7 @@ class OutFolder:
     def done(self, console: Console) -> dict[str, Any] | None:
         """Return the result of a run that is done, and say so; `None` if it is not."""
         if self.result is not None:
+            self._held.close()
             console.say(f"'{self.path}' is done already.")
         return self.result
 
@@ -132,6 +138,7 @@ class OutFolder:
         """Keep the result, and return it as JSON gives it back."""
         self._content["result"] = plain(dict(result))
         self._write()
+        self._held.close()
         return dict(self._content["result"])
 
     def _write(self) -> None:
@@ -140,21 +147,7 @@ class OutFolder:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file, or of the names and sizes in a folder, in hexadecimal.
-
-    Raises:
-        FileNotFoundError: If there is nothing at `path`.
-    """
-    path = pathlib.Path(path)
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
-        return digest.hexdigest()
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file '{path}'.")
-    with path.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _data_files(settings: Mapping[str, Any]) -> list[str]:
+    """Return the files and folders of data among the settings; others are names of data sets."""
+    texts = [settings.get(key) for key in ("data", "validation_data")]
+    return [text for text in texts if text is not None and os.path.exists(text)]

@@ -25,6 +25,7 @@ from keras_kd.data.batches import as_batches, refuse_endless
 from keras_kd.data.first_batch import first_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
+from keras_kd.system.folder_lock import held_folder
 
 
 def compress(
@@ -58,8 +59,9 @@ def compress(
         stages: The stages in order, such as `[Prune(0.75, epochs=4), QuantizeAware(epochs=2)]`.
             Where `epochs=0` a stage only changes the student, without training.
         path: The folder of the run, such as `"runs/student"`: `run.json` with the figures of every
-            stage, and a model file for each. A folder of another run is refused. Defaults to
-            `None`: nothing is kept.
+            stage, and a model file for each. A folder is refused if it is of other models, data or
+            stages, if a model in it was replaced, or while another process writes into it.
+            Defaults to `None`: nothing is kept.
         max_drop: Points that the student may lose on the validation data, hundredths of the first
             metric. A stage after which more is lost is tried again more gently, then left out.
             Defaults to `None`: no limit.
@@ -74,7 +76,7 @@ def compress(
     Raises:
         ValueError: If there is no stage, the order of stages makes no sense, a stage cannot
             treat the student, a data set is empty or has no end, or `path` holds another run.
-        OSError: If `path` cannot be written to.
+        OSError: If `path` cannot be written to, or another process is at work in it.
         TypeError: If an argument is of the wrong kind.
 
     Example:
@@ -120,21 +122,23 @@ def compress(
     if distiller.objective.distils:
         with distiller.distribute_strategy.scope():
             distiller.objective.build(student, inputs, taught)
-    folder = None
-    if path is not None:
-        arguments = {"max_drop": max_drop, "reference": reference, "retries": retries}
-        plan = run_plan(distiller, stages, train, validation_data, **arguments)
-        folder = RunFolder(path, plan, student, seed)
-        seed = folder.seed
 
     def copied(model: keras.Model) -> keras.Model:
         with distiller.distribute_strategy.scope():
             return copy_model(model, inputs)
 
-    teaching = Teaching(distiller, train, validation_data, verbose, arrays)
-    runs = StageRuns(student, teaching, copied, folder, limit, reference, seed)
-    state = StudentState(copied(student), pruned=already_pruned(student))
-    with _left_as_they_are(distiller.objective.layers):
+    with contextlib.ExitStack() as held:
+        folder = None
+        if path is not None:
+            held.enter_context(held_folder(path))
+            arguments = {"max_drop": max_drop, "reference": reference, "retries": retries}
+            plan = run_plan(distiller, stages, train, validation_data, arrays, **arguments)
+            folder = RunFolder(path, plan, student, seed)
+            seed = folder.seed
+        teaching = Teaching(distiller, train, validation_data, verbose, arrays)
+        runs = StageRuns(student, teaching, copied, folder, limit, reference, seed)
+        state = StudentState(copied(student), pruned=already_pruned(student))
+        held.enter_context(_left_as_they_are(distiller.objective.layers))
         return runs.result(runs.run(stages, state))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,13 +13,16 @@ from typing import Any
 
 from keras_kd.compression.compress import compress
 from keras_kd.compression.running.compressed_model import CompressedModel
+from keras_kd.compression.running.run_folder import differences
 from keras_kd.compression.running.run_plan import run_plan
 from keras_kd.compression.stages.stage import Stage
+from keras_kd.data.batches import as_batches
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import export_tflite
 from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.reading import read_json
 
 # Training changes the size of the zipped file by some per cent.
@@ -141,36 +145,45 @@ def compress_to_size(
     settings = {
         "quantization": quantization,
         "zipped": zipped,
-        "plan": None if folder is None else run_plan(distiller, stages, train, validation_data),
+        "plan": None if folder is None else _plan(distiller, stages, train, validation_data),
     }
-    sizes = _Sizes(folder, settings, lambda strength: run(strength, trained=False)[1])
-    if sizes.untrained(1.0) > max_bytes:
-        raise ValueError(
-            f"At full strength the {what} has some {sizes.untrained(1.0):,} bytes, and "
-            f"`max_bytes` is {max_bytes:,}. Give stronger stages, such as a higher sparsity, more "
-            "stages, or a smaller student."
-        )
-    growth = 1.0
-    model, size = None, 0
-    for training in range(trainings):
-        strength = sizes.weakest(max_bytes * (_MARGIN if training == 0 else 0.995) / growth)
-        if verbose:
-            print(
-                f"Strength {strength:.3f}: the {what} has some {sizes.untrained(strength):,} "
-                "bytes before training"
+    with contextlib.nullcontext() if folder is None else held_folder(folder):
+        sizes = _Sizes(folder, settings, lambda strength: run(strength, trained=False)[1])
+        if sizes.untrained(1.0) > max_bytes:
+            raise ValueError(
+                f"At full strength the {what} has some {sizes.untrained(1.0):,} bytes, and "
+                f"`max_bytes` is {max_bytes:,}. Give stronger stages, such as a higher sparsity, "
+                "more stages, or a smaller student."
             )
-        model, size = run(strength, trained=True)
-        sizes.keep_trained(strength, size)
-        if verbose:
-            print(f"Strength {strength:.3f}: {size:,} bytes after training, of {max_bytes:,}")
-        if model is not None and size <= max_bytes:
-            file = None if folder is None else folder / "student.tflite"
-            return SizedStudent(model, size, strength, file, sizes.trained)
-        growth = max(growth, size / sizes.untrained(strength)) * 1.005
-    raise ValueError(
-        f"After {trainings} trainings the {what} has {size:,} bytes, and `max_bytes` is "
-        f"{max_bytes:,}. Give stronger stages, or a larger number of `trainings`."
-    )
+        growth = 1.0
+        model, size = None, 0
+        for training in range(trainings):
+            strength = sizes.weakest(max_bytes * (_MARGIN if training == 0 else 0.995) / growth)
+            if verbose:
+                print(
+                    f"Strength {strength:.3f}: the {what} has some {sizes.untrained(strength):,} "
+                    "bytes before training"
+                )
+            model, size = run(strength, trained=True)
+            sizes.keep_trained(strength, size)
+            if verbose:
+                print(f"Strength {strength:.3f}: {size:,} bytes after training, of {max_bytes:,}")
+            if model is not None and size <= max_bytes:
+                file = None if folder is None else folder / "student.tflite"
+                return SizedStudent(model, size, strength, file, sizes.trained)
+            growth = max(growth, size / sizes.untrained(strength)) * 1.005
+        raise ValueError(
+            f"After {trainings} trainings the {what} has {size:,} bytes, and `max_bytes` is "
+            f"{max_bytes:,}. Give stronger stages, or a larger number of `trainings`."
+        )
+
+
+def _plan(
+    distiller: Distiller, stages: Sequence[Stage], train: Any, validation_data: Any
+) -> dict[str, Any]:
+    held_out = None if validation_data is None else as_batches(validation_data, "validation_data")
+    arrays = train if isinstance(train, (tuple, list)) else None
+    return run_plan(distiller, stages, as_batches(train, "train"), held_out, arrays)
 
 
 def _stages_at(strength: float, stages: Sequence[Stage], student: Any) -> list[Stage]:
@@ -192,6 +205,12 @@ def _stages_at(strength: float, stages: Sequence[Stage], student: Any) -> list[S
     return chosen
 
 
+def _same_search(kept: Any, settings: dict[str, Any]) -> bool:
+    plans = [dict(kept).pop("plan", None), settings["plan"]]
+    others = [{key: value for key, value in s.items() if key != "plan"} for s in (kept, settings)]
+    return others[0] == others[1] and plans[0] is not None and not differences(*plans)
+
+
 class _Sizes:
     """Sizes by strength, measured once and kept in the folder."""
 
@@ -210,7 +229,7 @@ class _Sizes:
                     f"'{self._file}' is no record of a search for a size. Give a new folder as "
                     "`path`."
                 ) from error
-            if known[0] != settings:
+            if not _same_search(known[0], settings):
                 raise ValueError(
                     f"'{self._file}' is of another student, other stages, other data or another "
                     "kind of file. Give a new folder as `path`, or remove that one."

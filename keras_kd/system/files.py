@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Iterator
+
+# A full disk, a quota that is used up, a limit on the size of a file.
+_FULL = tuple(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)
+)
 
 
 def _temporary_sibling(path: pathlib.Path) -> pathlib.Path:
@@ -65,7 +73,9 @@ def check_writable(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+def atomic_path(
+    path: str | os.PathLike[str], keep: str | os.PathLike[str] | None = None
+) -> Iterator[pathlib.Path]:
     """Give a temporary path to write to, and move the file to `path` once it is whole.
 
     The temporary file is in the folder of `path` and has its suffix. On any error, and on an
@@ -74,12 +84,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
     Args:
         path: The file's final path. Missing parent folders are created.
+        keep: Where the file that stood at `path` is moved to. Defaults to `None`: it is replaced.
 
     Yields:
         A `pathlib.Path` at which the body of the `with` statement must write one file.
 
     Raises:
-        OSError: If `path` cannot be written to (see `check_writable`), before the body runs.
+        OSError: If `path` cannot be written to (see `check_writable`), before the body runs; if
+            the disk is full, whatever library noticed it.
         FileNotFoundError: If the body wrote no file.
 
     Example:
@@ -100,6 +112,56 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         # Without this, a power cut after the rename can leave an empty file under the final name.
         with open(temporary, "r+b") as written:
             os.fsync(written.fileno())
+        if keep is not None and target.exists():
+            os.replace(target, keep)
         os.replace(temporary, target)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise _full(target, temporary) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a disk without space is behind an error of Python, HDF5 or TensorFlow."""
+    texts = [os.strerror(number) for number in _FULL]
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(text in str(error) for text in texts):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _full(target: pathlib.Path, temporary: pathlib.Path) -> OSError:
+    written = temporary.stat().st_size if temporary.exists() else 0
+    free = shutil.disk_usage(target.parent).free
+    error = OSError(
+        f"Cannot write '{target}': there is no space for it in '{target.parent}' (stopped after "
+        f"{written:,} bytes; {free:,} bytes are free). Free some space and run the same again, or "
+        "give a path on another disk."
+    )
+    error.errno = errno.ENOSPC
+    return error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file, or of the names and sizes in a folder, in hexadecimal.
+
+    Hidden files in a folder do not count.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+    """
+    path = pathlib.Path(path)
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.name[0] != "."):
+            digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+        return digest.hexdigest()
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file '{path}'.")
+    with path.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

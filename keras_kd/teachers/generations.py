@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_kd.system.arguments import number
+from keras_kd.system.folder_lock import held_folder
 from keras_kd.teachers.callable_teacher import as_teacher
 from keras_kd.teachers.finished_models import FinishedModels
 
@@ -59,7 +61,7 @@ def chain(
             is not from this chain.
         TypeError: If a model that is to be trained is no `keras.Model`, or `fit` does not take a
             teacher and a student.
-        OSError: If `path` cannot be written to.
+        OSError: If `path` cannot be written to, or another process is at work in it.
 
     Example:
 
@@ -125,7 +127,7 @@ def born_again(
             what `path` holds is not from these generations.
         TypeError: If `make_student` is not callable or returns no `keras.Model`, or `fit` does not
             take a teacher and a student.
-        OSError: If `path` cannot be written to.
+        OSError: If `path` cannot be written to, or another process is at work in it.
 
     Example:
 
@@ -169,21 +171,22 @@ def _run(
     what: str,
 ) -> TrainedModels:
     _check_fit(fit)
-    finished = None if path is None else FinishedModels(pathlib.Path(path), what)
-    trained = TrainedModels([], [])
-    for i in range(count):
-        student = student_at(i)
-        record = None if finished is None else finished.restore(i, teacher, student)
-        if record is None:
-            history = _history(fit(teacher, student))
-            if finished is not None:
-                finished.keep(i, teacher, student, history)
-        else:
-            student, history = record
-        trained.models.append(student)
-        trained.histories.append(history)
-        teacher = student
-    return trained
+    with contextlib.nullcontext() if path is None else held_folder(path):
+        finished = None if path is None else FinishedModels(pathlib.Path(path), what)
+        trained = TrainedModels([], [])
+        for i in range(count):
+            student = student_at(i)
+            record = None if finished is None else finished.restore(i, teacher, student)
+            if record is None:
+                history = _history(fit(teacher, student))
+                if finished is not None:
+                    finished.keep(i, teacher, student, history)
+            else:
+                student, history = record
+            trained.models.append(student)
+            trained.histories.append(history)
+            teacher = student
+        return trained
 
 
 def _check_student(model: Any, what: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.caching.manifest import building
+from keras_kd.system.folder_lock import held_folder
 
 SETUP = """
 import time
@@ -184,7 +184,7 @@ def test_errors_of_writing_are_told(tmp_path, monkeypatch):
 def test_one_builds_while_the_other_waits(tmp_path, capfd):
     teacher, batches = setup()
     thread = threading.Thread(target=cache, args=(teacher, batches(), tmp_path))
-    with building(tmp_path):
+    with held_folder(tmp_path):
         thread.start()
         printed = ""
         while "waiting for it" not in printed and thread.is_alive():

@@ -248,7 +248,7 @@ def test_links_in_a_cache_are_not_followed(model, folder, victim):
     (folder / ".lock").unlink(missing_ok=True)
     for target in (victim, victim.parent / "absent", victim.parent):
         (folder / ".lock").symlink_to(target)
-        with pytest.raises(ValueError, match=f".lock.*{ADVICE}"):
+        with pytest.raises(ValueError, match=r"\.lock.*another folder"):
             cache(model, examples().batch(8), folder)
         (folder / ".lock").unlink()
 

@@ -4,7 +4,8 @@ import pytest
 
 from keras_kd.cli.commands import COMMANDS
 from keras_kd.cli.framework.recipe import settings_of
-from keras_kd.cli.out_folder import OutFolder, sha256
+from keras_kd.cli.out_folder import OutFolder
+from keras_kd.system.files import sha256
 
 COMMAND = COMMANDS["distill"]
 

@@ -109,3 +109,58 @@ def test_long_names_still_fit(tmp_path: pathlib.Path) -> None:
     with files.atomic_path(target) as temporary:
         temporary.write_bytes(b"x")
     assert target.read_bytes() == b"x"
+
+
+WRITERS = {
+    "text": "path.write_text('a' * 1_000_000)",
+    "numpy": "np.savez(path, a=np.zeros(250_000))",
+    "keras": "model.save(path)",
+    "h5": "f = h5py.File(path, 'w'); f['a'] = np.zeros(250_000); f.close()",
+    "records": "w = tf.io.TFRecordWriter(str(path)); w.write(b'a' * 1_000_000); w.close()",
+}
+SUFFIXES = {"keras": ".keras", "h5": ".h5", "numpy": ".npz"}
+WRITE = """
+import contextlib, os, pathlib, resource, sys
+import h5py, keras, numpy as np, tensorflow as tf
+from keras_kd.system.files import atomic_path
+model = keras.Sequential([keras.Input((500,)), keras.layers.Dense(500)])
+if sys.argv[2] == "limit":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+for suffix, code in eval(sys.argv[3]):
+    target = pathlib.Path(sys.argv[1], "whole" + suffix)
+    target.write_text("old")
+    try:
+        with atomic_path(target) as path:
+            exec(code)
+    except OSError as error:
+        print(error, flush=True)
+    assert target.read_text() == "old" and len(os.listdir(sys.argv[1])) == 1, os.listdir()
+    target.unlink()
+"""
+
+
+@pytest.fixture(params=["tmpfs", "limit"])
+def little_space(request, tmp_path):
+    """A folder for files below 64 kB, and how it is limited."""
+    if request.param == "tmpfs":
+        options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+        if subprocess.run(["mount", *options], capture_output=True).returncode:
+            pytest.skip("mounting needs the superuser")
+    yield tmp_path, request.param
+    if request.param == "tmpfs":
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_whatever_library_notices_it(little_space) -> None:
+    folder, kind = little_space
+    pairs = [(SUFFIXES.get(name, ".bin"), code) for name, code in WRITERS.items()]
+    arguments = [str(folder), kind, repr(pairs)]
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == len(WRITERS), done.stdout
+    for (suffix, _), line in zip(pairs, lines, strict=True):
+        assert f"'{folder / ('whole' + suffix)}'" in line, line
+        assert "no space" in line and "bytes" in line, line

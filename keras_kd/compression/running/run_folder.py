@@ -7,6 +7,7 @@
   `"stages"`, `"data"`, `"max_drop"`, `"reference"`, `"retries"`.
 - `"seed"`: what everything that is drawn at random begins with.
 - `"before"`: the `StageRecord` of the student before the first stage.
+- `"files"`: the SHA-256 of each file below, by its name.
 - `"stages"`: for each stage that is done, in order: `"record"`, its `StageRecord` with
   configuration, outcome, metrics, parameters, zeros and seconds; `"history"`, one list a metric;
   `"model"`, the name of the file, which `load_compressed` reads; `"state"`, what the next stage
@@ -22,6 +23,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +42,7 @@ from keras_kd.compression.running.student_files import (
     state_to_json,
 )
 from keras_kd.compression.stages.stage import StudentState
-from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.reading import read_arrays, read_json
 
 _FORMAT = "keras_kd.compress 1"
@@ -85,6 +87,7 @@ class RunFolder:
             "plan": plan,
             "seed": seed,
             "before": None,
+            "files": {},
             "stages": [],
         }
         self._write()
@@ -109,6 +112,14 @@ class RunFolder:
                 "new folder as `path`, or remove that one. To go on with it, give what it was "
                 "begun with: a student is the same only if it is loaded from a file, not trained "
                 "again."
+            )
+        ends = [part["data"].get("train ends") or [] for part in (kept, plan)]
+        if any(None not in pair and pair[0] != pair[1] for pair in zip(*ends, strict=False)):
+            warnings.warn(
+                "The training data does not begin and end with the batches it had when the run in "
+                f"'{self.path}' was begun: the data or its order is another now. Stages that are "
+                "done are kept as they are. For other data, give a new folder as `path`.",
+                stacklevel=2,
             )
         return content
 
@@ -149,15 +160,39 @@ class RunFolder:
 
     def _write_variables(self, stem: str, variables: Sequence[Any]) -> None:
         if variables:
-            with atomic_path(self.path / f"{stem}.projections.npz") as temporary:
+            name = f"{stem}.projections.npz"
+            with atomic_path(self.path / name) as temporary:
                 np.savez(temporary, *[keras.ops.convert_to_numpy(v) for v in variables])
+            self._written(name)
+
+    def _written(self, name: str) -> None:
+        """Note the checksum of a file; it counts once `run.json` is written."""
+        self._content.setdefault("files", {})[name] = sha256(self.path / name)
+
+    def _checked(self, name: str) -> pathlib.Path:
+        """Return the path of a file of this run.
+
+        Raises:
+            ValueError: If it is not there, or not the file that was written.
+        """
+        file = self.path / name
+        known = self._content.get("files", {}).get(name)
+        # Runs of earlier versions have no checksums.
+        if file.is_file() and known in (None, sha256(file)):
+            return file
+        raise ValueError(
+            f"'{file}' is {'not the file that this run wrote' if file.is_file() else 'missing'}. "
+            "Put the file of this run back, or give a new folder as `path`."
+        )
 
     def _load_variables(self, stem: str, variables: Sequence[Any]) -> None:
-        path = self.path / f"{stem}.projections.npz"
-        if path.exists():
-            arrays = list(read_arrays(path).values())
+        name = f"{stem}.projections.npz"
+        if name in self._content.get("files", {}) or (self.path / name).exists():
+            arrays = list(read_arrays(self._checked(name)).values())
             if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
-                raise ValueError(f"'{path}' does not hold the projections of this run's hints.")
+                raise ValueError(
+                    f"'{self.path / name}' does not hold the projections of this run's hints."
+                )
             for variable, array in zip(variables, arrays, strict=True):
                 variable.assign(array)
 
@@ -193,9 +228,12 @@ class RunFolder:
         stem = self._stem(index)
         model = f"{stem}{'.keras' if isinstance(state.model, keras.Model) else '.h5'}"
         save(self.path / model)
+        self._written(model)
         if state.structure is not None:
-            with atomic_path(self.path / f"{stem}.structure.keras") as temporary:
+            structure = f"{stem}.structure.keras"
+            with atomic_path(self.path / structure) as temporary:
                 save_student(state.structure, temporary)
+            self._written(structure)
         self._write_variables(stem, variables)
         self._content["stages"].append(
             as_json(
@@ -208,7 +246,7 @@ class RunFolder:
             )
         )
         self._write()
-        for backup in self.path.glob(f"{stem}.attempt_*.npz"):
+        for backup in self.path.glob(f"{stem}.attempt_*"):
             backup.unlink()
 
     def load(
@@ -219,13 +257,24 @@ class RunFolder:
         Args:
             index: The place of the stage, from 0.
             variables_of: Gives the variables beside the student; they are set.
+
+        Raises:
+            ValueError: If a file is missing or of another run.
         """
         stem, content = self._stem(index), self._content["stages"][index]
-        structure = self.path / f"{stem}.structure.keras"
+        if content["model"] not in (f"{stem}.keras", f"{stem}.h5"):
+            raise ValueError(
+                f"'{self.path / 'run.json'}' gives '{content['model']}' as the model of a stage, "
+                f"which is not a file of this run. Give a new folder as `path`."
+            )
+        structure = f"{stem}.structure.keras"
+        kept = structure in self._content.get("files", {}) or (self.path / structure).exists()
         state = state_from_json(
             content["state"],
-            load_student(self.path / content["model"], self._classes, safe_mode=False),
-            load_student(structure, self._classes, safe_mode=False) if structure.exists() else None,
+            load_student(self._checked(content["model"]), self._classes, safe_mode=False),
+            load_student(self._checked(structure), self._classes, safe_mode=False)
+            if kept
+            else None,
         )
         self._load_variables(stem, variables_of(state))
         return record_from_json(content["record"]), state
@@ -248,6 +297,8 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     found = []
     for key, title in _TITLES.items():
         theirs, ours = kept.get(key), plan[key]
+        if key == "data":
+            theirs, ours = _comparable(theirs, ours), _comparable(ours, theirs)
         if theirs != ours:
             parts = _changed(theirs, ours)
             found.append(f"{title} ({', '.join(parts)})" if parts else title)
@@ -264,9 +315,21 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
             parts = _changed(before["config"], now["config"])
             found.append(f"stage {i + 1}, {now['class']} ({', '.join(parts)})")
     for key in ("max_drop", "reference", "retries"):
-        if kept.get(key) != plan[key]:
-            found.append(f"`{key}` ({kept.get(key)!r} there, {plan[key]!r} here)")
+        if kept.get(key) != plan.get(key):
+            found.append(f"`{key}` ({kept.get(key)!r} there, {plan.get(key)!r} here)")
     return found
+
+
+def _comparable(data: Any, other: Any) -> Any:
+    """Return what two runs both know of their data; earlier versions did not know the values."""
+    if not isinstance(data, Mapping) or not isinstance(other, Mapping):
+        return data
+    return {
+        key: value
+        for key, value in data.items()
+        if not key.endswith(" ends")
+        and not (key.endswith(" contents") and None in (value, other.get(key)))
+    }
 
 
 def _changed(theirs: Any, ours: Any) -> list[str]:
@@ -278,6 +341,7 @@ def _changed(theirs: Any, ours: Any) -> list[str]:
         if before == now:
             continue
         short = len(repr(before)) + len(repr(now)) < 120
-        shown = f": {before!r} there, {now!r} here" if short and key != "weights" else ""
+        hashed = key == "weights" or key.endswith(" contents")
+        shown = f": {before!r} there, {now!r} here" if short and not hashed else ""
         parts.append(f"{key}{shown}")
     return parts

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from keras_kd.caching.records import input_fingerprints
 from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import count_batches
 from keras_kd.compression.stages.layer_record import leaf_layers
@@ -15,24 +19,31 @@ from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.schedules import serialize
 from keras_kd.models.layers import hash_of_weights
 
+# Batches are all looked at, twice, up to this size; of larger data the first and the last.
+_SMALL = 256 * 2**20
+
 
 def run_plan(
     distiller: Any,
     stages: Sequence[Stage],
     train: Any,
     validation_data: Any,
+    arrays: Any = None,
     **arguments: Any,
 ) -> dict[str, Any]:
     """Return the plan of a run, as JSON can hold it.
 
-    Weights are told by a hash. Data are told by their number of batches and the shapes and types
-    of their elements, not by their values.
+    Weights are identified by a hash. Data are identified by their number of batches and the shapes
+    and types of their elements, training data also by a hash of their values: of all of them where
+    they are arrays or small (whatever the order of batches), else of the first and the last batch.
+    Values that change from pass to pass, as random augmentation changes them, are not compared.
 
     Args:
         distiller: A compiled `Distiller`.
         stages: The stages.
         train: Training data, as batches.
         validation_data: Validation data, as batches, or `None`.
+        arrays: The arrays that `train` was made of. Defaults to `None`: it was not made of arrays.
         **arguments: Further arguments of `compress` that decide on the result.
     """
     student = distiller.student
@@ -50,7 +61,11 @@ def run_plan(
             "stages": [
                 {"class": type(stage).__name__, "config": config_of(stage)} for stage in stages
             ],
-            "data": {**_data("train", train), **_data("validation", validation_data)},
+            "data": {
+                **_data("train", train),
+                **_data("validation", validation_data),
+                **_values(train, arrays),
+            },
             **arguments,
         }
     )
@@ -68,6 +83,64 @@ def _data(name: str, data: Any) -> dict[str, Any]:
         lambda leaf: [str(leaf.dtype), list(leaf.shape)[1:]], list(data[0])
     )
     return {f"{name} batches": len(data), f"{name} elements": specs}
+
+
+def _values(data: Any, arrays: Any) -> dict[str, Any]:
+    """Return hashes of the values of training data, `None` for what changes from pass to pass."""
+    if arrays is not None:
+        return {"train contents": _hash_of_arrays(arrays)}
+    count, dataset = count_batches(data), isinstance(data, tf.data.Dataset)
+    first = next(iter(data)) if dataset else data[0]
+    if count * sum(_size(leaf) for leaf in keras.tree.flatten(first)) <= _SMALL:
+        return {"train contents": _same_twice(lambda: _hash_of_examples(_passed(data)))}
+    ends = [data.take(1)] if dataset else [[data[0]], [data[count - 1]]]
+    return {"train ends": [_same_twice(functools.partial(_hash_of_examples, end)) for end in ends]}
+
+
+def _passed(data: Any) -> Iterable[Any]:
+    return data if isinstance(data, tf.data.Dataset) else (data[i] for i in range(len(data)))
+
+
+def _same_twice(look: Callable[[], str]) -> str | None:
+    """Return what two looks at data agree on, or `None`."""
+    first = look()
+    return first if look() == first else None
+
+
+def _size(leaf: Any) -> int:
+    if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
+        leaf = leaf.values
+    if isinstance(leaf, tf.Tensor) and leaf.dtype == tf.string:
+        return int(tf.reduce_sum(tf.strings.length(leaf)))
+    return int(np.asarray(leaf).nbytes)
+
+
+def _hash_of_arrays(arrays: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in map(np.asarray, keras.tree.flatten(arrays)):
+        digest.update(f"{leaf.dtype} {leaf.shape};".encode())
+        if leaf.dtype == object:
+            digest.update("\0".join(map(str, leaf.reshape(-1))).encode())
+        else:
+            digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _hash_of_examples(batches: Iterable[Any]) -> str:
+    """Return a hash of the examples in some batches that does not depend on their order."""
+    total = 0
+    for batch in batches:
+        leaves = [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+        rows = [leaf if _is_composite(leaf) else tf.convert_to_tensor(leaf) for leaf in leaves]
+        # What belongs to a whole batch, such as a temperature, has no rows.
+        rows = [leaf for leaf in rows if leaf.shape.rank]
+        hashes = input_fingerprints(rows).numpy().view(np.uint64)
+        total += int(hashes.sum(dtype=np.uint64))
+    return f"{total % 2**64:016x}"
+
+
+def _is_composite(leaf: Any) -> bool:
+    return isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor))
 
 
 def _objective(distiller: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,10 +62,12 @@ class Stage:
             `None`: Adam.
         learning_rate: Learning rate of the default optimizer, or of one given by name; a number
             or a schedule. Defaults to `None`: `default_learning_rate`.
-        name: Name of the stage in the history. Defaults to the class's name in lower case.
+        name: Name of the stage in the history and of its file: letters, digits and `_`, `-`, `.`
+            or spaces. Defaults to the class's name in lower case.
 
     Raises:
-        ValueError: If an argument is out of range, or both an optimizer object and a learning
+        ValueError: If an argument is out of range, `name` cannot be a part of a file's name, or
+            both an optimizer object and a learning
             rate are given.
     """
 
@@ -98,7 +101,7 @@ class Stage:
         self.epochs = epochs
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.name = name or _default_name(type(self).__name__)
+        self.name = check_name(name or _default_name(type(self).__name__))
 
     def make_optimizer(self) -> keras.optimizers.Optimizer:
         """Return a fresh Keras 3 optimizer."""
@@ -209,6 +212,21 @@ class Stage:
                 config["learning_rate"]
             )
         return cls(**config)
+
+
+def check_name(name: Any) -> str:
+    """Return the name of a stage, which becomes a part of the name of its file.
+
+    Raises:
+        ValueError: If it could lead to another folder, or is no file's name everywhere.
+    """
+    if not isinstance(name, str) or len(name) > 64 or not re.fullmatch(r"\w([\w .-]*\w)?", name):
+        raise ValueError(
+            "The name of a stage is a part of the name of its file: 1 to 64 letters, digits or "
+            "`_`, and `-`, `.` or spaces between them. "
+            f"Received: name={name!r}."
+        )
+    return name
 
 
 def _default_name(class_name: str) -> str:

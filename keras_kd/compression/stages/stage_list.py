@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_kd.compression.stages.stage import Stage
+from keras_kd.compression.stages.stage import Stage, check_name
 
 
 def check_stages(stages: Any) -> list[Stage]:
@@ -15,7 +15,7 @@ def check_stages(stages: Any) -> list[Stage]:
 
     Raises:
         TypeError: If one is no stage.
-        ValueError: If there is none, or two have one name.
+        ValueError: If there is none, or two have one name or one that is a path.
     """
     stages = [stages] if isinstance(stages, Stage) else list(stages or [])
     if not stages:
@@ -29,7 +29,7 @@ def check_stages(stages: Any) -> list[Stage]:
                 "`stages` takes stages such as keras_kd.Prune(0.75, epochs=4), but received "
                 f"{stage!r}."
             )
-    names = [stage.name for stage in stages]
+    names = [check_name(stage.name) for stage in stages]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(

@@ -17,6 +17,7 @@ import keras_kd as kd
 from keras_kd.compression.running.epoch_backup import EpochBackup
 from keras_kd.compression.running.run_folder import differences
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+from keras_kd.system.folder_lock import held_folder
 
 
 def make_student(width=4, name="student"):
@@ -286,3 +287,140 @@ def test_other_validation_data_are_told(tmp_path, recwarn):
     other = arguments["validation_data"].map(lambda x, y: (x, (y + 1) % 3))
     with pytest.warns(UserWarning, match="the validation data are others now"):
         kd.compress(**{**arguments, "validation_data": other}, path=tmp_path)
+
+
+def _batches(x, y, **kwargs):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(16, **kwargs)
+
+
+class _Sequence(keras.utils.PyDataset):
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return self.x[16 * i : 16 * i + 16], self.y[16 * i : 16 * i + 16]
+
+
+_KINDS = {
+    "arrays": lambda x, y: (x, y),
+    "dataset": _batches,
+    "shuffled": lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).shuffle(48).batch(16),
+    "sequence": _Sequence,
+}
+
+
+def _whole_arrays():
+    x, y = arrays_of(make_run()["validation_data"])
+    return x.copy(), y.copy()
+
+
+def _short(train, path, **changes):
+    run = {**make_run(), "stages": [kd.Prune(0.5, epochs=0)], "validation_data": None, **changes}
+    return kd.compress(**{**run, "train": train}, path=path, verbose=0)
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize("changed", ["one label", "one value"])
+def test_a_folder_of_other_training_data_is_refused(tmp_path, kind, changed):
+    x, y = _whole_arrays()
+    _short(_KINDS[kind](x, y), tmp_path)
+    _short(_KINDS[kind](x, y), tmp_path)
+    if changed == "one label":
+        y[-1] = (y[-1] + 1) % 3
+    else:
+        x[20, 0, 0, 0] += 1e-3
+    with pytest.raises(ValueError, match="train contents"):
+        _short(_KINDS[kind](x, y), tmp_path)
+
+
+def test_data_that_changes_from_pass_to_pass_is_not_compared(tmp_path):
+    x, y = _whole_arrays()
+
+    def augmented():
+        return _batches(x, y).map(lambda x, y: (x + tf.random.normal(tf.shape(x)), y))
+
+    _short(augmented(), tmp_path)
+    _short(augmented(), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "sequence"])
+def test_of_large_data_the_first_and_last_batch_are_told(tmp_path, kind, monkeypatch, recwarn):
+    monkeypatch.setattr("keras_kd.compression.running.run_plan._SMALL", 0)
+    x, y = _whole_arrays()
+    for _ in range(2):
+        _short(_KINDS[kind](x, y), tmp_path)
+    assert not [w for w in recwarn if "training data" in str(w.message)]
+    x[-1 if kind == "sequence" else 0] += 1.0
+    with pytest.warns(UserWarning, match="training data does not begin and end"):
+        _short(_KINDS[kind](x, y), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["stage_1_prune.keras", "stage_1_prune.projections.npz"])
+@pytest.mark.parametrize("damage", ["replaced", "missing"])
+def test_files_of_another_run_are_refused(tmp_path, name, damage):
+    x, y = _whole_arrays()
+    for seed, folder in enumerate("ab"):
+        run = make_run()
+        for layer in run["distiller"].student.layers:
+            layer.set_weights([w + 0.1 * seed for w in layer.get_weights()])
+        stages = [kd.Prune(0.5, epochs=1), kd.Prune(0.6, epochs=0, name="again")]
+        kd.compress(**{**run, "stages": stages, "train": (x, y)}, path=tmp_path / folder, verbose=0)
+    content = json.loads((tmp_path / "a" / "run.json").read_text())
+    content["stages"].pop()  # as if killed in the second stage
+    (tmp_path / "a" / "run.json").write_text(json.dumps(content))
+    if damage == "missing":
+        (tmp_path / "a" / name).unlink()
+    else:
+        (tmp_path / "b" / name).replace(tmp_path / "a" / name)
+    stages = [kd.Prune(0.5, epochs=1), kd.Prune(0.6, epochs=0, name="again")]
+    with pytest.raises(ValueError, match=name):
+        kd.compress(
+            **{**make_run(), "stages": stages, "train": (x, y)}, path=tmp_path / "a", verbose=0
+        )
+
+
+def test_a_folder_of_the_version_before_is_resumed(tmp_path):
+    x, y = _whole_arrays()
+    first = _short((x, y), tmp_path)
+    file = tmp_path / "run.json"
+    content = json.loads(file.read_text())
+    del content["files"], content["plan"]["data"]["train contents"]
+    file.write_text(json.dumps(content))
+    second = _short((x, y), tmp_path)
+    for one, other in zip(_weights(first.model), _weights(second.model), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_path_of_a_model_is_not_read_from_the_record(tmp_path):
+    x, y = _whole_arrays()
+    _short((x, y), tmp_path / "a")
+    (tmp_path / "a" / "stage_1_prune.keras").rename(tmp_path / "elsewhere.keras")
+    file = tmp_path / "a" / "run.json"
+    file.write_text(file.read_text().replace("stage_1_prune.keras", "../elsewhere.keras"))
+    with pytest.raises(ValueError, match="elsewhere"):
+        _short((x, y), tmp_path / "a")
+
+
+def test_one_process_at_a_time(tmp_path):
+    x, y = _whole_arrays()
+    with held_folder(tmp_path), pytest.raises(OSError, match="at work in"):
+        _short((x, y), tmp_path)
+    _short((x, y), tmp_path)
+    assert ".lock" not in [file.name for file in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "name", ["../up", "a/b", "a\\b", "x**", "..", "a\n", "trailing.", "x" * 65]
+)
+def test_the_name_of_a_stage_is_no_path(name):
+    with pytest.raises(ValueError, match="name="):
+        kd.Prune(0.5, name=name)
+    stage = kd.Prune(0.5)
+    stage.name = name
+    with pytest.raises(ValueError, match="name="):
+        kd.compress(**{**make_run(), "stages": [stage]}, verbose=0)
+    assert kd.Prune(0.5, name="größe 2.a-b").name == "größe 2.a-b"
