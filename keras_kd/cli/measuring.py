@@ -15,7 +15,7 @@ from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resol
 from keras_kd.cli.sources import Source, open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
 from keras_kd.export.metadata import read_metadata
-from keras_kd.models.outputs import PROBABILITIES, last_activation
+from keras_kd.models.probabilities import gives_probabilities, last_activation
 
 
 class Measuring:
@@ -175,10 +175,8 @@ def _threshold(loaded: LoadedModel, outputs: np.ndarray) -> float:
     """Return where the answer of a model with one unit changes."""
     import keras
 
-    activation = next(iter(keras.tree.flatten(last_activation(loaded.keras_model))), None)
-    if activation is None:  # not told by a model for 8 bits
-        return 0.5 if ((outputs >= 0) & (outputs <= 1)).all() else 0.0
-    return 0.5 if activation in PROBABILITIES else 0.0
+    end = next(iter(keras.tree.flatten(last_activation(loaded.keras_model))), None)
+    return 0.5 if gives_probabilities(end, outputs) else 0.0
 
 
 _COLUMNS = ("file", "accuracy", "agreement", "bytes", "zipped", "latency ms", "parameters")

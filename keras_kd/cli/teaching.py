@@ -18,7 +18,7 @@ from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resol
 from keras_kd.cli.sources import ImageFolder, Source, open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
 from keras_kd.distilling.distiller import Distiller
-from keras_kd.models.outputs import PROBABILITIES, last_activation
+from keras_kd.models.probabilities import PROBABILITIES, last_activation
 
 
 @dataclasses.dataclass

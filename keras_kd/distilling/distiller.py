@@ -27,6 +27,7 @@ from keras_kd.distilling.checks.arguments import (
 from keras_kd.distilling.checks.compatibility import (
     check_all_labels,
     check_first_outputs,
+    check_student_losses,
     check_taught_outputs,
     check_teacher,
     resolve_losses,
@@ -245,9 +246,9 @@ class Distiller(DistributedModel):
 
         Args:
             optimizer: Optimizer of the student. Defaults to `"rmsprop"`.
-            loss: The student's loss on labels. A cross-entropy given by name is read with or
-                without logits as the student ends; `None` is allowed where
-                `student_loss_weight` is 0. Defaults to `None`.
+            loss: The student's loss on labels. A cross-entropy given by name means what it means
+                in Keras, a loss on probabilities, unless the student is known to end in logits;
+                `None` is allowed where `student_loss_weight` is 0. Defaults to `None`.
             loss_weights: Weights of the outputs' losses. Defaults to `None`.
             metrics: Metrics of the student's outputs. Defaults to `None`.
             weighted_metrics: Metrics that use sample weights. Defaults to `None`.
@@ -455,6 +456,7 @@ class Distiller(DistributedModel):
         elif self._compile_loss is not None:
             losses = self._compile_loss._user_loss
             check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
+            check_student_losses(losses, self.student, batch.inputs)
         if self.objective.distils:
             self.objective.build(self.student, batch.inputs, taught)
             self.teaching_layers = self.objective.layers

@@ -20,6 +20,7 @@ from keras_kd.distilling.checks.arguments import check_model
 from keras_kd.distilling.checks.compatibility import (
     check_all_labels,
     check_first_outputs,
+    check_student_losses,
     check_teacher,
 )
 from keras_kd.distilling.distiller import Distiller
@@ -337,6 +338,7 @@ class MutualDistiller(keras.Model):
             elif distiller._compile_loss is not None:
                 losses = distiller._compile_loss._user_loss
                 check_all_labels(losses, labels, distiller.student, batch.inputs)
+                check_student_losses(losses, distiller.student, batch.inputs)
             self._build(distiller, labels, batch.inputs)
             for pair in pairs:
                 if pair.distils:

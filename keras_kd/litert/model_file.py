@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,17 +162,21 @@ class ModelFile:
         described = [self._describe(graph, index) for index in ends]
         return [name for name, kind in described if kind in FLOATS]
 
-    def output_operator(self, position: int = 0) -> str | None:
-        """Return the name of the operator which computes an output (before dequantization)."""
-        graph = self._model.Subgraphs(0)
-        wanted = graph.Outputs(position)
-        for i in reversed(range(graph.OperatorsLength())):
-            operator = graph.Operators(i)
-            if wanted in [operator.Outputs(k) for k in range(operator.OutputsLength())]:
-                name, _ = self.operator_name(operator)
-                if name not in ("DEQUANTIZE", "QUANTIZE"):
-                    return name
-                wanted = operator.Inputs(0)
+    def output_operator(
+        self, position: int = 0, through: Sequence[str] = ("DEQUANTIZE", "QUANTIZE")
+    ) -> Operator | None:
+        """Return the operator which computes an output.
+
+        Args:
+            position: The output. Defaults to `0`.
+            through: Names of operators that are passed over, to what computes their first input.
+        """
+        wanted = self._model.Subgraphs(0).Outputs(position)
+        for operator in reversed([found for found in self.operators() if found.graph == 0]):
+            if wanted in operator.output_indices:
+                if operator.name not in through:
+                    return operator
+                wanted = operator.input_indices[0]
         return None
 
     def tensor_types(self) -> dict[str, int]:

@@ -9,11 +9,12 @@ from typing import Any
 from keras_kd.data.data import check_ends, limited, with_progress
 from keras_kd.data.numpy_batches import iterate
 from keras_kd.litert.runtime import LiteRuntime
-from keras_kd.measuring.answers import check_task
+from keras_kd.measuring.answers import by_output, check_task
 from keras_kd.measuring.per_layer import LayerComparison, LayerDifference
-from keras_kd.measuring.reference import reference_outputs
+from keras_kd.measuring.positions import Positions
+from keras_kd.measuring.reference import Reference
 from keras_kd.measuring.scores import Scores
-from keras_kd.measuring.selection import is_from_logits, output_position
+from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.system.json_values import plain
 
 
@@ -142,11 +143,12 @@ def compare(
     Args:
         model: A Keras model, or a compressed one.
         path: The file which was made from it.
-        data: Inputs, with or without labels, as for `keras_kd.evaluate_tflite`.
+        data: Inputs, with or without labels, as for `keras_kd.evaluate_tflite`. Positions which
+            the model's Keras mask leaves out, or whose sample weight is 0, are not compared.
         per_layer: Whether inner layers are compared, too. Defaults to `False`.
         output: Which output the figures are about, by name or by position. Defaults to `0`.
         task: As for `keras_kd.evaluate_tflite`. Defaults to `None`: classification.
-        from_logits: As for `keras_kd.evaluate_tflite`. Defaults to what the last operator says.
+        from_logits: As for `keras_kd.evaluate_tflite`. Defaults to the same rule.
         batch_size: Batch size for arrays and data sets which are not batched. Defaults to `32`.
         max_samples: Stop after so many samples; `None` takes all. Defaults to `512`.
         threads: Number of threads. Defaults to `1`.
@@ -173,17 +175,21 @@ def compare(
     runtime = LiteRuntime(path, threads, xnnpack=None)
     names = runtime.output_names
     position = output_position(names, output)
-    if from_logits is None:
-        from_logits = is_from_logits(runtime.file, position)
-    scores = Scores(names[position], from_logits, task or "classification")
-    answer = reference_outputs(model, names, position, path)
+    answer = Reference(model, names, position, path)
+    end = file_end(runtime.file, position) or answer.end
+    scores = Scores(names[position], end, from_logits, task or "classification")
+    positions = Positions(position)
     layers = LayerComparison(model, path) if per_layer else None
 
     batches = limited(iterate(data, runtime.inputs, batch_size, "data"), max_samples)
     for batch in with_progress(batches, "Comparing", verbose):
-        scores.add(runtime.predict(batch.inputs)[names[position]], None, answer(batch.x))
+        given = runtime.predict(batch.inputs)[names[position]]
+        reference, masks = answer(batch.x)
+        weights = by_output(batch.sample_weight, names, "sample weights", others=True)
+        scores.add(given, None, reference, positions.counted(batch, given, masks, weights))
         if layers is not None:
             layers.add([batch])
+    positions.warn_of_padding(scores.agreement is not None)
     differences = scores.differences
     if differences.largest is None or differences.mean is None:
         raise ValueError("`data` is empty. Give at least one batch.")

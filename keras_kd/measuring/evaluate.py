@@ -20,10 +20,11 @@ from keras_kd.measuring.benchmark import measure
 from keras_kd.measuring.confidence import DEFAULT_BINS
 from keras_kd.measuring.joint_metrics import JointMetrics
 from keras_kd.measuring.metrics import FileMetrics
-from keras_kd.measuring.reference import reference_outputs
+from keras_kd.measuring.positions import Positions
+from keras_kd.measuring.reference import Reference
 from keras_kd.measuring.result import TFLiteResult
 from keras_kd.measuring.scores import Scores
-from keras_kd.measuring.selection import is_from_logits, is_sigmoid, output_position
+from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.system.arguments import number
 
@@ -57,7 +58,9 @@ def evaluate_tflite(
             `[batch, ..., 1]`, or one-hot (or soft), of the output's shape `[batch, ..., classes]`;
             for an output of one unit they are 0 or 1. With several outputs, `y` may be a dict or a
             tuple by output. Without `y`, accuracy is `None`. Sample weights are for
-            `weighted_metrics`; all other figures count every sample once.
+            `weighted_metrics`; all other figures count every sample once. Positions of a sequence
+            or an image which the model's Keras mask leaves out, or whose sample weight is 0, count
+            nowhere.
         model: The model which the file was made from (a Keras or a compressed model), to measure
             their agreement. Defaults to `None`: the model that this process exported to `path`,
             if neither has changed since.
@@ -78,7 +81,9 @@ def evaluate_tflite(
             multi-label for a sigmoid whose first labels are, else classification.
         from_logits: Whether this output gives logits or probabilities: an answer of one unit is 1
             above 0 or above 0.5, and calibration takes the softmax (sigmoid) of logits. Defaults
-            to what the file's last operator says: softmax and sigmoid give probabilities.
+            to what the file's last operators or the model's layers say; where these do not tell,
+            to probabilities if all outputs lie between 0 and 1 and those of several units sum to
+            one.
         batch_size: Batch size for arrays and data sets which are not batched. Defaults to `32`.
         max_samples: Stop after so many samples. Defaults to all.
         threads: Number of threads. Defaults to `1`.
@@ -115,24 +120,25 @@ def evaluate_tflite(
     runtime = LiteRuntime(path, threads, xnnpack=None)
     names = runtime.output_names
     position = output_position(names, output)
-    if from_logits is None:
-        from_logits = is_from_logits(runtime.file, position)
     asked = None
     if metrics is not None or weighted_metrics is not None:
         shapes = [spec.shape for spec in runtime.output_specs()]
         asked = FileMetrics(metrics, weighted_metrics, names, shapes)
     measures_errors = asked is not None and asked.measures_errors(position)
     joint = None if joint_metrics is None else JointMetrics(joint_metrics)
+    model = origin(path) if model is None else model
+    answer = None if model is None else Reference(model, names, position, path)
+    end = file_end(runtime.file, position)
     scores = Scores(
         names[position],
+        answer.end if end is None and answer is not None else end,
         from_logits,
         task,
         measures_errors,
-        is_sigmoid(runtime.file, position),
         calibration_bins,
+        runtime.describe_tensors()[1][position]["scale"] or 0.0,
     )
-    model = origin(path) if model is None else model
-    answer = None if model is None else reference_outputs(model, names, position, path)
+    positions = Positions(position)
     first: dict[str, np.ndarray] | None = None
     batches = limited(iterate(data, runtime.inputs, batch_size, "data"), max_samples)
     for batch in with_progress(batches, "Evaluating", verbose):
@@ -140,13 +146,15 @@ def evaluate_tflite(
             first = {name: array[:1] for name, array in batch.inputs.items()}
         outputs = runtime.predict(batch.inputs)
         labels = by_output(batch.y, names, "labels", others=joint is not None)
+        weights = by_output(batch.sample_weight, names, "sample weights", others=asked is None)
+        reference, masks = (None, None) if answer is None else answer(batch.x)
         if asked is not None:
-            weights = by_output(batch.sample_weight, names, "sample weights")
-            asked.add(labels, [outputs[name] for name in names], weights)
+            asked.add(labels, [outputs[name] for name in names], weights, masks)
         if joint is not None:
             joint.add(batch.y, outputs)
-        reference = None if answer is None else answer(batch.x)
-        scores.add(outputs[names[position]], labels[position], reference)
+        output_of_batch = outputs[names[position]]
+        counted = positions.counted(batch, output_of_batch, masks, weights)
+        scores.add(output_of_batch, labels[position], reference, counted)
     if first is None:
         raise ValueError("`data` is empty. Give at least one batch.")
     if scores.not_finite:
@@ -154,6 +162,7 @@ def evaluate_tflite(
             f"'{runtime.path}' gives NaN or infinite outputs for {scores.not_finite} samples.",
             stacklevel=2,
         )
+    positions.warn_of_padding(scores.accuracy is not None or scores.agreement is not None)
     values = {}
     for part in (asked, joint):
         values.update({} if part is None else part.result())

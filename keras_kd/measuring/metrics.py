@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend import set_keras_mask
 
 # Metrics of distances between numbers: who asks for these only has an output of numbers.
 _OF_ERRORS = {
@@ -93,8 +94,9 @@ class FileMetrics:
         labels: Sequence[np.ndarray | None],
         outputs: Sequence[np.ndarray],
         weights: Sequence[np.ndarray | None],
+        masks: Sequence[np.ndarray | None] | None = None,
     ) -> None:
-        """Add a batch: labels, outputs and sample weights of every output of the file."""
+        """Add a batch: labels, outputs, sample weights and masks of every output of the file."""
         expected = []
         for name, given, y, output in zip(self._names, self._given, labels, outputs, strict=True):
             if given and y is None:
@@ -104,6 +106,8 @@ class FileMetrics:
                 )
             # Outputs without metrics need no labels, but Keras wants one entry for each.
             expected.append(output if y is None else y)
+        if masks is not None:
+            outputs = [_masked(o, mask) for o, mask in zip(outputs, masks, strict=True)]
         sample_weight = None
         if any(weight is not None for weight in weights):
             sample_weight = [
@@ -133,6 +137,14 @@ class FileMetrics:
         values = self._model.get_metrics_result()
         values.pop("loss", None)  # Keras's own entry, of a model without a loss
         return numbered(values)
+
+
+def _masked(output: np.ndarray, mask: np.ndarray | None) -> Any:
+    if mask is None or mask.shape != output.shape[: mask.ndim]:
+        return output
+    tensor = keras.ops.convert_to_tensor(output)
+    set_keras_mask(tensor, keras.ops.convert_to_tensor(mask))
+    return tensor
 
 
 def numbered(values: Mapping[str, Any]) -> dict[str, float]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend import get_keras_mask
 
 from keras_kd.data.numpy_batches import safe_name
 from keras_kd.models.outputs import name_outputs
+from keras_kd.models.probabilities import last_activation
 
 
-def reference_outputs(
-    model: Any, output_names: Sequence[str], position: int, path: Any
-) -> Callable[[Any], np.ndarray]:
-    """Return a function which gives a model's outputs for inputs as the data gives them.
+class Reference:
+    """Gives a model's outputs for inputs as the data gives them.
 
     Args:
         model: A Keras model or a compressed one.
@@ -24,35 +24,57 @@ def reference_outputs(
         position: Which of them is asked for.
         path: The file, for error messages.
 
-    Returns:
-        A function from inputs to the output, as float32.
-
     Raises:
         TypeError: If `model` is something else.
     """
-    import tensorflow as tf
 
-    if isinstance(model, keras.Model) or hasattr(model, "predict_on_batch"):
-        run = partial(model, training=False)
-    elif callable(model) and hasattr(model, "predict"):
-        run = model
-    else:
-        raise TypeError(
-            f"`model` must be a Keras model or a compressed one. Received: {type(model).__name__}."
-        )
-    wanted = output_names[position]
-    compiled = tf.function(run, autograph=False, reduce_retracing=True)
+    def __init__(self, model: Any, output_names: Sequence[str], position: int, path: Any) -> None:
+        import tensorflow as tf
 
-    def outputs(x: Any) -> np.ndarray:
-        x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-        named = name_outputs(getattr(model, "model", model), compiled(x))
-        by_name = {safe_name(name): tensor for name, tensor in named.items()}
-        if len(by_name) != len(output_names):
-            raise ValueError(
-                f"`model` has {len(by_name)} output(s) and '{path}' has {len(output_names)}: the "
-                "file was not made from this model."
+        if isinstance(model, keras.Model) or hasattr(model, "predict_on_batch"):
+            run = partial(model, training=False)
+        elif callable(model) and hasattr(model, "predict"):
+            run = model
+        else:
+            raise TypeError(
+                "`model` must be a Keras model or a compressed one. Received: "
+                f"{type(model).__name__}."
             )
-        chosen = by_name[wanted] if wanted in by_name else list(named.values())[position]
-        return np.asarray(tf.cast(chosen, tf.float32))
+        self._model = getattr(model, "model", model)
+        self._names = list(output_names)
+        self._position = position
+        self._path = path
 
-    return outputs
+        def outputs_and_masks(x: Any) -> tuple[list[Any], list[Any]]:
+            outputs = self._ordered(run(x))
+            return outputs, [get_keras_mask(output) for output in outputs]
+
+        self._run = tf.function(outputs_and_masks, autograph=False, reduce_retracing=True)
+
+    def _ordered(self, outputs: Any) -> list[Any]:
+        """Return the outputs, or what is known of each, in the order of the file."""
+        named = name_outputs(self._model, outputs)
+        if len(named) != len(self._names):
+            raise ValueError(
+                f"`model` has {len(named)} output(s) and '{self._path}' has {len(self._names)}: "
+                "the file was not made from this model."
+            )
+        by_name = {safe_name(name): output for name, output in named.items()}
+        in_order = zip(self._names, named.values(), strict=True)
+        return [by_name.get(name, output) for name, output in in_order]
+
+    @property
+    def end(self) -> str | None:
+        """What the model's graph says of the output: see `last_activation`."""
+        ends = last_activation(self._model)
+        if ends is None:
+            return None
+        end: str | None = self._ordered(ends)[self._position]
+        return end
+
+    def __call__(self, x: Any) -> tuple[np.ndarray, list[np.ndarray | None]]:
+        """Return the output as float32, and the Keras mask of every output of the file."""
+        x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+        outputs, masks = self._run(x)
+        chosen = keras.ops.cast(outputs[self._position], "float32")
+        return np.asarray(chosen), [None if mask is None else np.asarray(mask) for mask in masks]

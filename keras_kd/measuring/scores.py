@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from keras_kd.measuring.answers import (
@@ -15,6 +17,7 @@ from keras_kd.measuring.answers import (
 from keras_kd.measuring.class_counts import ClassCounts
 from keras_kd.measuring.confidence import DEFAULT_BINS, ConfidenceBins, confidences
 from keras_kd.measuring.differences import Differences
+from keras_kd.models.probabilities import PROBABILITIES, look_like_probabilities
 
 
 class Scores:
@@ -22,11 +25,13 @@ class Scores:
 
     Args:
         name: The output, for error messages.
-        from_logits: Whether it gives logits.
+        end: How it ends, as `keras_kd.models.probabilities.last_activation`; `None` lets the
+            values tell whether it gives logits or probabilities.
+        from_logits: Whether it gives logits, above what `end` says. Defaults to `None`.
         task: What it is for, or `None` to let the first batch tell.
         measures_errors: Whether metrics were asked for, of errors only.
-        sigmoid: Whether the output is one of a sigmoid.
         bins: Number of bins of confidence.
+        step: The step in which the file rounds the output. Defaults to `0.0`.
 
     Attributes:
         name: The output.
@@ -34,33 +39,35 @@ class Scores:
         not_finite: How many of them have a NaN or infinite output.
         task: What the output was taken for.
         differences: Between the model's outputs and the file's.
-        counts: Right and wrong answers of the file by class, or `None` without labels.
-        calibration: Confidence and right answers.
     """
 
     def __init__(
         self,
         name: str,
-        from_logits: bool,
+        end: str | None = None,
+        from_logits: bool | None = None,
         task: str | None = None,
         measures_errors: bool = False,
-        sigmoid: bool = False,
         bins: int = DEFAULT_BINS,
+        step: float = 0.0,
     ) -> None:
         self.name = name
-        self._from_logits = from_logits
-        self._threshold = 0.0 if from_logits else 0.5
-        self._hints = measures_errors, sigmoid
-        self._same = self._compared = 0
-        self.counts: ClassCounts | None = None
-        self._model_counts: ClassCounts | None = None
         self.task = task
+        self._end, self._measures_errors, self._step = end, measures_errors, step
+        if from_logits is None and end is not None:
+            from_logits = end not in PROBABILITIES
+        ways = [False, True] if from_logits is None else [from_logits]
+        self._readings = {way: _Reading(name, way, bins) for way in ways}
+        self._probable = True
         self.differences = Differences()
-        self.calibration = ConfidenceBins(bins)
         self.samples = self.not_finite = 0
 
     def add(
-        self, output: np.ndarray, labels: np.ndarray | None, reference: np.ndarray | None
+        self,
+        output: np.ndarray,
+        labels: np.ndarray | None,
+        reference: np.ndarray | None,
+        counted: np.ndarray | None = None,
     ) -> None:
         """Add a batch.
 
@@ -68,6 +75,8 @@ class Scores:
             output: What the file gives.
             labels: What the data says, or `None`.
             reference: What the Keras model gives, or `None`.
+            counted: Which positions count, of the leading axes of the output. Defaults to `None`,
+                all.
 
         Raises:
             ValueError: If shapes or labels do not fit.
@@ -77,57 +86,97 @@ class Scores:
                 f"`model` gives an output of shape {reference.shape} where the file gives "
                 f"{output.shape}: the file was not made from this model."
             )
-        if self.task is None:
-            self.task = task_of(labels, output, *self._hints)
         self.samples += len(output)
         finite = np.isfinite(output.reshape(len(output), -1)).all(axis=1)
         self.not_finite += int(np.sum(~finite))
+        if counted is not None:
+            if labels is not None and labels.shape[: counted.ndim] == counted.shape:
+                labels = labels[counted]
+            output = output[counted]
+            reference = None if reference is None else reference[counted]
+            if not len(output):
+                return
+        values, step = (output, self._step) if reference is None else (reference, 0.0)
+        if self.task is None:
+            sigmoid = self._end == "sigmoid"
+            if self._end is None:
+                sigmoid = look_like_probabilities(values, each_unit=True, step=step)
+            self.task = task_of(labels, output, self._measures_errors, sigmoid)
         if reference is not None:
             self.differences.add(reference, output)
         if self.task == REGRESSION:
             return
-        given = answers(output, self.task, self._threshold)
-        expected = None if reference is None else answers(reference, self.task, self._threshold)
-        if expected is not None:
-            self._same += int(np.sum(expected == given))
-            self._compared += given.size
-        if labels is not None:
-            self._count(output, labels, given, expected)
+        if len(self._readings) > 1 and self._probable:
+            each = self.task == MULTILABEL
+            self._probable = look_like_probabilities(values, each_unit=each, step=step)
+        for reading in self._readings.values():
+            reading.add(output, labels, reference, self.task)
 
-    def _count(
-        self,
-        output: np.ndarray,
-        labels: np.ndarray,
-        given: np.ndarray,
-        expected: np.ndarray | None,
-    ) -> None:
-        units = output.shape[-1] if output.ndim > 1 else 1
-        if self.counts is None or self._model_counts is None:
-            classes = units if self.task == MULTILABEL else max(units, 2)
-            self.counts, self._model_counts = ClassCounts(classes), ClassCounts(classes)
-        if self.task == MULTILABEL:
-            indices = unit_labels(labels, output)
-            self.counts.add_units(indices, given)
-            if expected is not None:
-                self._model_counts.add_units(indices, expected)
-            return
-        indices = class_indices(labels, output, self.name)
-        self.counts.add(indices, given)
-        if expected is not None:
-            self._model_counts.add(indices, expected)
-        self.calibration.add(confidences(output, self._from_logits), indices == given)
+    @property
+    def _reading(self) -> _Reading:
+        if len(self._readings) == 1:
+            return next(iter(self._readings.values()))
+        return self._readings[not self._probable]
+
+    @property
+    def counts(self) -> ClassCounts | None:
+        """Right and wrong answers of the file by class, or `None` without labels."""
+        return self._reading.counts
+
+    @property
+    def calibration(self) -> ConfidenceBins:
+        """Confidence and right answers."""
+        return self._reading.calibration
 
     @property
     def accuracy(self) -> float | None:
         """Share of the file's answers which are right."""
-        return None if self.counts is None else self.counts.accuracy
+        return None if self._reading.counts is None else self._reading.counts.accuracy
 
     @property
     def model_accuracy(self) -> float | None:
         """Share of the model's answers which are right."""
-        return None if self._model_counts is None else self._model_counts.accuracy
+        counts = self._reading.model_counts
+        return None if counts is None else counts.accuracy
 
     @property
     def agreement(self) -> float | None:
         """Share of equal answers of file and model."""
-        return self._same / self._compared if self._compared else None
+        reading = self._reading
+        return reading.same / reading.compared if reading.compared else None
+
+
+class _Reading:
+    """What is counted where the output is read as logits, or as probabilities."""
+
+    def __init__(self, name: str, from_logits: bool, bins: int) -> None:
+        self._name, self._from_logits = name, from_logits
+        self._threshold = 0.0 if from_logits else 0.5
+        self.same = self.compared = 0
+        self.counts: ClassCounts | None = None
+        self.model_counts: ClassCounts | None = None
+        self.calibration = ConfidenceBins(bins)
+
+    def add(self, output: Any, labels: Any, reference: Any, task: str) -> None:
+        given = answers(output, task, self._threshold)
+        expected = None if reference is None else answers(reference, task, self._threshold)
+        if expected is not None:
+            self.same += int(np.sum(expected == given))
+            self.compared += given.size
+        if labels is None:
+            return
+        units = output.shape[-1] if output.ndim > 1 else 1
+        if self.counts is None or self.model_counts is None:
+            classes = units if task == MULTILABEL else max(units, 2)
+            self.counts, self.model_counts = ClassCounts(classes), ClassCounts(classes)
+        if task == MULTILABEL:
+            indices = unit_labels(labels, output)
+            self.counts.add_units(indices, given)
+            if expected is not None:
+                self.model_counts.add_units(indices, expected)
+            return
+        indices = class_indices(labels, output, self._name)
+        self.counts.add(indices, given)
+        if expected is not None:
+            self.model_counts.add(indices, expected)
+        self.calibration.add(confidences(output, self._from_logits), indices == given)

@@ -24,11 +24,40 @@ def output_position(names: Sequence[str], output: int | str) -> int:
     raise ValueError(f"`output` must be one of {names} or its position. Received: {output!r}.")
 
 
-def is_sigmoid(file: ModelFile, position: int) -> bool:
-    """Return whether an output is one of a sigmoid."""
-    return file.output_operator(position) == "LOGISTIC"
+# What an output passes through on its way out, and still lies in the same range.
+_PASSED = (
+    "CAST", "DEQUANTIZE", "EXPAND_DIMS", "QUANTIZE", "RESHAPE", "SLICE", "SQUEEZE",
+    "STRIDED_SLICE", "TRANSPOSE",
+)  # fmt: skip
+_ENDS = {
+    "LOGISTIC": "sigmoid",
+    "RELU_0_TO_1": "sigmoid",
+    "SOFTMAX": "softmax",
+    "LOG_SOFTMAX": "linear",
+    "TANH": "linear",
+}
+_WEIGHTED = {
+    "CONV_2D": "Conv2DOptions",
+    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+}
 
 
-def is_from_logits(file: ModelFile, position: int) -> bool:
-    """Return whether an output gives logits: neither a softmax nor a sigmoid ends in it."""
-    return file.output_operator(position) not in ("LOGISTIC", "SOFTMAX")
+def file_end(file: ModelFile, position: int) -> str | None:
+    """Return what the operators of a file say of an output.
+
+    Returns:
+        As `keras_kd.models.probabilities.last_activation`: `"softmax"`, `"sigmoid"` or
+        `"linear"`; `None` where the last operators do not tell.
+    """
+    operator = file.output_operator(position, through=_PASSED)
+    if operator is None:
+        return None
+    if operator.name in _WEIGHTED and operator.options is not None:
+        from ai_edge_litert import schema_py_generated as schema
+
+        options = getattr(schema, _WEIGHTED[operator.name])()
+        options.Init(operator.options.Bytes, operator.options.Pos)
+        fused = options.FusedActivationFunction()
+        return "linear" if fused == schema.ActivationFunctionType.NONE else None
+    return _ENDS.get(operator.name)

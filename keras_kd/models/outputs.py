@@ -1,4 +1,4 @@
-"""What the outputs of a model are: logits or probabilities, and of which shape."""
+"""Which outputs a model has, and whether labels fit them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import keras
 import numpy as np
 
 from keras_kd.data.numpy_batches import safe_name
-
-PROBABILITIES = ("softmax", "sigmoid")
 
 
 def output_structure(model: Any) -> Any:
@@ -37,108 +35,6 @@ def name_outputs(model: Any, outputs: Any) -> dict[str, Any]:
         if len(names) == len(flat) and len({safe_name(n) for n in names}) == len(flat):
             return dict(zip(names, flat, strict=True))
     return {f"output_{i}": tensor for i, tensor in enumerate(flat)}
-
-
-def last_activation(model: Any) -> Any:
-    """Return the last activation behind every output of a model.
-
-    Args:
-        model: A Keras model.
-
-    Returns:
-        In the structure of the model's outputs: `"softmax"`, `"sigmoid"`, another activation's
-        name, or `"linear"`; `None` where it cannot be told, as for subclassed models.
-    """
-    structure = output_structure(model)
-    if structure is None:
-        return None
-    return keras.tree.map_structure(_activation_behind, structure)
-
-
-def _activation_behind(tensor: Any) -> str | None:
-    history = getattr(tensor, "_keras_history", None)
-    if history is None:
-        return None
-    layer = history.operation
-    if isinstance(layer, keras.Model):
-        nested = last_activation(layer)
-        flat = keras.tree.flatten(nested) if nested is not None else [None]
-        return flat[history.tensor_index] if history.tensor_index < len(flat) else None
-    if isinstance(layer, (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Dropout)):
-        return _activation_behind(layer._inbound_nodes[history.node_index].input_tensors[0])
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    activation = getattr(layer, "activation", None)
-    if activation is not None:
-        return getattr(activation, "__name__", None)
-    if isinstance(layer, keras.layers.Layer):
-        return "linear" if isinstance(layer, _LINEAR_LAYERS) else None
-    # An operation is named after itself, with a number behind it from the second on.
-    return next((name for name in PROBABILITIES if layer.name.startswith(name)), None)
-
-
-_LINEAR_LAYERS = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.GlobalAveragePooling2D,
-    keras.layers.BatchNormalization,
-)
-
-
-def look_like_probabilities(values: np.ndarray) -> bool:
-    """Whether every row of `values`, along the last axis, is a distribution that is not one-hot."""
-    values = np.asarray(values, "float64")
-    if values.ndim < 2 or values.shape[-1] < 2 or values.size == 0:
-        return False
-    return bool(
-        (values >= 0).all()
-        and (values <= 1 + 1e-3).all()
-        and np.allclose(values.sum(-1), 1.0, atol=1e-2)
-    )
-
-
-def student_loss_for(loss: Any, activation: str | None) -> Any:
-    """Turn the name of a cross-entropy into the loss that fits the student's output.
-
-    Keras reads the names as losses on probabilities; a student that ends in logits needs
-    `from_logits=True`.
-
-    Args:
-        loss: A loss as in `keras.Model.compile`.
-        activation: The last activation behind the student's output, as in `last_activation`.
-
-    Raises:
-        ValueError: If a loss object's `from_logits` contradicts the student's last activation.
-    """
-    logits = activation not in PROBABILITIES
-    if isinstance(loss, str):
-        name = loss.lower()
-        made = {
-            "sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy,
-            "sparsecategoricalcrossentropy": keras.losses.SparseCategoricalCrossentropy,
-            "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
-            "categoricalcrossentropy": keras.losses.CategoricalCrossentropy,
-            "binary_crossentropy": keras.losses.BinaryCrossentropy,
-            "binarycrossentropy": keras.losses.BinaryCrossentropy,
-            "bce": keras.losses.BinaryCrossentropy,
-        }.get(name)
-        return made(from_logits=logits) if made is not None else keras.losses.get(loss)
-    if not isinstance(loss, keras.losses.Loss) or activation is None:
-        return loss
-    from_logits = loss.get_config().get("from_logits")
-    name = type(loss).__name__
-    if from_logits is True and activation in PROBABILITIES:
-        raise ValueError(
-            f"The student ends in {activation}, but its loss is {name}(from_logits=True): that "
-            f"takes the {activation} twice. Remove the student's last activation (best for "
-            f"distillation), or use loss=keras.losses.{name}(from_logits=False)."
-        )
-    if from_logits is False and activation == "linear":
-        raise ValueError(
-            f"The student ends in logits, but its loss is {name}(from_logits=False), which needs "
-            f"probabilities. Use loss=keras.losses.{name}(from_logits=True)."
-        )
-    return loss
 
 
 def check_labels(loss: Any, labels: Any, classes: int | None) -> None:

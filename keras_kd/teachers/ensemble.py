@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd.losses.shared.logits import log_probabilities
-from keras_kd.models.outputs import PROBABILITIES, last_activation, look_like_probabilities
+from keras_kd.models.probabilities import PROBABILITIES, last_activation, look_like_probabilities
 from keras_kd.system.arguments import number
 from keras_kd.teachers.callable_teacher import as_teacher, supports_jit
 
@@ -132,7 +132,8 @@ class Ensemble:
                         "number an example, of which a softmax makes 1. Use "
                         'Ensemble(..., combine="logits").'
                     )
-                probable = look_like_probabilities(ops.convert_to_numpy(output))
+                values = ops.convert_to_numpy(output)
+                probable = output.shape[-1] != 1 and look_like_probabilities(values)
                 if probable and self.from_logits:
                     raise ValueError(_ends_in(member, "softmax"))
                 if not probable and not self.from_logits:

@@ -62,6 +62,6 @@ def test_operators_of_quantized_files(tmp_path: pathlib.Path) -> None:
     file = pruned(tmp_path / "a.tflite", "int8")
     assert file.operator_counts() == {"QUANTIZE": 1, "FULLY_CONNECTED": 1, "DEQUANTIZE": 1}
     assert file.float_operators() == []
-    assert file.output_operator() == "FULLY_CONNECTED"
+    assert file.output_operator().name == "FULLY_CONNECTED"
     assert len(file.float_inputs_and_outputs()) == 2
     assert not any(operator.is_flex or operator.custom for operator in file.operators())

@@ -128,6 +128,46 @@ def test_one_unit(tmp_path: pathlib.Path, activation: str | None) -> None:
         evaluate(path, (x, np.array([1, 0, 1, 2])))
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("end", ["average", "one minus", "hard sigmoid", "clip"])
+def test_one_unit_of_probabilities_without_a_sigmoid(
+    tmp_path: pathlib.Path, end: str, known: bool
+) -> None:
+    i = keras.Input((1,), name="x")
+    dense = [layers.Dense(1, activation="sigmoid", use_bias=False) for _ in range(2)]
+    output = {
+        "average": lambda: layers.Average()([dense[0](i), dense[1](i)]),
+        "one minus": lambda: 1.0 - dense[0](-i),
+        "hard sigmoid": lambda: layers.Dense(1, "hard_sigmoid", use_bias=False)(i),
+        "clip": lambda: keras.ops.clip(layers.Dense(1, use_bias=False)(i) + 0.5, 0.0, 1.0),
+    }[end]()
+    model = keras.Model(i, output)
+    model.set_weights([np.ones((1, 1))] * len(model.weights))
+    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    if not known:
+        path = shutil.copy(path, tmp_path / "copy.tflite")
+    x = np.array([[0.3], [-0.3], [4.0], [-4.0]], np.float32)
+    assert evaluate(path, (x, np.array([1, 0, 1, 0]))).accuracy == 1.0
+    wrong = {"average": 0.5, "one minus": 0.5, "hard sigmoid": 0.75, "clip": 0.75}[end]
+    result = evaluate(path, (x, np.array([1, 0, 1, 0])), from_logits=True)
+    assert result.accuracy == wrong
+
+
+def test_probabilities_of_averaged_softmaxes_are_not_softmaxed_again(
+    tmp_path: pathlib.Path,
+) -> None:
+    i = keras.Input((2,))
+    outputs = [layers.Dense(3, "softmax", use_bias=False)(i) for _ in range(2)]
+    model = keras.Model(i, layers.Average()(outputs))
+    model.set_weights([WEIGHTS, WEIGHTS])
+    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    sure = (np.exp(X @ WEIGHTS) / np.exp(X @ WEIGHTS).sum(-1, keepdims=True)).max(-1)
+    for file in (path, shutil.copy(path, tmp_path / "copy.tflite")):
+        calibration = evaluate(file, (X, CLASSES)).calibration
+        error = calibration["expected_calibration_error"]
+        assert error == pytest.approx(np.mean(1 - sure), abs=1e-6)
+
+
 def test_dense_prediction(tmp_path: pathlib.Path) -> None:
     model = keras.Sequential([keras.Input((2, 2, 2)), layers.Conv2D(3, 1, use_bias=False)])
     model.layers[0].set_weights([WEIGHTS[None, None]])

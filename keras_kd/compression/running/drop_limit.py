@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+from keras.src.backend import get_keras_mask, set_keras_mask
+
 from keras_kd.compression.running.stage_record import first_metric
 from keras_kd.compression.running.teaching import as_dataset, evaluate_batches
 from keras_kd.data.labels import class_labels
@@ -105,6 +108,11 @@ def evaluate_teacher(distiller: Any, metrics: Any, data: Any) -> dict[str, float
             outputs = x.outputs
         else:
             outputs = distiller.objective.teacher(student_inputs(x), training=False)
+        # Counted where the student is counted: a cache, a file or a function has no mask.
+        student = keras.tree.flatten(distiller.student(student_inputs(x), training=False))
+        flat = keras.tree.flatten(outputs)
+        for output, like in zip(flat, student, strict=False):
+            set_keras_mask(output, get_keras_mask(like))
         metrics.update_state(class_labels(y), outputs, sample_weight)
 
     evaluate_batches(step, as_dataset(data))

@@ -10,17 +10,17 @@ import keras
 from keras_kd.data.taught_inputs import TaughtInputs
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.loss_values import layer_paths_of
+from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence
 from keras_kd.losses.shared.base import DistillationLoss, top_k_message
 from keras_kd.losses.shared.soft_targets import SoftTargetsLoss, check_temperature
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.models.features import feature_shape
-from keras_kd.models.outputs import (
+from keras_kd.models.outputs import check_labels, output_names, output_structure
+from keras_kd.models.probabilities import (
     PROBABILITIES,
-    check_labels,
+    check_student_loss,
     last_activation,
     look_like_probabilities,
-    output_names,
-    output_structure,
     student_loss_for,
 )
 from keras_kd.models.structures import Path, arrange, at, leaves
@@ -47,6 +47,8 @@ def check_teacher(teacher: Any, student: keras.Model, losses: list[Any]) -> None
             for activation in _leaves_at(activations, path):
                 if _reads_logits(part) and activation in PROBABILITIES:
                     raise ValueError(_softmax_message(role, activation, part))
+                if _reads_logits(part) is False and activation == "linear":
+                    raise ValueError(_logits_message(role, part))
     teacher_outputs = teacher.output_structure() if adapted else output_structure(teacher)
     student_outputs = output_structure(student)
     if teacher_outputs is not None and student_outputs is not None:
@@ -95,10 +97,11 @@ def compared_outputs(losses: list[Any]) -> list[tuple[Any, Path]]:
     return compared
 
 
-def _reads_logits(loss: Any) -> bool:
+def _reads_logits(loss: Any) -> bool | None:
+    """Return whether a loss reads logits, or else probabilities; `None` if it reads neither."""
     if isinstance(loss, DistillationLoss):
-        return loss.uses_logits and getattr(loss, "from_logits", True)
-    return isinstance(loss, _KerasLogits)
+        return getattr(loss, "from_logits", True) if loss.uses_logits else None
+    return True if isinstance(loss, _KerasLogits) else None
 
 
 def _leaves_at(structure: Any, path: Path) -> list[Any]:
@@ -116,6 +119,14 @@ def _softmax_message(role: str, activation: str, loss: Any) -> str:
         f"the {activation} twice. Remove the {role}'s last activation, or say that the outputs "
         f"are probabilities: keras_kd.losses.{name}(temperature={temperature!r}, "
         "from_logits=False)."
+    )
+
+
+def _logits_message(role: str, loss: Any) -> str:
+    name = type(loss).__name__
+    return (
+        f"The {role} ends in logits, but {name}(from_logits=False) reads probabilities. Use "
+        f"keras_kd.losses.{name}(from_logits=True), or give both models a last activation."
     )
 
 
@@ -273,14 +284,30 @@ def _check_probabilities(model: Any, teacher: Any, student: Any, losses: list[An
         for activation in keras.tree.flatten(last_activation(model.teacher))
     )
     for part, path in compared_outputs(losses):
-        if not _reads_logits(part):
+        reads_logits = _reads_logits(part)
+        if reads_logits is None:
             continue
         for role, outputs in (("teacher", teacher), ("student", student)):
             for output in _leaves_at(outputs, path):
                 values = keras.ops.convert_to_numpy(output)
-                bounded = bool(((values >= 0) & (values <= 1)).all())
-                if look_like_probabilities(values) or (role == "teacher" and picked and bounded):
+                bounded = look_like_probabilities(values, each_unit=True)
+                if not reads_logits and not bounded:
+                    raise ValueError(_logits_message(role, part))
+                # A student that is not trained yet may give a zero for everything.
+                alone = role == "teacher" and isinstance(part, BinaryKLDivergence)
+                sure = picked or (alone and values.size >= _ENOUGH_VALUES)
+                probable = bounded if role == "teacher" and sure else _are_distributions(values)
+                if reads_logits and probable:
                     raise ValueError(_softmax_message(role, "softmax", part))
+
+
+# Logits of a trained model lie between 0 and 1 by chance, but not so many of them.
+_ENOUGH_VALUES = 16
+
+
+def _are_distributions(values: Any) -> bool:
+    several = values.ndim > 1 and values.shape[-1] > 1
+    return several and look_like_probabilities(values)
 
 
 def check_all_labels(losses: Any, labels: Any, student: keras.Model, inputs: Any) -> None:
@@ -307,6 +334,30 @@ def check_all_labels(losses: Any, labels: Any, student: keras.Model, inputs: Any
             continue
         if loss is not None and label is not None and not keras.tree.is_nested(label):
             check_labels(loss, label, output.shape[-1])
+
+
+def check_student_losses(losses: Any, student: keras.Model, inputs: Any) -> None:
+    """Run the student on a first batch, where only that tells whether it gives probabilities.
+
+    Args:
+        losses: The losses on labels, as `resolve_losses` returns them.
+        student: The student.
+        inputs: A batch of inputs.
+
+    Raises:
+        ValueError: As `check_student_loss`.
+    """
+    ends = last_activation(student)
+    if ends is not None and None not in keras.tree.flatten(ends):
+        return
+    outputs = student(inputs, training=False)
+    losses = arrange(losses, outputs, output_names(student), "loss")
+    for output, path in leaves(outputs):
+        try:
+            loss = at(losses, path) if keras.tree.is_nested(losses) else losses
+        except (LookupError, TypeError):
+            continue
+        check_student_loss(loss, output)
 
 
 def resolve_losses(loss: Any, student: keras.Model) -> Any:

@@ -1,0 +1,80 @@
+"""Which positions of a sequence or an image count: padding does not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_kd.data.numpy_batches import Batch
+
+
+class Positions:
+    """Tells which positions of an output count, over batches.
+
+    Args:
+        position: The output.
+    """
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+        self._padded = 0
+
+    def counted(
+        self,
+        batch: Batch,
+        output: np.ndarray,
+        masks: Sequence[np.ndarray | None] | None,
+        weights: Sequence[np.ndarray | None],
+    ) -> np.ndarray | None:
+        """Return which positions count, of the leading axes of the output; `None` if all do.
+
+        Args:
+            batch: The batch.
+            output: The output, `[batch, ..., units]`.
+            masks: The Keras mask of every output, or `None` without a model.
+            weights: The sample weights of every output.
+        """
+        counted = None
+        mask = None if masks is None else masks[self._position]
+        if mask is not None and mask.shape == output.shape[:-1][: mask.ndim]:
+            counted = mask.astype(bool)
+        weight = weights[self._position]
+        if (
+            weight is not None
+            and weight.ndim > 1
+            and weight.shape == output.shape[:-1][: weight.ndim]
+        ):
+            weighed = weight != 0
+            if counted is not None and counted.ndim == weighed.ndim:
+                weighed &= counted
+            counted = weighed
+        if counted is None and output.ndim > 2:
+            self._padded += sum(_padded(array, output) for array in batch.inputs.values())
+        return counted
+
+    def warn_of_padding(self, counts: bool) -> None:
+        """Warn if every position was counted although the data looks padded.
+
+        Args:
+            counts: Whether anything was counted by position.
+        """
+        if self._padded and counts:
+            warnings.warn(
+                f"Every position was counted, although {self._padded} samples of `data` begin or "
+                "end in zeros, as padding does: neither a mask of the model nor sample weights of "
+                "the positions are known. To leave padding out, pass `model=` a model with a "
+                "Keras mask, or data (x, y, sample_weight) with a weight of 0 at each position "
+                "of padding.",
+                stacklevel=3,
+            )
+
+
+def _padded(array: np.ndarray, output: np.ndarray) -> int:
+    """Return how many samples of a sequence begin or end in two steps of zeros or more."""
+    if array.ndim not in (2, 3) or array.shape[1] != output.shape[1] or array.shape[1] < 3:
+        return 0
+    empty = (array == 0).reshape(*array.shape[:2], -1).all(axis=-1)
+    edges = empty[:, :2].all(axis=1) | empty[:, -2:].all(axis=1)
+    return int(np.sum(edges & ~empty.all(axis=1)))
