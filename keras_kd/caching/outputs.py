@@ -14,6 +14,7 @@ from keras_kd.caching.build import CacheBuilder, inputs_of
 from keras_kd.caching.checks import check_batched, check_deterministic, check_first_batch
 from keras_kd.caching.fingerprint import difference, fingerprint
 from keras_kd.caching.manifest import (
+from keras_kd.models.weights import check_finite_weights
     NAME,
     Manifest,
     check_shards,
@@ -106,6 +107,7 @@ def cache(
     ```
     """
     teacher, layers = _teacher_and_layers(teacher, layers)
+    check_finite_weights(teacher, "teacher")
     _check_arguments(dtype, top_k, temperature, views, batch_size, shard_megabytes)
     dataset = _as_dataset(dataset)
     check_batched(teacher, inputs_of(dataset.element_spec))

@@ -103,6 +103,7 @@ def compress(
     example = first_batch(train)
     taught = None if example is None else example.taught
     stages = _check_arguments(distiller, stages, taught is not None)
+    distiller.check_models()
     distiller._check_validation(validation_data)
     inputs = None if example is None else example.inputs
     if not distiller.student.built and inputs is not None:

@@ -39,6 +39,7 @@ from keras_kd.distilling.precision import with_loss_scale
 from keras_kd.distilling.schedules import Scheduled, deserialize, deserialize_loss, serialize
 from keras_kd.distilling.trainer import DistributedModel
 from keras_kd.models.outputs import output_names
+from keras_kd.models.weights import check_apart, check_finite_weights
 from keras_kd.system.arguments import optimizer_rate
 from keras_kd.teachers.adapted_teacher import Adapters, unadapted
 from keras_kd.teachers.callable_teacher import CallableTeacher, as_teacher, supports_jit
@@ -200,6 +201,7 @@ class Distiller(DistributedModel):
     @teacher.setter
     def teacher(self, teacher: Any) -> None:
         teacher = self._adapters.adapt(as_teacher(teacher, self.student))
+        check_apart(self.student, teacher)
         check_teacher(teacher, self.student, self.distillation_losses)
         Objective(teacher, self.distillation_losses, [], 0.0).build(self.student)
         self.objective.teacher = teacher
@@ -400,6 +402,7 @@ class Distiller(DistributedModel):
             self.objective.stopped = False
             self.train_function = self.test_function = None
         if self.compiled:
+            self.check_models()
             x, batch = without_losing_the_first(x)
             with self.distribute_strategy.scope():
                 batch = batch or first_batch(x, y)
@@ -444,6 +447,17 @@ class Distiller(DistributedModel):
                 "learn from the teacher alone."
             )
 
+    def check_models(self) -> None:
+        """Refuse weights that are NaN or infinite, and a student that shares some of the teacher.
+
+        Raises:
+            ValueError: Naming the layers.
+        """
+        teacher = self.objective.teacher
+        check_apart(self.student, teacher)
+        check_finite_weights(self.student, "student")
+        check_finite_weights(teacher, "teacher")
+
     def _check_data(self, batch: FirstBatch | None) -> None:
         if batch is None:
             return
@@ -468,6 +482,7 @@ class Distiller(DistributedModel):
                 check_taught_outputs(taught, self.student, self.distillation_losses)
         if not self.student.built:
             self.student(batch.inputs, training=False)
+        check_apart(self.student, self.objective.teacher)
         self.built = True
 
     def _check_validation(self, data: Any) -> None:

@@ -30,6 +30,7 @@ from keras_kd.distilling.objective import Objective, TeacherSignals
 from keras_kd.distilling.precision import with_loss_scale
 from keras_kd.distilling.schedules import Scheduled, deserialize, deserialize_loss, serialize
 from keras_kd.models.features import FeatureReader
+from keras_kd.models.weights import check_apart, check_finite_weights
 from keras_kd.system.arguments import optimizer_rate
 
 
@@ -308,6 +309,9 @@ class MutualDistiller(keras.Model):
             ValueError: As `keras_kd.Distiller.fit`.
         """
         if self.compiled:
+            _check_peers(self.peers)
+            for i, peer in enumerate(self.peers):
+                check_finite_weights(peer, f"peers[{i}]")
             x, batch = without_losing_the_first(x)
             self._check_data(batch or first_batch(x, y))
             validation = kwargs.get("validation_data", (*args, *[None] * 6)[5])
@@ -403,6 +407,8 @@ def _check_peers(peers: Any) -> None:
                 f"peers[{i}], '{peer.name}', is among the peers twice: a model cannot teach "
                 "itself. Make a model of its own for each peer."
             )
+        for j, other in enumerate(peers[:i]):
+            check_apart(peer, other, (f"peers[{i}]", f"peers[{j}]"))
 
 
 def _fresh(loss_or_metric: Any) -> Any:

@@ -34,6 +34,7 @@ from keras_kd.export.sparse import make_sparse
 from keras_kd.export.written_files import check_places, written
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
+from keras_kd.models.weights import check_finite_weights
 
 
 def export_tflite(
@@ -155,6 +156,7 @@ def export_tflite(
     target = check_target(path)
     names, preprocessing = check_labels(class_names, preprocessing)
     source = source_of(model, check_signatures(signatures))
+    check_finite_weights(getattr(model, "model", model), "model")
     check_data(options, source.quantization_aware, representative_data)
     if source.quantization_aware and quantization == "int4":
         raise ValueError(trained_not_for_int4())

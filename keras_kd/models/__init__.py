@@ -1,1 +1,1 @@
-"""Models."""
+"""Keras models: what is known of one without training it."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from keras_kd.models.weights import check_apart
 from keras_kd.system.arguments import number
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.teachers.callable_teacher import as_teacher
@@ -94,6 +95,8 @@ def chain(
                 f"Element {i} of `models`, '{model.name}', occurs twice in the chain: a model "
                 "cannot teach itself. Make a model of its own for each place."
             )
+        for j, other in enumerate(models[:i]):
+            check_apart(model, other, (f"models[{i}]", f"models[{j}]"))
     return _run(models[0], len(models) - 1, lambda i: models[i + 1], fit, path, "chain")
 
 
@@ -156,6 +159,8 @@ def born_again(
                 f"`make_student` returned the model '{student.name}' again: every generation "
                 "needs a new model. Build it inside the function."
             )
+        for other in made:
+            check_apart(student, other, ("model of `make_student`", "teacher"))
         made.append(student)
         return student
 

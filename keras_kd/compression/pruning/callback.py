@@ -12,6 +12,7 @@ from keras_kd.compression.pruning.state import PruningState
 from keras_kd.compression.pruning.times import PruningTimes, final_sparsity, sparsity_at
 from keras_kd.compression.stages.kernels import PrunableWeight
 from keras_kd.distilling.distiller import Distiller
+from keras_kd.models.weights import check_finite_weights
 
 if TYPE_CHECKING:
     from keras_kd.compression.pruning.prune import Prune
@@ -59,6 +60,7 @@ class PruningCallback(keras.callbacks.Callback):
         pruned = self._pruned_model
         if pruned is None:
             pruned = model.student if isinstance(model, Distiller) else model
+        check_finite_weights(pruned, "model")
         self.kernels, self.skipped = self._prune.kernels_of(pruned)
         weights = [weight for found in self.kernels.values() for weight in found]
         self._state = PruningState(weights, self._prune.new_masks, model.distribute_strategy)

@@ -25,6 +25,7 @@ from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import layer_records
 from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.models.weights import check_finite_weights
 
 
 class StageRuns:
@@ -225,6 +226,7 @@ class StageRuns:
         backup = None if self.folder is None else self.folder.backup(index, attempt)
         self.teaching.backup = backup
         start = time.perf_counter()
+        check_finite_weights(state.model, f"student before the stage '{stage.name}'")
         try:
             with drawn_from(stage_seed(self.seed, index, attempt)):
                 stage.run(state, self.teaching)

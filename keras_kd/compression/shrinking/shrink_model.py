@@ -15,6 +15,7 @@ from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.checks.compatibility import resolve_losses
 from keras_kd.models.graph import graph_of
+from keras_kd.models.weights import check_finite_weights
 
 
 def shrink(
@@ -139,6 +140,7 @@ def shrink_plan(
     ```
     """
     given = ShrinkOptions(ratio, **options)
+    check_finite_weights(model, "model")
     check_shrinkable(model, given)
     scores = None
     if given.importance == "taylor":
