@@ -14,7 +14,6 @@ from keras_kd.caching.build import CacheBuilder, inputs_of
 from keras_kd.caching.checks import check_batched, check_deterministic, check_first_batch
 from keras_kd.caching.fingerprint import difference, fingerprint
 from keras_kd.caching.manifest import (
-from keras_kd.models.weights import check_finite_weights
     NAME,
     Manifest,
     check_shards,
@@ -24,6 +23,7 @@ from keras_kd.models.weights import check_finite_weights
 from keras_kd.caching.read import read_cache, read_views
 from keras_kd.caching.teacher_pass import TeacherPass
 from keras_kd.distilling.loss_values import layer_paths_of
+from keras_kd.models.weights import check_finite_weights
 from keras_kd.system.arguments import number
 from keras_kd.system.files import check_writable
 from keras_kd.system.folder_lock import held_folder

@@ -13,24 +13,29 @@ import numpy as np
 import tensorflow as tf
 
 
-def models_in(value: Any) -> list[Any]:
+def models_in(value: Any, own: Any = None) -> list[Any]:
     """Return the models and layers that a callable runs, as far as can be seen without a call.
 
     Args:
         value: A model, a layer, or a function, a method, a `functools.partial` or an object that
             holds some: in its arguments, in variables or globals that it reads, in attributes.
+        own: A model that is left out where a function runs it. Defaults to `None`.
     """
-    return list({id(model): model for model in _models_in(value, 3, set())}.values())
+    return list({id(model): model for model in _models_in(value, own, _DEPTH, set())}.values())
 
 
-def _models_in(value: Any, depth: int, seen: set[int]) -> Iterator[Any]:
+_DEPTH = 3  # of functions that call functions
+
+
+def _models_in(value: Any, own: Any, depth: int, seen: set[int]) -> Iterator[Any]:
     if isinstance(value, (keras.layers.Layer, tf.Module)):
         yield value
     if depth and not isinstance(value, keras.layers.Layer) and id(value) not in seen:
         seen.add(id(value))
         deeper = depth - isinstance(value, types.FunctionType)
         for part in _parts(value):
-            yield from _models_in(part, deeper, seen)
+            if part is not own or deeper == _DEPTH:
+                yield from _models_in(part, own, deeper, seen)
 
 
 def _parts(value: Any) -> list[Any]:
@@ -84,9 +89,8 @@ def _key(variable: Any) -> int:
     return id(variable.value if isinstance(variable, keras.Variable) else variable)
 
 
-def _variables_of(value: Any) -> list[Any]:
-    found = models_in(value)
-    return [v for m in found for v in (m.weights if hasattr(m, "weights") else m.variables)]
+def _variables_of(models: list[Any]) -> list[Any]:
+    return [v for m in models for v in (m.weights if hasattr(m, "weights") else m.variables)]
 
 
 def check_apart(
@@ -94,7 +98,8 @@ def check_apart(
 ) -> None:
     """Refuse a student that shares variables with its teacher: training would change both.
 
-    The statistics of a `Normalization` may be shared; training does not change them.
+    The statistics of a `Normalization` may be shared; training does not change them. A function
+    may run the student itself, which then learns from its own outputs.
 
     Args:
         student: The model that is trained.
@@ -110,11 +115,12 @@ def check_apart(
         f"Give the {ours} layers of its own: copied = keras.models.clone_model(model); "
         "copied.set_weights(model.get_weights())."
     )
-    if any(student is model for model in models_in(teacher)):
+    models = models_in(teacher, own=student)
+    if any(student is model for model in models):
         raise ValueError(
             f"The {ours} '{name}' is the {theirs} itself: training would change both. {cure}"
         )
-    taken = {_key(variable) for variable in _variables_of(teacher)}
+    taken = {_key(variable) for variable in _variables_of(models)}
     fixed = {
         _key(variable)
         for layer in student._flatten_layers()
@@ -141,7 +147,7 @@ def check_finite_weights(value: Any, role: str) -> None:
     Raises:
         ValueError: Naming the first such weight.
     """
-    for variable in _variables_of(value):
+    for variable in _variables_of(models_in(value)):
         if "float" not in str(variable.dtype):
             continue
         array = np.asarray(keras.ops.convert_to_numpy(variable))

@@ -70,9 +70,21 @@ def test_a_student_that_shares_a_layer_with_its_teacher_is_refused(pair, way):
     teacher, student = pair
     with pytest.raises(ValueError, match="'trunk'"):
         kd.Distiller(way(teacher), student, LOSS)
+    kd.Distiller(way(network()), student, LOSS)
+
+
+@pytest.mark.parametrize(
+    "way", [lambda m: m, Wrapped, lambda m: m.call, lambda m: kd.teachers.Ensemble([m, network()])]
+)
+def test_a_student_is_not_its_own_teacher(way):
+    student = network()
     with pytest.raises(ValueError, match=r"student.*is the teacher"):
         kd.Distiller(way(student), student, LOSS)
-    kd.Distiller(way(network()), student, LOSS)
+
+
+def test_a_function_may_run_the_student_itself():
+    student = network()
+    kd.Distiller(lambda x: student(x, training=False), student, LOSS)
 
 
 def test_a_model_that_a_function_reads_as_a_global_is_found(pair):

@@ -132,7 +132,7 @@ def test_reference_is_the_teacher_if_asked_for(exact, data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_drop": -1.0}, "`max_drop` is a number of points from 0 on"),
+        ({"max_drop": -1.0}, "`max_drop` must be a number"),
         ({"max_drop": 1.0, "validation_data": None}, "pass `validation_data`"),
         ({"reference": "myself"}, '`reference` must be "student"'),
         ({"retries": -1}, "`retries` must be a whole number"),
