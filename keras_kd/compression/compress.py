@@ -25,6 +25,7 @@ from keras_kd.data.batches import as_batches, refuse_endless
 from keras_kd.data.first_batch import first_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
+from keras_kd.models.copying import copy_state, described
 from keras_kd.system.folder_lock import held_folder
 
 
@@ -184,12 +185,12 @@ def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
         copied = _from_configuration(model)
         if not copied.built or len(copied.weights) != len(model.weights):
             copied(inputs, training=False)
-        copied.set_weights(model.get_weights())
-    except (NotImplementedError, TypeError, ValueError) as error:
+        copy_state(model, copied)
+    except Exception as error:  # a class of the user's may raise anything
         raise ValueError(
             f"The student '{model.name}' ({type(model).__name__}) cannot be copied, and `compress` "
             "leaves the one it was given as it is: give the class a `get_config` with the "
-            f"arguments of its constructor. ({str(error).strip().splitlines()[0]})"
+            f"arguments of its constructor. ({described(error)})"
         ) from error
     return copied
 

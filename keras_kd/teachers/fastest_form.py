@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.models.copying import copy_layer, copy_state
 from keras_kd.models.outputs import output_structure
 from keras_kd.system.arguments import number
 from keras_kd.teachers.fold_batch_norms import clone_graph, fold_batch_norms
@@ -149,13 +150,13 @@ def in_bfloat16(model: keras.Model) -> keras.Model:
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model) and output_structure(layer) is not None:
             return in_bfloat16(layer)
-        config = layer.get_config()
-        if layer.dtype_policy.name == "float32" and layer.name not in last:
-            config["dtype"] = "mixed_bfloat16"
-        return type(layer).from_config(config)
+        learned = hasattr(layer, "adapt")  # tables and bins, which bfloat16 would move
+        if layer.dtype_policy.name == "float32" and layer.name not in last and not learned:
+            return copy_layer(layer, dtype="mixed_bfloat16")
+        return copy_layer(layer)
 
     copy = clone_graph(model, clone)
-    copy.set_weights(model.get_weights())
+    copy_state(model, copy)
     return copy
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.models.copying import copy_layer, copy_state
 from keras_kd.models.outputs import output_structure
 
 # Exact classes: a subclass may do more than multiply with its kernel.
@@ -84,20 +85,18 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
             return nested[layer.name]
         if layer.name in folded:
             return keras.layers.Activation("linear", name=layer.name, dtype=layer.dtype_policy)
-        config = layer.get_config()
-        if layer.name in normalised:
-            config["use_bias"] = True
-        return type(layer).from_config(config)
+        return copy_layer(layer, use_bias=True) if layer.name in normalised else copy_layer(layer)
 
     copy = clone_graph(model, clone)
     for layer in model.layers:
-        if layer.name in folded or layer.name in nested or not layer.weights:
+        is_input = isinstance(layer, keras.layers.InputLayer)
+        if layer.name in folded or layer.name in nested or is_input:
             continue
         target = copy.get_layer(layer.name)
         if layer.name in normalised:
             _fold(layer, normalised[layer.name], target)
         else:
-            target.set_weights(layer.get_weights())
+            copy_state(layer, target)
     return copy
 
 

@@ -9,6 +9,7 @@ import keras
 
 from keras_kd.compression.factorizing.factorization import Factorization
 from keras_kd.compression.tf_keras_bridge.bridge import is_graph
+from keras_kd.models.copying import copy_layer, copy_state
 
 _LINEAR = {
     "activation": "linear",
@@ -72,8 +73,8 @@ class _Splitter:
     def set_weights(self) -> None:
         for original, copied in self._copies.values():
             whole = id(copied) not in self._firsts and not is_graph(copied)
-            if whole and getattr(original, "weights", None):
-                copied.set_weights(original.get_weights())
+            if whole and isinstance(original, keras.layers.Layer):
+                copy_state(original, copied)
         for layer, first, second, way, rank in self._factors:
             for part, kernel in zip((first, second), way.make(rank), strict=True):
                 part.kernel.assign(kernel)
@@ -89,7 +90,7 @@ class _Splitter:
         elif path in self.plan:
             copied = self._split(layer, path, names)
         else:
-            copied = type(layer).from_config(layer.get_config())
+            copied = copy_layer(layer)
         self._copies[id(layer)] = (layer, copied)
         return copied
 

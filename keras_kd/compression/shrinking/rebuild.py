@@ -11,6 +11,7 @@ import numpy as np
 from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.selection import Selection
 from keras_kd.compression.shrinking.walk import needed_nodes
+from keras_kd.models.copying import copy_adapted, copy_layer
 from keras_kd.models.graph import graph_of, is_graph
 
 
@@ -104,17 +105,11 @@ class _Rebuilder:
             for key, change in self._analysis.configs.get(id(operation), {}).items()
         }
         try:
-            config = operation.get_config()
-            copied = type(operation).from_config({**config, **changes})
-        except (NotImplementedError, TypeError, ValueError) as error:
+            copied = copy_layer(operation, **changes)
+        except ValueError:
             if not isinstance(operation, keras.layers.Layer) and not changes:
                 return operation  # an operation without a configuration holds nothing of its own
-            raise ValueError(
-                f"Layer '{operation.name}' ({type(operation).__name__}) cannot be made again from "
-                "its configuration, which a smaller model needs: give the class a `get_config` "
-                "with the arguments of its constructor. "
-                f"({(str(error).strip() or type(error).__name__).splitlines()[0]})"
-            ) from error
+            raise
         copied.name = operation.name
         return copied
 
@@ -135,3 +130,4 @@ class _Rebuilder:
                 if known.scale is not None:
                     value = (value * known.scale(self._selection.size)).astype(value.dtype)
             target.assign(value)
+        copy_adapted(old, made)

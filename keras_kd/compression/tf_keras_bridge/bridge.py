@@ -14,6 +14,7 @@ import numpy as np
 from keras_kd.compression.tf_keras_bridge.same_layers import same_layers
 from keras_kd.compression.tf_keras_bridge.verification import verify_bridge
 from keras_kd.compression.tfmot import import_tf_keras
+from keras_kd.models.copying import copy_state
 from keras_kd.models.features import find_layer
 from keras_kd.models.graph import graph_of, ordered_nodes
 from keras_kd.models.graph import is_graph as is_graph
@@ -385,5 +386,5 @@ def _in_float32(model: Any) -> Any:
         return layer.__class__.from_config(config)
 
     copied = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    copied.set_weights(model.get_weights())
+    copy_state(model, copied)
     return copied

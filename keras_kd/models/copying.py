@@ -1,0 +1,66 @@
+"""Copies of layers and models, with all that they have learned."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+
+def copy_layer(layer: Any, **changes: Any) -> Any:
+    """Make a layer or operation again from its configuration, without its weights.
+
+    Args:
+        layer: A Keras 3 layer or operation.
+        **changes: Entries of the configuration that are to be other ones.
+
+    Raises:
+        ValueError: If its class cannot do that; the message names the layer.
+    """
+    try:
+        return type(layer).from_config({**layer.get_config(), **changes})
+    except Exception as error:  # a layer of the user's may raise anything
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be made again from its "
+            f"configuration: {described(error)}. Give the class a `get_config` with the arguments "
+            "of its constructor."
+        ) from error
+
+
+def copy_state(source: Any, target: Any) -> None:
+    """Copy the weights of a layer or model, and what its preprocessing layers have learned.
+
+    `set_weights` alone leaves out what `adapt` has found: the table of a `TextVectorization` or
+    `StringLookup`, and the mean that a `Normalization` computes with. Those go the way that they
+    take into and out of a `.keras` file.
+
+    Args:
+        source: A layer or model.
+        target: A copy of it, made from its configuration.
+    """
+    target.set_weights(source.get_weights())
+    copy_adapted(source, target)
+
+
+def copy_adapted(source: Any, target: Any) -> None:
+    """Copy what the preprocessing layers in a layer or model have learned by `adapt`.
+
+    Args:
+        source: A layer or model.
+        target: A copy of it, made from its configuration.
+    """
+    for layer, copied in zip(source._flatten_layers(), target._flatten_layers(), strict=False):
+        if not hasattr(layer, "adapt") or type(layer) is not type(copied):
+            continue
+        store: dict[str, Any] = {}
+        layer.save_own_variables(store)
+        copied.load_own_variables(store)
+        if hasattr(layer, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                layer.save_assets(folder)
+                copied.load_assets(folder)
+
+
+def described(error: BaseException) -> str:
+    """Return an error of any library in one line, with its class."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
