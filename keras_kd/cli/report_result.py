@@ -155,17 +155,12 @@ def _add_training(row: dict[str, Any], content: Mapping[str, Any]) -> None:
     seed = content["settings"].get("seed", 0)
     title = _TITLES[command]
     if command == "distill":
-        row["curves"] += curves_of(title, {title: {seed: _shown(result["history"])}})
+        row["curves"] += curves_of(title, {title: {seed: result["history"]}})
         return
     for stage, history in result["history"].items():
-        by_title = {f"{title}: {stage}": {seed: _shown(history)}}
+        by_title = {f"{title}: {stage}": {seed: history}}
         row["curves"] += [{**curve, "stage": stage} for curve in curves_of(title, by_title)]
     row["layers"] = [_layer(record) for record in result["layers"]]
-
-
-def _shown(history: Mapping[str, Any]) -> dict[str, Any]:
-    left_out = ("total_loss", "val_total_loss")
-    return {key: values for key, values in history.items() if key not in left_out}
 
 
 def _layer(record: Mapping[str, Any]) -> dict[str, Any]:

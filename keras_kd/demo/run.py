@@ -153,12 +153,8 @@ def _curves(key: str, histories: dict[str, dict[int, History]]) -> list[dict[str
     stage = _STAGE_OF.get(key)
     if stage is None:
         return []
-    left_out = ("total_loss", "val_total_loss")
-    shown = {
-        seed: {name: values for name, values in history.items() if name not in left_out}
-        for seed, history in histories[stage].items()
-    }
-    return [{**curve, "stage": stage} for curve in curves_of(_STAGES[stage], shown)]
+    curves = curves_of(_STAGES[stage], histories[stage])
+    return [{**curve, "stage": stage} for curve in curves]
 
 
 def _check_recipe(folder: pathlib.Path, recipe: dict[str, Any]) -> None:

@@ -176,9 +176,7 @@ class Distiller(DistributedModel):
             self.teacher = teacher
         self.teaching_layers = self.objective.layers
 
-        self.loss_means = LossMeans(
-            ["student_loss", "distillation_loss", "total_loss", *self.objective.names]
-        )
+        self.loss_means = LossMeans(["student_loss", "distillation_loss", *self.objective.names])
         self.built = student.built
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -387,9 +385,8 @@ class Distiller(DistributedModel):
         batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         scaled = {name: value * replicas for name, value in losses.items()}
-        total = total * replicas
-        self.loss_means.update_state({**scaled, "total_loss": total}, sample_weight=batch_size)
-        self._loss_tracker.update_state(total, sample_weight=batch_size)
+        self.loss_means.update_state(scaled, sample_weight=batch_size)
+        self._loss_tracker.update_state(total * replicas, sample_weight=batch_size)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train the student, as `keras.Model.fit` does, after one look at the data.

@@ -33,7 +33,8 @@ class Hint:
         loss: A loss of `keras_kd.losses` on features. Defaults to `FitNet()`.
         projection: `"auto"`, `None` for none, or a layer to put behind the student's layer.
             Defaults to `"auto"`.
-        name: Name of the loss in the logs. Defaults to the loss's name and the student's layer.
+        name: Name of the loss in the logs. Defaults to the loss's name and that of the student's
+            layer, without the models around it, or to the loss's name alone where that is long.
 
     Example:
 
@@ -67,12 +68,7 @@ class Hint:
                 f'`projection` must be "auto", None or a Keras layer, but received {projection!r}.'
             )
         self.projection = projection
-        layer = (
-            self.student_layer
-            if isinstance(self.student_layer, str)
-            else "_".join(self.student_layer)
-        )
-        self.name = name or f"{self.loss.name}_{layer.replace('/', '_')}"
+        self.name = name or _short_name(self.loss.name, self.student_paths)
         self._projections: list[keras.layers.Layer | None] | None = None
         self._shapes: dict[str, list[Shape]] | None = None
 
@@ -239,6 +235,15 @@ class Hint:
         if shapes is not None:
             hint.build(*([tuple(s) for s in shapes[side]] for side in ("teacher", "student")))
         return hint
+
+
+def _short_name(loss: str, paths: Sequence[str]) -> str:
+    layers = [path.rpartition("/")[2] for path in paths]
+    names = (f"{loss}_{'_'.join(layers)}", f"{loss}_{layers[-1]}")
+    return next((name for name in names if len(name) <= _LONGEST_NAME), loss)
+
+
+_LONGEST_NAME = 32
 
 
 def _names(value: str | Sequence[str], argument: str) -> str | list[str]:

@@ -87,14 +87,18 @@ def layer_paths_of(losses: Sequence[Any], side: str) -> list[str]:
 
 
 def unique_names(losses: Sequence[Any]) -> list[str]:
-    """Return a name for every loss, numbered from the second of the same name on."""
+    """Return a name for every loss, numbered from the second of the same name on.
+
+    The names of the sums in the logs are taken: they would be overwritten.
+    """
+    taken = ["loss", "student_loss", "distillation_loss"]
     names: list[str] = []
     for loss in losses:
         parts = [part for part, _ in leaves(loss) if part is not None]
         first = parts[0] if parts else loss
         name = getattr(first, "name", None) or snake_case(type(first).__name__)
         unique, count = name, 1
-        while unique in names:
+        while unique in [*taken, *names]:
             count += 1
             unique = f"{name}_{count}"
         names.append(unique)

@@ -155,7 +155,7 @@ def regularisers_of_the_student(cls):
     penalty = 0.5 * float(np.sum(student.get_layer("conv").kernel.numpy() ** 2))
     logs = trained(cls(network(5, "t"), student, LogitsDistillation()), *examples())
     weighted = 0.5 * logs["student_loss"][0] + 0.5 * logs["distillation_loss"][0]
-    assert logs["total_loss"][0] == pytest.approx(weighted + penalty, rel=1e-5)
+    assert logs["loss"][0] == pytest.approx(weighted + penalty, rel=1e-5)
 
 
 def teacher_stays_trainable(cls):
@@ -306,4 +306,4 @@ def test_both_agree_where_keras_is_right(cls):
     logs = trained(cls(teacher, student, loss, [1.0], 0.25), x, y)
     assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-3)
     total = 0.25 * logs["student_loss"][0] + 0.75 * logs["distillation_loss"][0]
-    assert logs["total_loss"][0] == pytest.approx(total, rel=1e-5)
+    assert logs["loss"][0] == pytest.approx(total, rel=1e-5)

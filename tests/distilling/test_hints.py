@@ -91,7 +91,11 @@ def test_a_projection_that_is_needed_but_not_made_is_told():
 
 
 def test_names():
-    assert Hint("a", "backbone/b").name == f"{FitNet().name}_backbone_b"
+    assert Hint("a", "backbone/b").name == "fit_net_b"
+    assert Hint("a", "feature_extractor/neck/projection_dense").name == "fit_net_projection_dense"
+    assert Hint("a", ["model/b", "model/c"]).name == "fit_net_b_c"
+    assert Hint("a", [f"backbone/stage_{i}_out" for i in range(4)]).name == "fit_net_stage_3_out"
+    assert Hint("a", "b/" + "long_" * 8).name == "fit_net"
     assert Hint("a", "b", name="mine").name == "mine"
     assert Hint("a", "b").teacher_paths == ["a"]
     assert Hint(["a", "c"], ["b", "d"]).student_paths == ["b", "d"]

@@ -71,3 +71,8 @@ def test_a_layer_on_one_side_is_compared_with_the_outputs_of_the_other():
         Feature("mse", "a", None), column(9), {"a": column(3)}, None, column(1), {}
     )
     assert float(value) == 4.0
+
+
+def test_no_loss_takes_the_name_of_a_sum():
+    named = [Hint("a", "b", name=name) for name in ("loss", "loss", "student_loss")]
+    assert unique_names(named) == ["loss_2", "loss_3", "student_loss_2"]

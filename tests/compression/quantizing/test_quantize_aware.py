@@ -277,7 +277,7 @@ def test_hints_inside_nested_models_and_projections_learn(data, tmp_path):
     result = compress(
         distiller, data, stages=[QuantizeAware(learning_rate=1e-2)], path=tmp_path, verbose=0
     )
-    assert result.history["quantize_aware"]["fit_net_backbone_block1_1_out"][0] > 0
+    assert result.history["quantize_aware"]["fit_net_block1_1_out"][0] > 0
     with np.load(tmp_path / "stage_1_quantize_aware.projections.npz") as file:
         assert not np.allclose(file["arr_0"], projection)
     np.testing.assert_array_equal(hint.layers[0].get_weights()[0], projection)
