@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import keyword
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,8 +35,17 @@ class Batch:
 
 
 def safe_name(name: str) -> str:
-    """Return `name` as TensorFlow writes it into a signature."""
-    return re.sub(r"\W", "_", name)
+    """Return the name of an input or output as it stands in a file's signature.
+
+    TensorFlow takes only names of parameters that a Python function could have, in ASCII and with
+    a letter first: "größe" becomes "gro_e", "1st" becomes "x_1st" and "class" becomes "class_".
+    """
+    letters = unicodedata.normalize("NFKD", name)
+    letters = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    safe = re.sub(r"\W", "_", letters, flags=re.ASCII)
+    if not safe[:1].isalpha():
+        return f"x_{safe}"
+    return f"{safe}_" if keyword.iskeyword(safe) or safe == "self" else safe
 
 
 def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) -> Iterator[Batch]:

@@ -35,6 +35,11 @@ class Calibration:
     batches: int
     labels: np.ndarray | None
 
+    def some(self, count: int) -> list[dict[str, np.ndarray]]:
+        """Return `count` of the samples at even distances, fewer if there are fewer."""
+        chosen = np.linspace(0, len(self.samples) - 1, min(count, len(self.samples)))
+        return [self.samples[i] for i in chosen.astype(int)]
+
     def missing_classes(self, units: int | None) -> list[int]:
         """Return the classes of which there is no sample.
 

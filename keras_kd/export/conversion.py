@@ -7,11 +7,12 @@ import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from keras_kd.data.input import Input
 from keras_kd.export.calibration import Calibration, calibrate
 from keras_kd.export.converter_errors import explain, named_layers
 from keras_kd.export.int4 import to_int4
@@ -72,12 +73,18 @@ class Conversion:
         self.flex_layers: list[str] = []
 
     def use_representative(self, data: Any) -> None:
-        """Calibrate with `data`."""
+        """Calibrate with `data`, or keep a few samples of it where nothing is calibrated."""
         self._data = data
         if isinstance(self._source, KerasSource):  # a mistake in the data shows before the work
-            self.calibration = calibrate(
-                data, self._source.inputs, self._options.calibration_batches
-            )
+            self.calibration = self._calibrate(self._source.inputs)
+
+    def _calibrate(self, inputs: Sequence[Input]) -> Calibration:
+        batches = self._options.calibration_batches if self._is_integer else 1
+        return calibrate(self._data, inputs, batches)
+
+    @property
+    def _is_integer(self) -> bool:
+        return self._options.quantization in INTEGER
 
     def run(self) -> Converted:
         """Convert with builtin operators; with TensorFlow's own where allowed and needed."""
@@ -168,10 +175,8 @@ class Conversion:
         if self._data is None:
             return
         if self.calibration is None:
-            self.calibration = calibrate(
-                self._data, signature.inputs, self._options.calibration_batches
-            )
-        if found := loops(folder):
+            self.calibration = self._calibrate(signature.inputs)
+        if self._is_integer and (found := loops(folder)):
             raise ValueError(
                 f'`quantization="{self._options.quantization}"` cannot calibrate the loops in this '
                 f"model ({', '.join(found[:5])}): the converter crashes on them. Write recurrent "
@@ -190,7 +195,7 @@ class Conversion:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantization == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if quantization in INTEGER and self.calibration is not None:
+        if self._is_integer and self.calibration is not None:
             converter.representative_dataset = lambda: self._feed(keys)
             # Builtins stay allowed, so that an operator without an integer kernel is kept in float
             # and can be named, where the converter alone would only refuse.

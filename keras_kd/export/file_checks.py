@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_kd.export.int4 import WITH_WEIGHTS, weights_above_4_bits
+from keras_kd.export.signatures import Signature
+from keras_kd.litert import probe
 from keras_kd.litert.model_file import ModelFile, Operator
 from keras_kd.litert.runtime import check_file
 from keras_kd.system.quiet import capture_output
@@ -41,30 +44,54 @@ def refuse_custom_operators(
         )
 
 
-def check_runs(temporary: pathlib.Path, target: pathlib.Path, signatures: Sequence[str]) -> None:
-    """Load a file in LiteRT and run every signature of it once.
+def check_runs(
+    temporary: pathlib.Path,
+    target: pathlib.Path,
+    signatures: Mapping[str, Signature],
+    samples: Sequence[Mapping[str, np.ndarray]] = (),
+) -> None:
+    """Load a file in LiteRT and run every signature of it.
 
     Args:
         temporary: The file.
         target: Its final name, for messages.
-        signatures: Names of its signatures.
+        signatures: Its signatures by name.
+        samples: Real inputs by name, each of batch size 1. Defaults to none: made-up numbers.
 
     Raises:
         ValueError: If the file cannot be run.
     """
+    inputs = next(iter(signatures.values())).inputs
     try:
-        check_file(temporary)
+        check_file(temporary, [[sample[i.name] for i in inputs] for sample in samples])
         if len(signatures) > 1:
             with capture_output(False):
-                signature_outputs(temporary)
+                signature_outputs(temporary, samples=samples)
     except (ValueError, RuntimeError) as error:
         reason = str(error).replace(str(temporary), target.name)
-        if zero := _zero_kernels(temporary.read_bytes()):
+        content = temporary.read_bytes()
+        if where := _failed_layer(content, reason):
+            reason += f" The operator comes from '{where}'."
+        if zero := _zero_kernels(content):
             reason += (
                 f" All weights are zero in: {', '.join(zero)}. Prune less there, or leave these "
                 "layers out."
             )
+        elif "failed to invoke" in reason and not samples:
+            reason += " It was run on made-up numbers: pass `representative_data` to try real ones."
         raise ValueError(f"'{target}' was not written. {reason}") from None
+
+
+def _failed_layer(content: bytes, reason: str) -> str | None:
+    """Return the layer of the operator that LiteRT's error speaks of by its number."""
+    found = re.search(r"Node number (\d+) \((\w+)\)", reason)
+    if found is None:
+        return None
+    operators = [o for o in ModelFile(content).operators() if not o.graph]
+    number = int(found.group(1))
+    if number < len(operators) and operators[number].name == found.group(2):
+        return place(operators[number])
+    return None
 
 
 def _zero_kernels(content: bytes) -> list[str]:
@@ -83,7 +110,12 @@ def _zero_kernels(content: bytes) -> list[str]:
     return found
 
 
-def try_flex(content: bytes, target: pathlib.Path, layers: Sequence[str]) -> tuple[bool, str]:
+def try_flex(
+    content: bytes,
+    target: pathlib.Path,
+    layers: Sequence[str],
+    samples: Sequence[Mapping[str, np.ndarray]] = (),
+) -> tuple[bool, str]:
     """Run a file with TensorFlow's own operators where TensorFlow can.
 
     LiteRT for Python has none of them, and TensorFlow for Python lost them with version 2.20
@@ -93,6 +125,7 @@ def try_flex(content: bytes, target: pathlib.Path, layers: Sequence[str]) -> tup
         content: The file's bytes.
         target: Its name.
         layers: The layers which need them, as far as they are known.
+        samples: Real inputs by name, each of batch size 1. Defaults to none: made-up numbers.
 
     Returns:
         Whether it was run, and a sentence about where it does not run.
@@ -106,7 +139,7 @@ def try_flex(content: bytes, target: pathlib.Path, layers: Sequence[str]) -> tup
         file.write_bytes(content)
         try:
             with capture_output(False):
-                signature_outputs(file, flex=True)
+                signature_outputs(file, flex=True, samples=samples)
         except (ValueError, RuntimeError) as error:
             if "link the Flex delegate" not in str(error):
                 raise ValueError(f"'{target}' was not written. {error}") from None
@@ -127,12 +160,16 @@ def try_flex(content: bytes, target: pathlib.Path, layers: Sequence[str]) -> tup
     )
 
 
-def signature_outputs(file: pathlib.Path, flex: bool = False) -> dict[str, np.ndarray]:
+def signature_outputs(
+    file: pathlib.Path, flex: bool = False, samples: Sequence[Mapping[str, np.ndarray]] = ()
+) -> dict[str, np.ndarray]:
     """Run every signature of a file once, on numbers that are the same each time.
 
     Args:
         file: The file.
         flex: Whether to run it in `tf.lite.Interpreter`. Defaults to `False`.
+        samples: Real inputs by name, each of batch size 1, of which the first is taken. Defaults
+            to none: made-up numbers.
 
     Returns:
         Outputs by `"signature/output"`.
@@ -146,7 +183,6 @@ def signature_outputs(file: pathlib.Path, flex: bool = False) -> dict[str, np.nd
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(model_path=str(file))
-    generator = np.random.default_rng(0)
     found = {}
     for key in interpreter.get_signature_list():
         runner = interpreter.get_signature_runner(key)
@@ -155,8 +191,8 @@ def signature_outputs(file: pathlib.Path, flex: bool = False) -> dict[str, np.nd
             sizes = detail["shape_signature"]
             # Convolutions need more than one position where any number is taken.
             shape = [(64 if i else 1) if size < 0 else size for i, size in enumerate(sizes)]
-            draw = generator.random(shape) if np.dtype(detail["dtype"]).kind == "f" else 0
-            arrays[name] = np.broadcast_to(draw, shape).astype(detail["dtype"])
+            given = samples[0][name] if samples else probe.made_up(detail, shape)
+            arrays[name] = probe.quantize(probe.filled(given, detail), detail)
         for name, values in runner(**arrays).items():
             found[f"{key}/{name}"] = values
     return found

@@ -103,12 +103,23 @@ class KerasSource:
         tf.saved_model.save(module, os.fspath(folder), signatures=functions)
         return signatures
 
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs of the first signature by name, in float32, for a batch of inputs."""
+        target = next(iter(self._targets.values()))
+        with as_float32(self.model):
+            outputs = call_target(self.model, target, self.structure(inputs))
+        return {safe_name(name): np.asarray(tensor) for name, tensor in outputs.items()}
+
+    def structure(self, inputs: Mapping[str, Any]) -> Any:
+        """Return inputs by name in the structure in which the model takes them, as tensors."""
+        tensors = [tf.convert_to_tensor(inputs[i.name]) for i in self.inputs]
+        return keras.tree.pack_sequence_as(self._struct, tensors)
+
     def _trace(self, target: Target, batch_size: int | None) -> tuple[Any, Signature]:
         names: list[str] = []
 
         def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            x = keras.tree.pack_sequence_as(self._struct, [inputs[i.name] for i in self.inputs])
-            outputs = call_target(self.model, target, x)
+            outputs = call_target(self.model, target, self.structure(inputs))
             names[:] = [safe_name(name) for name in outputs]
             return dict(zip(names, outputs.values(), strict=True))
 
@@ -149,9 +160,12 @@ def _input_struct(model: keras.Model) -> Any:
         struct = model.input
     else:
         struct = _struct_of_subclass(model)
-    names = [safe_name(t.name) for t in keras.tree.flatten(struct)]
-    if len(set(names)) != len(names):
-        raise ValueError(f"Two inputs of '{model.name}' have the same name: {names}.")
+    names = [t.name for t in keras.tree.flatten(struct)]
+    if len({safe_name(name) for name in names}) != len(names):
+        raise ValueError(
+            f"Two inputs of '{model.name}' would have one name in the file, where names are made "
+            f"of ASCII letters, digits and '_'. Received: input names {names}. Rename one of them."
+        )
     return struct
 
 

@@ -77,6 +77,8 @@ class SavedModelSource:
             outputs = signature(**inputs)
             return {name: outputs[own] for name, own in zip(names, written, strict=True)}
 
+        self._serve = serve
+
         fixed = {
             name: tf.TensorSpec((batch_size, *specs[name].shape[1:]), specs[name].dtype, name=name)
             for name in order
@@ -90,6 +92,11 @@ class SavedModelSource:
         )
         shapes = tuple(tuple(function.structured_outputs[name].shape) for name in names)
         return {DEFAULT_SIGNATURE: Signature(inputs, tuple(names), shapes)}
+
+    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs by name, after `write`; see `KerasSource.predict`."""
+        tensors = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
+        return {name: np.asarray(tensor) for name, tensor in self._serve(**tensors).items()}
 
     def _names(self, attribute: str) -> list[str]:
         """Names which the model, or the model inside it, gives its inputs or outputs."""

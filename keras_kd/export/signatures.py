@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_kd.data.input import Input
-from keras_kd.data.numpy_batches import safe_name
 from keras_kd.models.features import FeatureReader, find_layer
 from keras_kd.models.outputs import name_outputs
 
@@ -50,7 +50,7 @@ def check_signatures(signatures: Any) -> dict[str, Target]:
             f"{{'serving_default': None, 'features': 'pool'}}. Received: {signatures!r}."
         )
     for name, target in signatures.items():
-        if not isinstance(name, str) or safe_name(name) != name or not name:
+        if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
             raise ValueError(
                 f"A signature's name must be made of letters, digits and `_`. Received: {name!r}."
             )

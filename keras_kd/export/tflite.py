@@ -11,6 +11,8 @@ from typing import Any
 
 from keras_kd.export.calibration import warnings_of as warnings_of_calibration
 from keras_kd.export.conversion import Conversion, Converted
+from keras_kd.export.fidelity import SAMPLES, measure_fidelity
+from keras_kd.export.fidelity import warning_of as warning_of_fidelity
 from keras_kd.export.file_checks import (
     check_runs,
     refuse_custom_operators,
@@ -57,10 +59,10 @@ def export_tflite(
 
     What is exported is inference: dropout and augmentation layers vanish, and a mixed precision
     model is exported in float32. Inputs and outputs keep the model's names and order. The finished
-    file is loaded in LiteRT and run once before it takes its final name; until then, a file which
-    stood at `path` stays. Beside it, `<name>.tflite.json` says what the file is: see
-    `keras_kd.export.metadata.read_metadata`. The converter's own text is shown only if the export
-    fails.
+    file is loaded in LiteRT and run before it takes its final name, on samples of
+    `representative_data` if there are any; until then, a file which stood at `path` stays. Beside
+    it, `<name>.tflite.json` says what the file is: see `keras_kd.export.metadata.read_metadata`.
+    The converter's own text is shown only if the export fails.
 
     Args:
         model: A built Keras 3 model (functional, sequential, or subclassed and called once), the
@@ -80,10 +82,12 @@ def export_tflite(
               gets 8, with a warning that names it.
 
             Defaults to `"float32"`.
-        representative_data: Training data from which activation ranges are calibrated for `"int8"`
-            and `"int16x8"`: a `tf.data.Dataset` or another iterable of `x`, `(x, y)` or
-            `(x, y, sample_weight)`, or such arrays. Not needed by a quantization-aware model; if
-            given, the layers which were not trained with quantization are quantized by it too.
+        representative_data: Training data: a `tf.data.Dataset` or another iterable of `x`,
+            `(x, y)` or `(x, y, sample_weight)`, or such arrays. Activation ranges are calibrated
+            from it for `"int8"` and `"int16x8"`. Not needed by a quantization-aware model; if
+            given, the layers which were not trained with quantization are quantized by it too. In
+            every format, the written file is run on some of it and compared with the model, and a
+            warning says if the two are far apart.
         calibration_batches: How many batches of it are used: the first ones of a data set; of
             arrays, evenly spaced samples, 32 for a batch. Defaults to `None`: as many as give 256
             samples. A warning says when they are too few, or when classes are missing among the
@@ -165,7 +169,7 @@ def export_tflite(
     check_places(target)
     start = time.perf_counter()
     job = Conversion(source, options, lambda found: _check_class_names(names, found))
-    if quantization in INTEGER and representative_data is not None:
+    if representative_data is not None:
         job.use_representative(representative_data)
     converted = job.run()
     said = []
@@ -181,26 +185,31 @@ def export_tflite(
     content = embed(content, inputs, first.outputs, names, preprocessing)
     units = _units(first)
     ran = True
+    samples = [] if job.calibration is None else job.calibration.some(SAMPLES)
     if flex:
-        ran, sentence = try_flex(content, target, job.flex_layers)
+        ran, sentence = try_flex(content, target, job.flex_layers, samples)
         said.append(sentence)
     facts = describe(
         content,
         target.name,
         quantization,
         converted.signatures,
-        job.calibration,
+        job.calibration if quantization in INTEGER else None,
         units,
         names,
         preprocessing,
         ran,
     )
+    fidelity = None
     with written(target, content, facts) as temporary:
         if not flex:
-            check_runs(temporary, target, list(converted.signatures))
+            check_runs(temporary, target, converted.signatures, samples)
+            fidelity = measure_fidelity(source, temporary, samples) if samples else None
     remember_origin(target, model)
+    if fidelity is not None and fidelity.is_poor:
+        said.append(warning_of_fidelity(fidelity, source, target, samples, quantization))
     said += warnings_of(content, target, quantization, integer_io)
-    if job.calibration is not None:
+    if job.calibration is not None and quantization in INTEGER:
         said += warnings_of_calibration(job.calibration, units, names)
     for sentence in filter(None, said):
         warnings.warn(sentence, stacklevel=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 
 from keras_kd.data.input import Input
 from keras_kd.litert import probe
+from keras_kd.litert.loading import check_delegate, probe_file
 from keras_kd.litert.loading import check_file as check_file
-from keras_kd.litert.loading import probe_file
 from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.tables import rows_of_tables
 from keras_kd.system.arguments import number
 from keras_kd.system.quiet import capture_output
 
@@ -60,7 +62,7 @@ class LiteRuntime:
         self.probed = probe_file(path)
         self.path = self.probed.path
         if xnnpack:
-            check_file(path)
+            check_delegate(self.probed)
         self.threads = threads
         self.xnnpack = self.probed.loads_with_xnnpack if xnnpack is None else xnnpack
         resolver = (
@@ -77,7 +79,8 @@ class LiteRuntime:
                     experimental_op_resolver_type=resolver,
                     experimental_preserve_all_tensors=preserve_all_tensors,
                 )
-                probe.run_once(self._interpreter)
+                with contextlib.suppress(probe.InputsRefusedError):  # they were made up
+                    probe.run_once(self._interpreter)
                 self.delegate = self._delegate()
         except UnicodeDecodeError as error:  # LiteRT checks a file's numbers, not its names
             raise ValueError(
@@ -206,12 +209,12 @@ class LiteRuntime:
                 ) from None
             self._input_details = self._interpreter.get_input_details()
         for detail, array in zip(self._input_details, arrays, strict=True):
-            self._interpreter.set_tensor(detail["index"], _quantize(array, detail))
+            self._interpreter.set_tensor(detail["index"], probe.quantize(array, detail))
 
     def in_file_types(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return one batch as the file takes it: in its order, quantized where it is."""
         return [
-            _quantize(inputs[i.name], d)
+            probe.quantize(inputs[i.name], d)
             for i, d in zip(self.inputs, self._input_details, strict=True)
         ]
 
@@ -227,7 +230,10 @@ class LiteRuntime:
             raise ValueError(f"LiteRT cannot run '{self.path}': {error}") from None
 
     def example_inputs(self, seed: int = 0) -> dict[str, np.ndarray]:
-        """Return a batch of one: normal numbers for float inputs, zeros for integer ones."""
+        """Return a batch of one: normal numbers for float inputs, ids that exist for integer ones.
+
+        Where nothing tells which integers an input takes, they are 0 and 1.
+        """
         generator = np.random.default_rng(seed)
         arrays = {}
         for detail, target in zip(self._input_details, self.inputs, strict=True):
@@ -235,6 +241,9 @@ class LiteRuntime:
             shape = (1, *detail["shape"][1:]) if target.shape[:1] == (None,) else detail["shape"]
             if target.dtype.kind == "f":
                 arrays[target.name] = generator.standard_normal(shape).astype(target.dtype)
+            elif target.dtype.kind in "iub":
+                ids = generator.integers(0, rows_of_tables(self.file, detail["index"]) or 2, shape)
+                arrays[target.name] = ids.astype(target.dtype)
             else:
                 arrays[target.name] = np.zeros(shape, target.dtype)
         return arrays
@@ -242,15 +251,6 @@ class LiteRuntime:
 
 def _is_quantized(detail: Mapping[str, Any]) -> bool:
     return np.dtype(detail["dtype"]).kind in "iu" and detail["quantization"][0] != 0
-
-
-def _quantize(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    if not _is_quantized(detail):
-        return np.ascontiguousarray(array, dtype=detail["dtype"])
-    scale, zero_point = detail["quantization"]
-    limits = np.iinfo(detail["dtype"])
-    scaled = np.round(array.astype(np.float64) / scale) + zero_point
-    return np.clip(scaled, limits.min, limits.max).astype(detail["dtype"])
 
 
 def _dequantize(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
