@@ -158,6 +158,39 @@ def test_several_inputs_and_outputs_keep_names_and_order(
     np.testing.assert_allclose(outputs["mood"], mood, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("in", "in_"),
+        ("class", "class_"),
+        ("self", "self_"),
+        ("1st", "x_1st"),
+        ("größe", "gro_e"),
+        ("_hidden", "x__hidden"),
+        ("my input-1", "my_input_1"),
+    ],
+)
+def test_any_name_of_an_input_and_an_output_is_written(
+    tmp_path: pathlib.Path, name: str, written: str
+) -> None:
+    i = keras.Input((4,), name=name)
+    model = keras.Model({name: i}, {name: layers.Dense(3)(i)})
+    runtime = LiteRuntime(export(model, tmp_path / "a.tflite"))
+    assert [i.name for i in runtime.inputs] == runtime.output_names == [written]
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    result = evaluate_tflite(
+        tmp_path / "a.tflite", ({name: x},), model=model, runs=1, warmup=0, verbose=False
+    )
+    assert result.agreement == 1
+
+
+def test_names_that_become_one_are_refused(tmp_path: pathlib.Path) -> None:
+    inputs = [keras.Input((4,), name="a b"), keras.Input((4,), name="a-b")]
+    model = keras.Model(inputs, layers.Add()(inputs))
+    with pytest.raises(ValueError, match="a-b"):
+        export(model, tmp_path / "a.tflite")
+
+
 def test_representative_data_by_name_and_from_a_dataset(tmp_path: pathlib.Path) -> None:
     words, features = two_inputs_data()
     data = tf.data.Dataset.from_tensor_slices(
@@ -429,7 +462,7 @@ def test_an_interrupted_write_leaves_the_old_file(
 def test_a_file_which_litert_cannot_run_is_not_kept(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: pathlib.Path) -> None:
+    def refuse(path: pathlib.Path, samples: object) -> None:
         raise ValueError(f"LiteRT cannot run '{path}': node 3 failed")
 
     monkeypatch.setattr("keras_kd.export.file_checks.check_file", refuse)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_kd.export import export_tflite
+from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.probe import made_up
 from keras_kd.litert.runtime import LiteRuntime
 
