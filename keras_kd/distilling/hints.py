@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask, set_keras_mask
 
 from keras_kd.losses.fitnet import FitNet
 from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.losses.shared.pooling import adaptive_average_pool
 
 Shape = tuple[int | None, ...]

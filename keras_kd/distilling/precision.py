@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_kd.models.graph import flat_layers
+
 
 def with_loss_scale(optimizer: Any, student: keras.Model) -> Any:
     """Return an optimizer that scales the loss where a layer of the student computes in float16.
@@ -18,6 +20,6 @@ def with_loss_scale(optimizer: Any, student: keras.Model) -> Any:
     """
     if optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return optimizer
-    if all(layer.dtype_policy.compute_dtype != "float16" for layer in student._flatten_layers()):
+    if all(layer.dtype_policy.compute_dtype != "float16" for layer in flat_layers(student)):
         return optimizer
     return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")

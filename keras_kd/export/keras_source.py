@@ -23,6 +23,7 @@ from keras_kd.export.signatures import (
     check_layers,
 )
 from keras_kd.export.tracing import as_float32, recurrent_layers, steps_are_open, unrolled
+from keras_kd.models.graph import flat_layers
 
 
 class KerasSource:
@@ -51,7 +52,7 @@ class KerasSource:
             )
         quantized = [
             layer.name
-            for layer in model._flatten_layers()
+            for layer in flat_layers(model)
             if getattr(layer, "quantization_mode", None) is not None
         ]
         if quantized:
@@ -60,7 +61,7 @@ class KerasSource:
                 "the TFLite converter does not accept. Export the model as it was before, with "
                 '`quantization="int8"`.'
             )
-        tables = [x.name for x in model._flatten_layers() if type(x).__name__ in LOOKUPS]
+        tables = [x.name for x in flat_layers(model) if type(x).__name__ in LOOKUPS]
         if tables:
             raise ValueError(lookups(tables))
         self.model = model

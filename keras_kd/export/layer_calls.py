@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.models.graph import flat_layers
+
 Call = Callable[[tf.Tensor], tf.Tensor]
 
 
@@ -27,7 +29,7 @@ def calls_for_tflite(model: keras.Model) -> Iterator[None]:
     """
     changed = []
     try:
-        for layer in model._flatten_layers():
+        for layer in flat_layers(model):
             call = _call_for_tflite(layer)
             if call is not None and "call" not in vars(layer):
                 object.__setattr__(layer, "call", tf.autograph.experimental.do_not_convert(call))

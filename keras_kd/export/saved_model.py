@@ -15,6 +15,7 @@ from keras_kd.data.input import Input
 from keras_kd.data.numpy_batches import safe_name
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.signatures import DEFAULT_SIGNATURE, Signature, Target
+from keras_kd.models.graph import flat_layers
 
 
 @runtime_checkable
@@ -110,7 +111,7 @@ class _LegacyKeras:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.quantization_aware = any(
-            type(layer).__name__.startswith("Quantize") for layer in model._flatten_layers()
+            type(layer).__name__.startswith("Quantize") for layer in flat_layers(model)
         )
 
     def write_saved_model(self, folder: str | os.PathLike[str]) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 import keras
 
+from keras_kd.models.graph import flat_layers
+
 
 @contextlib.contextmanager
 def as_float32(model: keras.Model) -> Iterator[None]:
     """Let a mixed precision model compute in float32 for the duration of a trace."""
     changed = []
     try:
-        for layer in [model, *model._flatten_layers(include_self=False)]:
+        for layer in flat_layers(model):
             policy = layer.dtype_policy
             if policy.compute_dtype in ("float16", "bfloat16"):
                 changed.append((layer, policy))
@@ -41,7 +43,7 @@ def unrolled(model: keras.Model, active: bool) -> Iterator[None]:
 
 def recurrent_layers(model: keras.Model) -> list[Any]:
     """Return the recurrent layers of a model, those inside others too."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    return [layer for layer in flat_layers(model) if isinstance(layer, keras.layers.RNN)]
 
 
 def steps_are_open(layer: Any) -> bool:

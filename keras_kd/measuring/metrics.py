@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.backend import set_keras_mask
+
+from keras_kd.losses.shared.masks import set_keras_mask
 
 # Metrics of distances between numbers: who asks for these only has an output of numbers.
 _OF_ERRORS = {

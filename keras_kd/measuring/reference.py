@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.backend import get_keras_mask
 
 from keras_kd.data.numpy_batches import safe_name
+from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
 

@@ -10,7 +10,15 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_kd.models.graph import check_graph, graph_of, is_graph, ordered_nodes
+from keras_kd.models.graph import (
+    attention_axes,
+    attention_projections,
+    check_graph,
+    graph_of,
+    is_graph,
+    kernel_of,
+    ordered_nodes,
+)
 
 Shape = tuple[int, ...]
 
@@ -152,11 +160,9 @@ def operation_macs(
         return math.prod(weights[id(weight)])
 
     if isinstance(operation, layers.Dense):
-        return _known(operation, outputs[0][1:-1]) * size(operation._kernel)
+        return _known(operation, outputs[0][1:-1]) * size(kernel_of(operation))
     if isinstance(operation, (*_CONVOLUTIONS, *_DEPTHWISE)):
-        return _positions(operation, outputs[0]) * size(
-            operation._kernel if isinstance(operation, _CONVOLUTIONS) else operation.kernel
-        )
+        return _positions(operation, outputs[0]) * size(kernel_of(operation))
     if isinstance(operation, _TRANSPOSED):
         return _positions(operation, inputs[0]) * size(operation.kernel)
     if isinstance(operation, _SEPARABLE):
@@ -164,7 +170,7 @@ def operation_macs(
         return _positions(operation, outputs[0]) * kernels
     if isinstance(operation, layers.EinsumDense):
         left, kernel = operation.equation.split("->")[0].replace(" ", "").split(",")
-        return _einsum(operation, (left, kernel), (inputs[0], weights[id(operation._kernel)]))
+        return _einsum(operation, (left, kernel), (inputs[0], weights[id(kernel_of(operation))]))
     if isinstance(operation, _ATTENTION):
         return _attention(operation, inputs, weights)
     if isinstance(operation, _RECURRENT):
@@ -220,17 +226,11 @@ def _attention(
 ) -> int:
     query = _known(layer, inputs[0][1:-1])
     value = _known(layer, inputs[1][1:-1])
-    kernels = {name: getattr(layer, f"_{name}_dense")._kernel for name in _projections(layer)}
+    kernels = {name: kernel_of(part) for name, part in attention_projections(layer).items()}
     sizes = {name: math.prod(weights[id(kernel)]) for name, kernel in kernels.items()}
     macs = query * (sizes["query"] + sizes["output"] + sizes.get("gate", 0))
     macs += value * (sizes["key"] + sizes["value"])
     _, heads, key_dim = weights[id(kernels["query"])]
     value_dim = weights[id(kernels["output"])][1]
-    axes = getattr(layer, "_attention_axes", None) or (1,)
-    attended = _known(layer, [inputs[1][axis] for axis in axes])
+    attended = _known(layer, [inputs[1][axis] for axis in attention_axes(layer)])
     return macs + heads * query * attended * (key_dim + value_dim)
-
-
-def _projections(layer: Any) -> tuple[str, ...]:
-    gate = ("gate",) if getattr(layer, "_gate_dense", None) is not None else ()
-    return ("query", "key", "value", "output", *gate)

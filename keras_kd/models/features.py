@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd.models.graph import flat_layers
+
 
 def find_layer(model: Any, path: str) -> Any:
     """Return the layer of `model` at `path`.
@@ -45,7 +47,7 @@ def _inner_layers(layer: Any) -> dict[str, Any]:
     # Keras numbers the names of layers that were given none: "softmax_3" tells nobody anything.
     held = {name.lstrip("_"): value for name, value in vars(layer).items()}
     named = {name: child for name, child in held.items() if isinstance(child, keras.layers.Layer)}
-    inner = layer._flatten_layers(include_self=False, recursive=False)
+    inner = flat_layers(layer, include_self=False, recursive=False)
     return {**named, **{child.name: child for child in inner}}
 
 

@@ -1,10 +1,12 @@
-"""The graph of layers of functional and sequential Keras 3 models."""
+"""Keras models as graphs of layers: the one place for the private names of layers and tensors."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import keras
+from keras.src.applications.convnext import LayerScale as LayerScale
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
 
 
 def is_graph(model: Any) -> bool:
@@ -59,3 +61,66 @@ def ordered_nodes(graph: Any) -> list[Any]:
 def call_arguments(node: Any) -> dict[int | str, Any]:
     """Return the arguments of a call by position and by name."""
     return {**dict(enumerate(node.arguments.args)), **node.arguments.kwargs}
+
+
+def flat_layers(layer: Any, include_self: bool = True, recursive: bool = True) -> list[Any]:
+    """Return a layer and the layers inside it, also those inside of composite and custom layers.
+
+    Args:
+        layer: A model or a layer.
+        include_self: Whether `layer` itself is the first. Defaults to `True`.
+        recursive: Whether layers inside of layers are opened. Defaults to `True`.
+    """
+    return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
+
+
+def sublayers(layer: Any) -> list[Any]:
+    """Return the layers that a layer tracks, an input layer included."""
+    return list(getattr(layer, "_layers", ()))
+
+
+def input_structure(model: Any) -> Any:
+    """Return the symbolic inputs of a functional model, in its structure."""
+    return graph_of(model)._inputs_struct
+
+
+def output_structure(model: Any) -> Any:
+    """Return the symbolic outputs of a functional or built sequential model, else `None`."""
+    if isinstance(model, keras.Sequential):
+        return model.outputs[0] if model.built and model.inputs else None
+    return getattr(model, "_outputs_struct", None)
+
+
+def calls_of(operation: Any) -> list[Any]:
+    """Return the nodes of the calls of a layer or operation."""
+    return list(operation._inbound_nodes)
+
+
+def calls_behind(operation: Any) -> list[Any]:
+    """Return the nodes that take an output of a layer or operation."""
+    return list(operation._outbound_nodes)
+
+
+def origin_of(tensor: Any) -> Any:
+    """Return what made a symbolic tensor (`operation`, `node_index`, `tensor_index`), or `None`."""
+    return getattr(tensor, "_keras_history", None)
+
+
+def kernel_of(layer: Any) -> Any:
+    """Return the variable of a layer's kernel, without what LoRA adds to it."""
+    for name in ("_kernel", "kernel", "_embeddings"):
+        if getattr(layer, name, None) is not None:
+            return getattr(layer, name)
+    return None
+
+
+def attention_projections(layer: Any) -> dict[str, Any]:
+    """Return the projections of an attention layer that it has: query, key, value, gate, output."""
+    names = ("query", "key", "value", "gate", "output")
+    found = {name: getattr(layer, f"_{name}_dense", None) for name in names}
+    return {name: projection for name, projection in found.items() if projection is not None}
+
+
+def attention_axes(layer: Any) -> tuple[int, ...]:
+    """Return the axes that an attention layer attends over, the batch counted."""
+    return getattr(layer, "_attention_axes", None) or (1,)

@@ -11,13 +11,6 @@ import numpy as np
 from keras_kd.data.numpy_batches import safe_name
 
 
-def output_structure(model: Any) -> Any:
-    """Return the symbolic outputs of a functional or built sequential model, else `None`."""
-    if isinstance(model, keras.Sequential):
-        return model.outputs[0] if model.built and model.inputs else None
-    return getattr(model, "_outputs_struct", None)
-
-
 def output_names(student: Any) -> list[str] | None:
     """Return the names of a student's outputs, or `None` where it does not tell them."""
     return getattr(student, "output_names", None)

@@ -12,8 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.models.graph import graph_of, is_graph
-from keras_kd.models.outputs import output_structure
+from keras_kd.models.graph import calls_of, graph_of, is_graph, origin_of, output_structure
 
 PROBABILITIES = ("softmax", "sigmoid")
 
@@ -118,8 +117,8 @@ class _Tail:
     def _compute(self, tensor: Any, inputs: Mapping[int, tuple[Any, Any]]) -> Any:
         if id(tensor) in inputs:
             return self.value(*inputs[id(tensor)])
-        history = tensor._keras_history
-        operation, node = history.operation, history.operation._inbound_nodes[history.node_index]
+        history = origin_of(tensor)
+        operation, node = history.operation, calls_of(history.operation)[history.node_index]
         if node.is_input:
             return self._arbitrary(tensor)
         if isinstance(operation, keras.Model):

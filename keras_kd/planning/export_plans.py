@@ -17,6 +17,7 @@ from keras_kd.export.refusals import (
     trained_not_for_int4,
 )
 from keras_kd.export.saved_model import source_of
+from keras_kd.models.graph import calls_behind, calls_of, flat_layers, origin_of
 from keras_kd.models.layer_plan import LayerPlan
 from keras_kd.models.training_layers import acts_in_training_only
 from keras_kd.planning.trial import Trial
@@ -177,18 +178,18 @@ def _recurrent(layer: Any) -> bool:
     if not isinstance(layer, keras.layers.Layer):
         return False
     return any(
-        isinstance(part, keras.layers.RNN) and not part.unroll for part in layer._flatten_layers()
+        isinstance(part, keras.layers.RNN) and not part.unroll for part in flat_layers(layer)
     )
 
 
 def _follows_linear_kernel(layer: Any) -> bool:
     """Whether the one call of a layer takes what only it takes from a layer with a kernel."""
-    if len(layer._inbound_nodes) != 1:
+    if len(calls_of(layer)) != 1:
         return False
-    (tensor,) = layer._inbound_nodes[0].arguments.keras_tensors[:1]
-    before = getattr(tensor, "_keras_history", None)
+    (tensor,) = calls_of(layer)[0].arguments.keras_tensors[:1]
+    before = origin_of(tensor)
     if before is None or type(before.operation).__name__ not in _FOLDED_INTO:
         return False
     operation = before.operation
     linear = getattr(operation, "activation", None) in (None, keras.activations.linear)
-    return linear and len(operation._outbound_nodes) == 1
+    return linear and len(calls_behind(operation)) == 1

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.models.outputs import output_structure
+from keras_kd.models.graph import output_structure
 
 
 class AdaptedTeacher:

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.models.outputs import output_structure
+from keras_kd.models.graph import flat_layers, output_structure
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 
 
@@ -162,5 +162,5 @@ def supports_jit(teacher: Any) -> bool:
     if isinstance(teacher, AdaptedTeacher):
         return supports_jit(teacher.teacher)
     if isinstance(teacher, keras.Model):
-        return all(layer.supports_jit for layer in teacher._flatten_layers())
+        return all(layer.supports_jit for layer in flat_layers(teacher))
     return as_teacher(teacher).supports_jit

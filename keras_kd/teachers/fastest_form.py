@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.models.copying import copy_layer, copy_state
-from keras_kd.models.outputs import output_structure
+from keras_kd.models.graph import origin_of, output_structure
 from keras_kd.system.arguments import number
 from keras_kd.teachers.fold_batch_norms import clone_graph, fold_batch_norms
 
@@ -142,9 +142,9 @@ def in_bfloat16(model: keras.Model) -> keras.Model:
         model: A functional or sequential model whose layers compute in float32.
     """
     last = {
-        tensor._keras_history.operation.name
+        origin_of(tensor).operation.name
         for tensor in keras.tree.flatten(output_structure(model))
-        if not isinstance(tensor._keras_history.operation, keras.Model)
+        if not isinstance(origin_of(tensor).operation, keras.Model)
     }
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_kd.models.copying import copy_layer, copy_state
-from keras_kd.models.outputs import output_structure
+from keras_kd.models.graph import calls_of, output_structure
 
 # Exact classes: a subclass may do more than multiply with its kernel.
 _KERNELS: dict[type, str] = {
@@ -118,7 +118,7 @@ def clone_graph(
 
 def _in_training_mode(layer: Any) -> bool:
     """Whether a call of a layer or model in a graph may be in training mode by itself."""
-    given = [node.arguments.kwargs.get("training") for node in layer._inbound_nodes]
+    given = [node.arguments.kwargs.get("training") for node in calls_of(layer)]
     return any(training is not None and training is not False for training in given)
 
 
@@ -131,21 +131,21 @@ def _foldable(model: keras.Model, keep: set[str]) -> dict[str, keras.layers.Batc
     outputs = {id(tensor) for tensor in keras.tree.flatten(output_structure(model))}
     readers: dict[int, list[Any]] = {}
     for operation in model.operations if hasattr(model, "operations") else model.layers:
-        for node in operation._inbound_nodes:
+        for node in calls_of(operation):
             for tensor in node.input_tensors:
                 readers.setdefault(id(tensor), []).append(operation)
     found = {}
     for layer in model.layers:
-        if type(layer) not in _KERNELS or layer.name in keep or len(layer._inbound_nodes) != 1:
+        if type(layer) not in _KERNELS or layer.name in keep or len(calls_of(layer)) != 1:
             continue
-        output = layer._inbound_nodes[0].output_tensors[0]
+        output = calls_of(layer)[0].output_tensors[0]
         reading = readers.get(id(output), [])
         if len(reading) != 1 or id(output) in outputs:
             continue
         (norm,) = reading
         if (
             type(norm) is keras.layers.BatchNormalization
-            and len(norm._inbound_nodes) == 1
+            and len(calls_of(norm)) == 1
             and not _in_training_mode(norm)
             and norm.axis in (-1, len(output.shape) - 1)
             and layer.activation is keras.activations.linear

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_kd.models.features import FeatureReader
+from keras_kd.models.graph import flat_layers
 
 
 class InferenceReader(FeatureReader):
@@ -56,7 +57,7 @@ class InferenceReader(FeatureReader):
 
 def _layers(teacher: Any) -> list[Any]:
     if isinstance(teacher, keras.layers.Layer):
-        return list(teacher._flatten_layers())
+        return flat_layers(teacher)
     return [part for layer in getattr(teacher, "layers", []) for part in _layers(layer)]
 
 

@@ -10,6 +10,7 @@ import keras
 from keras_kd.compression.factorizing.factorization import Factorization
 from keras_kd.compression.tf_keras_bridge.bridge import is_graph
 from keras_kd.models.copying import copy_layer, copy_state
+from keras_kd.models.graph import sublayers
 
 _LINEAR = {
     "activation": "linear",
@@ -59,7 +60,7 @@ class _Splitter:
         if not isinstance(model, keras.Sequential):
             return keras.models.clone_model(model, clone_function=clone, call_function=self._call)
         layers: list[Any] = []
-        inputs = model._layers[0]
+        inputs = sublayers(model)[0]
         if isinstance(inputs, keras.layers.InputLayer):
             layers.append(
                 keras.Input(batch_shape=inputs.batch_shape, dtype=inputs.dtype, name=inputs.name)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask, set_keras_mask
 
 from keras_kd.compression.running.stage_record import first_metric
 from keras_kd.compression.running.teaching import as_dataset, evaluate_batches
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
+from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.system.arguments import number
 
 

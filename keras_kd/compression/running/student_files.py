@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.compression.stages.stage import StudentState
+from keras_kd.models.graph import flat_layers
 from keras_kd.system.quiet import capture_output
 
 
@@ -65,7 +66,7 @@ def load_student(
 
 def classes_of(model: keras.Model) -> dict[str, Any]:
     """Return the classes of a model's layers that are not Keras's own, by name."""
-    found = [type(layer) for layer in model._flatten_layers()]
+    found = [type(layer) for layer in flat_layers(model)]
     return {c.__name__: c for c in found if not c.__module__.startswith("keras.")}
 
 

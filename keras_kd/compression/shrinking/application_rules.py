@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from keras.src.applications.convnext import LayerScale
-from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-
 from keras_kd.compression.shrinking.analysis import Call
 from keras_kd.compression.shrinking.channel_groups import Axes
 from keras_kd.compression.shrinking.elementwise import merged
 from keras_kd.compression.shrinking.kernel_rules import single
+from keras_kd.models.graph import CustomScaleLayer, LayerScale
 
 
 def _layer_scale(call: Call) -> list[Axes]:

@@ -10,6 +10,7 @@ from keras import layers
 
 from keras_kd.compression.shrinking.analysis import Call
 from keras_kd.compression.shrinking.channel_groups import Axes, Axis
+from keras_kd.models.graph import attention_projections, kernel_of
 
 
 def _inputs(call: Call) -> dict[str, Any] | str:
@@ -45,16 +46,17 @@ def _projections(
     call: Call, tensors: dict[str, Any], queries: np.ndarray, values: np.ndarray, out: Axis
 ) -> None:
     layer = call.operation
+    projections = attention_projections(layer)
     sources = {"query": queries, "key": values, "value": values, "gate": queries}
     for name, heads in sources.items():
-        projection = getattr(layer, f"_{name}_dense", None)
-        if projection is None:
+        if name not in projections:
             continue
+        projection = projections[name]
         taken = call.axes_of(tensors["query" if name == "gate" else name])[-1]
-        call.weight(projection._kernel, taken, heads, None)
+        call.weight(kernel_of(projection), taken, heads, None)
         call.weight(projection.bias, heads, None)
-    call.weight(layer._output_dense._kernel, queries, None, out)
-    call.weight(layer._output_dense.bias, out)
+    call.weight(kernel_of(attention_projections(layer)["output"]), queries, None, out)
+    call.weight(projections["output"].bias, out)
     reason = _heads_are_seen(call)
     if reason is not None:
         call.keep(queries, reason)
@@ -65,10 +67,10 @@ def _multi_head(call: Call) -> list[Axes] | str:
     tensors = _inputs(call)
     if isinstance(tensors, str):
         return tensors
-    if len(layer._output_dense._kernel.shape) != 3:
+    if len(kernel_of(attention_projections(layer)["output"]).shape) != 3:
         return f"{call.name} returns several axes of features"
     heads = call.new(layer.num_heads, "heads")
-    out = call.new(int(layer._output_dense._kernel.shape[-1]))
+    out = call.new(int(kernel_of(attention_projections(layer)["output"]).shape[-1]))
     _projections(call, tensors, heads, heads, out)
     call.config(num_heads=lambda size: size(heads), output_shape=lambda size: [size(out)])
     first = (*(None,) * (len(call.output_shapes[0]) - 1), out)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.shrinking.rules import rule_for
-from keras_kd.models.graph import graph_of, is_graph, ordered_nodes
+from keras_kd.models.graph import calls_of, graph_of, is_graph, ordered_nodes, origin_of, sublayers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def find_blocks(model: keras.Model, prefix: str = "") -> list[Block]:
     blocks = []
     for node in nodes:
         operation, path = node.operation, prefix + node.operation.name
-        if len(operation._inbound_nodes) > 1 and sum(n.operation is operation for n in nodes) > 1:
+        if len(calls_of(operation)) > 1 and sum(n.operation is operation for n in nodes) > 1:
             continue
         if isinstance(operation, keras.Model) and is_graph(operation):
             blocks += find_blocks(operation, f"{path}/")
@@ -146,7 +146,7 @@ def _exclusive(graph: Any, nodes: list[Any], inside: list[Any], end: Any) -> boo
 def _normalisation_after(graph: Any, nodes: list[Any], node: Any, shortcut: Any) -> Any:
     made = node.outputs[0]
     users = [n for n in nodes if any(t is made for t in n.arguments.keras_tensors)]
-    source = getattr(shortcut, "_keras_history", None)
+    source = origin_of(shortcut)
     if (
         len(users) == 1
         and not any(t is made for t in graph.outputs)
@@ -162,7 +162,7 @@ def _is_layer_of_layers(operation: Any) -> bool:
     return (
         isinstance(operation, keras.layers.Layer)
         and rule_for(operation) is None
-        and bool(operation._layers)
+        and bool(sublayers(operation))
         and bool(operation.trainable_weights)
     )
 

@@ -11,6 +11,7 @@ from keras import layers
 from keras_kd.compression.shrinking.analysis import Call
 from keras_kd.compression.shrinking.channel_groups import Axes, Axis
 from keras_kd.compression.shrinking.elementwise import after_activation, is_elementwise
+from keras_kd.models.graph import kernel_of
 
 
 def channel_axis(layer: Any, rank: int) -> int:
@@ -22,7 +23,7 @@ def channel_axis(layer: Any, rank: int) -> int:
 def _dense(call: Call) -> list[Axes]:
     layer, (x,) = call.operation, call.inputs[:1]
     units = call.new(layer.units)
-    call.weight(layer._kernel, x[-1], units)
+    call.weight(kernel_of(layer), x[-1], units)
     call.weight(layer.bias, units)
     call.config(units=lambda size: size(units))
     return after_activation(call, (*x[:-1], units))
@@ -45,13 +46,13 @@ def _einsum_dense(call: Call) -> list[Axes] | str:
     axes.update(zip(before + after, x, strict=True))
     alone = tuple(axis for n, axis in axes.items() if n not in kernel and n not in right)
     call.summed(alone, call.zeros[0], "sums over them")
-    sizes = dict(zip(kernel, layer._kernel.shape, strict=True))
+    sizes = dict(zip(kernel, kernel_of(layer).shape, strict=True))
     for letter in kernel:
         if letter not in axes:
             if letter not in right:
                 return f"{call.name} has an equation that sums over its kernel alone"
             axes[letter] = call.new(int(sizes[letter]), f"channels {letter}")
-    call.weight(layer._kernel, *(axes[letter] for letter in kernel))
+    call.weight(kernel_of(layer), *(axes[letter] for letter in kernel))
     if layer.bias is not None:
         letters = right.replace("...", "")
         letters = letters[letters.index(layer.bias_axes[0]) :] if layer.bias_axes else ""
@@ -79,7 +80,7 @@ def _convolution(call: Call) -> list[Axes]:
         kernel: Axis = taken
     else:
         kernel = _grouped(call, taken, out)
-    call.weight(layer._kernel, *(None,) * layer.rank, kernel, out)
+    call.weight(kernel_of(layer), *(None,) * layer.rank, kernel, out)
     call.weight(layer.bias, out)
     call.config(filters=lambda size: size(out))
     return after_activation(call, _with(len(x), channels, out))
@@ -88,7 +89,7 @@ def _convolution(call: Call) -> list[Axes]:
 def _grouped(call: Call, taken: Axis, out: np.ndarray) -> Axis:
     """Couple the channels of a grouped convolution, and return those along its kernel."""
     layer = call.operation
-    groups, each = layer.groups, int(layer._kernel.shape[-2])
+    groups, each = layer.groups, int(kernel_of(layer).shape[-2])
     by_group = out.reshape(groups, -1)
     if taken is None or groups <= min(each, by_group.shape[1]):
         # The same places go in every group; the number of groups stays.
@@ -148,7 +149,7 @@ def _embedding(call: Call) -> list[Axes]:
     layer = call.operation
     out = call.new(layer.output_dim)
     call.keep_all(call.inputs[0], f"{call.name} looks these up")
-    call.weight(layer._embeddings, None, out)
+    call.weight(kernel_of(layer), None, out)
     call.config(output_dim=lambda size: size(out))
     return [(*(None,) * len(call.shapes[0]), out)]
 

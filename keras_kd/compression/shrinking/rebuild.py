@@ -12,7 +12,7 @@ from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.selection import Selection
 from keras_kd.compression.shrinking.walk import needed_nodes
 from keras_kd.models.copying import copy_adapted, copy_layer
-from keras_kd.models.graph import graph_of, is_graph
+from keras_kd.models.graph import graph_of, input_structure, is_graph, origin_of, output_structure
 
 
 def rebuild(
@@ -74,13 +74,13 @@ class _Rebuilder:
             values.update({id(t): value for t, value in zip(node.outputs, flat, strict=True)})
         made = [values[id(tensor)] for tensor in graph.outputs]
         return keras.Model(
-            keras.tree.pack_sequence_as(graph._inputs_struct, inputs),
-            keras.tree.pack_sequence_as(graph._outputs_struct, made),
+            keras.tree.pack_sequence_as(input_structure(graph), inputs),
+            keras.tree.pack_sequence_as(output_structure(graph), made),
             name=model.name,
         )
 
     def _input(self, tensor: Any) -> Any:
-        layer = tensor._keras_history.operation
+        layer = origin_of(tensor).operation
         config = layer.get_config()
         shape = tuple(tensor.shape)
         axes = self._analysis.inputs.get(id(tensor), (None,) * len(shape))

@@ -14,7 +14,7 @@ from keras_kd.data.batches import as_batches
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.checks.compatibility import resolve_losses
-from keras_kd.models.graph import graph_of
+from keras_kd.models.graph import graph_of, input_structure, output_structure
 from keras_kd.models.weights import check_finite_weights
 
 
@@ -156,7 +156,7 @@ def shrink_plan(
 
 def _loss(model: Any, loss: Any) -> Callable[[Any, Any, Any, Any], Any]:
     if loss is not None:
-        compiled = keras.Model(graph_of(model)._inputs_struct, graph_of(model)._outputs_struct)
+        compiled = keras.Model(input_structure(model), output_structure(graph_of(model)))
         compiled.compile(loss=resolve_losses(loss, model))
     else:
         compiled = model

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_kd.compression.stages.layer_choice import LayerChoice
 from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.graph import sublayers
 from keras_kd.models.layer_plan import Reason
 
 # What TF-MOT would prune if it knew these classes of Keras 3. Attention is built from EinsumDense.
@@ -159,7 +160,7 @@ def _keys_of(layer: Any, keys: dict[str, list[str]]) -> list[str] | None:
 def _kernels_of(layer: Any, keys: dict[str, list[str]]) -> Iterator[PrunableWeight]:
     names = _keys_of(layer, keys)
     if names is None:
-        for child in layer._layers:
+        for child in sublayers(layer):
             yield from _kernels_of(child, keys)
         return
     for name in names:

@@ -9,7 +9,8 @@ import keras
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.schedules import is_schedule
 from keras_kd.losses.shared.base import DistillationLoss
-from keras_kd.models.outputs import output_names, output_structure
+from keras_kd.models.graph import output_structure
+from keras_kd.models.outputs import output_names
 from keras_kd.models.structures import arrange, leaves
 from keras_kd.system.arguments import is_number, scheduled
 

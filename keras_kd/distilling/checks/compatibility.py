@@ -15,7 +15,8 @@ from keras_kd.losses.shared.base import DistillationLoss, top_k_message
 from keras_kd.losses.shared.soft_targets import SoftTargetsLoss, check_temperature
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.models.features import feature_shape
-from keras_kd.models.outputs import check_labels, output_names, output_structure
+from keras_kd.models.graph import output_structure
+from keras_kd.models.outputs import check_labels, output_names
 from keras_kd.models.probabilities import (
     PROBABILITIES,
     check_student_loss,

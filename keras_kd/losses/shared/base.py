@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask
 
+from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.losses.top_k_logits import TopKLogits
 
