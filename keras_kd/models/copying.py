@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
+from keras_kd.models.graph import flat_layers
+
 
 def copy_layer(layer: Any, **changes: Any) -> Any:
     """Make a layer or operation again from its configuration, without its weights.
@@ -48,7 +50,7 @@ def copy_adapted(source: Any, target: Any) -> None:
         source: A layer or model.
         target: A copy of it, made from its configuration.
     """
-    for layer, copied in zip(source._flatten_layers(), target._flatten_layers(), strict=False):
+    for layer, copied in zip(flat_layers(source), flat_layers(target), strict=False):
         if not hasattr(layer, "adapt") or type(layer) is not type(copied):
             continue
         store: dict[str, Any] = {}

@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.models.graph import flat_layers
+
 
 def models_in(value: Any, own: Any = None) -> list[Any]:
     """Return the models and layers that a callable runs, as far as can be seen without a call.
@@ -123,7 +125,7 @@ def check_apart(
     taken = {_key(variable) for variable in _variables_of(models)}
     fixed = {
         _key(variable)
-        for layer in student._flatten_layers()
+        for layer in flat_layers(student)
         if isinstance(layer, keras.layers.Normalization)
         for variable in layer.weights
     }
