@@ -133,7 +133,7 @@ def _teacher_outputs(teacher: str | None, student: str | None) -> Callable[[Any]
             return tf.math.log(outputs) - tf.math.log1p(-outputs)
 
         return to_logit
-    if student in PROBABILITIES and teacher not in PROBABILITIES:
+    if student in PROBABILITIES and teacher is not None and teacher not in PROBABILITIES:
         return tf.nn.softmax if student == "softmax" else tf.sigmoid
     return None
 
@@ -192,7 +192,7 @@ def _teacher_inputs(
 def compile_distiller(distiller: Distiller, student: LoadedModel, optimizer: Any) -> None:
     """Compile with the loss and the accuracy that fit the student's output."""
     if student.units == 1:
-        threshold = 0.5 if _activation(student) in PROBABILITIES else 0.0
+        threshold = 0.0 if _activation(student) == "linear" else 0.5  # as the loss's name is read
         metric: Any = keras.metrics.BinaryAccuracy(name="accuracy", threshold=threshold)
         loss = "binary_crossentropy"
     else:

@@ -43,17 +43,20 @@ def check_teacher(teacher: Any, student: keras.Model, losses: list[Any]) -> None
     for model in _models_of_student_inputs(teacher):
         _check_inputs(model, student)
     for role, model in (("teacher", teacher), ("student", student)):
-        activations = last_activation(model)
-        for part, path in compared_outputs(losses):
-            for activation in _leaves_at(activations, path):
-                if _reads_logits(part) and activation in PROBABILITIES:
-                    raise ValueError(_softmax_message(role, activation, part))
-                if _reads_logits(part) is False and activation == "linear":
-                    raise ValueError(_logits_message(role, part))
+        _check_ends(role, last_activation(model), losses)
     teacher_outputs = teacher.output_structure() if adapted else output_structure(teacher)
     student_outputs = output_structure(student)
     if teacher_outputs is not None and student_outputs is not None:
         check_shapes(teacher_outputs, student_outputs, losses)
+
+
+def _check_ends(role: str, ends: Any, losses: list[Any]) -> None:
+    for part, path in compared_outputs(losses):
+        for end in _leaves_at(ends, path):
+            if _reads_logits(part) and end in PROBABILITIES:
+                raise ValueError(_softmax_message(role, end, part))
+            if _reads_logits(part) is False and end == "linear":
+                raise ValueError(_logits_message(role, part))
 
 
 def _models_of_student_inputs(teacher: Any) -> list[Any]:
@@ -236,6 +239,7 @@ def check_taught_outputs(taught: TaughtInputs, student: keras.Model, losses: lis
         if not kept:
             whole.append(loss)
     check_shapes(outputs, structure, whole)
+    _check_ends("student", last_activation(student), losses)
     _check_probabilities(None, outputs, (), whole)
 
 

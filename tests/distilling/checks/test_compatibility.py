@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd.data.taught_inputs import TaughtInputs
 from keras_kd.distilling.checks.arguments import (
     check_losses,
     check_student_loss_weight,
@@ -9,14 +10,17 @@ from keras_kd.distilling.checks.arguments import (
 )
 from keras_kd.distilling.checks.compatibility import (
     check_all_labels,
+    check_first_outputs,
     check_layers,
     check_shapes,
+    check_student_losses,
+    check_taught_outputs,
     check_teacher,
     compared_outputs,
     resolve_losses,
 )
 from keras_kd.distilling.hints import Hint
-from keras_kd.losses import KLDivergence
+from keras_kd.losses import BinaryKLDivergence, KLDivergence
 
 Feature = keras.distillation.FeatureDistillation
 Logits = keras.distillation.LogitsDistillation
@@ -112,3 +116,72 @@ def test_weights_that_are_no_numbers_are_refused(weights):
 def test_numbers_of_numpy_are_numbers():
     assert check_weights(np.float32(0.5), [KLDivergence()]) == [0.5]
     assert check_student_loss_weight(np.float32(0.25)) == 0.25
+
+
+class Opaque(keras.Model):
+    """A model of which only a pass tells how it ends."""
+
+    def __init__(self, units, end):
+        super().__init__()
+        self.dense = keras.layers.Dense(units, kernel_initializer="ones")
+        self.end = keras.activations.get(end)
+
+    def call(self, x):
+        return self.end(self.dense(x))
+
+
+def rows(count):
+    return np.linspace(-1.0, 1.0, count, dtype="float32")[:, None] * np.ones((1, 5), "float32")
+
+
+@pytest.mark.parametrize("end", ["softmax", "sigmoid"])
+def test_a_named_loss_reads_what_only_a_pass_tells_as_probabilities(end):
+    units = 3 if end == "softmax" else 1
+    student = Opaque(units, end)
+    loss = resolve_losses("binary_crossentropy", student)
+    check_student_losses(loss, student, rows(4))
+    assert getattr(loss, "from_logits", False) is False
+
+
+def test_a_named_loss_on_logits_that_only_a_pass_shows_is_refused():
+    student = Opaque(3, "linear")
+    loss = resolve_losses("sparse_categorical_crossentropy", student)
+    with pytest.raises(ValueError, match="from_logits=True"):
+        check_student_losses(loss, student, rows(4))
+    check_student_losses(SparseCE(from_logits=True), student, rows(4))
+
+
+def test_a_named_loss_follows_the_whole_end_of_a_student():
+    inputs = keras.Input((5,))
+    ends = [keras.layers.Dense(3, activation="softmax")(inputs) for _ in range(2)]
+    student = keras.Model(inputs, keras.layers.Average()(ends))
+    assert resolve_losses("sparse_categorical_crossentropy", student).from_logits is False
+    with pytest.raises(ValueError, match="from_logits"):
+        resolve_losses(SparseCE(from_logits=True), student)
+    with pytest.raises(ValueError, match="from_logits=False"):
+        check_teacher(student, model(outputs=("x",)), [KLDivergence()])
+
+
+def test_a_loss_on_probabilities_refuses_logits():
+    loss = KLDivergence(from_logits=False)
+    with pytest.raises(ValueError, match="from_logits=False"):
+        check_teacher(model(outputs=("x",)), model(outputs=("x",)), [loss])
+    with pytest.raises(ValueError, match=r"teacher.*from_logits=False"):
+        check_first_outputs(Opaque(3, "linear"), Opaque(3, "softmax"), [loss], rows(4))
+    check_first_outputs(Opaque(3, "softmax"), Opaque(3, "softmax"), [loss], rows(4))
+
+
+def test_one_unit_of_probabilities_is_told_by_many_values():
+    loss = BinaryKLDivergence()
+    with pytest.raises(ValueError, match=r"teacher.*from_logits=False"):
+        check_first_outputs(Opaque(1, "sigmoid"), Opaque(1, "linear"), [loss], rows(32))
+    # Logits of a few samples may lie between 0 and 1 by chance; so may those of a new student.
+    check_first_outputs(Opaque(1, "sigmoid"), Opaque(1, "linear"), [loss], rows(4))
+    check_first_outputs(Opaque(1, "linear"), Opaque(1, "sigmoid"), [loss], rows(32))
+
+
+def test_the_student_is_looked_at_where_the_data_brings_the_teacher_along():
+    student = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3, "softmax")])
+    taught = TaughtInputs(rows(2), np.ones((2, 3), "float32"))
+    with pytest.raises(ValueError, match=r"student.*softmax"):
+        check_taught_outputs(taught, student, [KLDivergence()])
