@@ -19,13 +19,18 @@ from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import already_pruned
 from keras_kd.compression.stages.one_device import check_devices
 from keras_kd.compression.stages.order import check_order
-from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.compression.stages.stage import (
+    Stage,
+    StudentState,
+    stage_plans,
+    stage_preview,
+)
 from keras_kd.compression.stages.stage_list import check_stages
 from keras_kd.data.batches import as_batches, refuse_endless
 from keras_kd.data.first_batch import first_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
-from keras_kd.models.copying import copy_state, described
+from keras_kd.models.copying import copy_layer, copy_state, described
 from keras_kd.system.folder_lock import held_folder
 
 
@@ -118,9 +123,9 @@ def compress(
     check_devices(stages, distiller.distribute_strategy)
     preview = student
     for i, stage in enumerate(stages):
-        stage.check(preview, stages[:i])
+        stage_plans(stage, preview, stages[:i])
         if i + 1 < len(stages):
-            preview = stage.preview(preview)
+            preview = stage_preview(stage, preview)
     if distiller.objective.distils:
         with distiller.distribute_strategy.scope():
             distiller.objective.build(student, inputs, taught)
@@ -181,18 +186,34 @@ def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
     Raises:
         ValueError: If the model cannot be made again from its configuration.
     """
+    copied = remade(model)
     try:
-        copied = _from_configuration(model)
         if not copied.built or len(copied.weights) != len(model.weights):
             copied(inputs, training=False)
         copy_state(model, copied)
     except Exception as error:  # a class of the user's may raise anything
-        raise ValueError(
-            f"The student '{model.name}' ({type(model).__name__}) cannot be copied, and `compress` "
-            "leaves the one it was given as it is: give the class a `get_config` with the "
-            f"arguments of its constructor. ({described(error)})"
-        ) from error
+        raise _cannot_be_copied(model, error) from error
     return copied
+
+
+def remade(model: keras.Model) -> keras.Model:
+    """Return a model made again from the configuration of `model`, without its weights.
+
+    Raises:
+        ValueError: If it cannot be.
+    """
+    try:
+        return _from_configuration(model)
+    except Exception as error:  # a class of the user's may raise anything
+        raise _cannot_be_copied(model, error) from error
+
+
+def _cannot_be_copied(model: keras.Model, error: Exception) -> ValueError:
+    return ValueError(
+        f"The student '{model.name}' ({type(model).__name__}) cannot be copied, and `compress` "
+        "leaves the one it was given as it is: give the class a `get_config` with the "
+        f"arguments of its constructor. ({described(error)})"
+    )
 
 
 def _from_configuration(model: keras.Model) -> keras.Model:
@@ -203,4 +224,4 @@ def _from_configuration(model: keras.Model) -> keras.Model:
         # A class of its own may share layers outside of the graph, which a clone would not.
         with contextlib.suppress(NotImplementedError, TypeError, ValueError):
             return type(model).from_config(model.get_config())
-    return keras.models.clone_model(model)
+    return keras.models.clone_model(model, clone_function=copy_layer)

@@ -9,12 +9,13 @@ from typing import Any
 import keras
 
 from keras_kd.compression.clustering.cluster import Cluster
+from keras_kd.compression.compress import remade
 from keras_kd.compression.factorizing.low_rank import LowRank
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
 from keras_kd.compression.shrinking.shrink import Shrink
 from keras_kd.compression.stages.order import check_order
-from keras_kd.compression.stages.stage import Stage
+from keras_kd.compression.stages.stage import Stage, stage_plans, stage_preview
 from keras_kd.compression.stages.stage_list import check_stages
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import QUANTIZATIONS
@@ -79,7 +80,10 @@ def check(
     for stage in chosen or []:
         before = [] if alone else earlier
         try:
-            plans = stage.layer_plans(current, before)
+            plans = stage_plans(stage, current, before)
+            if not before:
+                remade(model)  # `compress` works on a copy
+            after = current if alone else stage_preview(stage, current)
         except ValueError as error:
             problems.append(_problem(stage.name, error))
             refused = getattr(error, "layers", {})
@@ -88,7 +92,7 @@ def check(
         else:
             _fill(rows, _parts(current), stage.name, plans)
             if not alone:
-                current = stage.preview(current)
+                current = after
                 rows = _with_new_rows(rows, _parts(current))
         earlier.append(stage)
     trained = not alone and any(isinstance(stage, QuantizeAware) for stage in earlier)

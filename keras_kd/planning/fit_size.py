@@ -15,7 +15,7 @@ from keras_kd.compression.compress import compress
 from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.compression.running.run_folder import differences
 from keras_kd.compression.running.run_plan import run_plan
-from keras_kd.compression.stages.stage import Stage
+from keras_kd.compression.stages.stage import Stage, stage_plans, stage_preview
 from keras_kd.data.batches import as_batches
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import export_tflite
@@ -197,11 +197,11 @@ def _stages_at(strength: float, stages: Sequence[Stage], student: Any) -> list[S
     for stage in stages:
         weaker = stage.at_strength(strength)
         try:
-            weaker.check(student, chosen)
+            stage_plans(weaker, student, chosen)
         except ValueError:
             continue
         chosen.append(weaker)
-        student = weaker.preview(student)
+        student = stage_preview(weaker, student)
     return chosen
 
 

@@ -24,7 +24,7 @@ from keras_kd.compression.running.stage_record import StageRecord, counts, first
 from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import layer_records
-from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.compression.stages.stage import Stage, StudentState, stage_plans
 from keras_kd.models.weights import check_finite_weights
 
 
@@ -217,7 +217,7 @@ class StageRuns:
             return None
         try:
             # The order of the stages was checked, and what the earlier ones did is in the model.
-            stage.check(state.model, [])
+            stage_plans(stage, state.model, [])
         except ValueError:
             return None
         return stage

@@ -163,6 +163,8 @@ def _kernels_of(layer: Any, keys: dict[str, list[str]]) -> Iterator[PrunableWeig
         for child in sublayers(layer):
             yield from _kernels_of(child, keys)
         return
+    if not layer.built:  # a layer that another one holds, but never calls
+        return
     for name in names:
         *parents, attribute = name.split(".")
         owner = layer

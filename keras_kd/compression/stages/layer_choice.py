@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.stages.layer_record import leaf_layers
+from keras_kd.models.copying import described
 
 _Choice = str | Sequence[str] | Callable[[Any], bool] | None
 
@@ -100,7 +101,14 @@ def _checked(stage: str, argument: str, choice: Any) -> Any:
 
 def _matches(choice: Any, path: str, layer: Any) -> bool:
     if callable(choice):
-        return bool(choice(layer))
+        try:
+            return bool(choice(layer))
+        except Exception as error:  # it is the user's
+            raise ValueError(
+                f"The function given as `layers` or `exclude` fails for layer '{path}' "
+                f"({type(layer).__name__}): {described(error)}. It is called with every layer that "
+                "has weights, and returns True or False."
+            ) from error
     return any(
         fnmatch.fnmatchcase(path, name) or fnmatch.fnmatchcase(layer.name, name) for name in choice
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_kd.compression.stages.layer_record import LayerNotes
+from keras_kd.models.copying import described
 from keras_kd.models.layer_plan import LayerPlan
 from keras_kd.system.arguments import learning_rate as check_learning_rate
 from keras_kd.system.arguments import number
@@ -227,6 +228,43 @@ def check_name(name: Any) -> str:
             f"Received: name={name!r}."
         )
     return name
+
+
+def stage_plans(
+    stage: Stage, student: keras.Model, earlier: Sequence[Stage]
+) -> dict[str, LayerPlan]:
+    """Ask a stage what it will do; the one way in which `check` and `compress` do so.
+
+    Args:
+        stage: The stage.
+        student: The student, with the layers that the earlier stages will leave.
+        earlier: The stages that run before this one.
+
+    Returns:
+        The plans by the path of the layer.
+
+    Raises:
+        ValueError: If the stage cannot treat the student, whatever a layer or a function of the
+            user's raised meanwhile.
+    """
+    return _asked(stage, student, lambda: stage.layer_plans(student, earlier))
+
+
+def stage_preview(stage: Stage, student: keras.Model) -> keras.Model:
+    """Return the student that a stage will leave, untrained, with the errors of `stage_plans`."""
+    return _asked(stage, student, lambda: stage.preview(student))
+
+
+def _asked(stage: Stage, student: keras.Model, question: Callable[[], Any]) -> Any:
+    try:
+        return question()
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:  # layers and functions of the user's may raise anything
+        raise ValueError(
+            f"{type(stage).__name__} cannot treat model '{student.name}': {described(error)}. "
+            "Mend the layer that this comes from, or leave this stage out."
+        ) from error
 
 
 def _default_name(class_name: str) -> str:

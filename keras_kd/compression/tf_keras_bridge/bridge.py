@@ -14,7 +14,7 @@ import numpy as np
 from keras_kd.compression.tf_keras_bridge.same_layers import same_layers
 from keras_kd.compression.tf_keras_bridge.verification import verify_bridge
 from keras_kd.compression.tfmot import import_tf_keras
-from keras_kd.models.copying import copy_state
+from keras_kd.models.copying import copy_state, described
 from keras_kd.models.features import find_layer
 from keras_kd.models.graph import graph_of, ordered_nodes
 from keras_kd.models.graph import is_graph as is_graph
@@ -183,6 +183,7 @@ class _Builder:
                 refused |= self.refused(graph_of(operation), f"{path}/")
                 continue
             try:
+                _refuse_adapted(operation, path, node)
                 kwargs = _keyword_arguments(node)
                 if self._native(operation, path, node, kwargs) is None:
                     self._host(operation, path, node, kwargs)
@@ -212,8 +213,8 @@ class _Builder:
         try:
             for layer in chain:
                 x = layer(x)
-        except (ValueError, TypeError, NotImplementedError) as error:
-            raise ValueError(_cannot(operation, path, str(error).splitlines()[0])) from error
+        except Exception as error:  # a layer of the user's may raise anything
+            raise ValueError(_cannot(operation, path, described(error))) from error
         holders = self._copy_weights(operation, chain, path)
         outputs = _flatten(x)
         self.layer_names[path] = chain[-1].name
@@ -293,9 +294,8 @@ class _Builder:
         try:
             config = json.dumps(keras.saving.serialize_keras_object(operation))
             return HostedLayer(config, template, dtypes, name=self._name(path))
-        except (TypeError, ValueError, NotImplementedError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ValueError(_cannot(operation, path, reason)) from error
+        except Exception as error:  # a layer of the user's may raise anything
+            raise ValueError(_cannot(operation, path, described(error))) from error
 
     def _copy_weights(self, operation: Any, chain: list[Any], path: str) -> tuple[str, ...]:
         weights = operation_weights(operation)
@@ -334,6 +334,20 @@ def _keyword_arguments(node: Any) -> dict[str, Any]:
     if kwargs.get("mask", 0) is None:
         del kwargs["mask"]
     return kwargs
+
+
+def _refuse_adapted(operation: Any, path: str, node: Any) -> None:
+    """Refuse text, and layers with a state beside their weights and configuration."""
+    tensors = [*node.arguments.keras_tensors, *node.outputs]
+    layers = keras.layers
+    lookup = (layers.TextVectorization, layers.StringLookup, layers.IntegerLookup)
+    adapted = isinstance(operation, layers.Normalization) and operation.input_mean is None
+    if adapted or isinstance(operation, lookup) or any(str(t.dtype) == "string" for t in tensors):
+        raise ValueError(
+            f"Layer '{path}' ({type(operation).__name__}) prepares data by what `adapt` has found, "
+            "or takes text, which this stage cannot rebuild in tf_keras. Apply it to the data, "
+            "dataset.map(lambda x, y: (layer(x), y)), and begin the student behind it."
+        )
 
 
 _MERGING_OPERATIONS = ("Add", "Subtract", "Multiply")
