@@ -324,4 +324,4 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="is not built"):
         kd.check(Subclassed(), [])
     with pytest.raises(TypeError, match=r"check\(distiller.student"):
-        kd.check(kd.Distiller(model, model, kd.losses.KLDivergence()))
+        kd.check(kd.Distiller(special(), model, kd.losses.KLDivergence()))

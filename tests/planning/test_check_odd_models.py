@@ -74,9 +74,7 @@ def _normalized():
 def _several_inputs_and_outputs():
     first, second = keras.Input((6,), name="first"), keras.Input((6,), name="second")
     x = layers.Dense(8, "relu", name="hidden")(ops.concatenate([first, second], -1))
-    return keras.Model(
-        {"first": first, "second": second}, layers.Dense(2, name="logits")(x + 1.0)
-    )
+    return keras.Model({"first": first, "second": second}, layers.Dense(2, name="logits")(x + 1.0))
 
 
 def _shared():
