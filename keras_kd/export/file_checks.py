@@ -18,6 +18,10 @@ from keras_kd.litert.model_file import ModelFile, Operator
 from keras_kd.litert.runtime import check_file
 from keras_kd.system.quiet import capture_output
 
+# How the kernels for int8 multiply: by (2 * the larger input scale) ** power / (2 ** shift * the
+# output scale).
+_FIXED_POINT = {"ADD": (20, 1), "SUB": (20, 1), "SQUARED_DIFFERENCE": (14, 2)}
+
 
 def place(operator: Operator) -> str:
     """Return the layer path in an operator's output name.
@@ -62,6 +66,12 @@ def check_runs(
         ValueError: If the file cannot be run.
     """
     inputs = next(iter(signatures.values())).inputs
+    if where := _without_range(ModelFile(temporary.read_bytes())):
+        raise ValueError(
+            f"'{target}' was not written: LiteRT would abort on it, because what '{where}' "
+            "computes does not vary, so that integers have no range for it. A normalization over "
+            "an axis of size 1 always gives its offset: remove it."
+        )
     try:
         check_file(temporary, [[sample[i.name] for i in inputs] for sample in samples])
         if len(signatures) > 1:
@@ -80,6 +90,23 @@ def check_runs(
         elif "failed to invoke" in reason and not samples:
             reason += " It was run on made-up numbers: pass `representative_data` to try real ones."
         raise ValueError(f"'{target}' was not written. {reason}") from None
+
+
+def _without_range(file: ModelFile) -> str | None:
+    """Return the layer of an operator whose output has too small a scale for LiteRT's kernels.
+
+    They multiply by a fixed-point number below 1 and end the process where it is none.
+    """
+    for operator in file.operators():
+        shift, power = _FIXED_POINT.get(operator.name, (0, 0))
+        indices = [*operator.input_indices[:2], *operator.output_indices]
+        facts = [file.describe_tensor(operator.graph, i) for i in indices if power]
+        if not facts or any(f["dtype"] != "int8" or f["scale"] is None for f in facts):
+            continue
+        *given, result = (f["scale"] for f in facts)
+        if (2 * max(given)) ** power >= 2.0**shift * result:
+            return place(operator)
+    return None
 
 
 def _failed_layer(content: bytes, reason: str) -> str | None:

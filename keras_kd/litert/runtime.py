@@ -32,6 +32,8 @@ class LiteRuntime:
             file must load with it. `None` uses it for files which do.
         preserve_all_tensors: Whether the values of inner tensors can be read after a run; not of
             those inside a delegate. Defaults to `False`.
+        reference: Whether to use LiteRT's reference kernels, which microcontrollers' are made from,
+            where XNNPACK is not used. Defaults to `False`: the optimised ones.
 
     Attributes:
         path: The file.
@@ -55,6 +57,7 @@ class LiteRuntime:
         threads: int = 1,
         xnnpack: bool | None = True,
         preserve_all_tensors: bool = False,
+        reference: bool = False,
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -65,11 +68,9 @@ class LiteRuntime:
             check_delegate(self.probed)
         self.threads = threads
         self.xnnpack = self.probed.loads_with_xnnpack if xnnpack is None else xnnpack
-        resolver = (
-            OpResolverType.AUTO
-            if self.xnnpack
-            else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        )
+        resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        if self.xnnpack or reference:
+            resolver = OpResolverType.AUTO if self.xnnpack else OpResolverType.BUILTIN_REF
         content = self.path.read_bytes()
         try:
             with capture_output():

@@ -13,7 +13,7 @@ import zlib
 from typing import Any
 
 from keras_kd.export.micro.arena import estimate_arena
-from keras_kd.export.micro.operators import refusal, resolver_calls
+from keras_kd.export.micro.operators import different_operators, refusal, resolver_calls
 from keras_kd.export.micro.source import MARK, Facts, c_type, header_text, source_text
 from keras_kd.export.micro.trial import Trial, available, run_trial
 from keras_kd.litert.graph import Graph, Tensor, read_graphs
@@ -70,6 +70,7 @@ def export_c_array(
     arena_size: int | None = None,
     class_names: list[str] | tuple[str, ...] | None = None,
     trial: bool | None = None,
+    allow_differences: bool = False,
 ) -> CArray:
     """Write a TFLite file as a header and a source file for TensorFlow Lite for Microcontrollers.
 
@@ -79,8 +80,9 @@ def export_c_array(
     type, scale and zero point of every input and output. It includes nothing of TensorFlow.
 
     If the package `tflite-micro` is installed (`pip install "keras-kd[micro]"`), the file is run
-    in it: what it cannot run is refused in its own words, its outputs are compared with LiteRT's,
-    and the smallest arena in which it runs is measured, on this machine's reference kernels. The
+    in it: what it cannot run is refused in its own words, a file for which it gives other outputs
+    than LiteRT is refused too, and the smallest arena in which it runs is measured, on this
+    machine's reference kernels. The
     header's `kArenaSize` is that size and a tenth, because optimised kernels (CMSIS-NN, ESP-NN)
     take other working memory, rounded up to 1,024 bytes. Otherwise it is an estimate from the
     lifetimes of the file's tensors, and the header says so.
@@ -99,6 +101,11 @@ def export_c_array(
             `export_tflite` wrote into the JSON file beside the model, if any.
         trial: Whether to run the file in the package `tflite-micro`. Defaults to `None`, if it is
             installed.
+        allow_differences: Whether a file is written, with a warning, for which a microcontroller
+            gives other outputs than LiteRT: of a float file, by more than 0.0001 of the largest
+            output; else by more than a quantization step and 0.01 of it (root mean square), as
+            both round in each layer. Where the file is not run, the operators count for which this
+            is known. Defaults to `False`.
 
     Returns:
         A `CArray`.
@@ -108,7 +115,7 @@ def export_c_array(
             `FileExistsError` if one of them exists and was not written by this function.
         ValueError: If the file is damaged, or TensorFlow Lite for Microcontrollers cannot run it
             (operators without a kernel, dynamic range quantization, float16, a sparse encoding,
-            an open input shape), or an argument is of no use.
+            an open input shape) or computes it differently, or an argument is of no use.
         ImportError: If `trial=True` and `tflite-micro` is not installed.
 
     Example:
@@ -137,10 +144,17 @@ def export_c_array(
         raise ValueError(f"'{path}' {reason}")
     for target in (header, source):
         _check_ours(check_writable(target))
+    cures = different_operators(graphs)
     estimate = estimate_arena(graphs)
     tried = run_trial(path, estimate) if trial or (trial is None and available()) else None
-    if tried is not None:
-        _warn_of_difference(path, tried)
+    if cures if tried is None else tried.differs:
+        text = _difference(path, tried, cures)
+        if not allow_differences:
+            raise ValueError(
+                f"{text} Received: allow_differences=False. Pass `allow_differences=True` to write "
+                "it all the same."
+            )
+        warnings.warn(text, stacklevel=2)
     metadata = _metadata(path, content)
     inputs, outputs = (
         [graphs[0].tensors[i] for i in ends] for ends in (graphs[0].inputs, graphs[0].outputs)
@@ -265,14 +279,18 @@ def _trial_note(tried: Trial | None) -> str:
     )
 
 
-def _warn_of_difference(path: pathlib.Path, tried: Trial) -> None:
-    if tried.largest_difference > 0.05 * tried.output_range:
-        warnings.warn(
-            f"TensorFlow Lite for Microcontrollers and LiteRT give different outputs for '{path}': "
-            f"they differ by {tried.largest_difference:.3g}, where the largest output is "
-            f"{tried.output_range:.3g}. Compare the two on your own data before you ship it.",
-            stacklevel=3,
+def _difference(path: pathlib.Path, tried: Trial | None, cures: dict[str, str]) -> str:
+    text = f"TensorFlow Lite for Microcontrollers and LiteRT give different outputs for '{path}'"
+    if tried is not None:
+        text += (
+            f": they differ by {tried.largest_difference:.3g}, where the largest output is "
+            f"{tried.output_range:.3g}"
         )
+    for name, cure in cures.items():
+        text += f". It computes {name} differently: {cure}"
+    if not cures:
+        text += ". Replace the layers that cause it, or compare the two on your own data"
+    return f"{text}."
 
 
 def _metadata(path: pathlib.Path, content: bytes) -> dict[str, Any]:

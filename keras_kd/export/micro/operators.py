@@ -52,6 +52,15 @@ CUSTOM_METHODS = {
     "ethos-u": "AddEthosU",
 }
 
+# What it has a kernel for that gives other numbers than LiteRT's, and what to do about it.
+_BATCHES = (
+    "export dilated convolutions again with `batch_size=1`, which makes each of them one operator"
+)
+DIFFERENT = {
+    "BATCH_TO_SPACE_ND": _BATCHES,
+    "SPACE_TO_BATCH_ND": _BATCHES,
+}
+
 _HALF = ("FLOAT16", "BFLOAT16")
 _WITH_WEIGHTS = (
     "BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "SVDF", "TRANSPOSE_CONV",
@@ -73,6 +82,16 @@ def resolver_calls(graphs: Sequence[Graph]) -> list[str]:
             for node in graph.nodes
         }
     )
+
+
+def different_operators(graphs: Sequence[Graph]) -> dict[str, str]:
+    """Return the operators that a microcontroller computes differently, and what to do.
+
+    Args:
+        graphs: The file's graphs.
+    """
+    names = {node.name for graph in graphs for node in graph.nodes}
+    return {name: cure for name, cure in DIFFERENT.items() if name in names}
 
 
 def refusal(graphs: Sequence[Graph]) -> str | None:

@@ -1,9 +1,11 @@
-"""Run a TFLite file once in TensorFlow Lite for Microcontrollers; run as a script.
+"""Run a TFLite file in TensorFlow Lite for Microcontrollers; run as a script.
 
 It is a process of its own because that interpreter ends the process on an arena which is too small
 for its own records. It imports nothing of keras_kd, so that it starts in a fraction of a second.
 
-    python micro_probe.py model.tflite arena_bytes inputs.npz outputs.npz output_count
+    python probe.py model.tflite arena_bytes inputs.npz input_count outputs.npz output_count
+
+`inputs.npz` holds the inputs of one sample after the other.
 """
 
 from __future__ import annotations
@@ -15,16 +17,19 @@ import numpy as np
 if __name__ == "__main__":
     from tflite_micro import runtime
 
-    path, arena_size, inputs_path, outputs_path, output_count = sys.argv[1:]
+    path, arena_size, inputs_path, input_count, outputs_path, output_count = sys.argv[1:]
     try:
         interpreter = runtime.Interpreter.from_file(path, arena_size=int(arena_size))
+        outputs = []
         with np.load(inputs_path) as inputs:
-            for position in range(len(inputs.files)):
-                interpreter.set_input(inputs[f"arr_{position}"], position)
-        interpreter.invoke()
-        outputs = {str(i): interpreter.get_output(i) for i in range(int(output_count))}
+            for number in range(len(inputs.files)):
+                position = number % int(input_count)
+                interpreter.set_input(inputs[f"arr_{number}"], position)
+                if position == int(input_count) - 1:
+                    interpreter.invoke()
+                    outputs += [interpreter.get_output(i) for i in range(int(output_count))]
     except (RuntimeError, ValueError, TypeError) as error:
         print(error, file=sys.stderr)
         sys.exit(3)
-    np.savez(outputs_path, **outputs)
+    np.savez(outputs_path, *outputs)
     interpreter.print_allocations()

@@ -73,12 +73,67 @@ def test_a_refusal_is_in_the_library_s_own_words(tmp_path, monkeypatch):
     assert not (tmp_path / "a.h").exists()
 
 
-def test_different_outputs_are_warned_of(tmp_path, monkeypatch):
+def test_different_outputs_are_refused(tmp_path, monkeypatch):
     model = shutil.copy(REFERENCE, tmp_path / "a.tflite")
-    trial = micro_trial.Trial(arena_bytes=1000, largest_difference=1.0, output_range=10.0)
+    trial = micro_trial.Trial(1000, 1.0, 10.0, differs=True)
     monkeypatch.setattr("keras_kd.export.micro.c_array.run_trial", lambda path, estimate: trial)
-    with pytest.warns(UserWarning, match="differ by 1, where the largest output is 10"):
+    with pytest.raises(ValueError, match="allow_differences=False"):
         export_c_array(model)
+    assert not (tmp_path / "a.h").exists()
+    with pytest.warns(UserWarning, match="differ by 1, where the largest output is 10"):
+        export_c_array(model, allow_differences=True)
+
+
+class Dilated(keras.layers.Layer):
+    """What the exporter cannot write as one operator where the batch is open."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+        self.arguments = args
+
+    def build(self, shape):
+        rank, _, inputs, outputs = self.arguments
+        self.kernel = self.add_weight(shape=(3,) * rank + (inputs, outputs))
+
+    def call(self, x):
+        return keras.ops.conv(x, self.kernel, padding="same", dilation_rate=self.arguments[1])
+
+
+@pytest.mark.parametrize("trial", [True, False])
+@pytest.mark.parametrize("arguments", [(1, 2, 3, 4), (2, 2, 3, 4), (1, 4, 3, 2)])
+def test_dilation_by_batches_is_refused_with_the_cure(tmp_path, arguments, trial):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((16,) * arguments[0] + (3,)), Dilated(*arguments)])
+    path = tmp_path / "a.tflite"
+    x = np.random.default_rng(0).normal(size=(16, *model.input_shape[1:])).astype("float32")
+    export_tflite(model, path, "int8", representative_data=x, batch_size=None, verbose=False)
+    with pytest.raises(ValueError, match="batch_size=1"):
+        export_c_array(path, trial=trial)
+    export_tflite(model, path, "int8", representative_data=x, verbose=False)
+    export_c_array(path, trial=trial)
+
+
+@pytest.mark.parametrize("quantization", ["float32", "int8"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.Dense(6, activation="tanh"),
+        lambda: keras.layers.Dense(6, activation="softmax"),
+        lambda: keras.layers.Conv1D(4, 3, dilation_rate=2),
+        lambda: keras.layers.LayerNormalization(),
+        lambda: keras.layers.GRU(4),
+        lambda: keras.layers.UpSampling1D(2),
+    ],
+    ids=["tanh", "softmax", "dilated", "layer-norm", "gru", "upsampling"],
+)
+def test_rounding_is_no_difference(tmp_path, layer, quantization):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((12, 4)), layer()])
+    x = np.random.default_rng(0).normal(size=(32, 12, 4)).astype("float32")
+    path = tmp_path / "a.tflite"
+    data = None if quantization == "float32" else x
+    export_tflite(model, path, quantization, representative_data=data, verbose=False)
+    assert export_c_array(path).largest_difference < 0.1
 
 
 def test_a_trial_needs_the_package(tmp_path, monkeypatch):
