@@ -21,4 +21,5 @@ def load_keras() -> None:
             "before Keras is imported."
         )
     import keras_kd.distilling.distiller
-    import keras_kd.distilling.mutual  # noqa: F401
+    import keras_kd.distilling.mutual
+    import keras_kd.models.keras_2_activation  # noqa: F401

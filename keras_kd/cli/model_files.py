@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import sys
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -109,6 +108,7 @@ def load_model(path: str, custom: Sequence[str] | None = None) -> LoadedModel:
     import keras
 
     import keras_kd as kd
+    from keras_kd.compression.compressed_model import is_compressed
 
     file = pathlib.Path(path)
     if not file.is_file():
@@ -118,61 +118,9 @@ def load_model(path: str, custom: Sequence[str] | None = None) -> LoadedModel:
     objects = custom_objects(custom)
     # Known to the end of the process: stages make models anew from their configuration.
     keras.saving.get_custom_objects().update(objects)
-    model: Any
-    try:
-        model = kd.load_compressed(file)
-    except (ValueError, OSError, KeyError, TypeError):
-        try:
-            model = kd.teachers.load(file)
-        except ValueError as error:
-            raise ValueError(_unreadable(file, str(error))) from error
+    compressed = is_compressed(file)
+    model = kd.load_compressed(file) if compressed else kd.teachers.load(file)
     return LoadedModel(path, model, read_notes(path))
-
-
-def _unreadable(file: pathlib.Path, reason: str) -> str:
-    unknown = [name for name in _own_classes(file) if not _is_known(name)]
-    if unknown:
-        return (
-            f"'{file}' is made of classes that Keras does not know. Add --custom-objects "
-            f"{' '.join(unknown)}, where MODULE is the Python module that defines the class."
-        )
-    return (
-        f"'{file}' cannot be loaded as a Keras model: it is damaged, or of another kind. "
-        f"({reason[-300:]})"
-    )
-
-
-def _own_classes(file: pathlib.Path) -> list[str]:
-    """Return `MODULE:Name` of the classes in a `.keras` file that are not Keras's."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            config = json.loads(archive.read("config.json"))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        return []
-    found: dict[str, None] = {}
-
-    def walk(part: Any) -> None:
-        if isinstance(part, dict):
-            name, module = part.get("class_name"), part.get("module") or "MODULE"
-            described = isinstance(name, str) and "config" in part and name[:2] != "__"
-            if described and module.split(".")[0] not in ("keras", "builtins", "keras_kd"):
-                found[f"{'MODULE' if module == '__main__' else module}:{name}"] = None
-            for value in part.values():
-                walk(value)
-        elif isinstance(part, list):
-            for value in part:
-                walk(value)
-
-    walk(config)
-    return list(found)
-
-
-def _is_known(name: str) -> bool:
-    import keras
-
-    known = keras.saving.get_custom_objects()
-    own = name.partition(":")[2]
-    return any(key.rpartition(">")[2] == own for key in known)
 
 
 def _notes_path(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_kd.system.files import atomic_path
+from keras_kd.models.opening import open_model
 from keras_kd.system.reading import read_json
 
 History = dict[str, Any]
@@ -114,14 +115,14 @@ def fit_resumably(
 def train_or_load(
     path: pathlib.Path,
     train: Callable[[], tuple[Any, History]],
-    load: Callable[[pathlib.Path], Any] = keras.models.load_model,
+    load: Callable[[pathlib.Path], Any] = open_model,
 ) -> tuple[Any, History]:
     """Return the model that an earlier run saved, or train and save it.
 
     Args:
         path: The model's file; its history stands beside it, in `<name>.history.json`.
         train: Returns the model, which has a `save(path)`, and its history.
-        load: Reads the file. Defaults to `keras.models.load_model`.
+        load: Reads the file. Defaults to `open_model`.
 
     Returns:
         The model and its history.

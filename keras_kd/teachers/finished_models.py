@@ -11,6 +11,7 @@ import keras
 
 from keras_kd.models.layers import hash_of_weights
 from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.models.opening import open_model
 from keras_kd.system.reading import read_json
 
 
@@ -93,7 +94,7 @@ class FinishedModels:
             if model.built:
                 model.load_weights(model_file)
             else:
-                model = keras.saving.load_model(model_file, compile=False)
+                model = open_model(model_file)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(

@@ -6,8 +6,7 @@ import os
 import pathlib
 from typing import Any
 
-import keras
-
+from keras_kd.models.opening import open_model
 from keras_kd.teachers.litert_teacher import LiteRTTeacher
 from keras_kd.teachers.saved_model_teacher import SavedModelTeacher
 
@@ -17,10 +16,12 @@ def load(
     signature: str | None = None,
     custom_objects: dict[str, Any] | None = None,
     threads: int | None = None,
+    safe_mode: bool | None = None,
 ) -> Any:
     """Return a teacher from a file or a folder.
 
-    - A `.keras` or `.h5` file becomes its `keras.Model`, whose layers hints can name.
+    - A `.keras` or `.h5` file becomes its `keras.Model`, whose layers hints can name. One that
+      Keras 2 (`tf.keras`) wrote becomes a model of Keras 3 with the same outputs.
     - A SavedModel folder becomes a callable on tensors that runs one of its signatures.
     - A `.tflite` file becomes a callable on tensors that runs it in LiteRT. Inputs and outputs
       held in 8 or 16 bits are taken and given as float32.
@@ -35,6 +36,9 @@ def load(
             Defaults to `None`.
         threads: Number of threads that run a `.tflite` file. Defaults to `None`, as many as there
             are processors.
+        safe_mode: Whether code in a `.keras` or `.h5` file, such as that of a `Lambda` layer, is
+            refused. Defaults to `None`, which means `True`. `False` runs code from the file: for
+            files that you trust.
 
     Returns:
         What `keras_kd.Distiller` takes as its `teacher`.
@@ -42,7 +46,8 @@ def load(
     Raises:
         FileNotFoundError: If there is nothing at `path`.
         OSError: If it cannot be read.
-        ValueError: If it is damaged or of another kind, or an argument does not apply to it.
+        ValueError: If it is damaged or of another kind, holds code, names classes that are not
+            known or has no equal in Keras 3, or an argument does not apply to it.
 
     Example:
 
@@ -58,15 +63,20 @@ def load(
     takes = {
         "folder": {"signature"},
         ".tflite": {"threads"},
-        ".keras": {"custom_objects"},
-        ".h5": {"custom_objects"},
+        ".keras": {"custom_objects", "safe_mode"},
+        ".h5": {"custom_objects", "safe_mode"},
     }
     if kind not in takes:
         raise ValueError(
             f"'{path}' is no teacher: a .keras or .h5 file, a SavedModel folder or a .tflite file "
             "was expected."
         )
-    arguments = {"signature": signature, "custom_objects": custom_objects, "threads": threads}
+    arguments = {
+        "signature": signature,
+        "custom_objects": custom_objects,
+        "threads": threads,
+        "safe_mode": safe_mode,
+    }
     for name, value in arguments.items():
         if value is not None and name not in takes[kind]:
             what = "SavedModel folder" if kind == "folder" else f"{kind} file"
@@ -75,17 +85,4 @@ def load(
         return SavedModelTeacher(path, signature)
     if kind == ".tflite":
         return LiteRTTeacher(path, threads)
-    return _load_keras(path, custom_objects)
-
-
-def _load_keras(path: pathlib.Path, custom_objects: dict[str, Any] | None) -> keras.Model:
-    try:
-        return keras.saving.load_model(path, custom_objects=custom_objects, compile=False)
-    except PermissionError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"'{path}' cannot be loaded as a Keras model: it is damaged, or of another kind, or "
-            f"names classes that must be given as `custom_objects=`. ({reason})"
-        ) from error
+    return open_model(path, custom_objects, True if safe_mode is None else safe_mode)

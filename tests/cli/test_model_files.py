@@ -70,7 +70,7 @@ def test_custom_objects(work, monkeypatch):
     gate = custom_objects([name])["Gate"]
     inputs = keras.Input((2,))
     keras.Model(inputs, gate()(inputs)).save("gate.keras")
-    with pytest.raises(ValueError, match=r"Add --custom-objects \S+:Gate"):
+    with pytest.raises(ValueError, match=r"--custom-objects \S+:Gate"):
         load_model("gate.keras")
     model = load_model("gate.keras", [name]).model
     assert (np.asarray(model(np.ones((1, 2), "float32"))) == 2.0).all()

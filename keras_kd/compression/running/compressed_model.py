@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,8 @@ from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.system.files import atomic_path
 from keras_kd.system.quiet import capture_output
+from keras_kd.models.opening import describe
+from keras_kd.system.reading import parse_json
 
 
 class CompressedModel:
@@ -208,11 +210,18 @@ class CompressedModel:
 _RECORD = "keras_kd_compressed"
 
 
-def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
+def load_compressed(
+    path: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> CompressedModel:
     """Load what `CompressedModel.save` wrote.
 
     Args:
         path: A `.keras` or `.h5` file.
+        custom_objects: Classes and functions that it names, by name. Defaults to `None`.
+        safe_mode: Whether code in the file, such as that of a `Lambda` layer, is refused. Defaults
+            to `True`. `False` runs code from the file: for files that you trust.
 
     Returns:
         A `CompressedModel`. Its `evaluate` has the loss and the metrics of the saved one, but for
@@ -220,28 +229,26 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file was not written by `CompressedModel.save`.
+        ValueError: If the file was not written by `CompressedModel.save`, is damaged, holds code or
+            names classes that are not known.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")
-    quantization_aware = path.suffix == ".h5"
-    text: Any = None
-    if quantization_aware:
-        import h5py
-
-        with h5py.File(path) as file:
-            text = file.attrs.get(_RECORD)
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            if f"{_RECORD}.json" in file.namelist():
-                text = file.read(f"{_RECORD}.json")
+    text = describe(path, _RECORD).record
     if text is None:
         raise ValueError(
             f"'{path}' was not written by `CompressedModel.save`: it holds no record of stages."
         )
-    content = json.loads(text)
-    model = load_student(path)
+    content = parse_json(text, path)
+    model = load_student(path, custom_objects, safe_mode)
+    try:
+        return _from_record(model, content, path.suffix == ".h5")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"'{path}' is damaged: its record of stages lacks {error}.") from None
+
+
+def _from_record(model: Any, content: Any, quantization_aware: bool) -> CompressedModel:
     layers = [
         LayerRecord(
             **{
@@ -258,3 +265,13 @@ def load_compressed(path: str | os.PathLike[str]) -> CompressedModel:
     return CompressedModel(
         model, layers, content["history"], quantization_aware, loss, metrics, stages
     )
+
+
+def is_compressed(path: str | os.PathLike[str]) -> bool:
+    """Whether a model file was written by `CompressedModel.save`.
+
+    Raises:
+        OSError: If there is no readable file.
+        ValueError: If it is damaged or no model file.
+    """
+    return describe(path, _RECORD).record is not None

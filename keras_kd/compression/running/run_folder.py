@@ -71,6 +71,7 @@ class RunFolder:
     ) -> None:
         self.path = pathlib.Path(path)
         self._classes = classes_of(student)
+        self._kinds = {type(layer).__name__ for layer in student._flatten_layers()}
         self._names = [stage["config"].get("name", stage["class"]) for stage in plan["stages"]]
         file = check_writable(self.path / "run.json")
         if file.exists():
@@ -271,13 +272,17 @@ class RunFolder:
         kept = structure in self._content.get("files", {}) or (self.path / structure).exists()
         state = state_from_json(
             content["state"],
-            load_student(self._checked(content["model"]), self._classes, safe_mode=False),
-            load_student(self._checked(structure), self._classes, safe_mode=False)
+            self._load_model(self._checked(content["model"])),
+            self._load_model(self._checked(structure))
             if kept
             else None,
         )
         self._load_variables(stem, variables_of(state))
         return record_from_json(content["record"]), state
+
+    def _load_model(self, path: pathlib.Path) -> Any:
+        # Code is only taken from a file where the student that was given holds code itself.
+        return load_student(path, self._classes, safe_mode="Lambda" not in self._kinds)
 
     def records(self) -> list[StageRecord]:
         """Return the records of the stages that are done."""

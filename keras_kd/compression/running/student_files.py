@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.quiet import capture_output
+from keras_kd.models.opening import open_model
 
 
 def save_student(model: Any, path: str | os.PathLike[str]) -> None:
@@ -38,7 +40,7 @@ def save_student(model: Any, path: str | os.PathLike[str]) -> None:
 def load_student(
     path: str | os.PathLike[str],
     custom_objects: Mapping[str, Any] | None = None,
-    safe_mode: bool | None = None,
+    safe_mode: bool = True,
 ) -> Any:
     """Load what `save_student` wrote.
 
@@ -46,13 +48,14 @@ def load_student(
         path: The file.
         custom_objects: Classes by name, for a model of classes that are not registered. Defaults
             to `None`.
-        safe_mode: As in `keras.models.load_model`. Defaults to `None`: Keras's own choice.
+        safe_mode: Whether code in the file, such as that of a `Lambda` layer, is refused. Defaults
+            to `True`.
+
+    Raises:
+        ValueError: If the file is damaged, holds code or names classes that are not known.
     """
     if pathlib.Path(path).suffix != ".h5":
-        arguments = {} if safe_mode is None else {"safe_mode": safe_mode}
-        return keras.models.load_model(
-            path, custom_objects=dict(custom_objects or {}), compile=False, **arguments
-        )
+        return open_model(path, custom_objects, safe_mode)
     from keras_kd.compression.quantizing import quantize_config as quantize_config
     from keras_kd.compression.tf_keras_bridge import hosted_layer as hosted_layer
     from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
@@ -61,7 +64,10 @@ def load_student(
         import_tfmot().quantization.keras.quantize_scope(),
         keras.saving.custom_object_scope(dict(custom_objects or {})),
     ):
-        return import_tf_keras().models.load_model(path, compile=False)
+        tf_keras = import_tf_keras()
+        load = functools.partial(tf_keras.models.load_model, compile=False)
+        known = {**tf_keras.utils.get_custom_objects(), **dict(custom_objects or {})}
+        return open_model(path, known, safe_mode, load)
 
 
 def classes_of(model: keras.Model) -> dict[str, Any]:
