@@ -108,7 +108,7 @@ def load_model(path: str, custom: Sequence[str] | None = None) -> LoadedModel:
     import keras
 
     import keras_kd as kd
-    from keras_kd.compression.compressed_model import is_compressed
+    from keras_kd.compression.running.compressed_model import is_compressed
 
     file = pathlib.Path(path)
     if not file.is_file():

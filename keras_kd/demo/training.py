@@ -12,8 +12,8 @@ from typing import Any
 
 import keras
 
-from keras_kd.system.files import atomic_path
 from keras_kd.models.opening import open_model
+from keras_kd.system.files import atomic_path
 from keras_kd.system.reading import read_json
 
 History = dict[str, Any]

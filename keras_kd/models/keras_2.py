@@ -24,7 +24,7 @@ from keras_kd.models.keras_2_operations import (
     inline_operations,
     translate_nodes,
 )
-from keras_kd.quiet import capture_output
+from keras_kd.system.quiet import capture_output
 
 # Values with which an argument that Keras 3 does not have changes nothing. `...` stands for any.
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {

@@ -12,9 +12,10 @@ import os
 import pathlib
 import sys
 import zipfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # Of text: values in memory take some ten times as much.
 _MOST_TEXT = 256 * 2**20
@@ -78,6 +79,8 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         OSError: If it cannot be read.
         ValueError: If it is damaged, holds anything but plain arrays, or is larger than it seems.
     """
+    import numpy as np
+
     try:
         with zipfile.ZipFile(path) as archive:
             check_archive(archive, path)
@@ -141,6 +144,8 @@ def _of_bounded_depth(content: Any, source: str | os.PathLike[str]) -> Any:
 
 def _check_header(file: Any, entry: zipfile.ZipInfo) -> None:
     """Refuse an array that declares more than its part of the archive holds."""
+    import numpy as np
+
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,

@@ -22,9 +22,9 @@ from keras_kd.compression.stages.layer_record import LayerRecord, kernel_values,
 from keras_kd.data.batches import as_batches, refuse_endless
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
+from keras_kd.models.opening import describe
 from keras_kd.system.files import atomic_path
 from keras_kd.system.quiet import capture_output
-from keras_kd.models.opening import describe
 from keras_kd.system.reading import parse_json
 
 
@@ -261,6 +261,8 @@ def _from_record(model: Any, content: Any, quantization_aware: bool) -> Compress
         for record in content["layers"]
     ]
     stages = [record_from_json(record) for record in content.get("stages", [])]
+    if not isinstance(content["history"], dict):
+        raise ValueError("its histories")
     loss, metrics = measures_from_json(content.get("measures", {}))
     return CompressedModel(
         model, layers, content["history"], quantization_aware, loss, metrics, stages

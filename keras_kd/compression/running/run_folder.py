@@ -42,6 +42,7 @@ from keras_kd.compression.running.student_files import (
     state_to_json,
 )
 from keras_kd.compression.stages.stage import StudentState
+from keras_kd.models.graph import flat_layers
 from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.reading import read_arrays, read_json
 
@@ -71,7 +72,7 @@ class RunFolder:
     ) -> None:
         self.path = pathlib.Path(path)
         self._classes = classes_of(student)
-        self._kinds = {type(layer).__name__ for layer in student._flatten_layers()}
+        self._kinds = {type(layer).__name__ for layer in flat_layers(student)}
         self._names = [stage["config"].get("name", stage["class"]) for stage in plan["stages"]]
         file = check_writable(self.path / "run.json")
         if file.exists():
@@ -273,9 +274,7 @@ class RunFolder:
         state = state_from_json(
             content["state"],
             self._load_model(self._checked(content["model"])),
-            self._load_model(self._checked(structure))
-            if kept
-            else None,
+            self._load_model(self._checked(structure)) if kept else None,
         )
         self._load_variables(stem, variables_of(state))
         return record_from_json(content["record"]), state

@@ -17,8 +17,8 @@ import numpy as np
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
-from keras_kd.system.quiet import capture_output
 from keras_kd.models.opening import open_model
+from keras_kd.system.quiet import capture_output
 
 
 def save_student(model: Any, path: str | os.PathLike[str]) -> None:
