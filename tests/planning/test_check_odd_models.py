@@ -137,7 +137,9 @@ STAGES = {
 
 
 def _data(model):
-    inputs = getattr(model, "_inputs_struct", None) or (model.inputs or [keras.Input((6,))])[0]
+    inputs = getattr(model, "_inputs_struct", None)
+    if inputs is None:
+        inputs = (model.inputs or [keras.Input((6,))])[0]
 
     def values(tensor):
         if str(tensor.dtype) == "string":
