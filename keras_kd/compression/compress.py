@@ -106,15 +106,14 @@ def compress(
         validation_data = as_batches(validation_data, "validation_data")
     refuse_endless(train, "train")
     refuse_endless(validation_data, "validation_data")
-    example = first_batch(train)
+    example = first_batch(*keras.utils.unpack_x_y_sample_weight(arrays) if arrays else (train,))
     taught = None if example is None else example.taught
     stages = _check_arguments(distiller, stages, taught is not None)
     distiller.check_models()
     distiller._check_validation(validation_data)
     inputs = None if example is None else example.inputs
-    if not distiller.student.built and inputs is not None:
-        with distiller.distribute_strategy.scope():
-            distiller.student(inputs, training=False)
+    with distiller.distribute_strategy.scope():
+        distiller._check_data(example)
     student = distiller.student
     limit = check_limit(
         max_drop, reference, retries, validation_data, distiller._compile_metrics is not None

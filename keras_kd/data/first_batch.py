@@ -11,7 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.data.finite import check_finite, first_row_not_finite, is_finite
 from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
+from keras_kd.losses.top_k_logits import TopKLogits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +24,22 @@ class FirstBatch:
         inputs: What the student receives.
         labels: The labels of the batch or, where they are in memory, all.
         taught: The batch with the teacher's outputs, where the data brings them along.
+        sample_weight: The weights of the samples, as the labels, or `None`.
     """
 
     inputs: Any
     labels: Any
     taught: TaughtInputs | None = None
+    sample_weight: Any = None
 
 
-def first_batch(x: Any, y: Any = None) -> FirstBatch | None:
-    """Return a first batch of `fit`'s data.
+def first_batch(x: Any, y: Any = None, sample_weight: Any = None) -> FirstBatch | None:
+    """Return a first batch of `fit`'s data; of arrays one with the first number that is not finite.
 
     Args:
         x: Arrays or tensors, a `tf.data.Dataset` or a `keras.utils.PyDataset`.
         y: Labels, where `x` is arrays or tensors. Defaults to `None`.
+        sample_weight: Weights, where `x` is arrays or tensors. Defaults to `None`.
 
     Returns:
         The batch, or `None` where looking would use it up (generators, distributed data sets).
@@ -44,22 +49,24 @@ def first_batch(x: Any, y: Any = None) -> FirstBatch | None:
     """
     if isinstance(x, tf.data.Dataset):
         for batch in x.take(1):
-            inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            return _batch(inputs, None if labels is None else _arrays(labels))
+            inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
+            return _batch(inputs, None if labels is None else _arrays(labels), weights)
         raise ValueError(_EMPTY)
     if isinstance(x, keras.utils.PyDataset):
         if len(x) == 0:
             raise ValueError(_EMPTY)
-        inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(x[0])
-        return _batch(_tensors(inputs), labels)
+        inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(x[0])
+        return _batch(_tensors(inputs), labels, weights)
     leaves = keras.tree.flatten(x)
     if not leaves or not all(hasattr(leaf, "shape") and len(leaf.shape) for leaf in leaves):
         return None
     if any(leaf.shape[0] == 0 for leaf in leaves):
         raise ValueError(_EMPTY)
+    start = first_row_not_finite(leaves)
     return _batch(
-        _tensors(keras.tree.map_structure(lambda leaf: leaf[:32], x)),
+        _tensors(keras.tree.map_structure(lambda leaf: leaf[start : start + 32], x)),
         None if y is None else _arrays(y),
+        sample_weight,
     )
 
 
@@ -83,9 +90,9 @@ def without_losing_the_first(x: Any) -> tuple[Any, FirstBatch | None]:
         yield first
         yield from x
 
-    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
+    inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(first)
     labels = None if labels is None else _arrays(labels)
-    return again(), _batch(_tensors(inputs), labels)
+    return again(), _batch(_tensors(inputs), labels, weights)
 
 
 def validation_batch(data: Any) -> FirstBatch | None:
@@ -101,8 +108,7 @@ def validation_batch(data: Any) -> FirstBatch | None:
         ValueError: If there are no examples.
     """
     if isinstance(data, (tuple, list)) and not isinstance(data, TaughtInputs):
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(tuple(data))
-        return first_batch(x, y)
+        return first_batch(*keras.utils.unpack_x_y_sample_weight(tuple(data)))
     return None if data is None else first_batch(data)
 
 
@@ -128,6 +134,39 @@ def check_batched(batch: FirstBatch | None, student: keras.Model) -> None:
             f"{_shown(received)}, and the student takes {_shown(expected)}. Pass "
             "dataset.batch(32)."
         )
+
+
+def check_finite_data(batch: FirstBatch, student: keras.Model) -> None:
+    """Refuse a first batch with numbers that are NaN or infinite.
+
+    Inputs may hold some where the student's outputs are finite all the same.
+
+    Args:
+        batch: The first batch.
+        student: The model that receives it.
+
+    Raises:
+        ValueError: Naming the input, the sample weights or the taught outputs.
+    """
+    advice = "Remove or replace such examples before training."
+    check_finite(batch.sample_weight, "sample weights", advice)
+    if batch.taught is not None:
+        kept = [
+            part.values if isinstance(part, TopKLogits) else part
+            for part in keras.tree.flatten(batch.taught.outputs)
+        ]
+        check_finite(kept, "the teacher's outputs in the data", advice)
+        check_finite(batch.taught.features, "the teacher's features in the data", advice)
+    inputs = keras.tree.flatten(batch.inputs)
+    if all(map(is_finite, inputs)):
+        return
+    outputs = keras.tree.flatten(student(batch.inputs, training=False))
+    if all(map(is_finite, outputs)):
+        return
+    known = [spec.name for spec in keras.tree.flatten(getattr(student, "inputs", None) or [])]
+    names = known if len(known) == len(inputs) else list(map(str, range(len(inputs))))
+    for name, part in zip(names, inputs, strict=True):
+        check_finite(part, f"values of the input '{name}'", advice)
 
 
 def check_inputs(batch: FirstBatch, student: keras.Model) -> None:
@@ -174,9 +213,9 @@ _EMPTY = (
 )
 
 
-def _batch(inputs: Any, labels: Any) -> FirstBatch:
+def _batch(inputs: Any, labels: Any, sample_weight: Any) -> FirstBatch:
     taught = inputs if isinstance(inputs, TaughtInputs) else None
-    return FirstBatch(student_inputs(inputs), labels, taught)
+    return FirstBatch(student_inputs(inputs), labels, taught, sample_weight)
 
 
 def _arrays(structure: Any) -> Any:

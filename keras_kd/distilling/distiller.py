@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_kd.data.first_batch import (
     FirstBatch,
     check_batched,
+    check_finite_data,
     check_inputs,
     first_batch,
     validation_batch,
@@ -30,7 +31,13 @@ from keras_kd.distilling.checks.compatibility import (
     check_student_losses,
     check_taught_outputs,
     check_teacher,
+    label_ranges,
     resolve_losses,
+)
+from keras_kd.distilling.checks.labels import (
+    LabelRange,
+    short_label_errors,
+    with_checked_labels,
 )
 from keras_kd.distilling.epochs import check_epoch, with_epoch_begin
 from keras_kd.distilling.loss_means import LossMeans
@@ -392,8 +399,9 @@ class Distiller(DistributedModel):
         """Train the student, as `keras.Model.fit` does, after one look at the data.
 
         Raises:
-            ValueError: If the data set or the validation data is empty or not batched, labels lie
-                out of range, or the outputs on the first batch do not fit the losses.
+            ValueError: If the data set or the validation data is empty or not batched; its first
+                batch, the teacher's outputs on it or a weight is NaN or infinite; labels lie out
+                of range, also in a later batch; or the outputs do not fit the losses.
         """
         if self.objective.stopped:
             self.objective.stopped = False
@@ -402,9 +410,14 @@ class Distiller(DistributedModel):
             self.check_models()
             x, batch = without_losing_the_first(x)
             with self.distribute_strategy.scope():
-                batch = batch or first_batch(x, y)
+                weights = kwargs.get("sample_weight", (*args, *[None] * 9)[8])
+                batch = batch or first_batch(x, y, weights)
                 self._check_data(batch)
                 self._check_validation(kwargs.get("validation_data", (*args, *[None] * 6)[5]))
+            ranges = self.label_ranges(batch)
+            x = with_checked_labels(x, ranges)
+            if "validation_data" in kwargs:
+                kwargs["validation_data"] = with_checked_labels(kwargs["validation_data"], ranges)
             if kwargs.get("class_weight") and batch is not None and batch.labels is None:
                 raise ValueError(
                     "`fit` received `class_weight`, which weighs an example by its label, but the "
@@ -413,9 +426,10 @@ class Distiller(DistributedModel):
         if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
             # These come in an order of their own; Keras warns of its own default otherwise.
             kwargs.setdefault("shuffle", False)
-        if self.objective.schedules.by_epoch or self.stop_distillation_at is not None:
-            return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
-        return super().fit(x, y, *args, **kwargs)
+        with short_label_errors():
+            if self.objective.schedules.by_epoch or self.stop_distillation_at is not None:
+                return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
+            return super().fit(x, y, *args, **kwargs)
 
     def begin_epoch(self, epoch: int) -> None:
         """Set what depends on the epoch; `fit` calls this before each, a loop of one's own should.
@@ -455,10 +469,21 @@ class Distiller(DistributedModel):
         check_finite_weights(self.student, "student")
         check_finite_weights(teacher, "teacher")
 
+    def label_ranges(self, batch: FirstBatch | None) -> list[LabelRange]:
+        """Return the class numbers that the losses on labels read.
+
+        Args:
+            batch: A first batch, or `None`.
+        """
+        if batch is None or batch.labels is None or self._compile_loss is None:
+            return []
+        return label_ranges(self._compile_loss._user_loss, self.student, batch.inputs)
+
     def _check_data(self, batch: FirstBatch | None) -> None:
         if batch is None:
             return
         check_batched(batch, self.student)
+        check_finite_data(batch, self.student)
         taught = batch.taught
         if self.objective.distils and self.teacher is None and taught is None:
             raise ValueError(NO_TEACHER)
@@ -489,10 +514,11 @@ class Distiller(DistributedModel):
             if batch is None:
                 return
             check_batched(batch, self.student)
+            check_inputs(batch, self.student)
+            check_finite_data(batch, self.student)
             if batch.labels is not None and self._compile_loss is not None:
                 losses = self._compile_loss._user_loss
                 check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
-            check_inputs(batch, self.student)
         except ValueError as error:
             raise ValueError(f"In `validation_data`: {error}") from None
 

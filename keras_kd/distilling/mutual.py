@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_kd.data.first_batch import (
     FirstBatch,
     check_batched,
+    check_finite_data,
     first_batch,
     without_losing_the_first,
 )
@@ -23,6 +24,7 @@ from keras_kd.distilling.checks.compatibility import (
     check_student_losses,
     check_teacher,
 )
+from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.epochs import with_epoch_begin
 from keras_kd.distilling.loss_values import layer_paths_of
@@ -313,13 +315,19 @@ class MutualDistiller(keras.Model):
             for i, peer in enumerate(self.peers):
                 check_finite_weights(peer, f"peers[{i}]")
             x, batch = without_losing_the_first(x)
-            self._check_data(batch or first_batch(x, y))
+            batch = batch or first_batch(x, y, kwargs.get("sample_weight"))
+            self._check_data(batch)
             validation = kwargs.get("validation_data", (*args, *[None] * 6)[5])
             for distiller in self.distillers:
                 distiller._check_validation(validation)
+            ranges = self.distillers[0].label_ranges(batch)
+            x = with_checked_labels(x, ranges)
+            if "validation_data" in kwargs:
+                kwargs["validation_data"] = with_checked_labels(validation, ranges)
         if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
             kwargs.setdefault("shuffle", False)
-        return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
+        with short_label_errors():
+            return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
 
     def begin_epoch(self, epoch: int) -> None:
         """Set what depends on the epoch; `fit` calls this before each, a loop of one's own should.
@@ -336,6 +344,7 @@ class MutualDistiller(keras.Model):
             return
         for distiller, pairs in zip(self.distillers, self._objectives, strict=True):
             check_batched(batch, distiller.student)
+            check_finite_data(batch, distiller.student)
             labels = class_labels(batch.labels)
             if batch.labels is None:
                 distiller._require_labels()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_kd.data.finite import check_finite, is_finite
 from keras_kd.data.numpy_batches import safe_name
 
 
@@ -40,9 +42,19 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
 
     Raises:
         ValueError: If sparse labels lie outside `0 ... classes - 1` or are one-hot, or one-hot
-            labels have another number of classes.
+            labels have another number of classes; if they are not whole numbers; if a loss of
+            Keras would read NaN or infinite values.
     """
     values = np.asarray(labels)
+    known = type(loss).__module__.split(".")[0] == "keras"
+    if known or is_finite(values):
+        advice = "Remove such examples, or give them a sample weight of 0 and another label."
+        check_finite(values, "labels", advice)
+    else:
+        warnings.warn(
+            f"The labels hold NaN or infinite values, which {loss!r} has to leave out itself.",
+            stacklevel=2,
+        )
     if classes is None or values.size == 0:
         return
     if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
@@ -54,6 +66,13 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
             )
         ignored = loss.get_config().get("ignore_class")
         values = values[values != ignored] if ignored is not None else values
+        broken = values[values != np.floor(values)] if values.dtype.kind == "f" else values[:0]
+        if broken.size:
+            raise ValueError(
+                "SparseCategoricalCrossentropy reads class numbers, but the labels are not whole "
+                f"numbers. Received: label={broken.flat[0]}. Give class numbers, or use a loss on "
+                "such values, such as keras.losses.MeanSquaredError()."
+            )
         wrong = values[(values < 0) | (values >= classes)]
         if wrong.size:
             label = wrong.flat[0]

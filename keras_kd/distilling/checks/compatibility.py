@@ -7,7 +7,9 @@ from typing import Any
 
 import keras
 
+from keras_kd.data.finite import check_finite
 from keras_kd.data.taught_inputs import TaughtInputs
+from keras_kd.distilling.checks.labels import LabelRange
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence
@@ -258,21 +260,27 @@ def _parts_at(outputs: Any, path: Path) -> list[Any]:
 
 
 def check_first_outputs(teacher: Any, student: keras.Model, losses: list[Any], inputs: Any) -> None:
-    """Run both models on a first batch, where only that tells whether their outputs fit.
+    """Run the teacher on a first batch, and the student where only that tells whether they fit.
 
     Raises:
-        ValueError: As `check_teacher`.
+        ValueError: As `check_teacher`, or if an output of the teacher is NaN or infinite.
     """
     if not compared_outputs(losses):
         return
-    activations = [last_activation(model) for model in (teacher, student)]
-    if all(end is not None and None not in keras.tree.flatten(end) for end in activations):
-        return
-    student_outputs = student(inputs, training=False)
     check = getattr(unadapted(teacher), "check", None)
     if callable(check):
         check(_teacher_inputs(teacher, inputs))
     teacher_outputs = teacher(inputs, training=False)
+    for _, path in compared_outputs(losses):
+        check_finite(
+            _leaves_at(teacher_outputs, path),
+            "the teacher's outputs on the first batch",
+            "Check how the teacher's inputs are preprocessed, and its weights.",
+        )
+    activations = [last_activation(model) for model in (teacher, student)]
+    if all(end is not None and None not in keras.tree.flatten(end) for end in activations):
+        return
+    student_outputs = student(inputs, training=False)
     check_shapes(teacher_outputs, student_outputs, losses)
     _check_probabilities(teacher, teacher_outputs, student_outputs, losses)
 
@@ -327,18 +335,42 @@ def check_all_labels(losses: Any, labels: Any, student: keras.Model, inputs: Any
     Raises:
         ValueError: As `check_labels`.
     """
-    outputs, names = output_structure(student), output_names(student)
-    if outputs is None:
-        outputs = student(inputs, training=False)
-    losses = arrange(losses, outputs, names, "loss")
-    for output, path in leaves(outputs):
+    names = output_names(student)
+    for loss, classes, path in _losses_on_labels(losses, student, inputs):
         try:
-            loss = at(losses, path) if keras.tree.is_nested(losses) else losses
             label = at(labels, path, names) if keras.tree.is_nested(labels) else labels
         except (LookupError, TypeError):
             continue
-        if loss is not None and label is not None and not keras.tree.is_nested(label):
-            check_labels(loss, label, output.shape[-1])
+        if label is not None and not keras.tree.is_nested(label):
+            check_labels(loss, label, classes)
+
+
+def label_ranges(losses: Any, student: keras.Model, inputs: Any) -> list[LabelRange]:
+    """Return the class numbers that the losses read; the arguments are `check_all_labels`'s."""
+    return [
+        LabelRange(path, output_names(student), classes, loss.get_config().get("ignore_class"))
+        for loss, classes, path in _losses_on_labels(losses, student, inputs)
+        if isinstance(loss, keras.losses.SparseCategoricalCrossentropy) and classes is not None
+    ]
+
+
+def _losses_on_labels(
+    losses: Any, student: keras.Model, inputs: Any
+) -> list[tuple[Any, int | None, Path]]:
+    """Return the loss of each output that has one, with the output's last size and path."""
+    outputs = output_structure(student)
+    if outputs is None:
+        outputs = student(inputs, training=False)
+    losses = arrange(losses, outputs, output_names(student), "loss")
+    found = []
+    for output, path in leaves(outputs):
+        try:
+            loss = at(losses, path) if keras.tree.is_nested(losses) else losses
+        except (LookupError, TypeError):
+            continue
+        if loss is not None:
+            found.append((loss, output.shape[-1] if len(output.shape) else None, path))
+    return found
 
 
 def check_student_losses(losses: Any, student: keras.Model, inputs: Any) -> None:
