@@ -167,6 +167,12 @@ class Distiller(DistributedModel):
         super().__init__(name=name, **kwargs)
         check_model(student, "student")
         losses = check_losses(distillation_losses, student)
+        if not losses and student_loss_weight != 1:
+            raise ValueError(
+                "`distillation_losses` is empty, so the teacher would teach nothing. Received: "
+                f"distillation_losses={distillation_losses!r}. Pass a loss, such as "
+                "keras_kd.losses.KLDivergence(temperature=4.0), or student_loss_weight=1.0."
+            )
         self.student = student
         self.stop_distillation_at = check_epoch(stop_distillation_at)
         # Layers among them belong to the teacher: they are neither trained nor saved.

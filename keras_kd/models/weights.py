@@ -152,7 +152,7 @@ def check_finite_weights(value: Any, role: str) -> None:
     for variable in _variables_of(models_in(value)):
         if "float" not in str(variable.dtype):
             continue
-        array = np.asarray(keras.ops.convert_to_numpy(variable))
+        array = tf.convert_to_tensor(variable).numpy()
         wrong = array.size - int(np.count_nonzero(np.isfinite(array)))
         if wrong:
             name = getattr(variable, "path", variable.name)

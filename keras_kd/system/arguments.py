@@ -112,7 +112,11 @@ def scheduled_value(name: str, schedule: Callable[[Any], Any], at: int, **bounds
 
 def _float(value: Any) -> Any:
     """Return the number in a tensor; anything else as it is."""
-    return float(value) if hasattr(value, "dtype") and not is_number(value) else value
+    if is_number(value) or not hasattr(value, "dtype"):
+        return value
+    from keras import ops
+
+    return float(ops.convert_to_numpy(ops.convert_to_tensor(value)))
 
 
 def learning_rate(value: Any, owner: str | None = None) -> Any:
@@ -137,4 +141,4 @@ def optimizer_rate(optimizer: Any, owner: str | None = None) -> None:
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     rate = getattr(optimizer, "learning_rate", None)
     if rate is not None:
-        number("learning_rate", float(rate), least=0, owner=owner)
+        number("learning_rate", _float(rate), least=0, owner=owner)

@@ -13,6 +13,7 @@ from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.compression.tf_keras_bridge.kept_values import KeptValues
 from keras_kd.data.batches import refuse_endless, shuffled_batches
+from keras_kd.distilling.checks.labels import short_label_errors
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.objective import Objective
@@ -71,6 +72,8 @@ class Teaching:
                 "`student_loss_weight` is 0: nothing is left to learn from. Add a loss on the "
                 "outputs, such as keras_kd.losses.KLDivergence(temperature=4.0)."
             )
+        if not objective.distillation_losses:
+            objective.student_loss_weight = 1.0
         for i, (name, loss) in enumerate(
             zip(objective.names, objective.distillation_losses, strict=True)
         ):
@@ -183,17 +186,18 @@ class Teaching:
         if self.backup is not None:
             trainer.optimizer.build(trainer.trained_variables)
         beside = [weight for layer in objective.layers for weight in layer.weights]
-        return resumable_fit(
-            trainer,
-            as_dataset(self._training_data()),
-            self.backup,
-            [*state.model.weights, *beside, *trainer.optimizer.variables],
-            trainer.random_states,
-            epochs=epochs,
-            callback_class=import_tf_keras().callbacks.LambdaCallback,
-            validation_data=as_dataset(self.validation_data),
-            verbose=self.verbose,
-        )
+        with short_label_errors():
+            return resumable_fit(
+                trainer,
+                as_dataset(self._training_data()),
+                self.backup,
+                [*state.model.weights, *beside, *trainer.optimizer.variables],
+                trainer.random_states,
+                epochs=epochs,
+                callback_class=import_tf_keras().callbacks.LambdaCallback,
+                validation_data=as_dataset(self.validation_data),
+                verbose=self.verbose,
+            )
 
     @property
     def examples(self) -> Any:
