@@ -18,10 +18,6 @@ from keras_kd.litert.model_file import ModelFile, Operator
 from keras_kd.litert.runtime import check_file
 from keras_kd.system.quiet import capture_output
 
-# How the kernels for int8 multiply: by (2 * the larger input scale) ** power / (2 ** shift * the
-# output scale).
-_FIXED_POINT = {"ADD": (20, 1), "SUB": (20, 1), "SQUARED_DIFFERENCE": (14, 2)}
-
 
 def place(operator: Operator) -> str:
     """Return the layer path in an operator's output name.
@@ -93,19 +89,20 @@ def check_runs(
 
 
 def _without_range(file: ModelFile) -> str | None:
-    """Return the layer of an operator whose output has too small a scale for LiteRT's kernels.
+    """Return the layer of a squared difference whose output has too small a scale for LiteRT.
 
-    They multiply by a fixed-point number below 1 and end the process where it is none.
+    Its kernel for int8 multiplies by (2 * the larger input scale)² / (2**14 * the output scale) as
+    a fixed-point number below 1, and ends the process where it is none.
     """
     for operator in file.operators():
-        shift, power = _FIXED_POINT.get(operator.name, (0, 0))
-        indices = [*operator.input_indices[:2], *operator.output_indices]
-        facts = [file.describe_tensor(operator.graph, i) for i in indices if power]
-        if not facts or any(f["dtype"] != "int8" or f["scale"] is None for f in facts):
+        if operator.name != "SQUARED_DIFFERENCE":
             continue
-        *given, result = (f["scale"] for f in facts)
-        if (2 * max(given)) ** power >= 2.0**shift * result:
-            return place(operator)
+        indices = [*operator.input_indices, *operator.output_indices]
+        facts = [file.describe_tensor(operator.graph, index) for index in indices]
+        if all(fact["dtype"] == "int8" and fact["scale"] for fact in facts):
+            *given, result = (fact["scale"] for fact in facts)
+            if (2 * max(given)) ** 2 >= 2**14 * result:
+                return place(operator)
     return None
 
 

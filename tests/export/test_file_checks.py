@@ -57,7 +57,7 @@ def test_flex_is_not_used_where_it_is_not_needed(tmp_path):
 
 
 def test_kernels_of_zeros_are_named_where_a_file_does_not_run(tmp_path, monkeypatch):
-    def refuse(path):
+    def refuse(path, samples):
         raise ValueError(f"LiteRT cannot run '{path}'.")
 
     image = keras.Input((4, 4, 1))

@@ -61,6 +61,7 @@ def load_student(
     from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
     with (
+        capture_output(replay_on_error=False),  # AutoGraph names wrappers that it leaves alone
         import_tfmot().quantization.keras.quantize_scope(),
         keras.saving.custom_object_scope(dict(custom_objects or {})),
     ):

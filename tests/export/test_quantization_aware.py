@@ -1,0 +1,63 @@
+"""Files of students that were trained for 8 bits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_kd as kd
+
+
+def compressed(shape, make):
+    def network():
+        i = keras.Input(shape)
+        return keras.Model(i, layers.Dense(2)(make(i)))
+
+    x = np.random.default_rng(0).normal(size=(24, *shape)).astype("float32")
+    distiller = kd.Distiller(network(), network(), kd.losses.KLDivergence(4.0))
+    distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    y = np.zeros(24, "int64")
+    return kd.compress(distiller, (x, y), stages=[kd.QuantizeAware(epochs=0)], verbose=0), x
+
+
+def normalized_over_one(i):
+    return layers.GlobalAveragePooling1D()(
+        layers.LayerNormalization(name="norm", epsilon=1e-6)(i) + i
+    )
+
+
+def test_a_layer_that_does_not_vary_is_named_before_litert_aborts(tmp_path):
+    student, x = compressed((8, 1), normalized_over_one)
+    with pytest.raises(ValueError, match=r"layer_normalization|norm") as error:
+        kd.export_tflite(student, tmp_path / "a.tflite", "int8", representative_data=x)
+    assert "damaged" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_without_quantize_aware_such_a_layer_runs(tmp_path):
+    i = keras.Input((8, 1))
+    model = keras.Model(i, layers.Dense(2)(normalized_over_one(i)))
+    x = np.random.default_rng(0).normal(size=(40, 8, 1)).astype("float32")
+    for quantization in ("int8", "int16x8"):
+        path = tmp_path / f"{quantization}.tflite"
+        kd.export_tflite(model, path, quantization, representative_data=x, verbose=False)
+
+
+@pytest.mark.slow
+def test_loading_and_exporting_print_nothing_of_autograph(tmp_path):
+    student, x = compressed((8, 8, 3), lambda i: layers.Flatten()(layers.Conv2D(2, 3)(i)))
+    student.save(tmp_path / "student.h5")
+    np.save(tmp_path / "x.npy", x)
+    program = (
+        "import sys, numpy, keras_kd as kd; path = sys.argv[1]; "
+        "kd.export_tflite(kd.load_compressed(path + '/student.h5'), path + '/a.tflite', 'int8', "
+        "representative_data=numpy.load(path + '/x.npy'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "AutoGraph" not in done.stdout + done.stderr
