@@ -139,7 +139,7 @@ STAGES = {
 def _data(model):
     inputs = getattr(model, "_inputs_struct", None)
     if inputs is None:
-        inputs = (model.inputs or [keras.Input((6,))])[0]
+        inputs = (getattr(model, "inputs", None) or [keras.Input((6,))])[0]
 
     def values(tensor):
         if str(tensor.dtype) == "string":
