@@ -28,6 +28,24 @@ def _seeds():
 
 
 @pytest.fixture(scope="session")
+def parse_command():
+    """Return a function that gives the settings of a command line; what is missing is `"x"`."""
+    import click
+
+    from keras_kd.cli.commands import COMMANDS
+    from keras_kd.cli.entry import GROUP
+
+    def parse(name, *words):
+        command = COMMANDS[name]
+        missing = {param.name: "x" for param in command.settings if param.required}
+        parent = click.Context(GROUP)
+        context = command.make_context(name, list(words), parent=parent, default_map=missing)
+        return command.values(context)
+
+    return parse
+
+
+@pytest.fixture(scope="session")
 def load_script():
     """Return a function that loads a script of this repository, `"benchmarks/run.py"`."""
     root = pathlib.Path(__file__).parents[1]

@@ -31,14 +31,12 @@ def test_measured_table_is_the_reference_runs():
     assert result["command"] in README.read_text()
 
 
-def test_commands_exist():
-    from keras_kd.cli.framework.parser import make_parser
-
+def test_commands_exist(parse_command):
     text = README.read_text()
     commands = re.findall(r"^keras-kd (.*?)(?:\s+#.*)?$", text, re.M)
     assert len(commands) >= 2
     for command in commands:
-        make_parser().parse_args(command.split())
+        parse_command(*command.split())
     makefile = (README.parent / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", text, re.M):
         assert f"\n{target}:" in makefile

@@ -28,34 +28,36 @@ class Outcome:
     exit_code: int = 0
 
 
+@dataclasses.dataclass
 class Console:
     """Says what a command does.
 
-    Args:
-        as_json: Whether stdout is for the JSON alone.
-        quiet: Whether progress is left out.
+    Attributes:
+        json: Whether stdout is for the JSON alone. Defaults to `False`.
+        quiet: Whether progress is left out. Defaults to `False`.
+        debug: Whether the traceback of an error is shown. Defaults to `False`.
     """
 
-    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
-        self.as_json = as_json
-        self.quiet = quiet
+    json: bool = False
+    quiet: bool = False
+    debug: bool = False
 
     @property
     def verbose(self) -> int:
         """Verbosity of training as in `keras.Model.fit`: bars in a terminal, lines in a log."""
         if self.quiet:
             return 0
-        stream = sys.stderr if self.as_json else sys.stdout
+        stream = sys.stderr if self.json else sys.stdout
         return 1 if stream.isatty() else 2
 
     def say(self, line: str) -> None:
         """Print a line of progress."""
         if not self.quiet:
-            print(line, file=sys.stderr if self.as_json else sys.stdout, flush=True)
+            print(line, file=sys.stderr if self.json else sys.stdout, flush=True)
 
     def show(self, outcome: Outcome) -> None:
         """Print what a command came to."""
-        if self.as_json:
+        if self.json:
             print(json.dumps(plain(outcome.result), indent=1, ensure_ascii=False), flush=True)
         elif outcome.text:
             print(outcome.text, flush=True)

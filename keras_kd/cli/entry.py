@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from keras_kd.backend import load_keras
+import click
+
+from keras_kd._version import __version__
+from keras_kd.cli.command import CONTEXT, EXIT_CODES, verbatim
 from keras_kd.cli.commands import COMMANDS
-from keras_kd.cli.console import Console, Outcome, stdout_to_stderr
-from keras_kd.cli.framework.parser import make_parser
-from keras_kd.cli.framework.recipe import read_recipe, settings_of
+from keras_kd.cli.console import Console, Outcome
+
+_DESCRIPTION = """\
+Turn a large Keras model into a small TFLite file, and measure the file.
+
+You have a trained model, big.keras, and a folder with one subfolder of pictures for each class:
+
+  keras-kd distill  --teacher big.keras --student shrink:0.5 --data pictures --scale 255
+  keras-kd compress --student runs/distill/student.keras --teacher big.keras --data pictures \\
+                    --prune 0.5 --quantize-aware
+  keras-kd export   runs/compress/student.h5 --quantization int8
+  keras-kd measure  runs/export/*.tflite --data pictures --part validation --max-bytes 100000
+
+Each command goes on where it was stopped, and writes a recipe that repeats it."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which one needs them."""
+        return list(self.commands)
+
+
+GROUP = click.version_option(__version__, message="keras-kd %(version)s")(
+    _Commands(
+        "keras-kd",
+        commands=COMMANDS,
+        help=verbatim(_DESCRIPTION),
+        epilog=verbatim(EXIT_CODES),
+        context_settings=CONTEXT,
+        subcommand_metavar="COMMAND ...",
+    )
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,46 +57,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 after an error, 3 if a budget was not kept, 130 if interrupted. Wrong
         usage ends the process with 2.
     """
-    options = make_parser().parse_args(arguments)
-    console = Console(options.json, options.quiet)
+    console = Console()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with warnings.catch_warnings():
             # Keras and TensorFlow warn of what the commands do on purpose.
             warnings.filterwarnings("ignore", module="keras|tf_keras|tensorflow")
             warnings.showwarning = _warn
-            with stdout_to_stderr(options.json):
-                outcome = _run(options, console)
+            with GROUP.make_context("keras-kd", words, obj=console) as context:
+                outcome: Outcome = GROUP.invoke(context)
             console.show(outcome)
             return outcome.exit_code
+    except click.exceptions.Exit as stop:  # after --help and --version
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from here.", console)
         return 130
     except Exception as error:  # whatever happens is said in one line
-        if options.debug:
+        if console.debug:
             traceback.print_exc()
         _fail(_line(error), console)
         return 1
-
-
-def _run(options: argparse.Namespace, console: Console) -> Outcome:
-    command = COMMANDS[options.command]
-    known = {option.key for option in command.options}
-    given = {key: value for key, value in vars(options).items() if key in known}
-    recipe = getattr(options, "recipe", None) if command.takes_recipe else None
-    tables: dict[str, dict[str, Any]] = read_recipe(recipe, COMMANDS.values()) if recipe else {}
-    settings = settings_of(command, tables, given)
-    _start_tensorflow()
-    return command.run(settings, console)
-
-
-def _start_tensorflow() -> None:
-    from keras_kd.system.quiet import capture_output
-
-    load_keras()
-    import tensorflow as tf
-
-    with capture_output():
-        tf.config.list_logical_devices()
 
 
 def _line(error: Exception) -> str:
@@ -79,7 +94,7 @@ def _line(error: Exception) -> str:
 
 def _fail(line: str, console: Console) -> None:
     print(f"keras-kd: {line}", file=sys.stderr, flush=True)
-    if console.as_json:
+    if console.json:
         console.show(Outcome({"error": line}, ""))
 
 

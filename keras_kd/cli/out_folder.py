@@ -9,9 +9,9 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from keras_kd.cli.command import Command
 from keras_kd.cli.console import Console
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.recipe import recipe_text, tables_of
+from keras_kd.cli.recipe import recipe_text, tables_of
 from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.json_values import plain

@@ -159,7 +159,7 @@ def make_result(
         "dataset": dataset,
         "classes": [str(name) for name in classes],
         "command": facts.script_command() if command is None else command,
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": facts.versions(packages),
         "seeds": sorted(seeds),
         "environment": facts.environment(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import sys
+import tomllib
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +60,6 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: If it is not TOML (with the line), nested too deeply or too large; names the
             file.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
     try:
         content: dict[str, Any] = tomllib.loads(_text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -128,6 +128,7 @@ def test_demo_options_reach_the_run(monkeypatch, capsys, tmp_path):
 def test_exit_code_is_that_of_the_outcome(monkeypatch):
     import keras_kd.cli.commands.demo
 
-    monkeypatch.setattr(keras_kd.cli.commands.demo, "run", lambda *args: Outcome({}, "", 3))
+    demo = keras_kd.cli.commands.demo.COMMAND
+    monkeypatch.setattr(demo, "callback", lambda *args: Outcome({}, "", 3))
     assert main(["demo"]) == 3
     assert "keras_kd.cli.commands.demo" in sys.modules

@@ -5,6 +5,7 @@ import pytest
 
 from keras_kd.cli import main
 from keras_kd.cli.commands import COMMANDS
+from keras_kd.cli.recipe import flag_of
 
 
 def test_help_needs_no_tensorflow():
@@ -39,19 +40,16 @@ def test_every_command_explains_itself(name, capsys):
     text = capsys.readouterr().out
     assert f"keras-kd {name}" in text.split("example:")[1]
     assert "exit codes" in text
-    for option in COMMANDS[name].options:
-        assert option.flag in text
+    for option in COMMANDS[name].settings:
+        assert flag_of(option) in text
     assert max(map(len, text.splitlines())) <= 102
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_examples_can_be_parsed(name):
-    from keras_kd.cli.framework.parser import make_parser
-
+def test_examples_can_be_parsed(name, parse_command):
     text = COMMANDS[name].example.replace("\\\n", " ").replace(" ... ", " ")
     lines = [line.split("#")[0].strip() for line in text.splitlines()]
     lines = [line for line in lines if line.startswith("keras-kd")]
     assert lines
     for line in lines:
-        words = [word.strip("'") for word in line.split()[1:]]
-        assert make_parser().parse_args(words).command in COMMANDS
+        assert parse_command(*(word.strip("'") for word in line.split()[1:]))

@@ -3,7 +3,6 @@ import json
 import pytest
 
 from keras_kd.cli.commands import COMMANDS
-from keras_kd.cli.framework.recipe import settings_of
 from keras_kd.cli.out_folder import OutFolder
 from keras_kd.system.files import sha256
 
@@ -12,7 +11,7 @@ COMMAND = COMMANDS["distill"]
 
 def settings(out, **given):
     base = {"teacher": "t", "student": "s", "data": "d", "out": str(out)}
-    return settings_of(COMMAND, {}, {**base, **given})
+    return COMMAND.settings_of({}, {**base, **given})
 
 
 def test_a_run_is_begun_and_finished(tmp_path):

@@ -9,8 +9,7 @@ import shlex
 import pytest
 
 from keras_kd.cli.commands import COMMANDS
-from keras_kd.cli.framework.parser import make_parser
-from keras_kd.cli.framework.recipe import read_recipe
+from keras_kd.cli.recipe import read_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {
@@ -138,7 +137,9 @@ def check_pip(words):
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))
-def test_commands_can_be_given(page):
+def test_commands_can_be_given(page, parse_command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text("")  # --recipe reads it
     folder = ROOT
     for where, (program, *words) in commands():
         if where != page:
@@ -149,7 +150,7 @@ def test_commands_can_be_given(page):
             assert folder.is_dir(), said
             continue
         if program == "keras-kd" and words[1:]:
-            make_parser().parse_args(words)
+            parse_command(*words)
         elif program == "keras-kd":
             assert words[0] in COMMANDS, said
         elif program == "make":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_kd.cli.commands.compress import add_shortcuts
+import click
+
+from keras_kd.cli.command import Command, Option
+from keras_kd.cli.commands.compress import stage_shortcuts
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.option import Option
-from keras_kd.cli.framework.shared_options import custom_objects_option
+from keras_kd.cli.shared_options import custom_objects_option
 
 COMMAND = Command(
-    name="check",
+    "check",
     summary="say what stages and exports will do with each layer, before any training",
     description="""\
 Say what each stage of `compress` and each form of `export` will do with each layer of a model, and
@@ -22,20 +23,21 @@ With stages or --exports, the exit code is 1 where one of them will be refused."
     example="""\
   keras-kd check small.keras
   keras-kd check small.keras --prune 0.75 --quantize-aware --exports int8 --table""",
-    options=(
-        Option("model", "text", "a .keras or .h5 file", metavar="MODEL", positional=True,
-               required=True),
-        Option("stages", "texts", "stages in full, as in `keras-kd compress`", metavar="STAGE"),
-        Option("exports", "texts", "forms of `keras-kd export` (default: all)", metavar="FORM"),
-        Option("convert", "switch", "convert on trial and name the operators", default=False),
-        Option("table", "switch", "a line for each layer instead of a summary", default=False),
+    settings=(
+        click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),
+        Option("stages", "stages in full, as in `keras-kd compress`", metavar="STAGE",
+               multiple=True),
+        Option("exports", "forms of `keras-kd export` (default: all)", metavar="FORM",
+               multiple=True),
+        Option("convert", "convert on trial and name the operators", type=bool, default=False),
+        Option("table", "a line for each layer instead of a summary", type=bool, default=False),
         custom_objects_option(),
     ),
-    module="keras_kd.cli.commands.check",
-    shortcuts=(add_shortcuts,),
+    shortcuts=stage_shortcuts(),
 )  # fmt: skip
 
 
+@COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Look at the model."""
     import keras_kd as kd

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
+import click
+
+from keras_kd.cli.command import Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.option import Option
-from keras_kd.cli.framework.shared_options import data_options, run_options, teaching_options
+from keras_kd.cli.shared_options import data_options, run_options, teaching_options
 
 # How an option such as --prune becomes a stage: name, what the number is, help.
 _SHORTCUTS = (
@@ -21,42 +22,37 @@ _SHORTCUTS = (
 )
 
 
-class _AddStage(argparse.Action):
-    """Adds a stage to those given so far, so that their order is that of the command line."""
+class _Shortcut(Option):
+    """An option that is a stage among `--stages`, in the order of the command line."""
 
-    def __call__(
-        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
-    ) -> None:
-        name = str(option_string).lstrip("-").replace("-", "_")
-        text = str(values or "")
-        amount, _, epochs = (text, "", "") if name != "quantize_aware" else ("", "", text)
-        if name != "quantize_aware":
-            amount, _, epochs = text.partition(":")
-        arguments = [amount] if amount else []
-        arguments += [f"epochs={epochs}"] if epochs else []
-        stages = [*(getattr(namespace, "stages", None) or []), f"{name}({', '.join(arguments)})"]
-        namespace.stages = stages
+    def words(self, values: Iterable[str]) -> list[str]:
+        """Return the words that give the stage in full."""
+        found = []
+        for value in values:
+            amount, _, epochs = value.partition(":") if self.amount else ("", "", value)
+            parts = [amount, f"epochs={epochs}" if epochs else ""]
+            found.append(f"--stages={self.name}({', '.join(part for part in parts if part)})")
+        return found
 
-
-def add_shortcuts(parser: argparse.ArgumentParser) -> None:
-    """Add `--prune` and the others, whose order counts, to a parser."""
-    group = parser.add_argument_group("stages, in the order in which they are given")
-    for name, amount, text in _SHORTCUTS:
-        arguments: dict[str, Any] = {"metavar": f"{amount}[:EPOCHS]" if amount else "EPOCHS"}
-        if not amount:
-            arguments["nargs"] = "?"
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            action=_AddStage,
-            dest="stages",
-            default=argparse.SUPPRESS,
-            help=text,
-            **arguments,
+    def __init__(self, name: str, amount: str, help: str) -> None:
+        self.amount = amount
+        super().__init__(
+            name,
+            help,
+            group="Stages, in the order in which they are given",
+            metavar=f"{amount}[:EPOCHS]" if amount else "[EPOCHS]",
+            empty=None if amount else "",
+            expose_value=False,
         )
 
 
+def stage_shortcuts() -> list[Option]:
+    """Return `--prune` and the others."""
+    return [_Shortcut(*shortcut) for shortcut in _SHORTCUTS]
+
+
 COMMAND = Command(
-    name="compress",
+    "compress",
     summary="prune, cluster, quantize or shrink a student, the teacher still teaching",
     description="""\
 Make a trained student smaller in stages, in each of which the teacher goes on teaching. The order
@@ -71,61 +67,32 @@ at the stage and epoch where it was stopped.""",
   keras-kd compress --student runs/distill/student.keras --teacher big.keras --data pictures \\
                     --prune 0.75:4 --quantize-aware 2 --max-drop 1.0
   keras-kd compress ... --prune 0.95 --quantize-aware --max-zipped-bytes 40000""",
-    options=(
-        Option("student", "text", "the trained student: .keras", metavar="FILE", required=True),
-        Option(
-            "stages",
-            "texts",
-            "stages in full, with any argument of their class: 'prune(0.75, scope=\"global\")'",
-            metavar="STAGE",
-            required=True,
-        ),
+    settings=(
+        Option("student", "the trained student: .keras", metavar="FILE", required=True),
+        Option("stages", "stages in full, with any argument of their class: 'prune(0.75, "
+               "scope=\"global\")'", metavar="STAGE", multiple=True, required=True),
         *data_options(),
         *teaching_options(),
-        Option("epochs", "integer", "of a stage that does not give its own", default=2, least=0),
-        Option(
-            "learning_rate",
-            "number",
-            "of a stage that does not give its own (default: the stage's)",
-            metavar="RATE",
-            least=0.0,
-        ),
-        Option(
-            "max_drop",
-            "number",
-            "points of validation accuracy that the student may lose; a stage that costs more is "
-            "tried again more gently, then left out",
-            metavar="POINTS",
-            least=0.0,
-        ),
-        Option(
-            "max_bytes",
-            "integer",
-            "largest .tflite file; the gentlest strength of the stages that keeps it is searched",
-            metavar="BYTES",
-            least=1,
-        ),
-        Option(
-            "max_zipped_bytes",
-            "integer",
-            "the same of the zipped file, in which zeros and shared values count",
-            metavar="BYTES",
-            least=1,
-        ),
-        Option(
-            "size_of",
-            "text",
-            "the form of the file whose size --max-bytes is about",
-            default="int8",
-            choices=("float32", "float16", "dynamic", "int8", "int16x8"),
-        ),
+        Option("epochs", "of a stage that does not give its own", type=Number(int, least=0),
+               default=2),
+        Option("learning_rate", "of a stage that does not give its own (default: the stage's)",
+               type=Number(least=0.0), metavar="RATE"),
+        Option("max_drop", "points of validation accuracy that the student may lose; a stage that "
+               "costs more is tried again more gently, then left out", type=Number(least=0.0),
+               metavar="POINTS"),
+        Option("max_bytes", "largest .tflite file; the gentlest strength of the stages that keeps "
+               "it is searched", type=Number(int, least=1), metavar="BYTES"),
+        Option("max_zipped_bytes", "the same of the zipped file, in which zeros and shared values "
+               "count", type=Number(int, least=1), metavar="BYTES"),
+        Option("size_of", "the form of the file whose size --max-bytes is about", default="int8",
+               type=click.Choice(["float32", "float16", "dynamic", "int8", "int16x8"])),
         *run_options("runs/compress"),
     ),
-    module="keras_kd.cli.commands.compress",
-    shortcuts=(add_shortcuts,),
-)
+    shortcuts=stage_shortcuts(),
+)  # fmt: skip
 
 
+@COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Compress, or go on with it."""
     import keras

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
+from keras_kd.cli.command import Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.option import Option
+from keras_kd.cli.shared_options import out_option
 
 COMMAND = Command(
-    name="demo",
+    "demo",
     summary="train, compress, export and measure on real data",
     description="""\
 Train a teacher, the student alone and the student with the teacher; prune, quantize, export and
@@ -18,31 +20,25 @@ was stopped goes on where it was.""",
     example="""\
   keras-kd demo
   keras-kd demo --dataset fashion_mnist --seeds 3""",
-    options=(
+    settings=(
         Option(
-            "dataset",
-            "text",
-            "digits needs no download and takes some 2 minutes; fashion_mnist takes up to 2 hours "
-            "on 2 cores",
+            "dataset", "digits needs no download and takes some 2 minutes; fashion_mnist takes up "
+            "to 2 hours on 2 cores", type=click.Choice(["digits", "fashion_mnist"]),
             default="digits",
-            choices=("digits", "fashion_mnist"),
         ),
-        Option("seeds", "integer", "students to train, one a seed", default=1, least=1),
-        Option("verbose", "switch", "show every epoch of every training", default=False),
-        Option(
-            "out", "text", "the run's folder (default: exports/DATASET)", section="",
-            metavar="FOLDER",
-        ),
+        Option("seeds", "students to train, one a seed", type=Number(int, least=1), default=1),
+        Option("verbose", "show every epoch of every training", type=bool, default=False),
+        out_option(None, "the run's folder (default: exports/DATASET)"),
     ),
-    module="keras_kd.cli.commands.demo",
 )  # fmt: skip
 
 
+@COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Run the demonstration."""
     import pathlib
 
-    from keras_kd.cli.framework.recipe import recipe_text, tables_of
+    from keras_kd.cli.recipe import recipe_text, tables_of
     from keras_kd.demo.run import run_demo
     from keras_kd.system.files import atomic_path
 

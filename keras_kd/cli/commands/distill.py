@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from keras_kd.cli.command import Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.option import Option
-from keras_kd.cli.framework.shared_options import data_options, run_options, teaching_options
+from keras_kd.cli.shared_options import data_options, run_options, teaching_options
 
 if TYPE_CHECKING:
     from keras_kd.cli.model_files import LoadedModel
 
 COMMAND = Command(
-    name="distill",
+    "distill",
     summary="a large trained model teaches a small one",
     description="""\
 A large trained model, the teacher, teaches a small one, the student: on the labels of your data,
@@ -26,27 +25,21 @@ of its channels removed, the least important ones.""",
   keras-kd distill --teacher big.keras --student shrink:0.5 --data pictures --scale 255 --epochs 20
   keras-kd distill --teacher big.keras --student small.keras --data fashion_mnist --scale 255 \\
                    --loss kl_divergence rkd:0.02 --hint block4_out:block2_out:fit_net:0.5""",
-    options=(
-        Option(
-            "student",
-            "text",
-            "a saved model, or shrink:RATIO for the teacher without this part of its channels",
-            metavar="FILE|shrink:RATIO",
-            required=True,
-        ),
+    settings=(
+        Option("student", "a saved model, or shrink:RATIO for the teacher without this part of its "
+               "channels", metavar="FILE|shrink:RATIO", required=True),
         *data_options(),
         *teaching_options(),
-        Option("epochs", "integer", "passes over the data", default=10, least=1),
-        Option(
-            "learning_rate", "number", "of the optimizer", default=1e-3, metavar="RATE", least=0.0
-        ),
-        Option("optimizer", "text", "a Keras optimizer by name", default="adam", metavar="NAME"),
+        Option("epochs", "passes over the data", type=Number(int, least=1), default=10),
+        Option("learning_rate", "of the optimizer", type=Number(least=0.0), default=1e-3,
+               metavar="RATE"),
+        Option("optimizer", "a Keras optimizer by name", default="adam", metavar="NAME"),
         *run_options("runs/distill"),
     ),
-    module="keras_kd.cli.commands.distill",
-)
+)  # fmt: skip
 
 
+@COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Distil, or go on with it."""
     import keras

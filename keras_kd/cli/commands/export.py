@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from keras_kd.cli.command import Command, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.option import Option
-from keras_kd.cli.framework.shared_options import DATA_HELP, custom_objects_option, input_options
+from keras_kd.cli.shared_options import (
+    DATA_HELP,
+    custom_objects_option,
+    input_options,
+    out_option,
+)
 
 if TYPE_CHECKING:
     from keras_kd.cli.model_files import LoadedModel
 
 COMMAND = Command(
-    name="export",
+    "export",
     summary="write a model as TFLite files, in one or several forms",
     description="""\
 Write a model as one .tflite file for each form that is asked for. Every file is loaded and run once
@@ -25,32 +31,28 @@ taken, unless the model was trained for 8 bits (compress --quantize-aware).""",
     example="""\
   keras-kd export runs/compress/student.h5 --quantization int8 --c-array
   keras-kd export small.keras --quantization float32 float16 int8 --data pictures --scale 255""",
-    options=(
-        Option("model", "text", "a .keras or .h5 file", metavar="MODEL", positional=True,
-               required=True),
-        Option("quantization", "texts", "how numbers are stored: float32, float16, dynamic (8-bit "
-               "weights), int8, int16x8, int4", default=["int8"], metavar="FORM"),
-        Option("data", "text", f"training data to calibrate with: {DATA_HELP}", section="data",
-               metavar="DATA"),
+    settings=(
+        click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),
+        Option("quantization", "how numbers are stored: float32, float16, dynamic (8-bit weights), "
+               "int8, int16x8, int4", default=["int8"], metavar="FORM", multiple=True),
+        Option("data", f"training data to calibrate with: {DATA_HELP}", section="data"),
         *input_options(),
-        Option("class_names", "text", "names of the classes, in order, separated by commas; those "
-               "that keras-kd stored with the model need not be repeated", metavar="A,B,C"),
-        Option("integer_io", "switch", "int8 and int16x8 files take and give integers",
+        Option("class_names", "names of the classes, in order, separated by commas; those that "
+               "keras-kd stored with the model need not be repeated", metavar="A,B,C"),
+        Option("integer_io", "int8 and int16x8 files take and give integers", type=bool,
                default=False),
-        Option("sparse", "switch", "store zeros in TFLite's sparse form", default=False),
-        Option("allow_flex", "switch", "let files have operators of TensorFlow, which need a "
-               "larger runtime", default=False),
-        Option("c_array", "switch", "write each file as C++ source for a microcontroller too; for "
-               "float32, int8 and int16x8",
-               default=False),
-        Option("out", "text", "the folder to write into; one that holds another run is refused",
-               default="runs/export", section="", metavar="FOLDER"),
+        Option("sparse", "store zeros in TFLite's sparse form", type=bool, default=False),
+        Option("allow_flex", "let files have operators of TensorFlow, which need a larger runtime",
+               type=bool, default=False),
+        Option("c_array", "write each file as C++ source for a microcontroller too; for float32, "
+               "int8 and int16x8", type=bool, default=False),
+        out_option("runs/export"),
         custom_objects_option(),
     ),
-    module="keras_kd.cli.commands.export",
 )  # fmt: skip
 
 
+@COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Export, or say that it is done."""
     import pathlib

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import click
+
+from keras_kd.cli.command import Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.option import Option
-from keras_kd.cli.framework.shared_options import data_options, run_options
+from keras_kd.cli.shared_options import data_options, run_options, teacher_input_options
 
 COMMAND = Command(
-    name="measure",
+    "measure",
     summary="accuracy, size, latency and operators of .tflite files; checks a budget",
     description="""\
 Run .tflite files on data and measure what they do: accuracy, agreement with the model that they
@@ -23,32 +24,29 @@ given without a split, the split test is taken where there is one.""",
     example="""\
   keras-kd measure runs/export/student_int8.tflite --data pictures --part validation \\
                    --model runs/compress/student.h5 --max-bytes 40000 --max-drop 1.0""",
-    options=(
-        Option("files", "texts", "what to measure: .tflite files, and .keras or .h5 models",
-               metavar="FILE", positional=True, required=True),
+    settings=(
+        click.Argument(["files"], nargs=-1, required=True, metavar="FILE...",
+                       help="what to measure: .tflite files, and .keras or .h5 models"),
         *data_options(),
-        Option("part", "text", "which part of --data: all of it, or what `distill` and `compress` "
-               "train on or hold out, given their --validation-split and --seed",
-               choices=("all", "train", "validation")),
-        Option("model", "text", "the model that the files were made from, for their agreement with "
-               "it and for --max-drop", metavar="MODEL"),
-        Option("teacher", "text", "the teacher, to stand beside them; --max-drop is about it where "
-               "there is no --model", metavar="MODEL"),
-        Option("teacher_scale", "number", "--scale of the teacher, where it differs",
-               section="teaching", metavar="SCALE"),
-        Option("teacher_offset", "number", "--offset of the teacher, where it differs",
-               section="teaching", metavar="OFFSET"),
-        Option("max_bytes", "integer", "largest file", metavar="BYTES"),
-        Option("max_zipped_bytes", "integer", "largest file when it is zipped", metavar="BYTES"),
-        Option("max_drop", "number", "points of accuracy that a file may lose against --model or "
-               "--teacher", metavar="POINTS"),
-        Option("min_accuracy", "number", "smallest accuracy, from 0 to 1", metavar="PART"),
-        Option("min_agreement", "number", "smallest part of equal answers of file and --model, "
-               "from 0 to 1", metavar="PART"),
-        Option("max_latency_ms", "number", "largest median latency", metavar="MS"),
+        Option("part", "which part of --data: all of it, or what `distill` and `compress` train on "
+               "or hold out, given their --validation-split and --seed",
+               type=click.Choice(["all", "train", "validation"])),
+        Option("model", "the model that the files were made from, for their agreement with it and "
+               "for --max-drop"),
+        Option("teacher", "the teacher, to stand beside them; --max-drop is about it where there "
+               "is no --model", metavar="MODEL"),
+        *teacher_input_options(),
+        Option("max_bytes", "largest file", type=Number(int), metavar="BYTES"),
+        Option("max_zipped_bytes", "largest file when it is zipped", type=Number(int),
+               metavar="BYTES"),
+        Option("max_drop", "points of accuracy that a file may lose against --model or --teacher",
+               type=Number(), metavar="POINTS"),
+        Option("min_accuracy", "smallest accuracy, from 0 to 1", type=Number(), metavar="PART"),
+        Option("min_agreement", "smallest part of equal answers of file and --model, from 0 to 1",
+               type=Number(), metavar="PART"),
+        Option("max_latency_ms", "largest median latency", type=Number(), metavar="MS"),
         *run_options(None),
     ),
-    module="keras_kd.cli.commands.measure",
 )  # fmt: skip
 
 _LIMITS = (
@@ -61,6 +59,7 @@ _LIMITS = (
 )
 
 
+@COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Measure, and say which limits are not kept."""
     from keras_kd.cli.measuring import Measuring

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import click
+
+from keras_kd.cli.command import Command, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.option import Option
+from keras_kd.cli.shared_options import out_option
 
 COMMAND = Command(
-    name="report",
+    "report",
     summary="one HTML page, one JSON and one model card of what was measured",
     description="""\
 Make one self-contained HTML page, one JSON file and one Markdown model card of the results of
@@ -19,17 +21,16 @@ of `keras-kd demo` (report.json) can stand beside them.""",
   keras-kd measure runs/export/*.tflite --teacher big.keras --data pictures --part validation \\
                    --out runs/measure
   keras-kd report runs/measure/result.json runs/distill/result.json --out runs/report""",
-    options=(
-        Option("results", "texts", "result.json of measure, distill, compress; report.json of demo",
-               metavar="RESULT", positional=True, required=True),
-        Option("title", "text", "the title of the page"),
-        Option("out", "text", "the folder to write into; one that holds another run is refused",
-               default="runs/report", section="", metavar="FOLDER"),
+    settings=(
+        click.Argument(["results"], nargs=-1, required=True, metavar="RESULT...",
+                       help="result.json of measure, distill, compress; report.json of demo"),
+        Option("title", "the title of the page"),
+        out_option("runs/report"),
     ),
-    module="keras_kd.cli.commands.report",
 )  # fmt: skip
 
 
+@COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Write the page."""
     from keras_kd.cli.out_folder import OutFolder

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
+import click
+
+from keras_kd.cli.command import Command, commands
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import Command
-from keras_kd.cli.framework.option import Option
+from keras_kd.cli.recipe import read_recipe
+from keras_kd.cli.shared_options import out_option
 
 COMMAND = Command(
-    name="run",
+    "run",
     summary="run a recipe: a whole run in one TOML file",
     description="""\
 Run what a recipe holds. A recipe is a TOML file with a table for each command that is to run,
@@ -39,44 +42,35 @@ one before it. Every command writes the recipe that repeats it: recipe.toml, bes
   [measure]
   max_bytes = 40_000
   [report]""",
-    options=(
-        Option("recipe", "text", "the TOML file", metavar="RECIPE", positional=True, required=True),
-        Option(
-            "out",
-            "text",
-            "the folder to write into, instead of the recipe's",
-            section="",
-            metavar="FOLDER",
-        ),
+    settings=(
+        click.Argument(["recipe"], help="the TOML file", metavar="RECIPE"),
+        out_option(None, "the folder to write into, instead of the recipe's"),
     ),
-    module="keras_kd.cli.commands.run",
     takes_recipe=False,
 )
 
 _ORDER = ("demo", "check", "distill", "compress", "export", "measure", "report")
 
 
+@COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Run the commands of a recipe, each on what the one before it made."""
-    from keras_kd.cli.commands import COMMANDS
-    from keras_kd.cli.framework.recipe import read_recipe, settings_of
-
-    tables = read_recipe(settings["recipe"], COMMANDS.values())
+    known = commands()
+    tables = read_recipe(settings["recipe"], known.values())
     steps = [name for name in _ORDER if name in tables]
     if not steps:
         raise ValueError(f"'{settings['recipe']}' names no command: add a table such as [distill].")
     out = settings["out"] or tables[""].get("out")
     chain = _Chain(out, tables, len(steps) > 1)
     for name in steps:  # all are asked before the first one runs
-        settings_of(COMMANDS[name], tables, chain.given(name, promised=True))
+        known[name].settings_of(tables, chain.given(name, promised=True))
     outcomes: dict[str, Outcome] = {}
     texts = []
     for name in steps:
         if len(steps) > 1:
             console.say(f"== {name}")
-        outcome = COMMANDS[name].run(
-            settings_of(COMMANDS[name], tables, chain.given(name)), console
-        )
+        command = known[name]
+        outcome = command.run(command.settings_of(tables, chain.given(name)), console)
         outcomes[name] = outcome
         chain.add(name, outcome.result)
         texts.append(outcome.text)

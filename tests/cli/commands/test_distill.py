@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_kd.cli.commands import distill as distill_module
-from keras_kd.cli.framework.recipe import read_recipe
+from keras_kd.cli.recipe import read_recipe
 
 BASE = ["distill", "--teacher", "big.keras", "--student", "small.keras", "--data", "train.npz"]
 FAST = ["--scale", "255", "--epochs", "1", "--quiet"]

@@ -1,7 +1,7 @@
 import pytest
 
 from keras_kd.cli.commands import COMMANDS
-from keras_kd.cli.framework.recipe import read_recipe, recipe_text, settings_of, tables_of
+from keras_kd.cli.recipe import read_recipe, recipe_text, tables_of
 
 DISTILL = COMMANDS["distill"]
 GIVEN = {"teacher": "big.keras", "student": "small.keras", "data": "pictures"}
@@ -9,15 +9,18 @@ GIVEN = {"teacher": "big.keras", "student": "small.keras", "data": "pictures"}
 
 def read(tmp_path, text):
     path = tmp_path / "recipe.toml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return read_recipe(str(path), COMMANDS.values())
 
 
 def test_settings_go_to_a_recipe_and_back(tmp_path):
-    given = {**GIVEN, "loss": ["dkd", "rkd:0.02"], "scale": 255.0, "cache_teacher": True}
-    settings = settings_of(DISTILL, {}, given)
-    tables = read(tmp_path, recipe_text(tables_of(DISTILL, settings)))
-    assert settings_of(DISTILL, tables, {}) == settings
+    given = {**GIVEN, "loss": ["dkd", "rkd:0.02"], "scale": 127.5, "cache_teacher": True}
+    given |= {"student": 'a "b" \\ c\n\td ü\x7f', "learning_rate": 1e-07}
+    settings = DISTILL.settings_of({}, given)
+    text = recipe_text(tables_of(DISTILL, settings))
+    assert text.startswith("# Written by keras-kd")
+    tables = read(tmp_path, text)
+    assert DISTILL.settings_of(tables) == settings
     assert tables["data"]["data"] == "pictures"
     assert tables["teaching"]["loss"] == ["dkd", "rkd:0.02"]
     assert tables["distill"]["epochs"] == 10
@@ -25,7 +28,7 @@ def test_settings_go_to_a_recipe_and_back(tmp_path):
 
 def test_what_is_given_goes_before_the_recipe(tmp_path):
     tables = read(tmp_path, "[data]\ndata = 'a'\n[distill]\nepochs = 3\nlearning_rate = 1\n")
-    settings = settings_of(DISTILL, tables, {**GIVEN, "epochs": 4})
+    settings = DISTILL.settings_of(tables, {**GIVEN, "epochs": 4})
     assert settings["epochs"] == 4
     assert settings["data"] == "pictures"
     assert settings["learning_rate"] == 1.0
@@ -35,6 +38,7 @@ def test_what_is_given_goes_before_the_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("a = \n", "recipe.toml' is not a TOML file: .*line 1"),
         ("[distil]\n", r"there is no table \[distil\]. Did you mean 'distill'\?"),
         (
             "[distill]\nepoch = 3\n",
@@ -47,8 +51,11 @@ def test_what_is_given_goes_before_the_recipe(tmp_path):
         ("[distill]\nepochs = true\n", "`epochs` must be a whole number"),
         ("[distill]\nepochs = 0\n", "`epochs` must be a number of at least 1"),
         ("[teaching]\nloss = 'dkd'\n", "`loss` must be a list of texts. Received: 'dkd'"),
+        ("[teaching]\nloss = ['dkd', 1]\n", "`loss` must be a list of texts"),
+        ("[teaching]\nteacher = ['dkd']\n", "`teacher` must be a text in quotes"),
         ("[teaching]\ncache_teacher = 1\n", "`cache_teacher` must be true or false"),
-        ("[compress]\nsize_of = 'int3'\n", "`size_of` must be one of float32, .*int8"),
+        ("[teaching]\ntemperature = nan\n", "`temperature` must be a finite number"),
+        ("[compress]\nsize_of = 'int3'\n", "`size_of`: 'int3' is not one of 'float32', .*'int8'"),
         ("[run]\n", r"no table \[run\]"),
     ],
 )
@@ -59,8 +66,13 @@ def test_what_a_recipe_must_not_hold(tmp_path, text, message):
 
 def test_what_must_be_given_is_named():
     with pytest.raises(ValueError, match=r"`keras-kd distill` needs --student: .*\[distill\]"):
-        settings_of(DISTILL, {}, {"teacher": "a", "data": "b"})
+        DISTILL.settings_of({}, {"teacher": "a", "data": "b"})
     with pytest.raises(ValueError, match=r"needs FILE: .*`files` in \[measure\]"):
-        settings_of(COMMANDS["measure"], {}, {"data": "b"})
+        COMMANDS["measure"].settings_of({}, {"data": "b"})
     with pytest.raises(ValueError, match="--epochs: `epochs` must be a number of at least 1"):
-        settings_of(DISTILL, {}, {**GIVEN, "epochs": 0})
+        DISTILL.settings_of({}, {**GIVEN, "epochs": 0})
+
+
+def test_an_absent_recipe_is_named():
+    with pytest.raises(FileNotFoundError, match=r"no recipe 'absent.toml'"):
+        read_recipe("absent.toml", COMMANDS.values())
