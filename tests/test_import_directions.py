@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -56,3 +57,11 @@ def test_an_import_is_found_wherever_it_stands(tmp_path):
         "def f():\n    from keras_kd import report\n    from keras_kd.cli import main\n"
     )
     assert imported(file) == {"measuring", "report", "cli"}
+
+
+def test_the_floors_are_those_of_contributing():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (house,) = re.findall(r"^```text\n(.*?)^```", text, re.S | re.M)
+    shown = [line.split("/")[0] for line in house.splitlines()]
+    assert shown == [floor for floor in FLOORS if floor in shown]
+    assert set(FLOORS) - set(shown) == {"__main__", "demo", "_version"}

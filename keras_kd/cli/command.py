@@ -229,7 +229,8 @@ class Command(click.Command):
 
         def take(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
             if path is not None:
-                ctx.default_map = self._kept(read_recipe(path, commands().values()))
+                kept = self._kept(read_recipe(path, commands().values()))
+                ctx.default_map = {**(ctx.default_map or {}), **kept}
 
         output = functools.partial(Option, group="Output", expose_value=False)
         if self.takes_recipe:

@@ -28,6 +28,7 @@ RUN_ELSEWHERE = {
 # Blocks in other languages, and the test that compiles them, reads them or compares them with what
 # is printed.
 OTHERS = {
+    ("CONTRIBUTING.md", "text"): "tests/test_import_directions.py",
     ("README.md", "text"): "tests/test_readme.py",
     ("docs/getting_started.md", "text"): "tests/guides/test_getting_started.py",
     ("docs/guides/check.md", "text"): "tests/guides/test_check.py",

@@ -1,6 +1,6 @@
 import json
-import tomllib
 import pathlib
+import tomllib
 import types
 
 import numpy as np
