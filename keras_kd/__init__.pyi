@@ -16,6 +16,7 @@ from .compression.shrinking.plan import ShrinkPlan as ShrinkPlan
 from .compression.shrinking.shrink import Shrink as Shrink
 from .compression.shrinking.shrink_model import shrink as shrink
 from .compression.shrinking.shrink_model import shrink_plan as shrink_plan
+from .distilling.backup import BackupAndRestore as BackupAndRestore
 from .distilling.distiller import Distiller as Distiller
 from .distilling.hints import Hint as Hint
 from .distilling.mutual import MutualDistiller as MutualDistiller

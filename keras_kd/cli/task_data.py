@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_kd.cli.preprocessing import Preprocessing
 from keras_kd.cli.sources import Source
+from keras_kd.data.batches import shuffled_by_pass
 
 # Prepared images up to this size are kept in memory, so that they are decoded once.
 _CACHED_BYTES = 500_000_000
@@ -74,6 +75,7 @@ def batches(
     preprocessing: Preprocessing,
     batch_size: int,
     shuffle_seed: int | None = None,
+    first_pass: int = 0,
 ) -> Any:
     """Return batches of inputs and class indices.
 
@@ -84,6 +86,7 @@ def batches(
         batch_size: Examples a batch.
         shuffle_seed: Fixes the order, another one in every pass. Defaults to `None`, the order
             of `indices`.
+        first_pass: Number of the first pass. Defaults to `0`.
 
     Raises:
         ValueError: If the data cannot be made into the model's input.
@@ -98,7 +101,8 @@ def batches(
     if 4 * math.prod(preprocessing.shape) * len(chosen) <= _CACHED_BYTES:
         examples = examples.cache()
     if shuffle_seed is not None:
-        examples = examples.shuffle(min(len(chosen), _SHUFFLED), seed=shuffle_seed)
+        buffer = min(len(chosen), _SHUFFLED)
+        examples = shuffled_by_pass(examples, len(chosen), buffer, shuffle_seed, first_pass)
     return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 

@@ -17,6 +17,7 @@ from keras_kd.cli.named import make_losses
 from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resolve_preprocessing
 from keras_kd.cli.sources import ImageFolder, Source, open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
+from keras_kd.data.batches import PassOrder, shuffled_by_pass
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.models.probabilities import PROBABILITIES, last_activation
 
@@ -207,20 +208,24 @@ def training_batches(
     distiller: Distiller,
     folder: pathlib.Path,
     console: Console,
-) -> Any:
+) -> PassOrder:
     """Return the batches to train on, with the teacher's outputs where they are to be cached."""
     import tensorflow as tf
 
     from keras_kd.teachers import cache
 
-    size, seed = settings["batch_size"], settings["seed"]
+    size, count = settings["batch_size"], len(data.indices)
     if not settings["cache_teacher"]:
-        return batches(data.source, data.indices, data.preprocessing, size, shuffle_seed=seed)
+        parts = (data.source, data.indices, data.preprocessing, size)
+        return PassOrder(lambda seed, first: batches(*parts, shuffle_seed=seed, first_pass=first))
     still = batches(data.source, data.indices, data.preprocessing, size)
-    taught = cache(distiller, still, folder / "teacher_cache", verbose=not console.quiet)
-    shuffled = taught.unbatch().shuffle(min(len(data.indices), 10_000), seed=seed)
-    known = shuffled.apply(tf.data.experimental.assert_cardinality(len(data.indices)))
-    return known.batch(size).prefetch(tf.data.AUTOTUNE)
+    taught = cache(distiller, still, folder / "teacher_cache", verbose=not console.quiet).unbatch()
+
+    def shuffled(seed: int, first_pass: int) -> tf.data.Dataset:
+        examples = shuffled_by_pass(taught, count, min(count, 10_000), seed, first_pass)
+        return examples.batch(size).prefetch(tf.data.AUTOTUNE)
+
+    return PassOrder(shuffled)
 
 
 @contextlib.contextmanager

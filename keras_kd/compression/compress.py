@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from keras_kd.compression.stages.stage import (
     stage_preview,
 )
 from keras_kd.compression.stages.stage_list import check_stages
-from keras_kd.data.batches import as_batches, refuse_endless
+from keras_kd.data.batches import PassOrder, as_batches, refuse_endless, shuffled_batches
 from keras_kd.data.first_batch import first_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
@@ -101,6 +102,9 @@ def compress(
     # The first draw, so that lazy imports and caches of a process do not decide on it.
     seed = random.randrange(2**31)
     arrays = train if isinstance(train, (tuple, list)) else None
+    order = train if isinstance(train, PassOrder) else None
+    if arrays is not None:
+        order = PassOrder(functools.partial(shuffled_batches, arrays))
     train = as_batches(train, "train", shuffle=True)
     if validation_data is not None:
         validation_data = as_batches(validation_data, "validation_data")
@@ -141,7 +145,7 @@ def compress(
             plan = run_plan(distiller, stages, train, validation_data, arrays, **arguments)
             folder = RunFolder(path, plan, student, seed)
             seed = folder.seed
-        teaching = Teaching(distiller, train, validation_data, verbose, arrays)
+        teaching = Teaching(distiller, train, validation_data, verbose, order)
         runs = StageRuns(student, teaching, copied, folder, limit, reference, seed)
         state = StudentState(copied(student), pruned=already_pruned(student))
         held.enter_context(_left_as_they_are(distiller.objective.layers))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -28,6 +29,8 @@ def as_batches(data: Any, argument: str, shuffle: bool = False) -> Any:
     """
     if isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
         return data
+    if isinstance(data, PassOrder):
+        return data.make(0, 0)
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
         if shuffle:
             return shuffled_batches(data, random.randrange(2**31))
@@ -88,3 +91,46 @@ def shuffled_batches(arrays: Any, seed: int, first_pass: int = 0) -> tf.data.Dat
     )
     length = -(-count // _BATCH_SIZE)
     return batches.apply(tf.data.experimental.assert_cardinality(length))
+
+
+@dataclasses.dataclass(frozen=True)
+class PassOrder:
+    """Training data whose order is a function of a seed and the number of the pass.
+
+    A training that is resumed sees the orders that it would have seen.
+
+    Attributes:
+        make: Returns the batches, given a seed and the number of the first pass.
+    """
+
+    make: Callable[[int, int], tf.data.Dataset]
+
+
+def shuffled_by_pass(
+    examples: tf.data.Dataset, count: int, buffer: int, seed: int, first_pass: int = 0
+) -> tf.data.Dataset:
+    """Return examples in an order that depends on the seed and the number of the pass alone.
+
+    `tf.data.Dataset.shuffle` counts the passes of the process, and begins again in the next one.
+
+    Args:
+        examples: The examples.
+        count: How many there are.
+        buffer: As in `tf.data.Dataset.shuffle`.
+        seed: Decides on the orders.
+        first_pass: Number of the first pass. Defaults to `0`.
+    """
+    passes = itertools.count(first_pass)
+
+    def numbers() -> Iterator[np.ndarray]:
+        yield np.random.default_rng([seed, next(passes)]).integers(2**31, size=(), dtype=np.int64)
+
+    seeds = tf.data.Dataset.from_generator(numbers, output_signature=tf.TensorSpec((), tf.int64))
+
+    @tf.autograph.experimental.do_not_convert
+    def shuffled(drawn: tf.Tensor) -> tf.data.Dataset:
+        # Instead of the global seed, beside which TensorFlow takes no tensor if it is 0.
+        tf.compat.v1.get_default_graph().seed = 1
+        return examples.shuffle(buffer, seed=drawn, reshuffle_each_iteration=False)
+
+    return seeds.flat_map(shuffled).apply(tf.data.experimental.assert_cardinality(count))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import pathlib
 import time
@@ -12,6 +11,8 @@ from typing import Any
 
 import keras
 
+from keras_kd.data.batches import PassOrder
+from keras_kd.distilling.backup import BackupAndRestore
 from keras_kd.models.opening import open_model
 from keras_kd.system.files import atomic_path
 from keras_kd.system.reading import read_json
@@ -75,41 +76,49 @@ def fit_resumably(
     folder: pathlib.Path,
     name: str,
     verbose: int,
+    seed: int = 0,
 ) -> History:
-    """Fit a compiled model; a run that was killed goes on at the epoch it was in.
+    """Fit a compiled model; a run that was killed resumes at the epoch it was in.
+
+    The backup stays, so that a run that is killed before its model is saved does not train again:
+    see `forget_training`.
 
     Args:
         model: A compiled model.
-        train: Batches of the training split.
+        train: Batches of the training split, or a `PassOrder` of them.
         validation: Batches of the validation split.
         epochs: Passes over `train`.
-        folder: Where the backup and the log of epochs are kept.
-        name: What their names begin with.
+        folder: Where the backup is kept.
+        name: What its name begins with.
         verbose: As in `keras.Model.fit`.
+        seed: Of a `PassOrder`. Defaults to `0`.
 
     Returns:
-        One list a metric with a value an epoch, and the `seconds` of this call.
+        A list per metric with a value per epoch, and the `seconds` of this call.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / f"{name}.epochs.csv"
     start = time.perf_counter()
+    backup = _backup(folder, name)
+    if isinstance(train, PassOrder):
+        train = train.make(seed, backup.epochs_done())
     model.fit(
         train,
         validation_data=validation,
         epochs=epochs,
         shuffle=False,  # the data set is shuffled already; Keras warns of its own default
-        callbacks=[
-            keras.callbacks.BackupAndRestore(str(folder / f"{name}.backup")),
-            keras.callbacks.CSVLogger(str(log), append=True),
-        ],
+        callbacks=[backup],
         verbose=verbose,
     )
     seconds = time.perf_counter() - start
-    with log.open(newline="") as file:
-        rows = {int(row["epoch"]): row for row in csv.DictReader(file)}
-    ordered = [rows[epoch] for epoch in sorted(rows)]
-    history: History = {key: [float(row[key]) for row in ordered] for key in ordered[0]}
-    return {**history, "seconds": seconds}
+    return {"epoch": list(range(epochs)), **backup.history, "seconds": seconds}
+
+
+def forget_training(folder: pathlib.Path, name: str) -> None:
+    """Remove what `fit_resumably` keeps, once its model is saved."""
+    _backup(folder, name).delete()
+
+
+def _backup(folder: pathlib.Path, name: str) -> BackupAndRestore:
+    return BackupAndRestore(folder / f"{name}.backup", delete_checkpoint=False)
 
 
 def train_or_load(
@@ -135,4 +144,5 @@ def train_or_load(
         model.save(temporary)
     with atomic_path(history_path) as temporary:
         temporary.write_text(json.dumps(history))
+    forget_training(path.parent, path.stem)
     return model, history

@@ -16,7 +16,7 @@ from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.compression.running.run_folder import differences
 from keras_kd.compression.running.run_plan import run_plan
 from keras_kd.compression.stages.stage import Stage, stage_plans, stage_preview
-from keras_kd.data.batches import as_batches
+from keras_kd.data.batches import PassOrder, as_batches
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import export_tflite
 from keras_kd.measuring.sizes import file_size, zipped_size
@@ -115,6 +115,10 @@ def compress_to_size(
     folder = None if path is None else pathlib.Path(path)
     what = f"{'zipped ' if zipped else ''}{quantization} file"
 
+    samples = train if representative_data is None else representative_data
+    if isinstance(samples, PassOrder):
+        samples = samples.make(0, 0)
+
     def run(strength: float, trained: bool) -> tuple[CompressedModel | None, int]:
         chosen = _stages_at(strength, stages, distiller.student)
         if not chosen:
@@ -136,7 +140,7 @@ def compress_to_size(
                 model,
                 folder / "student.tflite" if keep and folder else file,
                 quantization,
-                representative_data=train if representative_data is None else representative_data,
+                representative_data=samples,
                 verbose=False,
             )
             written = folder / "student.tflite" if keep and folder else file

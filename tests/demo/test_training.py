@@ -64,6 +64,9 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-5)
     assert resumed_history["epoch"] == history["epoch"] == [0, 1, 2, 3]
     np.testing.assert_allclose(resumed_history["loss"], history["loss"], rtol=1e-5)
+    # Killed before the model was saved: nothing is trained again.
+    again = fit(compiled(), tmp_path / "killed")
+    assert {**again, "seconds": 0} == {**resumed_history, "seconds": 0}
 
 
 def test_finished_models_are_loaded(tmp_path):

@@ -112,9 +112,7 @@ elif task == "prune":
     compressed = kd.compress(trained, data(), data(), stages=[kd.Prune(0.5, epochs=3)], verbose=0)
     logs, model = compressed.history["prune"], compressed.model
 elif task == "backup":
-    backup = keras.callbacks.BackupAndRestore(
-        str(folder / f"backup{worker}"), double_checkpoint=True
-    )
+    backup = kd.BackupAndRestore(folder / f"backup{worker}")
     trained.fit(data(), epochs=3, verbose=0, callbacks=[backup, Kill()])
     model = trained.student
 else:

@@ -54,7 +54,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         task_data,
         training_batches,
     )
-    from keras_kd.demo.training import fit_resumably
+    from keras_kd.demo.training import fit_resumably, forget_training
     from keras_kd.system.files import atomic_path
 
     shrunk = settings["student"].startswith("shrink:")
@@ -81,6 +81,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             folder=folder.path,
             name="distill",
             verbose=console.verbose,
+            seed=settings["seed"],
         )
     path = folder.path / "student.keras"
     with atomic_path(path) as temporary:
@@ -101,6 +102,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             "notes": notes,
         }
     )
+    forget_training(folder.path, "distill")
     return Outcome(result, _text(result))
 
 

@@ -106,8 +106,11 @@ class PruningCallback(keras.callbacks.Callback):
         if late:
             done = epoch * (self._steps_per_epoch() or 0)
             self._state.set_step(done)
-        self._epoch_begin = done
-        self._state.apply()
+        # A backup may have been written in the middle of an epoch.
+        within = done % (self._steps_per_epoch() or done or 1)
+        self._epoch_begin = done - within
+        if not within:
+            self._state.apply()
         if late and self._times.first_in(1, done) is not None:
             self._state.update(sparsity_at(self._schedule, done))
         self._look_ahead(done + 1)

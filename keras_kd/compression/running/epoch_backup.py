@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.system.files import atomic_path
+from keras_kd.system.backups import read_backup, write_backup
 from keras_kd.system.reading import parse_json, read_arrays
 
 History = dict[str, list[float]]
@@ -21,7 +21,7 @@ History = dict[str, list[float]]
 class EpochBackup:
     """Everything that a training needs to go on, in one file that is written after every epoch.
 
-    The file is written whole: a process that is killed leaves the file of the last whole epoch.
+    A process that is killed leaves a whole file of the last epoch, or of the one before.
 
     Args:
         path: The file; ends in `.npz`.
@@ -39,17 +39,8 @@ class EpochBackup:
 
     def epochs_done(self) -> int:
         """Return the number of whole epochs that are kept."""
-        if not self.path.exists():
-            return 0
-        return int(self._read()[1]["epochs"])
-
-    def _read(self) -> tuple[list[np.ndarray], dict[str, Any]]:
-        arrays = read_arrays(self.path)
-        try:
-            content = parse_json(str(arrays["progress"]), self.path)
-            return [arrays[f"variable_{i}"] for i in range(len(arrays) - 1)], content
-        except KeyError as error:
-            raise ValueError(f"'{self.path}' is no kept training: it has no {error}.") from None
+        kept = read_backup(self.path, _read)
+        return 0 if kept is None else int(kept[0]["epochs"])
 
     def resume(self, variables: Sequence[Any], random_states: Sequence[Any]) -> tuple[int, History]:
         """Set variables to what they were at the end of the last whole epoch.
@@ -68,10 +59,11 @@ class EpochBackup:
             drawn = np.random.default_rng([self.seed, i])
             values = drawn.integers(0, 2**31, state.shape)
             state.assign(values.astype(np.dtype(str(keras.backend.standardize_dtype(state.dtype)))))
-        if not self.path.exists():
+        kept = read_backup(self.path, _read)
+        if kept is None:
             return 0, {}
         every = [*variables, *random_states]
-        values, content = self._read()
+        content, values = kept
         if [tuple(value.shape) for value in values] != [tuple(v.shape) for v in every]:
             raise ValueError(
                 f"'{self.path}' holds a training of other variables. It was written by another "
@@ -103,8 +95,16 @@ class EpochBackup:
         }
         seconds = self.seconds_before + time.perf_counter() - self._start
         progress = json.dumps({"epochs": epochs, "history": history, "seconds": seconds})
-        with atomic_path(self.path) as temporary:
-            np.savez(temporary, progress=np.array(progress), **arrays)
+        write_backup(self.path, lambda file: np.savez(file, progress=np.array(progress), **arrays))
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+    arrays = read_arrays(path)
+    try:
+        content = parse_json(str(arrays["progress"]), path)
+        return content, [arrays[f"variable_{i}"] for i in range(len(arrays) - 1)]
+    except KeyError as error:
+        raise ValueError(f"'{path}' is no kept training: it has no {error}.") from None
 
 
 def _storable(variable: Any) -> np.ndarray:

@@ -43,6 +43,7 @@ from keras_kd.compression.running.student_files import (
 )
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
+from keras_kd.system.backups import remove_backup
 from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.reading import read_arrays, read_json
 
@@ -248,8 +249,8 @@ class RunFolder:
             )
         )
         self._write()
-        for backup in self.path.glob(f"{stem}.attempt_*"):
-            backup.unlink()
+        for backup in self.path.glob(f"{stem}.attempt_*.npz"):
+            remove_backup(backup)
 
     def load(
         self, index: int, variables_of: Callable[[StudentState], Sequence[Any]]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.compression.tf_keras_bridge.kept_values import KeptValues
-from keras_kd.data.batches import refuse_endless, shuffled_batches
+from keras_kd.data.batches import PassOrder, refuse_endless
 from keras_kd.distilling.checks.labels import short_label_errors
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.hints import Hint
@@ -29,7 +29,8 @@ class Teaching:
         train: Training data, as a `tf.data.Dataset` of batches or a `keras.utils.PyDataset`.
         validation_data: Validation data, or `None`.
         verbose: Verbosity of `fit`.
-        arrays: The arrays that `train` was made of, or `None`. Defaults to `None`.
+        order: What `train` is made of, where its order is a function of the pass. Defaults to
+            `None`.
 
     Attributes:
         backup: Where the present training is kept epoch by epoch, or `None`.
@@ -41,13 +42,13 @@ class Teaching:
         train: Any,
         validation_data: Any,
         verbose: Any,
-        arrays: Any = None,
+        order: PassOrder | None = None,
     ) -> None:
         self.distiller = distiller
         self.train = train
         self.validation_data = validation_data
         self.verbose = verbose
-        self._arrays = arrays
+        self._order = order
         self.backup: EpochBackup | None = None
         self._steps: int | None = None
         self._refitted: dict[str, Hint] = {}
@@ -201,14 +202,14 @@ class Teaching:
 
     @property
     def examples(self) -> Any:
-        """The training data to be looked at, arrays in the same order in every process."""
-        return self.train if self._arrays is None else shuffled_batches(self._arrays, 0)
+        """The training data to be looked at, in the same order in every process."""
+        return self.train if self._order is None else self._order.make(0, 0)
 
     def _training_data(self) -> Any:
-        """Return the training data, arrays in the order of the epoch that comes next."""
-        if self._arrays is None or self.backup is None:
+        """Return the training data, in the order of the epoch that comes next."""
+        if self._order is None or self.backup is None:
             return self.train
-        return shuffled_batches(self._arrays, self.backup.seed, self.backup.epochs_done())
+        return self._order.make(self.backup.seed, self.backup.epochs_done())
 
     def user_metrics(self) -> tuple[Any, Any]:
         """Return fresh copies of the metrics and weighted metrics given to `compile`."""

@@ -63,3 +63,17 @@ def test_fit_goes_on_after_the_last_whole_epoch(tmp_path):
         assert json.loads(str(file["progress"]))["epochs"] == 4
     # Whole already: nothing is trained.
     np.testing.assert_array_equal(fitted(4, tmp_path / "parts")[0], resumed)
+
+
+def test_a_damaged_file_means_the_epoch_before(tmp_path):
+    weight = keras.Variable([0.0])
+    for epoch in (1, 2):
+        weight.assign([float(epoch)])
+        EpochBackup(tmp_path / "a.npz", 0).save(epoch, [weight], [], {})
+    file = tmp_path / "a.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    weight.assign([0.0])
+    with pytest.warns(UserWarning, match=r"a\.npz' is damaged"):
+        assert EpochBackup(file, 0).resume([weight], [])[0] == 1
+    assert float(weight[0]) == 1.0
+    assert EpochBackup(file, 0).epochs_done() == 1

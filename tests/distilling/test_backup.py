@@ -1,0 +1,213 @@
+import json
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_kd as kd
+
+CE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Killed(Exception):
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    """Ends a training before a batch of an epoch."""
+
+    def __init__(self, epoch, batch=0):
+        super().__init__()
+        self.at = (epoch, batch)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.at:
+            raise Killed
+
+
+def network(name="student", seed=0):
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6,))
+    x = layers.Dense(12, activation="relu", name="hidden")(inputs)
+    x = layers.BatchNormalization(name="bn")(layers.Dropout(0.4, name="drop")(x))
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x), name=name)
+
+
+def plain(seed=0, **arguments):
+    model = network(seed=seed)
+    model.compile(keras.optimizers.Adam(0.01), CE, metrics=["accuracy"], **arguments)
+    return model
+
+
+def distiller(seed=0, **arguments):
+    teacher, student = network("teacher", seed=7), network(seed=seed)
+    model = kd.Distiller(teacher, student, [kd.losses.KLDivergence(), kd.Hint("hidden", "bn")])
+    model.compile(keras.optimizers.Adam(0.01), CE, metrics=["accuracy"], **arguments)
+    return model
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 6)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((x, x[:, :3].argmax(1))).batch(8)
+
+
+def fit(model, *callbacks, epochs=4):
+    return model.fit(
+        data(), epochs=epochs, validation_data=data().take(2), callbacks=[*callbacks], verbose=0
+    )
+
+
+def everything(model):
+    variables = [*model.variables, *model.optimizer.variables]
+    return [np.asarray(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def same(one, other):
+    for a, b in zip(everything(one), everything(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+KINDS = {
+    "plain": (plain, {}),
+    "distiller": (distiller, {}),
+    "several steps": (plain, {"steps_per_execution": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("save_freq", ["epoch", 3])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_killed_fit_ends_as_one_that_was_not(tmp_path, kind, save_freq, pruned):
+    make, arguments = KINDS[kind]
+
+    def callbacks():
+        backup = kd.BackupAndRestore(tmp_path / "backup", save_freq)
+        return [kd.Prune(0.5).as_callback(), backup] if pruned else [backup]
+
+    whole = make(**arguments)
+    history = fit(whole, *callbacks()).history
+    killed = make(**arguments)
+    with pytest.raises(Killed):
+        fit(killed, *callbacks(), Kill(2, 6))
+    # Everything must come from the backup.
+    resumed = make(seed=5, **arguments)
+    used = callbacks()
+    fitted = fit(resumed, *used)
+    assert fitted.epoch[0] == 2 and len(fitted.epoch) == 2
+    same(whole, resumed)
+    for key, values in used[-1].history.items():
+        np.testing.assert_allclose(values, history[key], rtol=1e-5, err_msg=key)
+    assert not (tmp_path / "backup").exists()
+
+
+def interrupted(folder, **arguments):
+    with pytest.raises(Killed):
+        fit(plain(), kd.BackupAndRestore(folder, **arguments), Kill(2, 3))
+    return sorted(path.name for path in pathlib.Path(folder).iterdir())
+
+
+def damage_by_cutting(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damage_by_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 1
+    file.write_bytes(content)
+
+
+def damage_by_emptying(file):
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [damage_by_cutting, damage_by_a_bit, damage_by_emptying])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_damaged_backup_means_the_one_before_and_a_warning(tmp_path, damage, both):
+    whole = plain()
+    fit(whole)
+    names = interrupted(tmp_path)
+    assert names == ["backup.before.zip", "backup.zip"]
+    for name in names if both else names[1:]:
+        damage(tmp_path / name)
+    resumed = plain()
+    with pytest.warns(UserWarning, match=r"backup\.zip' is damaged"):
+        history = fit(resumed, kd.BackupAndRestore(tmp_path))
+    assert history.epoch[0] == (0 if both else 1)
+    same(whole, resumed)
+
+
+def test_a_backup_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    interrupted(tmp_path)
+    before = (tmp_path / "backup.zip").read_bytes()
+
+    def full(self, path, *args, **kwargs):
+        pathlib.Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    model = plain()
+    monkeypatch.setattr(keras.Model, "save_weights", full)
+    with pytest.raises(OSError, match=r"backup\.zip.*no space"):
+        fit(model, kd.BackupAndRestore(tmp_path))
+    assert (tmp_path / "backup.zip").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.before.zip", "backup.zip"]
+
+
+def test_backups_of_another_model_are_refused(tmp_path):
+    interrupted(tmp_path)
+    other = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
+    other.compile("adam", CE)
+    with pytest.raises(ValueError, match="backup_dir"):
+        fit(other, kd.BackupAndRestore(tmp_path))
+    inputs = keras.Input((6,))
+    x = layers.Dense(9, activation="relu", name="hidden")(inputs)
+    x = layers.BatchNormalization(name="bn")(layers.Dropout(0.4, name="drop")(x))
+    wider = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    wider.compile("adam", CE)
+    with pytest.raises(ValueError, match="backup_dir"):
+        fit(wider, kd.BackupAndRestore(tmp_path))
+
+
+def test_a_backup_of_keras_is_refused_with_a_sentence(tmp_path):
+    with pytest.raises(Killed):
+        fit(plain(), keras.callbacks.BackupAndRestore(tmp_path), Kill(2))
+    with pytest.raises(ValueError, match=r"keras\.callbacks\.BackupAndRestore"):
+        fit(plain(), kd.BackupAndRestore(tmp_path))
+
+
+def test_the_arguments_are_those_of_keras(tmp_path):
+    kept = kd.BackupAndRestore(str(tmp_path), "epoch", True, False)
+    model = plain()
+    fit(model, kept, epochs=2)
+    assert (tmp_path / "backup.zip").exists()
+    with zipfile.ZipFile(tmp_path / "backup.zip") as archive:
+        assert json.loads(archive.read("progress.json"))["epoch"] == 2
+    # Whole already; with more epochs it goes on.
+    again = plain()
+    assert fit(again, kept, epochs=2).epoch == []
+    same(model, again)
+    assert fit(again, kept, epochs=3).epoch == [2]
+    # A later training of the same model begins at its beginning.
+    assert fit(again, epochs=2).epoch == [0, 1]
+    for arguments in ({"save_freq": "batch"}, {"save_freq": 2.5}, {"save_freq": -1}):
+        with pytest.raises(ValueError, match="save_freq"):
+            kd.BackupAndRestore(tmp_path, **arguments)
+    for folder in ("", "gs://bucket/backup"):
+        with pytest.raises(ValueError, match="backup_dir"):
+            kd.BackupAndRestore(folder)
+    unbuilt = kd.BackupAndRestore(tmp_path)
+    unbuilt.set_model(keras.Sequential([layers.Dense(3)]))
+    with pytest.raises(ValueError, match="built"):
+        unbuilt.on_train_begin()
+
+
+def test_no_backup_is_written_where_none_is_asked_for(tmp_path):
+    fit(plain(), kd.BackupAndRestore(tmp_path / "a", save_freq=False, delete_checkpoint=False))
+    assert not list(tmp_path.rglob("*.zip"))
