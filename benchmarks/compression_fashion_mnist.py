@@ -189,7 +189,7 @@ class Benchmark:
                 shown[chain, column] = f"{chain or 'student'}.{column}.seed0"
         paths = {key: self.folder / "files" / f"{name}.tflite" for key, name in shown.items()}
         measured = kd.benchmark_tflite_files(list(paths.values()), rounds=200)
-        return {key: measured[str(path)]["median_ms"] for key, path in paths.items()}
+        return {key: measured[str(path)].latency_ms for key, path in paths.items()}
 
     def result(self, seed, chain, column):
         """Return what is measured of one entry of the table, now or in an earlier run."""

@@ -215,7 +215,7 @@ def measure(subject, folder):
         files[str(path)] = row
         print(f"  {form}, {way}: {result.bytes:,} bytes", flush=True)
     for path, latency in kd.benchmark_tflite_files(list(files), rounds=100).items():
-        files[path]["latency_ms"] = latency["median_ms"]
+        files[path]["latency_ms"] = latency.latency_ms
     return rows
 
 

@@ -31,6 +31,7 @@ from .measuring.budget import BudgetExceeded as BudgetExceeded
 from .measuring.compare import Comparison as Comparison
 from .measuring.compare import compare as compare
 from .measuring.evaluate import evaluate_tflite as evaluate_tflite
+from .measuring.result import BenchmarkResult as BenchmarkResult
 from .measuring.result import TFLiteResult as TFLiteResult
 from .models.costs import model_cost as model_cost
 from .planning.check_model import check as check

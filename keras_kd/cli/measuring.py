@@ -16,6 +16,7 @@ from keras_kd.cli.sources import Source, open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
 from keras_kd.export.metadata import read_metadata
 from keras_kd.models.probabilities import gives_probabilities, last_activation
+from keras_kd.system.text_table import text_table
 
 
 class Measuring:
@@ -197,15 +198,7 @@ def table(files: Sequence[Mapping[str, Any]]) -> str:
                 _count(entry.get("parameters", entry.get("constants"))),
             ]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return text_table(rows)
 
 
 def _share(value: float | None) -> str:

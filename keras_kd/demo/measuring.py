@@ -148,13 +148,8 @@ def measure_latency(folder: pathlib.Path, measured: dict[str, dict[int, dict[str
     paths = {key: folder / _relative_path(key, 0) for key in measured}
     latencies = benchmark_tflite_files(list(paths.values()), rounds=_ROUNDS)
     for key, path in paths.items():
-        latency = latencies[os.fspath(path)]
-        file = measured[key][0]["file"]
-        for name in ("median", "p90", "p99"):
-            place = "latency_ms" if name == "median" else f"latency_{name}_ms"
-            if f"{name}_ms" in latency:
-                file[place] = latency[f"{name}_ms"]
-        file["latency_runs"] = _ROUNDS
+        file, latency = measured[key][0]["file"], latencies[os.fspath(path)].to_dict()
+        file.update({name: latency[name] for name in latency if name in file})
 
 
 def _relative_path(key: str, seed: int) -> str:

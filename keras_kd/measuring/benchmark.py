@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.measuring.result import BenchmarkResult
 from keras_kd.system.arguments import number
 
 
@@ -21,7 +21,7 @@ def benchmark_tflite(
     *,
     inputs: Mapping[str, np.ndarray] | None = None,
     xnnpack: bool | None = None,
-) -> dict[str, Any]:
+) -> BenchmarkResult:
     """Measure the latency and memory of a TFLite file at batch 1 (or at its own fixed batch).
 
     Only the run itself is timed; inputs are written once. Quantized kernels are made for Arm: on an
@@ -38,10 +38,7 @@ def benchmark_tflite(
             file loads with it.
 
     Returns:
-        A dict of `median_ms`, `p90_ms`, `p99_ms`, `mean_ms`, `min_ms` (milliseconds), `runs`,
-        `warmup`, `threads`, `batch`, `delegate`, `loads_with_xnnpack`, and `peak_memory_bytes`: by
-        how much the memory of a fresh process grows at most while it loads the file (with XNNPACK
-        if it loads so) and runs it once on one thread, or `None` where the system does not tell.
+        A `BenchmarkResult`: the median latency and its percentiles, and the peak memory.
 
     Raises:
         OSError: If there is no file at `path`.
@@ -51,7 +48,7 @@ def benchmark_tflite(
     Example:
 
     ```python
-    print(keras_kd.benchmark_tflite("exports/student.tflite", threads=2)["median_ms"])
+    print(keras_kd.benchmark_tflite("exports/student.tflite", threads=2).latency_ms)
     ```
     """
     number("runs", runs, least=1, whole=True)
@@ -65,7 +62,7 @@ def benchmark_tflite_files(
     threads: int = 1,
     *,
     xnnpack: bool | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, BenchmarkResult]:
     """Measure the latencies of several files side by side.
 
     In every round each file runs once, in turn, so that whatever else the machine does falls on all
@@ -99,7 +96,7 @@ def measure(
     rounds: int,
     warmup: int,
     inputs: Mapping[str, np.ndarray] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[BenchmarkResult]:
     """Time loaded files in turn; see `benchmark_tflite_files`."""
     number("warmup", warmup, least=0, whole=True)
     batches = []
@@ -115,19 +112,19 @@ def measure(
             if i >= 0:
                 times[i, k] = (time.perf_counter_ns() - start) / 1e6
     return [
-        {
-            "median_ms": float(np.median(column)),
-            "p90_ms": float(np.percentile(column, 90)),
-            "p99_ms": float(np.percentile(column, 99)),
-            "mean_ms": float(np.mean(column)),
-            "min_ms": float(np.min(column)),
-            "runs": rounds,
-            "warmup": warmup,
-            "threads": runtime.threads,
-            "batch": batch,
-            "delegate": runtime.delegate,
-            "loads_with_xnnpack": runtime.probed.loads_with_xnnpack,
-            "peak_memory_bytes": runtime.probed.peak_memory_bytes,
-        }
+        BenchmarkResult(
+            latency_ms=float(np.median(column)),
+            latency_p90_ms=float(np.percentile(column, 90)),
+            latency_p99_ms=float(np.percentile(column, 99)),
+            latency_mean_ms=float(np.mean(column)),
+            latency_min_ms=float(np.min(column)),
+            latency_runs=rounds,
+            latency_batch=batch,
+            warmup=warmup,
+            threads=runtime.threads,
+            delegate=runtime.delegate,
+            loads_with_xnnpack=runtime.probed.loads_with_xnnpack,
+            peak_memory_bytes=runtime.probed.peak_memory_bytes,
+        )
         for column, runtime, batch in zip(times.T, runtimes, batches, strict=True)
     ]

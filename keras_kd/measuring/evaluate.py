@@ -183,7 +183,7 @@ def _result(
     plain, without = runtime, None
     if runtime.xnnpack:
         plain = LiteRuntime(runtime.path, runtime.threads, xnnpack=False)
-        without = measure([plain], runs, warmup, sample)[0]["median_ms"]
+        without = measure([plain], runs, warmup, sample)[0].latency_ms
     # Only without a delegate does LiteRT know the shapes which the sample gave to all tensors.
     macs = count_macs(plain.file, plain.tensor_shape)
     constants = runtime.file.constants()
@@ -207,14 +207,14 @@ def _result(
         calibration=scores.calibration.result(),
         bytes=file_size(runtime.path),
         zipped_bytes=zipped_size(runtime.path),
-        latency_ms=latency["median_ms"],
-        latency_p90_ms=latency["p90_ms"],
-        latency_p99_ms=latency["p99_ms"],
+        latency_ms=latency.latency_ms,
+        latency_p90_ms=latency.latency_p90_ms,
+        latency_p99_ms=latency.latency_p99_ms,
         latency_without_xnnpack_ms=without,
-        latency_runs=runs,
-        latency_batch=latency["batch"],
+        latency_runs=latency.latency_runs,
+        latency_batch=latency.latency_batch,
         threads=runtime.threads,
-        delegate=latency["delegate"],
+        delegate=latency.delegate,
         loads_with_xnnpack=runtime.probed.loads_with_xnnpack,
         xnnpack_error=runtime.probed.xnnpack_error,
         peak_memory_bytes=runtime.probed.peak_memory_bytes,

@@ -1,9 +1,65 @@
-"""What `evaluate_tflite` measured of one file."""
+"""What `evaluate_tflite` and `benchmark_tflite` measured of one file."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
+
+# What `benchmark_tflite` called otherwise when it returned a dict.
+_OLD_NAMES = {
+    "median_ms": "latency_ms", "p90_ms": "latency_p90_ms", "p99_ms": "latency_p99_ms",
+    "mean_ms": "latency_mean_ms", "min_ms": "latency_min_ms", "runs": "latency_runs",
+    "batch": "latency_batch",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkResult:
+    """What `benchmark_tflite` measured of one file.
+
+    The names are those of `TFLiteResult`. `result["median_ms"]` and the other names of the dict
+    that it once was can still be read.
+
+    Attributes:
+        latency_ms: Median latency of a run, in milliseconds.
+        latency_p90_ms: 90th percentile of the same.
+        latency_p99_ms: 99th percentile of the same.
+        latency_mean_ms: Their mean.
+        latency_min_ms: The shortest run.
+        latency_runs: How many runs were timed.
+        latency_batch: Batch size of these runs: 1, or the one which the file fixes.
+        warmup: How many runs went before them.
+        threads: Number of threads.
+        delegate: What ran the operators.
+        loads_with_xnnpack: Whether the file loads and runs with LiteRT's default delegate.
+        peak_memory_bytes: By how much the memory of a fresh process grows at most while it loads
+            the file (with XNNPACK if it loads so) and runs it once on one thread, or `None` where
+            the system does not tell.
+    """
+
+    latency_ms: float
+    latency_p90_ms: float
+    latency_p99_ms: float
+    latency_mean_ms: float
+    latency_min_ms: float
+    latency_runs: int
+    latency_batch: int
+    warmup: int
+    threads: int
+    delegate: str
+    loads_with_xnnpack: bool
+    peak_memory_bytes: int | None
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an attribute by its name, or by the name that it had before."""
+        names = {field.name for field in dataclasses.fields(self)}
+        if (name := _OLD_NAMES.get(name, name)) not in names:
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all attributes as a dict which `json.dumps` accepts."""
+        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)

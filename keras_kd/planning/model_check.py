@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_kd.models.layer_plan import LayerPlan
+from keras_kd.system.text_table import text_table
 
 _WIDTH = 96
 
@@ -121,13 +122,8 @@ class ModelCheck:
                 cells.append(f"{cell.action}{mark}")
             shape = "" if row.output_shape is None else _shape(row.output_shape)
             lines.append([row.path, row.class_name, shape, f"{row.parameters:,}", *cells])
-        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-        text = [
-            "  ".join(cell.ljust(n) for cell, n in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        ]
-        text += [f"[{n}] {_sentence(*key)}" for key, n in reasons.items()]
-        return "\n".join(text)
+        notes = [f"[{n}] {_sentence(*key)}" for key, n in reasons.items()]
+        return "\n".join([text_table(lines, left=len(lines[0]), rule=False), *notes])
 
     def _groups(self, column: str) -> list[str]:
         groups: dict[LayerPlan, list[LayerCheck]] = {}

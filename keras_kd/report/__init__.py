@@ -8,7 +8,7 @@ from keras_kd.report.card import model_card as model_card
 from keras_kd.report.compare_files import compare_files as compare_files
 from keras_kd.report.compare_files import files_table as files_table
 from keras_kd.report.derive import complete_result as complete_result
+from keras_kd.report.files import merge as merge
+from keras_kd.report.files import read_report as read_report
 from keras_kd.report.files import write_report as write_report
-from keras_kd.report.merging import merge as merge
-from keras_kd.report.read import read_report as read_report
 from keras_kd.report.table import format_table as format_table

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import os
 import pathlib
+import platform
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_kd.report import facts
 from keras_kd.report.histories import curves_of, stages_of
 from keras_kd.report.layers import layer_results
+from keras_kd.report.schema import with_current_names
 
-# From the names of a `TFLiteResult` to those of a `FileResult`, where they differ.
-_RENAMED = {
-    "latency_ms": "latency_ms_median",
-    "latency_p90_ms": "latency_ms_p90",
-    "latency_p99_ms": "latency_ms_p99",
-    "latency_without_xnnpack_ms": "latency_ms_without_xnnpack",
-}
 _FILE_KEYS = (
-    "bytes", "zipped_bytes", "agreement", "operators", "latency_ms_p99",
-    "latency_ms_without_xnnpack", "latency_runs", "threads", "delegate",
+    "bytes", "zipped_bytes", "operators", "latency_p99_ms",
+    "latency_without_xnnpack_ms", "latency_runs", "threads", "delegate",
     "max_difference", "mean_difference", "peak_memory_bytes", "loads_with_xnnpack", "macs",
     "xnnpack_error", "constants", "zero_constants", "constant_types", "float_operators",
+)  # fmt: skip
+_PACKAGES = (
+    "keras-kd", "keras", "tensorflow", "tf-keras", "tensorflow-model-optimization",
+    "ai-edge-litert", "numpy",
 )  # fmt: skip
 _MODEL_KEYS = ("samples", "metrics", "per_class", "confusion", "calibration")
 
@@ -38,7 +39,7 @@ def model_result(
     *,
     description: str = "",
     accuracy: float | Mapping[int, float] | None = None,
-    keras_accuracy: float | Mapping[int, float] | None = None,
+    model_accuracy: float | Mapping[int, float] | None = None,
     history: Any = None,
     compressed: Any = None,
     layers: bool | Sequence[Mapping[str, Any]] = True,
@@ -58,7 +59,7 @@ def model_result(
         description: What the model is, in a sentence. Defaults to `""`.
         accuracy: Its accuracy in 0..1, or a dict of them by seed, where there is no file. Defaults
             to `None`: the file's.
-        keras_accuracy: That of the Keras model, beside the file's. Defaults to `None`: what
+        model_accuracy: That of the Keras model, beside the file's. Defaults to `None`: what
             `kd.evaluate_tflite` measured.
         history: What `fit` returned or a dict of lists; for several trainings a dict of them by
             title, or of dicts of them by seed. Defaults to `None`.
@@ -89,7 +90,7 @@ def model_result(
         "title": title,
         "description": description,
         **_parameters(keras_model, shown),
-        "seeds": _seeds(files, accuracy, keras_accuracy),
+        "seeds": _seeds(files, accuracy, entries.pop("keras_accuracy", model_accuracy)),
         "accuracy_of": "keras model" if shown is None or accuracy is not None else "file",
         "file": None if shown is None else _file(shown),
     }
@@ -158,11 +159,11 @@ def make_result(
         "title": title,
         "dataset": dataset,
         "classes": [str(name) for name in classes],
-        "command": facts.script_command() if command is None else command,
+        "command": _script_command() if command is None else command,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": facts.versions(packages),
+        "versions": _versions(packages),
         "seeds": sorted(seeds),
-        "environment": facts.environment(),
+        "environment": _environment(),
         "models": models,
         "notes": list(notes),
     }
@@ -189,15 +190,13 @@ def _measured(entry: Any) -> dict[str, Any]:
             "`file_result` must be what `kd.evaluate_tflite` returned, its `to_dict()`, or a dict "
             f"of them by seed. Received: {type(entry).__name__}."
         )
-    return {_RENAMED.get(str(key), str(key)): value for key, value in values.items()}
+    return with_current_names(dict(values))
 
 
 def _file(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "path": os.fspath(measured["path"]),
-        "latency_ms_median": measured.get("latency_ms_median"),
-        "latency_ms_p90": measured.get("latency_ms_p90"),
-        "agreement": measured.get("agreement"),
+        **{key: measured.get(key) for key in ("latency_ms", "latency_p90_ms", "agreement")},
         **{key: measured[key] for key in _FILE_KEYS if measured.get(key) is not None},
     }
 
@@ -205,21 +204,21 @@ def _file(measured: Mapping[str, Any]) -> dict[str, Any]:
 def _seeds(
     files: Mapping[int, Mapping[str, Any]],
     accuracy: float | Mapping[int, float] | None,
-    keras_accuracy: float | Mapping[int, float] | None,
+    model_accuracy: float | Mapping[int, float] | None,
 ) -> dict[str, dict[str, Any]]:
     def by_seed(values: float | Mapping[int, float] | None) -> dict[int, float]:
         if values is None:
             return {}
         return dict(values) if isinstance(values, Mapping) else {0: values}
 
-    given, kerases = by_seed(accuracy), by_seed(keras_accuracy)
+    given, models = by_seed(accuracy), by_seed(model_accuracy)
     seeds: dict[str, dict[str, Any]] = {}
     for seed in files or given or {0: None}:
         file = files.get(seed, {})
         entry = {"accuracy": given.get(seed, file.get("accuracy"))}
-        of_keras = kerases.get(seed, file.get("model_accuracy"))
-        if of_keras is not None:
-            entry["keras_accuracy"] = of_keras
+        of_model = models.get(seed, file.get("model_accuracy"))
+        if of_model is not None:
+            entry["model_accuracy"] = of_model
         for key in ("agreement", "bytes", "zipped_bytes"):
             if key in file:
                 entry[key] = file[key]
@@ -238,3 +237,52 @@ def _parameters(model: Any, measured: Mapping[str, Any] | None) -> dict[str, int
     elif measured is not None and measured.get("parameters") is not None:
         parameters = int(measured["parameters"])
     return {"parameters": parameters, "nonzero_parameters": nonzero}
+
+
+def _versions(packages: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of Python, of what this package stands on, and of `packages`.
+
+    Args:
+        packages: Names of further distributions. Defaults to none. What is not installed is left
+            out.
+    """
+    found = {"python": platform.python_version()}
+    for name in dict.fromkeys((*_PACKAGES, *packages)):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            if name == "keras-kd":  # run from a checkout
+                from keras_kd._version import __version__
+
+                found[name] = __version__
+    return found
+
+
+def _environment() -> dict[str, Any]:
+    """Return what describes this machine: its cores, its processor, its system."""
+    processor = platform.processor() or platform.machine()
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return {"cores": os.cpu_count(), "processor": processor, "system": platform.system()}
+
+
+def _script_command() -> str:
+    """Return the command that this process was started with, as it can be typed again.
+
+    Returns:
+        `"python train.py --epochs 3"`; `""` in a notebook or a console, where there is none.
+    """
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not script or "ipykernel" in script or not sys.argv or not sys.argv[0]:
+        return ""
+    path = pathlib.Path(script)
+    try:
+        shown = path.resolve().relative_to(pathlib.Path.cwd()).as_posix()
+    except ValueError:
+        shown = path.name
+    return shlex.join(["python", shown, *sys.argv[1:]])

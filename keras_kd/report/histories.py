@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from keras_kd.report.schema import with_current_names
+from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
 
 
@@ -80,12 +81,12 @@ def stages_of(compressed: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any
         for curve in _curves(_title(name, records), history, None):
             curves.append({**curve, "stage": name})
     keys = (
-        "name", "stage", "outcome", "epochs", "metrics", "metric", "drop", "parameters", "nonzero",
-        "sparsity", "seconds",
+        "name", "stage", "outcome", "epochs", "metrics", "metric", "drop", "parameters",
+        "nonzero_parameters", "sparsity", "seconds",
     )  # fmt: skip
     stages = [
-        {**{key: record[key] for key in keys}, "config": _json(record["config"])}
-        for record in records
+        {**{key: record[key] for key in keys}, "config": plain(record["config"], otherwise=str)}
+        for record in map(with_current_names, records)
     ]
     return stages, curves
 
@@ -110,8 +111,3 @@ def _read_run(folder: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Any
             "was its `path`, or what it returned."
         ) from error
     return records, histories
-
-
-def _json(value: Any) -> Any:
-    """Return a stage's configuration as JSON: what has no form there, as text."""
-    return json.loads(json.dumps(value, default=str))

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What is set against accuracy, and where it stands in a file's measurements.
-COSTS = {
-    "bytes": "bytes",
-    "zipped_bytes": "zipped_bytes",
-    "latency": "latency_ms_median",
-}
+# Measurements of a file that are set against accuracy.
+COSTS = ("bytes", "zipped_bytes", "latency_ms")
 
 
 def cost_of(model: Mapping[str, Any], cost: str) -> float | None:
@@ -18,9 +14,9 @@ def cost_of(model: Mapping[str, Any], cost: str) -> float | None:
 
     Args:
         model: A model of a result.
-        cost: A key of `COSTS`.
+        cost: One of `COSTS`.
     """
-    value: float | None = None if model["file"] is None else model["file"].get(COSTS[cost])
+    value: float | None = None if model["file"] is None else model["file"].get(cost)
     return value
 
 

@@ -10,15 +10,32 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, SCHEMA_VERSION)
+# What version 2 called otherwise.
+_OLD_NAMES = {
+    "latency_ms_median": "latency_ms",
+    "latency_ms_p90": "latency_p90_ms",
+    "latency_ms_p99": "latency_p99_ms",
+    "latency_ms_without_xnnpack": "latency_without_xnnpack_ms",
+    "keras_accuracy": "model_accuracy",
+    "nonzero": "nonzero_parameters",
+}
+
+
+def with_current_names(entry: Any) -> Any:
+    """Return what was measured of one file, seed or stage, with the keys of version 2 renamed."""
+    if not isinstance(entry, dict):
+        return entry
+    return {_OLD_NAMES.get(key, key): value for key, value in entry.items()}
 
 
 class _FileResult(TypedDict):
     path: str
     bytes: int
     zipped_bytes: int
-    latency_ms_median: float | None
-    latency_ms_p90: float | None
+    latency_ms: float | None
+    latency_p90_ms: float | None
     agreement: float | None
     operators: dict[str, int]
 
@@ -30,12 +47,12 @@ class FileResult(_FileResult, total=False):
         path: Relative to the folder of the report.
         bytes: Size of the file.
         zipped_bytes: Size of a zip archive with the file in it.
-        latency_ms_median: Median latency, one example at a time.
-        latency_ms_p90: 90th percentile of the same.
+        latency_ms: Median latency, one example at a time.
+        latency_p90_ms: 90th percentile of the same.
         agreement: Share of examples classified as by the Keras model that it came from.
         operators: How often each TFLite operator occurs.
-        latency_ms_p99: 99th percentile of the latency.
-        latency_ms_without_xnnpack: Median latency with LiteRT's own kernels only.
+        latency_p99_ms: 99th percentile of the latency.
+        latency_without_xnnpack_ms: Median latency with LiteRT's own kernels only.
         latency_runs: How many runs were timed.
         threads: Number of threads.
         delegate: What ran the operators.
@@ -51,8 +68,8 @@ class FileResult(_FileResult, total=False):
         float_operators: How often each operator occurs which computes in floating point.
     """
 
-    latency_ms_p99: float | None
-    latency_ms_without_xnnpack: float | None
+    latency_p99_ms: float | None
+    latency_without_xnnpack_ms: float | None
     latency_runs: int
     threads: int
     delegate: str
@@ -78,13 +95,13 @@ class SeedResult(_SeedResult, total=False):
     Attributes:
         accuracy: Of the file where there is one, of the Keras model otherwise. `null` where the
             model was not measured with labels.
-        keras_accuracy: Of the Keras model, where `accuracy` is the file's.
+        model_accuracy: Of the Keras model, where `accuracy` is the file's.
         agreement: As in `FileResult`.
         bytes: Size of the file.
         zipped_bytes: Size of a zip archive with the file in it.
     """
 
-    keras_accuracy: float | None
+    model_accuracy: float | None
     agreement: float | None
     bytes: int
     zipped_bytes: int
@@ -114,13 +131,13 @@ class Ratio(TypedDict):
         parameters: Of the numbers of parameters.
         bytes: Of the sizes of the files.
         zipped_bytes: Of the sizes of the zipped files.
-        latency: Of the median latencies.
+        latency_ms: Of the median latencies.
     """
 
     parameters: float | None
     bytes: float | None
     zipped_bytes: float | None
-    latency: float | None
+    latency_ms: float | None
 
 
 class _ClassResult(TypedDict):
@@ -241,7 +258,7 @@ class StageResult(TypedDict):
         metric: The metric that `drop` is of.
         drop: Points (hundredths of the metric) lost against the reference of `kd.compress`.
         parameters: Number of parameters, zeros included.
-        nonzero: Number of parameters that are not zero.
+        nonzero_parameters: Number of parameters that are not zero.
         sparsity: Share of zeros among the weights of two and more axes.
         seconds: How long the stage took.
         config: Its configuration.
@@ -255,7 +272,7 @@ class StageResult(TypedDict):
     metric: str | None
     drop: float | None
     parameters: int
-    nonzero: int
+    nonzero_parameters: int
     sparsity: float
     seconds: float
     config: dict[str, Any]
@@ -348,12 +365,12 @@ class ParetoFronts(TypedDict):
     Attributes:
         bytes: In accuracy and size of the file.
         zipped_bytes: In accuracy and size of the zipped file.
-        latency: In accuracy and median latency.
+        latency_ms: In accuracy and median latency.
     """
 
     bytes: list[str]
     zipped_bytes: list[str]
-    latency: list[str]
+    latency_ms: list[str]
 
 
 class _Result(_Run):
@@ -380,7 +397,7 @@ class Result(_Result, total=False):
         seconds: How long each part took.
         notes: Sentences that a reader needs.
         runs: The runs that were merged into this result.
-        schema_version: Derived: 2.
+        schema_version: Derived: 3.
         headline: Derived: sentences.
         pareto_fronts: Derived.
     """

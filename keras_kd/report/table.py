@@ -14,6 +14,7 @@ from keras_kd.report.numbers import (
     milliseconds_text,
     ratio_text,
 )
+from keras_kd.system.text_table import text_table
 
 COLUMNS = (
     "model",
@@ -48,7 +49,7 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 accuracy_text(model["accuracy"]["mean"], model["accuracy"]["std"]),
                 change_text(model["accuracy_drop_points"]),
                 "file" if model["accuracy_of"] == "file" else "Keras model",
-                milliseconds_text(file.get("latency_ms_median")),
+                milliseconds_text(file.get("latency_ms")),
                 ratio_text(model["ratio_to_teacher"]["bytes"]),
             )
         )
@@ -68,15 +69,4 @@ def format_table(result: Mapping[str, Any]) -> str:
     Raises:
         ValueError: If keys are missing.
     """
-    rows = [COLUMNS, *table_rows(complete_result(result))]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-
-    def line(row: tuple[str, ...]) -> str:
-        first, *others = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        return "  ".join([first, *others]).rstrip()
-
-    rule = "-" * len(line(COLUMNS))
-    return "\n".join([line(rows[0]), rule, *(line(row) for row in rows[1:])])
+    return text_table([COLUMNS, *table_rows(complete_result(result))])

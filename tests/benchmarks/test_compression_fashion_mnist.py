@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path
     monkeypatch.setattr(
         benchmark.kd,
         "benchmark_tflite_files",
-        lambda paths, rounds: {str(path): {"median_ms": 0.25} for path in paths},
+        lambda paths, rounds: {str(path): types.SimpleNamespace(latency_ms=0.25) for path in paths},
     )
     monkeypatch.setattr(benchmark.Benchmark, "by_hand", lambda self, seed, chain: None)
     command = [*COMMAND, "--out", str(tmp_path), "--chains"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pathlib
 
 import keras
@@ -24,9 +25,20 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
 
 def test_one_file(paths: list[pathlib.Path]) -> None:
     result = benchmark_tflite(paths[0], runs=7, warmup=0, threads=2)
-    assert 0 < result["min_ms"] <= result["median_ms"] <= result["p90_ms"]
-    assert (result["runs"], result["warmup"], result["threads"], result["batch"]) == (7, 0, 2, 1)
-    assert result["delegate"].startswith("XNNPACK")
+    assert 0 < result.latency_min_ms <= result.latency_ms <= result.latency_p90_ms
+    runs = (result.latency_runs, result.warmup, result.threads, result.latency_batch)
+    assert runs == (7, 0, 2, 1)
+    assert result.delegate.startswith("XNNPACK")
+    assert json.loads(json.dumps(result.to_dict()))["latency_ms"] == result.latency_ms
+
+
+def test_the_names_of_the_dict_that_it_was_can_be_read(paths: list[pathlib.Path]) -> None:
+    result = benchmark_tflite(paths[0], runs=3, warmup=1)
+    assert result["median_ms"] == result["latency_ms"] == result.latency_ms
+    assert result["min_ms"] <= result["mean_ms"] and result["p90_ms"] <= result["p99_ms"]
+    assert (result["runs"], result["warmup"], result["threads"], result["batch"]) == (3, 1, 1, 1)
+    with pytest.raises(KeyError, match="median"):
+        result["median"]
 
 
 def test_files_side_by_side(paths: list[pathlib.Path]) -> None:
@@ -34,7 +46,7 @@ def test_files_side_by_side(paths: list[pathlib.Path]) -> None:
     results = benchmark_tflite_files(paths, rounds=30)
     assert list(results) == [small, large]
     # 390,000 multiplications against 257.
-    assert results[large]["min_ms"] > 3 * results[small]["min_ms"]
+    assert results[large].latency_min_ms > 3 * results[small].latency_min_ms
 
 
 def test_files_take_turns(paths: list[pathlib.Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +75,6 @@ def test_wrong_arguments(paths: list[pathlib.Path]) -> None:
 
 def test_without_xnnpack_and_percentiles(paths: list[pathlib.Path]) -> None:
     result = benchmark_tflite(paths[0], runs=7, warmup=0, xnnpack=False)
-    assert result["delegate"] == "none (LiteRT's own kernels)"
-    assert result["median_ms"] <= result["p90_ms"] <= result["p99_ms"]
-    assert result["loads_with_xnnpack"] is True
+    assert result.delegate == "none (LiteRT's own kernels)"
+    assert result.latency_ms <= result.latency_p90_ms <= result.latency_p99_ms
+    assert result.loads_with_xnnpack is True

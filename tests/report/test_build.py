@@ -42,12 +42,12 @@ def test_row_of_a_file():
     assert row["parameters"] == 77 and row["nonzero_parameters"] is None
     assert row["seeds"] == {
         "0": {
-            "accuracy": 0.9, "keras_accuracy": 0.92, "agreement": 0.98, "bytes": 1000,
+            "accuracy": 0.9, "model_accuracy": 0.92, "agreement": 0.98, "bytes": 1000,
             "zipped_bytes": 800,
         }
     }  # fmt: skip
     assert row["accuracy_of"] == "file"
-    assert row["file"]["latency_ms_median"] == 0.5 and row["file"]["latency_ms_p99"] == 0.9
+    assert row["file"]["latency_ms"] == 0.5 and row["file"]["latency_p99_ms"] == 0.9
     assert row["file"]["macs"] == 1234 and row["samples"] == 50
     assert row["confusion"] == [[25, 0], [5, 20]] and "per_class" not in row
 
@@ -74,9 +74,9 @@ def test_row_of_a_keras_model():
 
 def test_seeds():
     files = {3: measured(accuracy=0.8), 5: measured(accuracy=0.9, bytes=1100)}
-    row = model_result("student", "Student", None, files, keras_accuracy={5: 0.91})
+    row = model_result("student", "Student", None, files, model_accuracy={5: 0.91})
     assert list(row["seeds"]) == ["3", "5"] and row["file"]["bytes"] == 1000
-    assert row["seeds"]["5"]["keras_accuracy"] == 0.91 and row["seeds"]["5"]["bytes"] == 1100
+    assert row["seeds"]["5"]["model_accuracy"] == 0.91 and row["seeds"]["5"]["bytes"] == 1100
     assert make_result("t", [row])["seeds"] == [3, 5]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import html.parser
 import json
 import pathlib
@@ -10,11 +11,16 @@ import sys
 
 import pytest
 
-from keras_kd.report import complete_result, write_report
+from keras_kd.report import (
+    complete_result,
+    format_table,
+    merge,
+    model_card,
+    read_report,
+    write_report,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
 _VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -204,3 +210,164 @@ write_report(json.loads((folder / "result.json").read_text()), folder / "out")
     assert (tmp_path / "out" / "report.html").read_text() == "the page of before"
     assert not (tmp_path / "out" / "report.json").exists()
     write_report(result, tmp_path / "out")  # what was left behind is not in the way
+
+
+def test_what_was_written_is_read(result, tmp_path):
+    write_report(result, tmp_path)
+    assert read_report(tmp_path) == complete_result(result)
+    assert read_report(tmp_path / "report.json") == complete_result(result)
+
+
+def test_paths_relative_to_another_folder(result, tmp_path):
+    write_report(result, tmp_path / "a")
+    read = read_report(tmp_path / "a", relative_to=tmp_path / "both")
+    assert read["models"][0]["file"]["path"] == "../a/teacher.tflite"
+    assert read["models"][3]["file"] is None
+
+
+def changed(result, folder, **entries):
+    _, path = write_report(result, folder)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **entries}))
+    return path
+
+
+OLD_NAMES = {
+    "latency_ms": "latency_ms_median",
+    "latency_p90_ms": "latency_ms_p90",
+    "latency_p99_ms": "latency_ms_p99",
+    "latency_without_xnnpack_ms": "latency_ms_without_xnnpack",
+    "model_accuracy": "keras_accuracy",
+    "nonzero_parameters": "nonzero",
+}
+
+
+def with_names(entry, names):
+    return {names.get(key, key): value for key, value in entry.items()}
+
+
+def test_a_report_of_version_2_is_read(result, tmp_path):
+    result["models"][4]["file"] |= {"latency_p99_ms": 0.5, "latency_without_xnnpack_ms": 0.7}
+    result["models"][4]["seeds"]["0"]["model_accuracy"] = 0.94
+    _, path = write_report(result, tmp_path)
+    content = json.loads(path.read_text())
+    for model in content["models"]:
+        if model["file"]:
+            model["file"] = with_names(model["file"], OLD_NAMES)
+        model["seeds"] = {k: with_names(v, OLD_NAMES) for k, v in model["seeds"].items()}
+        model["stages"] = [with_names(stage, OLD_NAMES) for stage in model["stages"]]
+        model["ratio_to_teacher"]["latency"] = model["ratio_to_teacher"].pop("latency_ms")
+    content["pareto_fronts"]["latency"] = content["pareto_fronts"].pop("latency_ms")
+    old = {**content, "schema_version": 2}
+    path.write_text(json.dumps(old))
+    assert "latency_ms_without_xnnpack" in path.read_text() and '"latency_ms"' not in str(old)
+    assert read_report(path) == complete_result(result)
+    assert format_table(old) == format_table(result)
+    card = model_card(old, tmp_path / "old.md").read_text()
+    assert card == model_card(result, tmp_path / "new.md").read_text()
+
+
+def test_a_version_2_file_with_a_wrong_value_is_still_named(result):
+    result["models"][0]["file"]["latency_ms_median"] = "quick"
+    del result["models"][0]["file"]["latency_ms"]
+    with pytest.raises(ValueError, match=r"\['latency_ms'\] is str, expected a number"):
+        complete_result(result)
+
+
+def test_an_older_form_names_the_command(result, tmp_path):
+    path = changed(result, tmp_path, schema_version=1)
+    with pytest.raises(ValueError) as error:
+        read_report(path)
+    assert "is of schema version 1, and this version of keras_kd reads 2 and 3" in str(error.value)
+    assert result["command"] in str(error.value)
+
+
+def test_a_newer_form_asks_for_a_newer_version(result, tmp_path):
+    path = changed(result, tmp_path, schema_version=4)
+    with pytest.raises(ValueError, match="Use a newer version of keras_kd"):
+        read_report(path)
+
+
+def test_a_damaged_report_is_named(result, tmp_path):
+    path = changed(result, tmp_path, seeds="none")
+    with pytest.raises(ValueError, match=r"report.json' is damaged. .*'seeds'\] is str"):
+        read_report(path)
+
+
+def test_half_a_file_and_other_json(tmp_path):
+    (tmp_path / "report.json").write_text('{"title": "half')
+    with pytest.raises(ValueError, match="it is not whole JSON"):
+        read_report(tmp_path)
+    (tmp_path / "report.json").write_text("[1]")
+    with pytest.raises(ValueError, match="no report of keras_kd"):
+        read_report(tmp_path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no report '.*report\.json'"):
+        read_report(tmp_path)
+
+
+@pytest.fixture
+def other(result):
+    other = copy.deepcopy(result)
+    other["title"], other["command"], other["seeds"] = "Another recipe", "python other.py", [0, 7]
+    other["versions"]["keras"] = "3.16.0"
+    other["models"] = [other["models"][0], other["models"][4]]
+    other["models"][1]["file"]["bytes"] = 40_000
+    return other
+
+
+def test_models_of_both_beside_one_teacher(result, other):
+    merged = merge([result, other])
+    assert [model["key"] for model in merged["models"]] == [
+        "teacher", "student_alone", "distilled", "pruned", "int8", "int8_2",
+    ]  # fmt: skip
+    added = merged["models"][-1]
+    assert added["title"] == "Pruned and int8 (Another recipe)" and added["run"] == 1
+    assert added["ratio_to_teacher"]["bytes"] == pytest.approx(40_000 / 5_000_000)
+    assert merged["pareto_fronts"]["bytes"] == ["int8_2", "teacher"]
+    assert [run["command"] for run in merged["runs"]] == [result["command"], "python other.py"]
+    assert merged["seeds"] == [0, 1, 2, 7]
+    assert merged["versions"]["keras"] == "3.15.1 / 3.16.0"
+
+
+def test_the_page_tells_both_runs(result, other, tmp_path):
+    text = write_report(merge([result, other], title="Both"), tmp_path)[0].read_text()
+    assert "python other.py" in text and result["command"] in text and "<h1>Both</h1>" in text
+
+
+def test_other_machines_are_told(result, other):
+    other["environment"] = {"cores": 64}
+    assert "latencies cannot be compared" in merge([result, other])["notes"][-1]
+    assert not any("latencies" in note for note in merge([result])["notes"])
+
+
+def test_merged_results_can_be_merged_again(result, other):
+    third = copy.deepcopy(other)
+    third["title"] = "Third"
+    third["models"][1]["file"]["bytes"] = 30_000
+    merged = merge([merge([result, other]), third])
+    assert len(merged["runs"]) == 3
+    assert [model["run"] for model in merged["models"]][-2:] == [1, 2]
+    assert merged["models"][-1]["key"] == "int8_3"
+
+
+def test_one_result_stays_as_it_was(result):
+    merged = merge([result])
+    full = complete_result(result)
+    assert merged["command"] == full["command"] and merged["headline"] == full["headline"]
+
+
+def test_other_data_is_refused(result, other):
+    other["dataset"] = "cifar10"
+    with pytest.raises(ValueError, match=r"different data sets .* of 'cifar10'"):
+        merge([result, other])
+    other["dataset"], other["classes"] = result["dataset"], ["a", "b", "c"]
+    with pytest.raises(ValueError, match="different classes"):
+        merge([result, other])
+
+
+def test_nothing_to_merge():
+    with pytest.raises(ValueError, match="no results to merge"):
+        merge([])

@@ -13,7 +13,7 @@ def record(name, stage, outcome="done", **entries):
     return StageRecord(
         name=name, stage=stage, config={"epochs": 2, "optimizer": object()}, outcome=outcome,
         epochs=2, metrics={"accuracy": 0.9}, metric="accuracy", drop=0.5, parameters=100,
-        nonzero=50, sparsity=0.5, seconds=1.5, **entries,
+        nonzero_parameters=50, sparsity=0.5, seconds=1.5, **entries,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_kd.compression.stages.layer_record import LayerRecord
+from keras_kd.system.text_table import text_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class StageRecord:
         drop: Points (hundredths of the metric) lost against the reference of `compress`, or
             `None` without validation data or metrics.
         parameters: Number of parameters, zeros included.
-        nonzero: Number of parameters that are not zero.
+        nonzero_parameters: Number of parameters that are not zero.
         sparsity: Fraction of zeros among the weights of two and more axes.
         seconds: How long the stage took, all attempts together.
         attempts: The attempts that were given up, as `{"config", "metrics", "drop"}`.
@@ -41,7 +42,7 @@ class StageRecord:
     metric: str | None
     drop: float | None
     parameters: int
-    nonzero: int
+    nonzero_parameters: int
     sparsity: float
     seconds: float
     attempts: Sequence[Mapping[str, Any]] = ()
@@ -51,9 +52,14 @@ class StageRecord:
         """The value of `metric`, or `None`."""
         return None if self.metric is None else self.metrics.get(self.metric)
 
+    @property
+    def nonzero(self) -> int:
+        """The earlier name of `nonzero_parameters`."""
+        return self.nonzero_parameters
+
 
 def counts(layers: Sequence[LayerRecord]) -> dict[str, Any]:
-    """Return `parameters`, `nonzero` and `sparsity` of a student."""
+    """Return `parameters`, `nonzero_parameters` and `sparsity` of a student."""
     kernels = [
         (sum(int(np.prod(shape)) for shape in layer.shapes if len(shape) >= 2), layer.sparsity)
         for layer in layers
@@ -63,7 +69,7 @@ def counts(layers: Sequence[LayerRecord]) -> dict[str, Any]:
     parameters = sum(layer.parameters for layer in layers)
     return {
         "parameters": parameters,
-        "nonzero": parameters - zeros,
+        "nonzero_parameters": parameters - zeros,
         "sparsity": zeros / size if size else 0.0,
     }
 
@@ -79,7 +85,7 @@ def stage_line(record: StageRecord) -> str:
     if record.value is not None:
         drop = "" if record.drop is None else f" ({_signed(-record.drop)} points)"
         parts.append(f"{record.metric} {record.value:.4f}{drop}")
-    parts += [f"{record.parameters:,} parameters", f"{record.nonzero:,} not zero"]
+    parts += [f"{record.parameters:,} parameters", f"{record.nonzero_parameters:,} not zero"]
     parts.append(f"{record.seconds:.0f} s")
     return ", ".join(parts)
 
@@ -99,19 +105,11 @@ def stage_table(records: Sequence[StageRecord]) -> str:
                 "–" if record.value is None else f"{record.value:.4f}",
                 "–" if record.drop is None else _signed(-record.drop),
                 f"{record.parameters:,}",
-                f"{record.nonzero:,}",
+                f"{record.nonzero_parameters:,}",
                 f"{record.seconds:.1f}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]])
+    return text_table(rows)
 
 
 def _signed(points: float) -> str:
@@ -121,4 +119,5 @@ def _signed(points: float) -> str:
 
 def record_from_json(content: Mapping[str, Any]) -> StageRecord:
     """Make a record again from what `dataclasses.asdict` and JSON made of it."""
-    return StageRecord(**{**content, "attempts": tuple(content["attempts"])})
+    entries = {("nonzero_parameters" if k == "nonzero" else k): v for k, v in content.items()}
+    return StageRecord(**{**entries, "attempts": tuple(content["attempts"])})

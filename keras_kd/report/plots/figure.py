@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import html
 import io
-import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +72,7 @@ def svg(drawn: Figure, key: str, description: str) -> str:
 
     Args:
         drawn: The figure.
-        key: What the ids in it begin with: unique on the page.
+        key: Unique on the page: Matplotlib makes the ids in the element from it.
         description: What it shows, for those who cannot see it.
     """
     import matplotlib
@@ -82,53 +81,54 @@ def svg(drawn: Figure, key: str, description: str) -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     drawn.savefig(buffer, format="svg", metadata=nothing, bbox_inches="tight", pad_inches=0.02)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
-    text = _own_ids(text, key)
-    text = _in_page_colours(text)
-    text = _shorter(text)
+    tree = ET.fromstring(buffer.getvalue())
+    _for_a_page(tree)
     # The page sets the width; the view box keeps the proportions.
-    start, rest = text.split(">", 1)
-    start = re.sub(r'\s(width|height|version|xmlns:xlink)="[^"]*"', "", start)
-    return f'{start} role="img" aria-label="{html.escape(description)}">{rest}'.strip()
+    tree.attrib = {
+        "viewBox": tree.attrib["viewBox"], "role": "img", "aria-label": description,
+    }  # fmt: skip
+    return ET.tostring(tree, encoding="unicode")
 
 
-def _own_ids(text: str, key: str) -> str:
-    """Let ids begin with `key`, and leave out those that nothing refers to."""
-    used = set(re.findall(r'xlink:href="#([^"]+)"', text)) | set(
-        re.findall(r"url\(#([^)]+)\)", text)
-    )
+def _for_a_page(element: ET.Element) -> None:
+    """Give an element, and what is in it, the page's colours and font, and fewer digits."""
+    # In a page, names need no namespace.
+    element.tag, element.tail = _local(element.tag), None
+    is_text = element.tag == "text"
+    if not is_text:
+        element.text = None
+    attributes = {_local(name): value for name, value in element.attrib.items()}
+    if element.tag == "g":
+        attributes.pop("id", None)  # of Matplotlib's artists: not unique on a page
+    for name in attributes.keys() & {"d", "x", "y", "width", "height", "transform", "viewBox"}:
+        attributes[name] = " ".join(_short(word) for word in attributes[name].split())
+    if "style" in attributes:
+        entries = attributes["style"].split("; ")
+        if is_text:  # the page's style sheet gives it font and colour
+            entries = [e for e in entries if not e.startswith(("font-family", f"fill: {INK}"))]
+        attributes["style"] = "; ".join(map(_coloured, entries))
+    element.attrib = attributes
+    for child in list(element):
+        _for_a_page(child)
+        # A style sheet in a drawing is one of the whole page; an empty group draws nothing.
+        if child.tag in ("style", "metadata") or (child.tag in ("g", "defs") and not len(child)):
+            element.remove(child)
 
-    def id_of(match: re.Match[str]) -> str:
-        return f' id="{key}-{match[1]}"' if match[1] in used else ""
 
-    text = re.sub(r'\sid="([^"]+)"', id_of, text)
-    text = re.sub(r'xlink:href="#', f'href="#{key}-', text)
-    return re.sub(r"url\(#", f"url(#{key}-", text)
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
 
 
-def _in_page_colours(text: str) -> str:
-    for colour, name in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{name})")
-    # The page's style sheet gives text its font and colour.
-    text = re.sub(r"; font-family: [^;\"]*", "", text)
-    return re.sub(r'(<text style="[^"]*?); fill: var\(--ink\)', r"\1", text)
+def _coloured(entry: str) -> str:
+    name, _, value = entry.partition(": ")
+    return f"{name}: var(--{_VARIABLES[value]})" if value in _VARIABLES else entry
 
 
-def _shorter(text: str) -> str:
-    """Leave out digits that no eye sees, and space between elements."""
-    parts = re.split(r"(<text\b.*?</text>)", text, flags=re.DOTALL)
-    for i in range(0, len(parts), 2):
-        parts[i] = re.sub(r"-?\d+\.\d{2,}", lambda match: f"{float(match[0]):.1f}", parts[i])
-        parts[i] = re.sub(r">\s+<", "><", parts[i])
-        parts[i] = re.sub(r"\s*\n\s*", " ", parts[i])
-    for i in range(1, len(parts), 2):
-        head, rest = parts[i].split(">", 1)
-        head = re.sub(r"-?\d+\.\d{2,}", lambda match: f"{float(match[0]):.1f}", head)
-        parts[i] = f"{head}>{rest}"
-    text = "".join(part.strip() for part in parts)
-    text = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", text)
-    while "<g></g>" in text:
-        text = text.replace("<g></g>", "")
-    return re.sub(r"<defs><style[^>]*>.*?</style></defs>", "", text)
+def _short(word: str) -> str:
+    """Return a number of a drawing without the digits that no eye sees."""
+    before, bracket, number = word.rpartition("(")
+    number, closing, after = number.partition(")")
+    try:
+        return f"{before}{bracket}{float(number):.1f}{closing}{after}"
+    except ValueError:  # a command such as "M"
+        return word

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _TITLES = {
     "bytes": "size of the file",
     "zipped_bytes": "size of the zipped file",
-    "latency": "median latency",
+    "latency_ms": "median latency",
 }
 _MARKER = 6.0  # half of a marker's box, in points
 # Where a label may stand beside its marker: direction and distance.
@@ -42,7 +42,7 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
     title where there is room for it.
 
     Args:
-        cost: `"bytes"`, `"zipped_bytes"` or `"latency"`.
+        cost: `"bytes"`, `"zipped_bytes"` or `"latency_ms"`.
         models: The models of a completed result.
 
     Returns:
@@ -106,7 +106,7 @@ def _set_axes(axes: Axes, costs: list[float], cost: str) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_text(value, cost)))
     axes.margins(y=0.16)
-    axes.set_xlabel(f"{_TITLES[cost]}{', ms' if cost == 'latency' else ''} (logarithmic)")
+    axes.set_xlabel(f"{_TITLES[cost]}{', ms' if cost == 'latency_ms' else ''} (logarithmic)")
     axes.set_ylabel("accuracy, %")
 
 
@@ -133,7 +133,7 @@ def _draw_front(
 
 
 def _tick_text(value: float, cost: str) -> str:
-    if cost == "latency":
+    if cost == "latency_ms":
         return f"{float(milliseconds_text(value)):g}"
     number, unit = bytes_text(value).split()
     return f"{float(number):g} {unit}"

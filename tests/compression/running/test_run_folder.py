@@ -121,7 +121,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path):
     for one, other in zip(_weights(whole.model), _weights(resumed.model), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     assert whole.layers == resumed.layers
-    same = ("name", "metrics", "parameters", "nonzero", "outcome", "epochs")
+    same = ("name", "metrics", "parameters", "nonzero_parameters", "outcome", "epochs")
     for one, other in zip(whole.stages, resumed.stages, strict=True):
         for key in same:
             assert getattr(one, key) == pytest.approx(getattr(other, key)) or key == "metrics"

@@ -20,7 +20,7 @@ RECORD = StageRecord(
     metric="accuracy",
     drop=0.251,
     parameters=12_345,
-    nonzero=6_789,
+    nonzero_parameters=6_789,
     sparsity=0.5,
     seconds=12.34,
 )
@@ -32,13 +32,19 @@ def test_zeros_are_counted_in_kernels_only():
         return LayerRecord("a", "Dense", shapes, size, sparsity, None, None, (), ())
 
     layers = [layer(((4, 5), (5,)), 0.25), layer(((3,), (3,)), None)]
-    assert counts(layers) == {"parameters": 31, "nonzero": 26, "sparsity": 0.25}
+    assert counts(layers) == {"parameters": 31, "nonzero_parameters": 26, "sparsity": 0.25}
     assert counts([layer(((3,),), None)])["sparsity"] == 0.0
 
 
 def test_table_and_line():
     before = dataclasses.replace(
-        RECORD, name="student", outcome="before", drop=-0.0, epochs=0, nonzero=12_345, seconds=0.0
+        RECORD,
+        name="student",
+        outcome="before",
+        drop=-0.0,
+        epochs=0,
+        nonzero_parameters=12_345,
+        seconds=0.0,
     )
     left_out = dataclasses.replace(RECORD, name="cluster", outcome="left out", metrics={}, drop=-2)
     assert stage_table([before, RECORD, left_out]).splitlines() == [

@@ -158,8 +158,11 @@ def test_stages_without_training(distiller, data):
     assert (before.sparsity, before.metrics, before.drop) == (0.0, {}, None)
     kernels = [w for w in distiller.student.weights if len(w.shape) > 1]
     kept = sum(max(1, round(int(np.prod(w.shape)) * 0.25)) for w in kernels)
-    assert prune.nonzero == quantize.nonzero
-    assert before.nonzero - prune.nonzero == sum(int(np.prod(w.shape)) for w in kernels) - kept
+    assert prune.nonzero_parameters == quantize.nonzero_parameters
+    assert (
+        before.nonzero_parameters - prune.nonzero_parameters
+        == sum(int(np.prod(w.shape)) for w in kernels) - kept
+    )
     assert result.history == {"prune": {}, "quantize_aware": {}}
 
 

@@ -15,7 +15,7 @@ def texts(svg):
     ]
 
 
-@pytest.mark.parametrize("cost", ["bytes", "zipped_bytes", "latency"])
+@pytest.mark.parametrize("cost", ["bytes", "zipped_bytes", "latency_ms"])
 def test_every_model_with_a_file_has_its_letter(result, cost):
     shown = texts(accuracy_against(cost, complete_result(result)["models"]))
     labels = {text.split(" ")[0] for text in shown if re.match(r"[A-Z]( |$)", text)}
@@ -28,8 +28,13 @@ def test_titles_stand_where_there_is_room(result):
     assert "100 kB" in shown and "1 MB" in shown
 
 
+def test_the_axis_names_its_unit(result):
+    shown = texts(accuracy_against("latency_ms", complete_result(result)["models"]))
+    assert "median latency, ms (logarithmic)" in shown
+
+
 def test_the_front_is_named(result):
-    svg = accuracy_against("latency", complete_result(result)["models"])
+    svg = accuracy_against("latency_ms", complete_result(result)["models"])
     assert (
         "On the Pareto front: Pruned and int8, Teacher." in ET.fromstring(svg).attrib["aria-label"]
     )
@@ -60,9 +65,9 @@ def test_labels_do_not_overlap(result):
 def test_without_measurements_there_is_no_plot(result):
     for model in result["models"]:
         if model["file"]:
-            model["file"]["latency_ms_median"] = None
+            model["file"]["latency_ms"] = None
     models = complete_result(result)["models"]
-    assert accuracy_against("latency", models) is None
+    assert accuracy_against("latency_ms", models) is None
     assert accuracy_against("bytes", models) is not None
 
 

@@ -1,0 +1,36 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def text_table(rows: Sequence[Sequence[str]], *, left: int = 1, rule: bool = True) -> str:
+    """Return rows of cells as aligned lines, for a terminal.
+
+    Args:
+        rows: The header, and the rows under it.
+        left: How many columns are aligned to the left; the others, numbers, to the right. Defaults
+            to `1`.
+        rule: Whether a line is drawn under the header. Defaults to `True`.
+
+    Returns:
+        Lines without a final newline, and without spaces at their ends.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            f"{cell:<{width}}" if i < left else f"{cell:>{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    if rule:
+        lines.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
+    return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as a Markdown table without a final newline, the header first."""
+    head, *others = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *others])
