@@ -79,3 +79,17 @@ def test_sha256(tmp_path):
     assert sha256(tmp_path) != before
     with pytest.raises(FileNotFoundError, match="There is no file"):
         sha256(tmp_path / "absent")
+
+
+def test_settings_of_several_values_are_those_of_the_record(tmp_path):
+    given = {"loss": ["dkd", "rkd:0.02"], "scale": 255}
+    with OutFolder(COMMAND, settings(tmp_path, **given)).begun():
+        (tmp_path / "work").write_text("")
+    kept = json.loads((tmp_path / "result.json").read_text())["settings"]
+    # As every version has written it: lists, floats, and nothing of what was not given.
+    assert kept["loss"] == ["dkd", "rkd:0.02"]
+    assert kept["scale"] == 255.0
+    assert not {"hint", "custom_objects", "offset"} & set(kept)
+    OutFolder(COMMAND, settings(tmp_path, **given))
+    with pytest.raises(ValueError, match="`loss`"):
+        OutFolder(COMMAND, settings(tmp_path, loss=["dkd"], scale=255))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from keras_kd.cli.command import Command, Option
 from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.out_folder import FORMAT, OutFolder
 from keras_kd.cli.shared_options import out_option
+from keras_kd.system.reading import read_json
+
+_TITLES = {"distill": "Distillation", "compress": "Compression"}
 
 COMMAND = Command(
     "report",
@@ -33,15 +41,13 @@ of `keras-kd demo` (report.json) can stand beside them.""",
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Write the page."""
-    from keras_kd.cli.out_folder import OutFolder
-    from keras_kd.cli.report_result import read_results, report_of
     from keras_kd.report import format_table, model_card, write_report
 
-    results = read_results(settings["results"])
+    results = _read_results(settings["results"])
     folder = OutFolder(COMMAND, settings, settings["results"])
     if (done := folder.done(console)) is not None:
         return Outcome(done, _text(done))
-    report = report_of(results, settings, folder.path)
+    report = _report_of(results, settings, folder.path)
     with folder.begun():
         page, numbers = write_report(report, folder.path)
         card = model_card(report, folder.path / "model_card.md", overwrite=True)
@@ -59,3 +65,179 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 def _text(result: dict[str, Any]) -> str:
     card = f", card: {result['card']}" if "card" in result else ""
     return f"{result['table']}\nPage: {result['page']}{card}"
+
+
+def _read_results(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what result files hold.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If one is no result, or of a run that is not done, or nothing was measured.
+    """
+    from keras_kd.report import read_report
+
+    found = []
+    for path in paths:
+        file = pathlib.Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(f"There is no result file '{path}'.")
+        try:
+            content = read_json(file)
+        except ValueError as error:
+            raise ValueError(f"'{path}' is no JSON file: {error}.") from None
+        if isinstance(content, dict) and "schema_version" in content:
+            found.append({**read_report(file), "path": path})
+            continue
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(
+                f"'{path}' is no result of keras-kd: give result.json of measure, distill or "
+                "compress, or report.json of demo."
+            )
+        if content["result"] is None:
+            raise ValueError(f"'{path}' is of a run that is not done: run that command again.")
+        found.append({**content, "path": path})
+    if not any("models" in content or content["command"] == "measure" for content in found):
+        raise ValueError(
+            "There is nothing measured to report: run `keras-kd measure ... --out FOLDER`, and "
+            "give its result.json."
+        )
+    return found
+
+
+def _report_of(
+    results: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], folder: pathlib.Path
+) -> dict[str, Any]:
+    """Return the result that a report is made of, in the form of `keras_kd.report.schema.Result`.
+
+    Args:
+        results: As `_read_results` gives them.
+        settings: The settings of `report`.
+        folder: The folder of the report, which paths of files are relative to.
+    """
+    from keras_kd.report import make_result, merge
+
+    command = f"keras-kd report {shlex.join(settings['results'])} --out {folder.as_posix()}"
+    reports = [_moved(content, folder) for content in results if "models" in content]
+    own: dict[str, Any] = {"models": [], "notes": [], "dataset": "", "classes": []}
+    recipe = {}
+    for content in results:
+        if "models" not in content:
+            recipe[content["command"]] = content["settings"]
+            if content["command"] == "measure":
+                _add_measured(own, content, folder)
+    for content in results:
+        if "models" not in content and content["command"] in _TITLES and own["models"]:
+            # Of the files that were measured, training made the last one.
+            _add_training(own["models"][-1], content)
+    title = settings["title"]
+    if own["models"]:
+        known = next(iter(reports), own)
+        # What is measured here may be told by the path of a folder: the name is a matter of taste.
+        own["dataset"] = known["dataset"] or own["dataset"]
+        own["classes"] = known["classes"] if reports else own["classes"]
+        reports.append(
+            make_result(
+                title or f"keras_kd on {own['dataset']}",
+                own["models"],
+                dataset=own["dataset"],
+                classes=own["classes"],
+                command=command,
+                recipe=recipe,
+                notes=own["notes"],
+            )
+        )
+    return merge(reports, title)
+
+
+def _moved(content: Mapping[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    """Return a report with its files told from another folder."""
+    theirs = pathlib.Path(content["path"]).parent
+    models = []
+    for model in content["models"]:
+        file = model["file"]
+        if file is not None:
+            file = {**file, "path": _relative(theirs / file["path"], folder)}
+        models.append({**model, "file": file})
+    return {**{key: value for key, value in content.items() if key != "path"}, "models": models}
+
+
+def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathlib.Path) -> None:
+    from keras_kd.report import model_result
+
+    measured, settings = content["result"], content["settings"]
+    own["dataset"] = own["dataset"] or settings["data"]
+    own["classes"] = own["classes"] or measured["class_names"] or []
+    own["notes"].append(f"Accuracy is on {measured['data']}.")
+    if measured["limits"]:
+        kept = "; ".join(s for sentences in measured["not_kept"].values() for s in sentences)
+        own["notes"].append(f"Not kept: {kept}" if kept else "Every limit of the budget is kept.")
+    seed = int(settings.get("seed", 0))
+    # The teacher first: it is what the others are compared with.
+    files = sorted(measured["files"], key=lambda entry: entry["file"] != measured["teacher"])
+    for entry in files:
+        teacher = entry["file"] == measured["teacher"]
+        is_file = entry["kind"] == "tflite"
+        name = pathlib.Path(entry["file"]).name
+        zeros = entry.get("zeros", entry.get("zero_constants", 0))
+        row = model_result(
+            _free_key(own["models"], "teacher" if teacher else pathlib.Path(name).stem),
+            f"Teacher ({name})" if teacher else name,
+            file_result={seed: {**entry, "path": _relative(pathlib.Path(entry["file"]), folder)}}
+            if is_file
+            else None,
+            description=_description(entry, teacher),
+            accuracy=None if is_file else {seed: entry["accuracy"]},
+            parameters=entry["parameters"],
+            nonzero_parameters=entry["parameters"] - zeros,
+        )
+        if not is_file:
+            row["samples"] = entry["samples"]
+        own["models"].append(row)
+
+
+def _description(entry: Mapping[str, Any], teacher: bool) -> str:
+    if entry["kind"] == "tflite":
+        return f"{entry['form'] or 'A TFLite file'}, {entry['bytes']:,} bytes."
+    return "The teacher, in Keras." if teacher else "The model in Keras that files were made from."
+
+
+def _add_training(row: dict[str, Any], content: Mapping[str, Any]) -> None:
+    from keras_kd.report.histories import curves_of
+
+    command, result = content["command"], content["result"]
+    seed = content["settings"].get("seed", 0)
+    title = _TITLES[command]
+    if command == "distill":
+        row["curves"] += curves_of(title, {title: {seed: result["history"]}})
+        return
+    for stage, history in result["history"].items():
+        by_title = {f"{title}: {stage}": {seed: history}}
+        row["curves"] += [{**curve, "stage": stage} for curve in curves_of(title, by_title)]
+    row["layers"] = [_layer(record) for record in result["layers"]]
+
+
+def _layer(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": record["name"],
+        "class": record["class_name"],
+        "parameters": record["parameters"],
+        "sparsity": record["sparsity"],
+        "bits": record["bits"],
+        "bytes": None,
+        "done": [str(text) for text in record["done"]],
+        "not_done": [str(text) for text in record["not_done"]],
+    }
+
+
+def _free_key(models: Sequence[Mapping[str, Any]], key: str) -> str:
+    taken = {model["key"] for model in models}
+    number = 2
+    free = key
+    while free in taken:
+        free = f"{key}_{number}"
+        number += 1
+    return free
+
+
+def _relative(path: pathlib.Path, folder: pathlib.Path) -> str:
+    return pathlib.PurePath(os.path.relpath(path, folder)).as_posix()
