@@ -98,6 +98,15 @@ class PruningCallback(keras.callbacks.Callback):
         )
         self._times = PruningTimes(self._schedule)
         run_after_step(self.model, self._name, self._state.after_step)
+        # Keras's last callback: what is done at its end is done after `EarlyStopping` brought back
+        # weights, wherever that stands in the list.
+        others = self.model.history.on_train_end
+
+        def after_all(logs: Any = None) -> None:
+            others(logs)
+            self._after_all()
+
+        self.model.history.on_train_end = after_all
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Go on from the step that was restored, or that the first epoch begins with."""
@@ -151,6 +160,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Apply the masks a last time; prune the rest where training ended early."""
+        self._say_restored()
         done = self._state.step
         target = final_sparsity(self._schedule, done)
         if done and self._state.sparsity < target - 1e-6:
@@ -163,7 +173,24 @@ class PruningCallback(keras.callbacks.Callback):
             self._state.update(target)
         self._state.apply()
         self._training = False
+
+    def _after_all(self) -> None:
+        """Apply the masks to what callbacks behind this one brought back."""
+        self.model.history.__dict__.pop("on_train_end", None)
+        self._say_restored()
+        self._state.apply()
         self._detach()
+
+    def _say_restored(self) -> None:
+        if self._state.masked_weights_are_zero():
+            return
+        warnings.warn(
+            "At the end of the training a callback such as EarlyStopping(restore_best_weights="
+            "True) brought back weights of an epoch with fewer zeros. They were pruned again, "
+            "without training after it. Let it begin once pruning is over: "
+            "EarlyStopping(..., start_from_epoch=...).",
+            stacklevel=2,
+        )
 
     def sparsity_of(self, path: str) -> float:
         """Return the fraction of zeros in the kernels of the layer at `path`."""

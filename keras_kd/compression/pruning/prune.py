@@ -234,8 +234,9 @@ class Prune(Stage):
 
         The schedule is spread over the epochs of that `fit`; `epochs`, `optimizer` and
         `learning_rate` are those of the stage and have no part in it. The masks are saved and
-        restored by `keras.callbacks.BackupAndRestore`. Put the callback behind those that change
-        weights at the end, such as `EarlyStopping(restore_best_weights=True)`. `fit` logs the
+        restored by `keras_kd.BackupAndRestore`. Weights that a callback such as
+        `EarlyStopping(restore_best_weights=True)` brings back at the end are pruned again, with a
+        warning if they had fewer zeros, wherever it stands in the list. `fit` logs the
         fraction of masked weights as `sparsity`.
 
         Args:

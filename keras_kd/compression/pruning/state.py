@@ -96,6 +96,11 @@ class PruningState(keras.layers.Layer):
         with self._strategy.scope():
             self._functions[1]()
 
+    def masked_weights_are_zero(self) -> bool:
+        """Whether the masks were applied to the weights as they are."""
+        pairs = self._functions[2]
+        return all(bool(tf.reduce_all((v * (1 - m)) == 0)) for v, m in pairs)
+
     def after_step(self) -> None:
         """Count a step and apply the masks, inside the compiled step of training."""
         tf.__internal__.distribute.interim.maybe_merge_call(

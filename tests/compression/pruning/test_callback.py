@@ -218,3 +218,14 @@ def test_mixed_precision_keeps_float32_weights_masked():
 def test_names_that_match_nothing_are_refused():
     with pytest.raises(ValueError, match=r"no such layer.*hidden, logits"):
         _fit(_model(), [kd.Prune(0.5, layers="conv*").as_callback()])
+
+
+@pytest.mark.parametrize("pruning_first", [True, False])
+def test_zeros_survive_early_stopping_in_either_order(pruning_first):
+    model = _model()
+    stop = keras.callbacks.EarlyStopping("loss", mode="max", patience=5, restore_best_weights=True)
+    callbacks = [kd.Prune(0.5).as_callback(), stop]
+    with pytest.warns(UserWarning, match="EarlyStopping"):
+        _fit(model, callbacks if pruning_first else callbacks[::-1])
+    assert _sparsities(model) == [0.5, 0.5]
+    assert "on_train_end" not in vars(model.history)
