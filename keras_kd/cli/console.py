@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_kd.system.json_values import plain
+from keras_kd.system.shown_text import shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +54,14 @@ class Console:
     def say(self, line: str) -> None:
         """Print a line of progress."""
         if not self.quiet:
-            print(line, file=sys.stderr if self.json else sys.stdout, flush=True)
+            print(shown(line), file=sys.stderr if self.json else sys.stdout, flush=True)
 
     def show(self, outcome: Outcome) -> None:
         """Print what a command came to."""
         if self.json:
             print(json.dumps(plain(outcome.result), indent=1, ensure_ascii=False), flush=True)
         elif outcome.text:
-            print(outcome.text, flush=True)
+            print(shown(outcome.text), flush=True)
 
 
 @contextlib.contextmanager

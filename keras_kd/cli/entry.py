@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from keras_kd._version import __version__
-from keras_kd.cli.command import CONTEXT, EXIT_CODES, verbatim
 from keras_kd.cli.commands import COMMANDS
 from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.framework.command import CONTEXT, EXIT_CODES, verbatim
+from keras_kd.system.shown_text import shown
 
 _DESCRIPTION = """\
 Turn a large Keras model into a small TFLite file, and measure the file.
@@ -93,10 +94,11 @@ def _line(error: Exception) -> str:
 
 
 def _fail(line: str, console: Console) -> None:
-    print(f"keras-kd: {line}", file=sys.stderr, flush=True)
+    print(f"keras-kd: {shown(line)}", file=sys.stderr, flush=True)
     if console.json:
         console.show(Outcome({"error": line}, ""))
 
 
 def _warn(message: Any, *args: Any, **kwargs: Any) -> None:
-    print(f"keras-kd: warning: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    line = shown(" ".join(str(message).split()))
+    print(f"keras-kd: warning: {line}", file=sys.stderr, flush=True)

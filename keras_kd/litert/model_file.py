@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -67,20 +68,105 @@ class Tensor:
     data: np.ndarray | None = dataclasses.field(repr=False)
 
 
+def _check(model: Any, size: int) -> None:
+    """Refuse tables whose vectors are longer than the file, or whose indices lead out of it."""
+
+    def length(count: int, bytes_each: int = 4) -> int:
+        if not 0 <= count * bytes_each <= size:
+            raise ValueError(f"a vector has {count:,} entries")
+        return count
+
+    def index(number: int, count: int, least: int = 0) -> int:
+        if not least <= number < count:
+            raise ValueError(f"index {number} of {count}")
+        return number
+
+    buffers = length(model.BuffersLength())
+    total = 0
+    for i in range(buffers):
+        buffer = model.Buffers(i)
+        total += length(buffer.DataLength(), 1)
+        if buffer.DataLength():
+            buffer.DataAsNumpy()
+        elif buffer.Offset() > 1:
+            length(buffer.Offset() + buffer.Size(), 1)
+    length(total, 1)
+    codes, graphs = length(model.OperatorCodesLength()), length(model.SubgraphsLength())
+    if not graphs:
+        raise ValueError("it has no graph")
+    for i in range(codes):
+        code = model.OperatorCodes(i)
+        code.BuiltinCode(), code.DeprecatedBuiltinCode(), code.CustomCode()
+    entries = 0
+    tensors = []
+    for g in range(graphs):
+        graph = model.Subgraphs(g)
+        tensors.append(length(graph.TensorsLength()))
+        for i in range(tensors[g]):
+            tensor = graph.Tensors(i)
+            tensor.Name(), tensor.Type(), tensor.Sparsity(), tensor.IsVariable()
+            index(tensor.Buffer(), max(buffers, 1))
+            for count, get in (
+                (tensor.ShapeLength(), tensor.Shape),
+                (tensor.ShapeSignatureLength(), tensor.ShapeSignature),
+            ):
+                entries += length(count)
+                for k in range(length(count, 4)):
+                    get(k)
+            quantization = tensor.Quantization()
+            if quantization is not None:
+                entries += length(quantization.ScaleLength())
+                entries += length(quantization.ZeroPointLength(), 8)
+                quantization.ScaleAsNumpy(), quantization.ZeroPointAsNumpy()
+        ends = [(graph.InputsLength(), graph.Inputs), (graph.OutputsLength(), graph.Outputs)]
+        for i in range(length(graph.OperatorsLength())):
+            operator = graph.Operators(i)
+            index(operator.OpcodeIndex(), codes)
+            operator.BuiltinOptions()
+            for k in range(length(operator.OutputsLength())):
+                index(operator.Outputs(k), tensors[g])
+            ends.append((operator.InputsLength(), operator.Inputs))
+        for count, get in ends:
+            entries += length(count)
+            length(entries, 1)  # tables may share vectors, but not without bound
+            for k in range(count):
+                index(get(k), tensors[g], -1)
+    for i in range(length(model.SignatureDefsLength())):
+        definition = model.SignatureDefs(i)
+        count = tensors[index(definition.SubgraphIndex(), graphs)]
+        definition.SignatureKey()
+        ends = [
+            (definition.InputsLength(), definition.Inputs),
+            (definition.OutputsLength(), definition.Outputs),
+        ]
+        for entries, get in ends:
+            for k in range(length(entries)):
+                get(k).Name()
+                index(get(k).TensorIndex(), count)
+
+
 class ModelFile:
     """The graph and constants in the content of a TFLite file.
 
-    The content must be a valid TFLite flatbuffer: `keras_kd.litert.runtime.check_file` tells.
+    Its tables are checked when it is made: no vector is longer than the file, and every index is
+    one of the file.
 
     Args:
         content: The file's bytes.
+
+    Raises:
+        ValueError: If the content is no whole TFLite file.
     """
 
     def __init__(self, content: bytes | bytearray) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
         self._content = content
-        self._model = schema.Model.GetRootAs(content, 0)
+        try:
+            self._model = schema.Model.GetRootAs(content, 0)
+            _check(self._model, len(content))
+        except (struct.error, LookupError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"The content is no whole TFLite file: {error}.") from None
         self._types = _names(schema.TensorType)
         self._operator_names = _names(schema.BuiltinOperator)
         self._custom = schema.BuiltinOperator.CUSTOM

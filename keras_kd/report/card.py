@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from keras_kd.report import markdown
 from keras_kd.report.classes import class_name
 from keras_kd.report.derive import complete_result
 from keras_kd.report.page import environment
@@ -77,7 +78,7 @@ def render_card(result: dict[str, Any], shown: list[dict[str, Any]]) -> str:
     teacher = next((entry for entry in result["models"] if entry["key"] == "teacher"), None)
     beside = [teacher] if teacher is not None and teacher not in shown else []
     text = (
-        environment()
+        environment(markdown.finalized)
         .get_template("model_card.md")
         .render(
             result=result,
@@ -88,15 +89,11 @@ def render_card(result: dict[str, Any], shown: list[dict[str, Any]]) -> str:
             layered=[model for model in shown if model["layers"]],
             calibrated=[model for model in [*beside, *shown] if model.get("calibration")],
             runs=result.get("runs") or [result],
-            cell=_cell,
+            cell=markdown.cell,
+            code=markdown.code,
         )
     )
     return text.strip() + "\n"
-
-
-def _cell(value: Any) -> str:
-    """Return text that cannot end a cell of a Markdown table."""
-    return " ".join(str(value).replace("|", "\\|").split())
 
 
 def _by_class(result: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from keras_kd.report.markdown import cell
 from keras_kd.report.numbers import (
     ABSENT,
     accuracy_text,
@@ -90,8 +91,8 @@ def files_table(record: Mapping[str, Any]) -> str:
     over = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
     first = next(iter(files))
     lines = [
-        f"| file | {metric}{over} | against {first} | size | zipped | size against {first} "
-        "| latency, ms |",
+        f"| file | {metric}{over} | against {cell(first)} | size | zipped "
+        f"| size against {cell(first)} | latency, ms |",
         "|---|---|---|---|---|---|---|",
     ]
     for title, file in files.items():
@@ -99,7 +100,7 @@ def files_table(record: Mapping[str, Any]) -> str:
         change = _change_text(file["values"], files[first]["values"], metric)
         ratio = ratio_text(file["bytes"] / files[first]["bytes"])
         lines.append(
-            f"| {title} | {shown} | {ABSENT if title == first else change} "
+            f"| {cell(title)} | {shown} | {ABSENT if title == first else change} "
             f"| {bytes_text(file['bytes'])} | {bytes_text(file['zipped_bytes'])} | {ratio} "
             f"| {milliseconds_text(file['latency_ms'])} |"
         )

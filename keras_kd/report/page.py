@@ -20,8 +20,12 @@ _FRONT_TITLES = {
 }
 
 
-def environment() -> Any:
-    """Return the jinja2 environment of the page and of the card, with their number formats."""
+def environment(finalize: Any = None) -> Any:
+    """Return the jinja2 environment of the page and of the card, with their number formats.
+
+    Args:
+        finalize: What a template writes for a value. Defaults to `None`: HTML's escapes alone.
+    """
     import jinja2
 
     found = jinja2.Environment(
@@ -30,6 +34,7 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=finalize,
     )
     found.filters.update(
         accuracy=lambda accuracy: numbers.accuracy_text(accuracy["mean"], accuracy["std"]),

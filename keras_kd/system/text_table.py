@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from keras_kd.system.shown_text import shown_in_line
+
 
 def text_table(rows: Sequence[Sequence[str]], *, left: int = 1, rule: bool = True) -> str:
     """Return rows of cells as aligned lines, for a terminal.
@@ -17,6 +19,7 @@ def text_table(rows: Sequence[Sequence[str]], *, left: int = 1, rule: bool = Tru
     Returns:
         Lines without a final newline, and without spaces at their ends.
     """
+    rows = [[shown_in_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
