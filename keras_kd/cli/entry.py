@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from keras_kd._version import __version__
+from keras_kd.cli.command import CONTEXT, EXIT_CODES, verbatim
 from keras_kd.cli.commands import COMMANDS
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.framework.command import CONTEXT, EXIT_CODES, verbatim
 from keras_kd.system.shown_text import shown
 
 _DESCRIPTION = """\
