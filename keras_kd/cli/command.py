@@ -18,8 +18,14 @@ EXIT_CODES = """\
 exit codes: 0 done; 1 an error, said in one line on stderr; 2 wrong usage; 3 a budget was not kept;
 130 interrupted (the same command goes on)"""
 
-# The help's title for the options of each table of a recipe.
-_TITLES = {None: "Options", "data": "Data", "teaching": "Teaching", "": "Run"}
+# The help's titles: of the options in each table of a recipe, and of those that no recipe holds.
+_TITLES = {
+    "": "Run",
+    "data": "Data",
+    "teaching": "Teaching",
+    "stages": "Stages, in the order in which they are given",
+    "output": "Output",
+}
 
 Run = Callable[[dict[str, Any], Console], Outcome]
 
@@ -38,7 +44,7 @@ class Number(click.ParamType):
         self.kind = kind
         self.bounds = bounds
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         """Return the number. What is not one is wrong usage; out of bounds is an error."""
         if isinstance(value, str):
             try:
@@ -46,9 +52,7 @@ class Number(click.ParamType):
             except ValueError:
                 kind = "whole number" if self.kind is int else "number"
                 self.fail(f"{value!r} is not a {kind}.", param, ctx)
-        if param is None:
-            return value
-        return self.kind(number(param.name or "", value, owner=flag_of(param), **self.bounds))
+        return self.kind(number(param.name, value, owner=flag_of(param), **self.bounds))
 
 
 class Option(click.Option):
@@ -60,7 +64,6 @@ class Option(click.Option):
         help: What it does.
         section: The table of a recipe that holds it, `""` for the top. Defaults to `None`, the
             table of the command.
-        group: Its title in the help. Defaults to `None`, that of its table.
         type: As for `click.Option`; `bool` makes a switch. Defaults to `str`.
         empty: The value of an option that is given without one. Defaults to `None`: it needs one.
         **attributes: Others of `click.Option`.
@@ -72,7 +75,6 @@ class Option(click.Option):
         help: str,
         *,
         section: str | None = None,
-        group: str | None = None,
         type: Any = str,
         empty: str | None = None,
         **attributes: Any,
@@ -86,7 +88,6 @@ class Option(click.Option):
             attributes["metavar"] = f"{metavar}..." if attributes.get("multiple") else metavar
         self.empty = empty
         self.section = section
-        self.group = group or _TITLES[section]
         super().__init__([name, flag], help=help, type=type, **attributes)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
@@ -101,40 +102,39 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """One command.
+    """One command; the options and arguments that it exposes are the keys of its recipe.
 
     Args:
         name: Its name, and that of its table in a recipe.
-        summary: One line for `keras-kd --help`.
-        description: A few sentences for its own `--help`.
+        params: Its options and arguments.
         example: Command lines that show it.
-        settings: Its options and arguments, which are the keys of a recipe.
-        shortcuts: Other ways to give a setting. Defaults to none.
         takes_recipe: Whether it has `--recipe`. Defaults to `True`.
+        **texts: `short_help` and `help`.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        summary: str,
-        description: str,
+        params: Iterable[click.Parameter],
         example: str,
-        settings: Iterable[click.Parameter],
-        shortcuts: Iterable[click.Parameter] = (),
         takes_recipe: bool = True,
+        **texts: str,
     ) -> None:
         self.example = example
-        self.settings = tuple(settings)
         self.takes_recipe = takes_recipe
         super().__init__(
             name,
-            params=[*self.settings, *shortcuts, *self._output_options()],
-            help=description,
-            short_help=summary,
+            params=[*params, *self._output_options()],
             epilog=verbatim(f"example:\n{example}\n\n{EXIT_CODES}"),
             context_settings=CONTEXT,
+            **texts,  # type: ignore[arg-type]
         )
+
+    @property
+    def settings(self) -> list[click.Parameter]:
+        """What a recipe holds of it."""
+        return [param for param in self.params if param.expose_value]
 
     def does(self, run: Run) -> Run:
         """Decorate the function that does the work with all settings by name."""
@@ -155,14 +155,10 @@ class Command(click.Command):
         try:
             return super().parse_args(ctx, list(self._words(args)))
         except click.MissingParameter as error:
-            param = error.param
-            if param not in self.settings:
-                raise
+            param: Any = error.param
             section = self.section(param)
-            text = str(getattr(param, "help", ""))
             raise ValueError(
-                f"`keras-kd {self.name}` needs {flag_of(param)}: "
-                f"{text[:1].lower()}{text[1:].rstrip('.')}. "
+                f"`keras-kd {self.name}` needs {flag_of(param)}: {param.help}. "
                 f"(In a recipe: `{param.name}` in {f'[{section}]' if section else 'the top'}.)"
             ) from None
 
@@ -179,11 +175,11 @@ class Command(click.Command):
             word = words.pop(0)
             flag, equals, value = word.partition("=")
             option = options.get(flag)
-            if word == "--":
-                yield from [word, *words]
-                return
             if option is None:
                 yield word
+                if word == "--":
+                    yield from words
+                    return
                 continue
             values = [value] if equals else list(itertools.takewhile(_is_value, words))
             values = values if option.multiple else values[:1]
@@ -232,7 +228,7 @@ class Command(click.Command):
                 kept = self._kept(read_recipe(path, commands().values()))
                 ctx.default_map = {**(ctx.default_map or {}), **kept}
 
-        output = functools.partial(Option, group="Output", expose_value=False)
+        output = functools.partial(Option, section="output", expose_value=False)
         if self.takes_recipe:
             text = "take what is not given here from this recipe (TOML)"
             yield output("recipe", text, metavar="FILE", callback=take)
@@ -247,8 +243,9 @@ class Command(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if isinstance(param, click.Option) and record is not None:
-                groups.setdefault(getattr(param, "group", "Options"), []).append(record)
+            if isinstance(param, click.Option) and record:
+                section: Any = getattr(param, "section", None)
+                groups.setdefault(_TITLES.get(section, "Options"), []).append(record)
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)

@@ -13,8 +13,8 @@ from keras_kd.cli.shared_options import custom_objects_option
 
 COMMAND = Command(
     "check",
-    summary="say what stages and exports will do with each layer, before any training",
-    description="""\
+    short_help="say what stages and exports will do with each layer, before any training",
+    help="""\
 Say what each stage of `compress` and each form of `export` will do with each layer of a model, and
 what will be refused, why, and what to change. Nothing is trained. Without stages, each of the five
 is looked at for itself.
@@ -23,7 +23,7 @@ With stages or --exports, the exit code is 1 where one of them will be refused."
     example="""\
   keras-kd check small.keras
   keras-kd check small.keras --prune 0.75 --quantize-aware --exports int8 --table""",
-    settings=(
+    params=(
         click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),
         Option("stages", "stages in full, as in `keras-kd compress`", metavar="STAGE",
                multiple=True),
@@ -32,8 +32,8 @@ With stages or --exports, the exit code is 1 where one of them will be refused."
         Option("convert", "convert on trial and name the operators", type=bool, default=False),
         Option("table", "a line for each layer instead of a summary", type=bool, default=False),
         custom_objects_option(),
+        *stage_shortcuts(),
     ),
-    shortcuts=stage_shortcuts(),
 )  # fmt: skip
 
 

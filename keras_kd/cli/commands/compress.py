@@ -39,7 +39,7 @@ class _Shortcut(Option):
         super().__init__(
             name,
             help,
-            group="Stages, in the order in which they are given",
+            section="stages",
             metavar=f"{amount}[:EPOCHS]" if amount else "[EPOCHS]",
             empty=None if amount else "",
             expose_value=False,
@@ -53,8 +53,8 @@ def stage_shortcuts() -> list[Option]:
 
 COMMAND = Command(
     "compress",
-    summary="prune, cluster, quantize or shrink a student, the teacher still teaching",
-    description="""\
+    short_help="prune, cluster, quantize or shrink a student, the teacher still teaching",
+    help="""\
 Make a trained student smaller in stages, in each of which the teacher goes on teaching. The order
 that makes sense is --shrink, --low-rank, --prune, --cluster, --quantize-aware; any may be left out,
 and another order is refused before anything is trained. Zeros and shared values make a file smaller
@@ -67,7 +67,7 @@ at the stage and epoch where it was stopped.""",
   keras-kd compress --student runs/distill/student.keras --teacher big.keras --data pictures \\
                     --prune 0.75:4 --quantize-aware 2 --max-drop 1.0
   keras-kd compress ... --prune 0.95 --quantize-aware --max-zipped-bytes 40000""",
-    settings=(
+    params=(
         Option("student", "the trained student: .keras", metavar="FILE", required=True),
         Option("stages", "stages in full, with any argument of their class: 'prune(0.75, "
                "scope=\"global\")'", metavar="STAGE", multiple=True, required=True),
@@ -87,8 +87,8 @@ at the stage and epoch where it was stopped.""",
         Option("size_of", "the form of the file whose size --max-bytes is about", default="int8",
                type=click.Choice(["float32", "float16", "dynamic", "int8", "int16x8"])),
         *run_options("runs/compress"),
+        *stage_shortcuts(),
     ),
-    shortcuts=stage_shortcuts(),
 )  # fmt: skip
 
 

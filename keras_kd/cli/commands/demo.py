@@ -12,15 +12,15 @@ from keras_kd.cli.shared_options import out_option
 
 COMMAND = Command(
     "demo",
-    summary="train, compress, export and measure on real data",
-    description="""\
+    short_help="train, compress, export and measure on real data",
+    help="""\
 Train a teacher, the student alone and the student with the teacher; prune, quantize, export and
 measure each file; print one table and write an HTML page and a JSON beside the files. A run that
 was stopped goes on where it was.""",
     example="""\
   keras-kd demo
   keras-kd demo --dataset fashion_mnist --seeds 3""",
-    settings=(
+    params=(
         Option(
             "dataset", "digits needs no download and takes some 2 minutes; fashion_mnist takes up "
             "to 2 hours on 2 cores", type=click.Choice(["digits", "fashion_mnist"]),

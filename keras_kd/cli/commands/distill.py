@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     "distill",
-    summary="a large trained model teaches a small one",
-    description="""\
+    short_help="a large trained model teaches a small one",
+    help="""\
 A large trained model, the teacher, teaches a small one, the student: on the labels of your data,
 and on what the teacher says of them. The folder given with --out then holds student.keras,
 student.keras.json (how its input is made, the names of the classes), result.json and recipe.toml.
@@ -25,7 +25,7 @@ of its channels removed, the least important ones.""",
   keras-kd distill --teacher big.keras --student shrink:0.5 --data pictures --scale 255 --epochs 20
   keras-kd distill --teacher big.keras --student small.keras --data fashion_mnist --scale 255 \\
                    --loss kl_divergence rkd:0.02 --hint block4_out:block2_out:fit_net:0.5""",
-    settings=(
+    params=(
         Option("student", "a saved model, or shrink:RATIO for the teacher without this part of its "
                "channels", metavar="FILE|shrink:RATIO", required=True),
         *data_options(),

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     "export",
-    summary="write a model as TFLite files, in one or several forms",
-    description="""\
+    short_help="write a model as TFLite files, in one or several forms",
+    help="""\
 Write a model as one .tflite file for each form that is asked for. Every file is loaded and run once
 before it takes its name. Beside each stands a .json with the names of the classes and how the input
 is made of an image.
@@ -31,7 +31,7 @@ taken, unless the model was trained for 8 bits (compress --quantize-aware).""",
     example="""\
   keras-kd export runs/compress/student.h5 --quantization int8 --c-array
   keras-kd export small.keras --quantization float32 float16 int8 --data pictures --scale 255""",
-    settings=(
+    params=(
         click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),
         Option("quantization", "how numbers are stored: float32, float16, dynamic (8-bit weights), "
                "int8, int16x8, int4", default=["int8"], metavar="FORM", multiple=True),

@@ -13,8 +13,8 @@ from keras_kd.cli.shared_options import data_options, run_options, teacher_input
 
 COMMAND = Command(
     "measure",
-    summary="accuracy, size, latency and operators of .tflite files; checks a budget",
-    description="""\
+    short_help="accuracy, size, latency and operators of .tflite files; checks a budget",
+    help="""\
 Run .tflite files on data and measure what they do: accuracy, agreement with the model that they
 were made from (--model), bytes, latency, operators. Limits such as --max-bytes make the command end
 with the exit code 3 where a file does not keep them, for use in scripts.
@@ -24,7 +24,7 @@ given without a split, the split test is taken where there is one.""",
     example="""\
   keras-kd measure runs/export/student_int8.tflite --data pictures --part validation \\
                    --model runs/compress/student.h5 --max-bytes 40000 --max-drop 1.0""",
-    settings=(
+    params=(
         click.Argument(["files"], nargs=-1, required=True, metavar="FILE...",
                        help="what to measure: .tflite files, and .keras or .h5 models"),
         *data_options(),

@@ -20,8 +20,8 @@ _TITLES = {"distill": "Distillation", "compress": "Compression"}
 
 COMMAND = Command(
     "report",
-    summary="one HTML page, one JSON and one model card of what was measured",
-    description="""\
+    short_help="one HTML page, one JSON and one model card of what was measured",
+    help="""\
 Make one self-contained HTML page, one JSON file and one Markdown model card of the results of
 `measure`, with the training curves of `distill` and `compress` where theirs are given too. Results
 of `keras-kd demo` (report.json) can stand beside them.""",
@@ -29,7 +29,7 @@ of `keras-kd demo` (report.json) can stand beside them.""",
   keras-kd measure runs/export/*.tflite --teacher big.keras --data pictures --part validation \\
                    --out runs/measure
   keras-kd report runs/measure/result.json runs/distill/result.json --out runs/report""",
-    settings=(
+    params=(
         click.Argument(["results"], nargs=-1, required=True, metavar="RESULT...",
                        help="result.json of measure, distill, compress; report.json of demo"),
         Option("title", "the title of the page"),

@@ -14,8 +14,8 @@ from keras_kd.cli.shared_options import out_option
 
 COMMAND = Command(
     "run",
-    summary="run a recipe: a whole run in one TOML file",
-    description="""\
+    short_help="run a recipe: a whole run in one TOML file",
+    help="""\
 Run what a recipe holds. A recipe is a TOML file with a table for each command that is to run,
 [distill], [compress], [export], [measure], [report], in this order; what they share stands in
 [data] and [teaching]. The keys are the options of the commands, with _ for -. Where there are
@@ -42,7 +42,7 @@ one before it. Every command writes the recipe that repeats it: recipe.toml, bes
   [measure]
   max_bytes = 40_000
   [report]""",
-    settings=(
+    params=(
         click.Argument(["recipe"], help="the TOML file", metavar="RECIPE"),
         out_option(None, "the folder to write into, instead of the recipe's"),
     ),
