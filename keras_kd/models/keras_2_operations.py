@@ -158,7 +158,13 @@ def _has_operations(layer: Any) -> bool:
 
 
 def _binary(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda x, y: function(x, y)
+    def call(x: Any, y: Any) -> Any:
+        # Constants of several numbers are lists in the file.
+        if isinstance(x, list):
+            x = ops.convert_to_tensor(x, y.dtype)
+        return function(x, ops.convert_to_tensor(y, x.dtype) if isinstance(y, list) else y)
+
+    return call
 
 
 def _reduction(function: Callable[..., Any]) -> Callable[..., Any]:
