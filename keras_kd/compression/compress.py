@@ -18,7 +18,6 @@ from keras_kd.compression.running.run_plan import run_plan
 from keras_kd.compression.running.stage_runs import StageRuns
 from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import already_pruned
-from keras_kd.compression.stages.one_device import check_devices
 from keras_kd.compression.stages.order import check_order
 from keras_kd.compression.stages.stage import (
     Stage,
@@ -123,7 +122,6 @@ def compress(
         max_drop, reference, retries, validation_data, distiller._compile_metrics is not None
     )
     check_order(stages)
-    check_devices(stages, distiller.distribute_strategy)
     preview = student
     for i, stage in enumerate(stages):
         stage_plans(stage, preview, stages[:i])

@@ -46,6 +46,7 @@ from keras_kd.distilling.precision import with_loss_scale
 from keras_kd.distilling.schedules import Scheduled, deserialize, deserialize_loss, serialize
 from keras_kd.distilling.trainer import DistributedModel
 from keras_kd.models.outputs import output_names
+from keras_kd.models.views import View
 from keras_kd.models.weights import check_apart, check_finite_weights
 from keras_kd.system.arguments import optimizer_rate
 from keras_kd.teachers.adapted_teacher import Adapters, unadapted
@@ -191,6 +192,16 @@ class Distiller(DistributedModel):
 
         self.loss_means = LossMeans(["student_loss", "distillation_loss", *self.objective.names])
         self.built = student.built
+
+    def look_through(self, view: View) -> None:
+        """See the student through a view while it trains and is evaluated.
+
+        Args:
+            view: What changes the student's passes, such as quantization. Its layers are trained
+                and saved with the distiller.
+        """
+        self.objective.view = view
+        self.teaching_layers = self.objective.layers
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Keras would count a model that is set as an attribute among the layers to train.

@@ -6,6 +6,7 @@ be models of `tf_keras`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from keras_kd.distilling.loss_values import evaluate_loss, layer_paths_of, uniqu
 from keras_kd.distilling.schedules import Scheduled, Schedules, is_schedule
 from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.models.features import FeatureReader, feature_shape, find_layer, traced_shapes
+from keras_kd.models.views import View
 from keras_kd.teachers.inference_reader import InferenceReader
 
 NO_TEACHER = (
@@ -79,6 +81,7 @@ class Objective:
         self.teacher = teacher
         self._student_reader: tuple[Any, FeatureReader] | None = None
         self._layer_names: Mapping[str, str] = {}
+        self.view: View | None = None
 
     @property
     def teacher(self) -> Any:
@@ -114,8 +117,8 @@ class Objective:
 
     @property
     def layers(self) -> list[keras.layers.Layer]:
-        """The layers trained beside the student: projections and parameters of losses."""
-        layers: list[keras.layers.Layer] = []
+        """The layers beside the student: projections, parameters of losses, those of a view."""
+        layers: list[keras.layers.Layer] = list(self.view.layers) if self.view is not None else []
         for loss in self.distillation_losses:
             if isinstance(loss, Hint):
                 layers += loss.layers
@@ -245,7 +248,8 @@ class Objective:
         if self._student_reader is None or self._student_reader[0] is not model:
             paths = layer_paths_of(self.distillation_losses, "student") if self.distils else []
             self._student_reader = (model, FeatureReader(model, paths, self._layer_names))
-        return self._student_reader[1].run(model, student_inputs(x), training)
+        with contextlib.nullcontext() if self.view is None else self.view.applied(training):
+            return self._student_reader[1].run(model, student_inputs(x), training)
 
     def losses(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -23,7 +25,7 @@ from keras_kd.export.signatures import (
     check_layers,
 )
 from keras_kd.export.tracing import as_float32, recurrent_layers, steps_are_open, unrolled
-from keras_kd.models.graph import flat_layers
+from keras_kd.models.graph import flat_layers, input_tensors
 
 
 class KerasSource:
@@ -33,18 +35,23 @@ class KerasSource:
         model: A built Keras 3 model.
         signatures: What each signature gives, by its name. Defaults to `None`: the model's own
             outputs under `"serving_default"`.
+        applied: Returns a context in which the model computes with trained ranges. Defaults to
+            `None`: it holds none.
 
     Attributes:
-        quantization_aware: `False`.
+        quantization_aware: Whether it computes with trained ranges.
 
     Raises:
         ValueError: If the model is not built, is a distiller, was quantized by Keras, looks up
             words in tables or lacks a layer which a signature names.
     """
 
-    quantization_aware = False
-
-    def __init__(self, model: keras.Model, signatures: Mapping[str, Target] | None = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        signatures: Mapping[str, Target] | None = None,
+        applied: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> None:
         if hasattr(model, "student") and hasattr(model, "teacher"):
             raise ValueError(
                 "A Distiller was given, which holds a teacher and a student. "
@@ -65,10 +72,19 @@ class KerasSource:
         if tables:
             raise ValueError(lookups(tables))
         self.model = model
+        self.quantization_aware = applied is not None
+        self._applied = applied or contextlib.nullcontext
         self._targets = dict(signatures or {DEFAULT_SIGNATURE: None})
         check_layers(model, self._targets)
-        self._struct = _input_struct(model)
+        self._struct = input_tensors(model)
         tensors = keras.tree.flatten(self._struct)
+        names = [t.name for t in tensors]
+        if len({safe_name(name) for name in names}) != len(names):
+            raise ValueError(
+                f"Two inputs of '{model.name}' would have one name in the file, where names are "
+                "made of ASCII letters, digits and '_'. Received: input names "
+                f"{names}. Rename one of them."
+            )
         self.inputs = tuple(
             Input(safe_name(t.name), tuple(t.shape), np.dtype(t.dtype)) for t in tensors
         )
@@ -107,7 +123,7 @@ class KerasSource:
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs of the first signature by name, in float32, for a batch of inputs."""
         target = next(iter(self._targets.values()))
-        with as_float32(self.model):
+        with as_float32(self.model), self._applied():
             outputs = call_target(self.model, target, self.structure(inputs))
         return {safe_name(name): np.asarray(tensor) for name, tensor in outputs.items()}
 
@@ -120,7 +136,8 @@ class KerasSource:
         names: list[str] = []
 
         def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            outputs = call_target(self.model, target, self.structure(inputs))
+            with self._applied():
+                outputs = call_target(self.model, target, self.structure(inputs))
             names[:] = [safe_name(name) for name in outputs]
             return dict(zip(names, outputs.values(), strict=True))
 
@@ -145,46 +162,3 @@ class KerasSource:
 
 def _shape(tensor: Any) -> tuple[int | None, ...]:
     return tuple(tensor.shape) if tensor.shape.rank is not None else ()
-
-
-def _input_struct(model: keras.Model) -> Any:
-    """The structure in which `model` takes its inputs, holding symbolic tensors."""
-    if not model.built:
-        raise ValueError(
-            f"The model '{model.name}' is not built: its input shape is not known. "
-            "Call it on one batch, or give it a keras.Input, before the export."
-        )
-    struct: Any
-    if isinstance(model, keras.Sequential) and model.inputs:
-        struct = model.inputs[0]
-    elif getattr(model, "inputs", None):
-        struct = model.input
-    else:
-        struct = _struct_of_subclass(model)
-    names = [t.name for t in keras.tree.flatten(struct)]
-    if len({safe_name(name) for name in names}) != len(names):
-        raise ValueError(
-            f"Two inputs of '{model.name}' would have one name in the file, where names are made "
-            f"of ASCII letters, digits and '_'. Received: input names {names}. Rename one of them."
-        )
-    return struct
-
-
-def _struct_of_subclass(model: keras.Model) -> Any:
-    config = model.get_build_config() or {}
-    shapes = config.get("input_shape")
-    if shapes is None:
-        raise ValueError(
-            f"The inputs of '{model.name}' cannot be told from how it was built "
-            f"({sorted(config)}). Wrap it in a functional model: "
-            "keras.Model(inputs, model(inputs))."
-        )
-
-    def tensor(shape: Sequence[int | None], name: str) -> keras.KerasTensor:
-        return keras.KerasTensor((None, *shape[1:]), dtype="float32", name=name)
-
-    if isinstance(shapes, Mapping):
-        return {key: tensor(shape, str(key)) for key, shape in shapes.items()}
-    if shapes and isinstance(shapes[0], (tuple, list)):
-        return [tensor(shape, f"input_{i}") for i, shape in enumerate(shapes)]
-    return tensor(shapes, "input")

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_kd.data.input import Input
 from keras_kd.data.numpy_batches import safe_name
 from keras_kd.export.keras_source import KerasSource
+from keras_kd.export.options import INTEGER
 from keras_kd.export.signatures import DEFAULT_SIGNATURE, Signature, Target
 from keras_kd.models.graph import flat_layers
 
@@ -119,7 +120,7 @@ class _LegacyKeras:
 
 
 def source_of(
-    model: Any, signatures: Mapping[str, Target] | None = None
+    model: Any, signatures: Mapping[str, Target] | None = None, quantization: str = "float32"
 ) -> KerasSource | SavedModelSource:
     """Return how `model` becomes a SavedModel.
 
@@ -127,6 +128,8 @@ def source_of(
         model: A Keras 3 model, a compressed model or a `tf_keras` model.
         signatures: What each signature gives, by its name. Defaults to `None`: the model's own
             outputs under `"serving_default"`.
+        quantization: The format. With integers of activations the ranges that a compressed model
+            was trained for are a part of it. Defaults to `"float32"`.
 
     Returns:
         A `KerasSource` or a `SavedModelSource`.
@@ -139,8 +142,11 @@ def source_of(
         return KerasSource(model, signatures)
     if isinstance(model, WritesSavedModel):
         inner = getattr(model, "model", None)
-        if isinstance(inner, keras.Model) and not model.quantization_aware:
-            return KerasSource(inner, signatures)
+        if isinstance(inner, keras.Model):
+            trained = model.quantization_aware and quantization in INTEGER
+            return KerasSource(
+                inner, signatures, getattr(model, "applied", None) if trained else None
+            )
         return _only_default(SavedModelSource(model), signatures)
     if any(base.__module__.startswith("tf_keras.") for base in type(model).__mro__):
         return _only_default(SavedModelSource(_LegacyKeras(model)), signatures)

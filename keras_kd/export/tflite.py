@@ -29,7 +29,6 @@ from keras_kd.export.options import (
     check_target,
 )
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
-from keras_kd.export.refusals import trained_for_int8, trained_not_for_int4
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
@@ -159,13 +158,9 @@ def export_tflite(
     )
     target = check_target(path)
     names, preprocessing = check_labels(class_names, preprocessing)
-    source = source_of(model, check_signatures(signatures))
+    source = source_of(model, check_signatures(signatures), quantization)
     check_finite_weights(getattr(model, "model", model), "model")
     check_data(options, source.quantization_aware, representative_data)
-    if source.quantization_aware and quantization == "int4":
-        raise ValueError(trained_not_for_int4())
-    if source.quantization_aware and quantization not in ("float32", "int8"):
-        warnings.warn(trained_for_int8(quantization), stacklevel=2)
     check_places(target)
     start = time.perf_counter()
     job = Conversion(source, options, lambda found: _check_class_names(names, found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +21,21 @@ def is_graph(model: Any) -> bool:
 def graph_of(model: Any) -> Any:
     """Return the functional model behind a sequential one; any other model as it is."""
     return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def graph_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return path and layer of every layer in the graph of a functional or sequential model.
+
+    Nested models of these kinds are opened; a subclassed one counts as one layer.
+    """
+    found: list[tuple[str, Any]] = []
+    for layer in model.layers:
+        path = prefix + layer.name
+        if isinstance(layer, keras.Model) and is_graph(layer):
+            found += graph_layers(layer, f"{path}/")
+        else:
+            found.append((path, layer))
+    return found
 
 
 def check_graph(model: Any, task: str) -> None:
@@ -124,3 +140,44 @@ def attention_projections(layer: Any) -> dict[str, Any]:
 def attention_axes(layer: Any) -> tuple[int, ...]:
     """Return the axes that an attention layer attends over, the batch counted."""
     return getattr(layer, "_attention_axes", None) or (1,)
+
+
+def input_tensors(model: keras.Model) -> Any:
+    """Return symbolic tensors for the inputs of a model, in the structure in which it takes them.
+
+    Raises:
+        ValueError: If the model is not built, or they cannot be told from how it was built.
+    """
+    if not model.built:
+        raise ValueError(
+            f"The model '{model.name}' is not built: its input shape is not known. "
+            "Call it on one batch, or give it a keras.Input, before the export."
+        )
+    struct: Any
+    if isinstance(model, keras.Sequential) and model.inputs:
+        struct = model.inputs[0]
+    elif getattr(model, "inputs", None):
+        struct = model.input
+    else:
+        struct = _struct_of_subclass(model)
+    return struct
+
+
+def _struct_of_subclass(model: keras.Model) -> Any:
+    config = model.get_build_config() or {}
+    shapes = config.get("input_shape")
+    if shapes is None:
+        raise ValueError(
+            f"The inputs of '{model.name}' cannot be told from how it was built "
+            f"({sorted(config)}). Wrap it in a functional model: "
+            "keras.Model(inputs, model(inputs))."
+        )
+
+    def tensor(shape: Sequence[int | None], name: str) -> keras.KerasTensor:
+        return keras.KerasTensor((None, *shape[1:]), dtype="float32", name=name)
+
+    if isinstance(shapes, Mapping):
+        return {key: tensor(shape, str(key)) for key, shape in shapes.items()}
+    if shapes and isinstance(shapes[0], (tuple, list)):
+        return [tensor(shape, f"input_{i}") for i, shape in enumerate(shapes)]
+    return tensor(shapes, "input")

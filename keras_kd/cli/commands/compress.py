@@ -60,9 +60,9 @@ that makes sense is --shrink, --low-rank, --prune, --cluster, --quantize-aware; 
 and another order is refused before anything is trained. Zeros and shared values make a file smaller
 when it is zipped; --shrink, --low-rank and 8 bits make it smaller as it is.
 
-The folder given with --out then holds the student (student.h5 after --quantize-aware, else
-student.keras), a record of every stage in stages/, result.json and recipe.toml. It is gone on with
-at the stage and epoch where it was stopped.""",
+The folder given with --out then holds the student (student.keras), a record of every stage in
+stages/, result.json and recipe.toml. An interrupted run resumes at the stage and epoch it had
+reached.""",
     example="""\
   keras-kd compress --student runs/distill/student.keras --teacher big.keras --data pictures \\
                     --prune 0.75:4 --quantize-aware 2 --max-drop 1.0
@@ -149,7 +149,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             )
             compressed = sized.model
             found = {"strength": sized.strength, "zipped" if zipped else "bytes": sized.bytes}
-    path = folder.path / f"student{'.h5' if compressed.quantization_aware else '.keras'}"
+    path = folder.path / "student.keras"
     compressed.save(path)
     notes = notes_of(settings, data)
     write_notes(path, notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,22 +9,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression.clustering.clustered_model import (
+from keras_kd.compression.clustering.clustered_kernels import (
     INITIALIZATIONS,
-    cluster,
-    clustered_variables,
+    ClusteredKernels,
     is_clustered_by_channel,
-    layers_to_cluster,
-    strip,
 )
 from keras_kd.compression.pruning.prune import Prune
+from keras_kd.compression.stages.kernels import prunable_weights
 from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
 from keras_kd.compression.stages.layer_record import already_pruned, distinct_values, leaf_layers
-from keras_kd.compression.stages.one_device import refuse_scope
 from keras_kd.compression.stages.stage import Stage, StudentState
-from keras_kd.compression.tf_keras_bridge.bridge import check_bridgeable, copy_back, to_tf_keras
-from keras_kd.compression.tf_keras_bridge.kept_values import kept_values
-from keras_kd.models.layer_plan import LayerPlan
+from keras_kd.models.layer_plan import LayerPlan, Reason, advice_of
 from keras_kd.system.arguments import number
 
 
@@ -33,9 +27,9 @@ from keras_kd.system.arguments import number
 class Cluster(Stage):
     """Clusters the weights of a student with TF-MOT: each kernel keeps a few distinct values.
 
-    The student is rebuilt in `tf_keras`, where TF-MOT trains the centroids and lets weights move
-    from one cluster to another, and its weights are copied back: it stays a Keras 3 model, with
-    the same layers. A file of few distinct values is small when it is zipped. Kernels of dense and
+    The student stays the Keras 3 model that it is. While it trains, its kernels are read as
+    TF-MOT's algorithm gives them: centroids are trained, and weights move from one cluster to
+    another. A file of few distinct values is small when it is zipped. Kernels of dense and
     convolutional layers, embeddings, recurrent cells and attention are clustered; biases,
     normalisation and depthwise kernels are not, as in TF-MOT.
 
@@ -57,8 +51,7 @@ class Cluster(Stage):
             (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
             all that can be.
         exclude: The layers to spare, given in the same way. Defaults to `None`: none.
-        optimizer: A Keras optimizer or its name, of a class that `tf_keras` has too. Defaults to
-            `None`: Adam.
+        optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
         learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-4`.
         name: Name of the stage in the history. Defaults to `"cluster"`.
 
@@ -82,7 +75,6 @@ class Cluster(Stage):
     """
 
     default_learning_rate = 1e-4
-    one_device = True
 
     def __init__(
         self,
@@ -116,17 +108,11 @@ class Cluster(Stage):
         self.choice = LayerChoice("Cluster", layers, exclude)
 
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse what cannot be rebuilt or clustered.
-
-        The student is rebuilt and clustered on trial, so that nothing fails after hours of
-        training.
-        """
+        """Refuse a student without kernels, and names of layers that cannot be clustered."""
         self.layer_plans(student, earlier)
 
     def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
-        """Say which layers are clustered, and why others are not, by the same trial."""
-        from keras_kd.compression.tf_keras_bridge.trainer import to_tf_keras_optimizer
-
+        """Say which layers are clustered, and why others are not."""
         pruned = already_pruned(student) or any(isinstance(stage, Prune) for stage in earlier)
         if pruned and self.number_of_clusters < 3:
             raise ValueError(
@@ -134,9 +120,6 @@ class Cluster(Stage):
                 f"`number_of_clusters` must be at least 3, but is {self.number_of_clusters}. "
                 "Write Cluster(3), or leave Prune out."
             )
-        refuse_scope("Cluster")
-        check_bridgeable(student)
-        to_tf_keras_optimizer(self.make_optimizer())
         kernels, skipped = self._layers_to_cluster(student)
         self.choice.check(student, skipped)
         if not kernels:
@@ -147,45 +130,25 @@ class Cluster(Stage):
                 "Dense, convolutional, Embedding, recurrent and attention layers that have more "
                 "weights than clusters: leave this stage out, or ask for fewer clusters."
             )
-        self._cluster(to_tf_keras(student), kernels, already_pruned(student))
         plan = {path: LayerPlan(f"cluster to {self.number_of_clusters}") for path in kernels}
         return plan | {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
 
     def run(self, state: StudentState, teaching: Any) -> None:
         """Train with clustered weights; the state's model stays a Keras 3 model."""
         kernels, skipped = self._layers_to_cluster(state.model)
-        zeros = {
-            path: [(np.asarray(weight.value) == 0) & state.pruned for weight in weights]
-            for path, weights in kernels.items()
-        }
-        bridged = to_tf_keras(state.model)
-        model, wrapped = self._cluster(bridged, kernels, state.pruned)
-        bridged_names = {layer.name for layer in bridged.model.layers}
-        clustered = dataclasses.replace(
-            state,
-            model=model,
-            layer_names={
-                path: f"cluster_{name}" if name in wrapped else name
-                for path, name in bridged.layer_names.items()
-            },
-        )
-        others = [layer for layer in model.layers if layer.name in bridged_names - wrapped]
-        # A kernel that is to be clustered, but was not wrapped, has few values already.
-        names = {
-            path: tuple(name for name in bridged.weight_layers[path] if name not in wrapped)
-            for path in kernels
-        }
-        kept = kept_values(
-            (variable for layer in others for variable in layer.trainable_variables),
-            state.pruned,
-            clustered_variables(model, names, kernels),
-        )
-        history = teaching.fit_in_tf_keras(clustered, self.make_optimizer(), self.epochs, kept)
-        copy_back(dataclasses.replace(bridged, model=strip(model)), state.model)
-        for path, weights in kernels.items():
-            for weight, zero in zip(weights, zeros[path], strict=True):
-                weight.assign(np.where(zero, 0.0, np.asarray(weight.value)))
-        state.history[self.name] = history
+        leaves = dict(leaf_layers(state.model))
+        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
+            view = ClusteredKernels(
+                state.model,
+                kernels,
+                self.number_of_clusters,
+                self.initialization,
+                lambda path: self.per_channel and is_clustered_by_channel(leaves[path]),
+                state.pruned,
+            )
+            trainer.look_through(view)
+            state.history[self.name] = teaching.fit(trainer, self.epochs)
+        view.bake()
         self._take_notes(state, kernels, skipped)
 
     def gentler(self) -> Stage | None:
@@ -199,18 +162,28 @@ class Cluster(Stage):
         bits = 8.0 + strength * (math.log2(self.number_of_clusters) - 8.0)
         return self.changed(number_of_clusters=round(2.0**bits))
 
-    def _layers_to_cluster(self, model: keras.Model) -> tuple[dict[str, Any], dict[str, str]]:
-        return layers_to_cluster(model, self.number_of_clusters, self.per_channel, self.choice)
-
-    def _cluster(self, bridged: Any, kernels: dict[str, Any], pruned: bool) -> tuple[Any, set[str]]:
-        return cluster(
-            bridged,
-            kernels,
-            self.number_of_clusters,
-            self.initialization,
-            self.per_channel,
-            pruned,
-        )
+    def _layers_to_cluster(
+        self, model: keras.Model
+    ) -> tuple[dict[str, list[keras.Variable]], dict[str, str]]:
+        """Return the kernels to cluster, and the reasons not to cluster others, by path."""
+        found, skipped = prunable_weights(model, self.choice)
+        kernels = {path: [weight.variable for weight in weights] for path, weights in found.items()}
+        skipped = {
+            path: Reason(reason.replace("prune", "cluster"), advice_of(reason))
+            for path, reason in skipped.items()
+        }
+        leaves = dict(leaf_layers(model))
+        for path, weights in list(kernels.items()):
+            by_channel = self.per_channel and is_clustered_by_channel(leaves[path])
+            sizes = [math.prod(w.shape[:-1] if by_channel else w.shape) for w in weights]
+            if max(sizes) <= self.number_of_clusters:
+                skipped[path] = Reason(
+                    f"a {'channel' if by_channel else 'kernel'} of it has {max(sizes)} weights, no "
+                    f"more than {self.number_of_clusters} clusters",
+                    "ask for fewer clusters",
+                )
+                del kernels[path]
+        return kernels, skipped
 
     def _take_notes(
         self, state: StudentState, kernels: dict[str, Any], skipped: dict[str, str]

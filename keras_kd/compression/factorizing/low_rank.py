@@ -19,7 +19,7 @@ from keras_kd.compression.factorizing.split_layers import split_layers
 from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
 from keras_kd.compression.stages.layer_record import already_pruned
 from keras_kd.compression.stages.stage import Stage, StudentState
-from keras_kd.compression.tf_keras_bridge.bridge import is_graph
+from keras_kd.models.graph import is_graph
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.system.arguments import number
 

@@ -9,7 +9,7 @@ import keras
 
 from keras_kd.compression.factorizing.factorization import Factorization, factorizations
 from keras_kd.compression.stages.layer_choice import LayerChoice
-from keras_kd.compression.tf_keras_bridge.bridge import graph_layers
+from keras_kd.models.graph import graph_layers
 
 Plan = dict[str, tuple[Factorization, int]]
 Ways = Mapping[str, Sequence[Factorization]]

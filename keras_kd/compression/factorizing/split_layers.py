@@ -8,9 +8,8 @@ from typing import Any
 import keras
 
 from keras_kd.compression.factorizing.factorization import Factorization
-from keras_kd.compression.tf_keras_bridge.bridge import is_graph
 from keras_kd.models.copying import copy_layer, copy_state
-from keras_kd.models.graph import sublayers
+from keras_kd.models.graph import is_graph, sublayers
 
 _LINEAR = {
     "activation": "linear",

@@ -1,56 +1,89 @@
-"""QuantizeAware: train a student for 8 bits."""
+"""QuantizeAware: train a student for few bits."""
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from keras_kd.compression.clustering.clustered_model import clustered_variables
-from keras_kd.compression.pruning.prune import Prune
-from keras_kd.compression.quantizing.quantized_model import (
-    QuantizedModel,
-    calibrate,
-    quantize,
-    widen_empty_ranges,
+from keras_kd.compression.quantizing.kernels import (
+    KERNEL_LAYERS,
+    KernelRounding,
+    QuantizedKernel,
+    quantizable_kernels,
 )
+from keras_kd.compression.quantizing.quantization import Quantization
+from keras_kd.compression.quantizing.ranges import RANGES, Ranges, measure_of
+from keras_kd.compression.quantizing.sites import Sites, find_sites
 from keras_kd.compression.running.teaching import as_dataset
-from keras_kd.compression.stages.layer_record import already_pruned
-from keras_kd.compression.stages.one_device import refuse_scope
+from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
+from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.compression.stages.stage import Stage, StudentState
-from keras_kd.compression.tf_keras_bridge.bridge import check_bridgeable, to_tf_keras
-from keras_kd.compression.tf_keras_bridge.kept_values import kept_values
 from keras_kd.data.taught_inputs import student_inputs
-from keras_kd.models.layer_plan import LayerPlan
+from keras_kd.models.calls import operations_of, trace_calls
+from keras_kd.models.graph import input_tensors
+from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.system.arguments import number
+
+_INSIDE = Reason(
+    "its outputs have 8 bits, what it computes inside of it stays float",
+    "give `representative_data` to `export_tflite`, which then calibrates the rest",
+)
+# What is made of several operators in the file, between which there is no quantizer.
+_COMPOSED = (
+    "LayerNormalization", "RMSNormalization", "GroupNormalization", "UnitNormalization",
+    "MultiHeadAttention", "GroupedQueryAttention", "Attention", "AdditiveAttention",
+    "LSTM", "GRU", "SimpleRNN", "Bidirectional", "RNN", "ConvLSTM2D",
+)  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
 class QuantizeAware(Stage):
-    """Trains a student while 8-bit weights and activations are emulated, with TF-MOT.
+    """Trains a student while few bits of weights and activations are emulated, with TF-MOT.
 
-    The student is rebuilt in `tf_keras`, which TF-MOT works on; nested models are inlined. The
-    ranges of the activations start at those of some training batches. After `Prune` the zeros
-    stay, by TF-MOT's prune-preserving scheme. After a `Cluster` stage of the same `compress` the
-    weights of a clustered kernel that have the same value are trained as one, and a kernel that
-    was clustered as a whole has one range, so that its integers in the file are as few as its
-    values. Of the layers that TF-MOT does not know, Conv1D and Embedding
-    have kernels of 8 bits too; the others stay float, with outputs of 8 bits where that is
-    possible, and are named in one warning. Hints at layers that exist go on teaching, and their
-    projections go on learning.
+    The student stays the Keras 3 model that it is: no layer is added, wrapped or renamed. While it
+    trains, its kernels are read as TF-MOT's quantizers round them, and the outputs of its layers
+    are rounded to their ranges. Any model will do: functional, sequential, nested or subclassed,
+    with custom layers; the layers inside of attention and of custom layers are quantized, too. The
+    ranges of the activations begin at those of some training batches.
+
+    Afterwards the kernels hold the rounded values, and the ranges stand beside the model, in the
+    `CompressedModel` and its file. `export_tflite(..., "int8")` writes them as they were trained,
+    without representative data; the other formats hold the trained weights.
+
+    Zeros of a pruned student stay zero. Weights that a `Cluster` stage of the same `compress` gave
+    one value keep one value, and a kernel that was clustered as a whole has one range, so that its
+    integers in the file are as few as its values.
 
     Args:
-        epochs: Number of epochs of training; with 0 the ranges are those of some training batches.
-            Defaults to `1`.
+        epochs: Number of epochs of training; with 0 the ranges are calibrated and the weights
+            rounded. Defaults to `1`.
         calibration_batches: Number of training batches that the first ranges are taken from.
             Defaults to `10`.
-        optimizer: A Keras optimizer or its name, of a class that `tf_keras` has too. Defaults to
-            `None`: Adam.
+        optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
         learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-4`.
         name: Name of the stage in the history. Defaults to `"quantize_aware"`.
+        weight_bits: Bits of a weight, `8` or `4`, or a dictionary of them by name, path or pattern
+            of layers, all others having 8. Defaults to `8`.
+        activation_bits: Bits of an activation, `8` or `16`. Defaults to `8`.
+        ranges: How ranges are found: `"minmax"`, which then follow a moving average,
+            `"percentile"` (99.99 % of the values) and `"mse"` (the smallest squared error), which
+            stay as they were measured, or `"learned"`: begun by `"mse"` and trained by gradient.
+            Defaults to `"minmax"`.
+        layers: The layers to quantize: a name, a list of names, or a function `layer -> bool`. A
+            name is a layer's own (`"conv1"`), its path inside a nested model
+            (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
+            all.
+        exclude: The layers that stay float, given in the same way. Defaults to `None`: none.
+        weight_quantizer: A function `bits -> quantizer` that returns a
+            `tfmot.quantization.keras.quantizers.Quantizer` for kernels as matrices with a column
+            per channel. Defaults to `None`: `LastValueQuantizer`.
+        activation_quantizer: The same for activations. Defaults to `None`:
+            `MovingAverageQuantizer`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -64,18 +97,17 @@ class QuantizeAware(Stage):
         validation_data=validation,
         stages=[keras_kd.Prune(0.75, epochs=4), keras_kd.QuantizeAware(epochs=2)],
     )
-    keras_kd.export_tflite(
-        compressed, "exports/student.tflite", quantization="int8", representative_data=train
-    )
+    keras_kd.export_tflite(compressed, "exports/student.tflite", quantization="int8")
     ```
 
-    Reference:
+    References:
         Jacob et al., Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference, 2018, arXiv:1712.05877.
+        Choi et al., PACT: Parameterized Clipping Activation for Quantized Neural Networks, 2018,
+        arXiv:1805.06085 (`ranges="learned"`; here both ends are learned).
     """
 
     default_learning_rate = 1e-4
-    one_device = True
 
     def __init__(
         self,
@@ -84,94 +116,181 @@ class QuantizeAware(Stage):
         optimizer: Any = None,
         learning_rate: Any = None,
         name: str | None = None,
+        *,
+        weight_bits: int | Mapping[str, int] = 8,
+        activation_bits: int = 8,
+        ranges: str = "minmax",
+        layers: Any = None,
+        exclude: Any = None,
+        weight_quantizer: Callable[[int], Any] | None = None,
+        activation_quantizer: Callable[[int], Any] | None = None,
     ) -> None:
         super().__init__(epochs, optimizer, learning_rate, name)
         self.calibration_batches = number(
             "calibration_batches", calibration_batches, least=1, whole=True, owner="QuantizeAware"
         )
+        given = weight_bits.values() if isinstance(weight_bits, Mapping) else [weight_bits]
+        _one_of("weight_bits", given, (8, 4))
+        _one_of("activation_bits", [activation_bits], (8, 16))
+        _one_of("ranges", [ranges], RANGES)
+        self.weight_bits = weight_bits
+        self.activation_bits = activation_bits
+        self.ranges = ranges
+        self.choice = LayerChoice("QuantizeAware", layers, exclude)
+        self.weight_quantizer = weight_quantizer
+        self.activation_quantizer = activation_quantizer
 
     def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse what cannot be rebuilt or quantized.
-
-        The student is rebuilt and quantized on trial, so that nothing fails after hours of
-        training.
-        """
+        """Refuse a student without kernels, and names of layers that do not exist."""
         self.layer_plans(student, earlier)
 
     def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
-        """Say what has 8 bits, what is folded and what stays float, by the same trial."""
-        from keras_kd.compression.tf_keras_bridge.trainer import to_tf_keras_optimizer
-
-        refuse_scope("QuantizeAware")
-        check_bridgeable(student)
-        to_tf_keras_optimizer(self.make_optimizer())
-        pruned = already_pruned(student) or any(isinstance(stage, Prune) for stage in earlier)
-        quantized = quantize(to_tf_keras(student), pruned)
-        plan = {path: LayerPlan("8 bits") for path in quantized.layer_names}
-        plan.update({path: LayerPlan("fold") for path in quantized.folded})
-        for path, reason in quantized.reasons.items():
-            partly = path in quantized.quantized
-            plan[path] = LayerPlan.spared(reason, "8 bits, activation float" if partly else "float")
+        """Say what has few bits, what is folded and what stays float."""
+        kernels, sites = self._find(student)
+        bits = {kernel.path: kernel.bits for kernel in kernels}
+        plan: dict[str, LayerPlan] = {}
+        for path, layer in leaf_layers(student):
+            found = {bits[p] for p in bits if p == path or p.startswith(f"{path}/")}
+            if path in sites.folded:
+                plan[path] = LayerPlan("fold")
+            elif path in sites.scaled:
+                plan[path] = LayerPlan("depthwise convolution, 8 bits")
+            elif self._spared(path, layer) is not None:
+                plan[path] = LayerPlan.spared(str(self._spared(path, layer)), "float")
+            elif type(layer).__name__ in _COMPOSED or (found and path not in bits):
+                plan[path] = LayerPlan.spared(_INSIDE, _action(found) if found else "float")
+            elif found:
+                plan[path] = LayerPlan(_action(found))
+            elif layer.weights and not isinstance(layer, keras.layers.InputLayer):
+                plan[path] = LayerPlan.spared(_INSIDE, "float")
         return plan
 
     def run(self, state: StudentState, teaching: Any) -> None:
-        """Train for 8 bits; the state's model becomes a `tf_keras` model."""
-        clustered = {path: note.clustered for path, note in state.notes.items() if note.clustered}
-        wholes = [path for path, what in clustered.items() if what == "kernel"]
-        quantized = quantize(to_tf_keras(state.model), state.pruned, wholes)
-        _warn_of_float_layers(quantized)
-        state.structure = state.model
-        state.model = quantized.model
-        state.layer_names = quantized.layer_names
-        state.weight_layers = quantized.weight_layers
-
-        inputs = (
-            student_inputs(keras.utils.unpack_x_y_sample_weight(batch)[0])
-            for batch in itertools.islice(
+        """Train for few bits; the state's model stays a Keras 3 model."""
+        kernels, sites = self._find(state.model, state)
+        plan = self.layer_plans(state.model, [])
+        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
+            quantization = Quantization(
+                state.model,
+                sites,
+                Ranges(sites.sites, self.activation_bits, self.ranges, self.activation_quantizer),
+                KernelRounding(kernels, self.weight_quantizer),
+            )
+            batches = itertools.islice(
                 iter(as_dataset(teaching.examples)), self.calibration_batches
             )
-        )
-        calibrate(state.model, inputs)
-        state.history[self.name] = teaching.fit_in_tf_keras(
-            state,
-            self.make_optimizer(),
-            self.epochs,
-            kept_values(
-                state.model.trainable_variables,
-                state.pruned,
-                clustered_variables(state.model, state.weight_layers, clustered),
-            ),
-        )
-        widen_empty_ranges(state.model)
+            quantization.calibrate(
+                (
+                    student_inputs(keras.utils.unpack_x_y_sample_weight(batch)[0])
+                    for batch in batches
+                ),
+                measure_of(self.ranges, self.activation_bits),
+            )
+            trainer.look_through(quantization)
+            state.history[self.name] = teaching.fit(trainer, self.epochs)
+        if quantization.rounding is not None:
+            quantization.rounding.bake()
         state.quantization_aware = True
-        self._take_notes(state, quantized)
+        state.quantization = quantization.to_json()
+        self._take_notes(state, kernels, plan)
 
     def gentler(self) -> Stage | None:
         """Return a stage of twice as many epochs; one that is not trained has none."""
         return self.changed(epochs=2 * self.epochs) if self.epochs else None
 
-    def _take_notes(self, state: StudentState, quantized: QuantizedModel) -> None:
-        for path in quantized.quantized:
-            state.note(path).done.append("trained for 8-bit weights")
-            state.note(path).bits = 8
-        for path in quantized.folded:
-            state.note(path).done.append("folded into the layer before it")
-        for path, reason in quantized.reasons.items():
-            what = "its activation stays float" if path in quantized.quantized else "stays float"
-            state.note(path).not_done.append(f"{what}: {reason}")
+    def _find(
+        self, student: keras.Model, state: StudentState | None = None
+    ) -> tuple[list[QuantizedKernel], Sites]:
+        operations = operations_of(student)
+        reasons = {p: self._spared(p, layer) for p, layer in operations.items()}
+        spared = {path: reason for path, reason in reasons.items() if reason is not None}
+        self.choice.check(student, {})
+        notes = {} if state is None else state.notes
+        kernels = quantizable_kernels(
+            operations,
+            lambda path, layer: None if path in spared else self._bits(path, layer),
+            pruned=state is not None and state.pruned,
+            clustered={path: note.clustered for path, note in notes.items() if note.clustered},
+        )
+        if not kernels:
+            raise ValueError(
+                f"QuantizeAware finds no kernel to quantize in model '{student.name}'. It "
+                f"quantizes {', '.join(kind.__name__ for kind in KERNEL_LAYERS)}, Embedding and "
+                "recurrent layers, and those inside of other layers. Leave this stage out and "
+                'export with quantization="int8", which needs no training.'
+            )
+        specs = keras.tree.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), input_tensors(student)
+        )
+        return kernels, find_sites(trace_calls(student, specs), spared)
+
+    def _spared(self, path: str, layer: Any) -> str | None:
+        """Return why a layer stays float, for itself or for a layer that it is inside of."""
+        above = [path.rsplit("/", n)[0] for n in range(path.count("/") + 1)]
+        reasons = [self.choice.reason_to_spare(p, layer if p == path else _Named(p)) for p in above]
+        if self.choice.layers is not None and any(reason is None for reason in reasons):
+            return None
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _bits(self, path: str, layer: Any) -> int:
+        if not isinstance(self.weight_bits, Mapping):
+            return self.weight_bits
+        for pattern, bits in self.weight_bits.items():
+            if any(fnmatch.fnmatchcase(name, pattern) for name in (path, layer.name)):
+                return bits
+        return 8
+
+    def _take_notes(
+        self,
+        state: StudentState,
+        kernels: Sequence[QuantizedKernel],
+        plan: Mapping[str, LayerPlan],
+    ) -> None:
+        for path, layer in plan.items():
+            note = state.note(path)
+            bits = [k.bits for k in kernels if k.path == path or k.path.startswith(f"{path}/")]
+            if bits:
+                note.done.append(
+                    f"trained for {_action(set(bits)).replace(' bits', '-bit')} weights"
+                )
+                note.bits = max(bits)
+            if layer.action == "fold":
+                note.done.append("folded into the layer before it")
+            elif layer.reason:
+                note.not_done.append(f"partly float: {layer.reason}" if bits else layer.reason)
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""
-        return {**super().get_config(), "calibration_batches": self.calibration_batches}
+        return {
+            **super().get_config(),
+            "calibration_batches": self.calibration_batches,
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "ranges": self.ranges,
+            **self.choice.get_config(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Stage:
+        """Make a stage from `get_config()`."""
+        return super().from_config(choice_from_config(config))
 
 
-def _warn_of_float_layers(quantized: QuantizedModel) -> None:
-    names = [f"'{path}' ({name})" for path, name in quantized.float_layers.items()]
-    if not names:
-        return
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    warnings.warn(
-        f"QuantizeAware leaves {len(names)} layers in float, because TF-MOT does not quantize them "
-        f"at their place: {shown}.",
-        stacklevel=2,
-    )
+class _Named:
+    """A layer that only its path is known of."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path.rpartition("/")[2]
+
+
+def _action(bits: set[int]) -> str:
+    return f"{' and '.join(map(str, sorted(bits, reverse=True)))} bits"
+
+
+def _one_of(argument: str, values: Any, known: Sequence[Any]) -> None:
+    for value in values:
+        if value not in known:
+            raise ValueError(
+                f"QuantizeAware: `{argument}` must be one of {', '.join(map(repr, known))}. "
+                f"Received: {argument}={value!r}."
+            )

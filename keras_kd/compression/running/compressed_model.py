@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.compression.quantizing.quantization import quantization_from_json
 from keras_kd.compression.running.saved_measures import measures_from_json, measures_to_json
 from keras_kd.compression.running.stage_record import StageRecord, record_from_json, stage_table
-from keras_kd.compression.running.student_files import as_json, load_student, save_student
+from keras_kd.compression.running.student_files import (
+    OLD_STUDENT,
+    as_json,
+    load_student,
+    save_student,
+)
 from keras_kd.compression.running.teaching import as_dataset, evaluate_batches
 from keras_kd.compression.stages.layer_record import LayerRecord, kernel_values, zero_fraction
 from keras_kd.data.batches import as_batches, refuse_endless
@@ -24,7 +32,6 @@ from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.models.opening import describe
 from keras_kd.system.files import atomic_path
-from keras_kd.system.quiet import capture_output
 from keras_kd.system.reading import parse_json
 
 
@@ -32,11 +39,13 @@ class CompressedModel:
     """A compressed student.
 
     Attributes:
-        model: The student: a Keras 3 model, or a `tf_keras` model after quantization-aware
-            training.
+        model: The student, a Keras 3 model. After quantization-aware training its kernels hold the
+            rounded weights; its activations are rounded where this object is called, evaluated or
+            exported to int8.
         layers: A `LayerRecord` for each layer of the original student.
         history: The history of each stage, by its name: one list a metric.
-        quantization_aware: Whether the model was trained for 8 bits.
+        quantization_aware: Whether the model was trained for few bits.
+        quantization: The quantizers of such a model as a dictionary, `None` for others.
         stages: A `StageRecord` for the student as it was, and one for each stage: what ran, with
             its figures.
     """
@@ -50,12 +59,15 @@ class CompressedModel:
         loss: Any = None,
         metrics: Any = None,
         stages: Sequence[StageRecord] = (),
+        quantization: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.layers = layers
         self.history = history
         self.quantization_aware = quantization_aware
         self.stages = list(stages)
+        self.quantization = quantization
+        self._view = None if quantization is None else quantization_from_json(quantization, model)
         self._loss = loss
         self._metrics = metrics
 
@@ -90,9 +102,18 @@ class CompressedModel:
         """
         return sum(record.parameters for record in self.layers)
 
+    def applied(self) -> AbstractContextManager[None]:
+        """Let one call of `model` inside the block compute as the exported file does.
+
+        After quantization-aware training activations are rounded to their ranges; else nothing is
+        changed.
+        """
+        return contextlib.nullcontext() if self._view is None else self._view.applied()
+
     def __call__(self, x: Any) -> Any:
         """Return the outputs for a batch, in inference mode."""
-        return self.model(student_inputs(x), training=False)
+        with self.applied():
+            return self.model(student_inputs(x), training=False)
 
     def predict(self, x: Any, batch_size: int = 32) -> Any:
         """Return the outputs as NumPy arrays.
@@ -158,36 +179,31 @@ class CompressedModel:
         Args:
             folder: The folder to write to.
         """
-        if self.quantization_aware:
-            with capture_output():
-                self.model.export(str(folder))
-        else:
+        with self.applied():
             self.model.export(str(folder), format="tf_saved_model", verbose=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save model, records, histories, loss and metrics in one file, for `load_compressed`.
 
         Args:
-            path: The file: `.keras` for a Keras 3 model, which `keras.models.load_model` reads as
-                well; `.h5` after quantization-aware training, whose model `tf_keras` reads inside
-                `tfmot.quantization.keras.quantize_scope()`.
+            path: The file, which ends in `.keras`. `keras.models.load_model` reads it as well, as
+                the plain student.
 
         Raises:
             ValueError: If the path ends in another suffix.
             OSError: If the file cannot be written.
         """
-        suffix = ".h5" if self.quantization_aware else ".keras"
         path = pathlib.Path(path)
-        if path.suffix != suffix:
-            kind = "quantization-aware" if self.quantization_aware else "Keras 3"
+        if path.suffix != ".keras":
             raise ValueError(
-                f"A {kind} model is saved in a '{suffix}' file, but the path is '{path}'. "
-                f"Use '{path.with_suffix(suffix)}'."
+                "A compressed model is saved in a '.keras' file. "
+                f"Received: path='{path}'. Use '{path.with_suffix('.keras')}'."
             )
         text = json.dumps(
             {
                 "layers": [vars(record) for record in self.layers],
                 "stages": as_json([dataclasses.asdict(record) for record in self.stages]),
+                "quantization": self.quantization,
                 "measures": measures_to_json(self._loss, self._metrics),
                 "history": {
                     stage: {key: [float(v) for v in values] for key, values in history.items()}
@@ -197,14 +213,8 @@ class CompressedModel:
         )
         with atomic_path(path) as temporary:
             save_student(self.model, temporary)
-            if self.quantization_aware:
-                import h5py
-
-                with h5py.File(temporary, "a") as file:
-                    file.attrs[_RECORD] = text
-            else:
-                with zipfile.ZipFile(temporary, "a") as file:
-                    file.writestr(f"{_RECORD}.json", text)
+            with zipfile.ZipFile(temporary, "a") as file:
+                file.writestr(f"{_RECORD}.json", text)
 
 
 _RECORD = "keras_kd_compressed"
@@ -218,7 +228,7 @@ def load_compressed(
     """Load what `CompressedModel.save` wrote.
 
     Args:
-        path: A `.keras` or `.h5` file.
+        path: A `.keras` file.
         custom_objects: Classes and functions that it names, by name. Defaults to `None`.
         safe_mode: Whether code in the file, such as that of a `Lambda` layer, is refused. Defaults
             to `True`. `False` runs code from the file: for files that you trust.
@@ -235,6 +245,8 @@ def load_compressed(
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")
+    if path.suffix == ".h5":
+        raise ValueError(OLD_STUDENT.format(path))
     text = describe(path, _RECORD).record
     if text is None:
         raise ValueError(
@@ -243,12 +255,12 @@ def load_compressed(
     content = parse_json(text, path)
     model = load_student(path, custom_objects, safe_mode)
     try:
-        return _from_record(model, content, path.suffix == ".h5")
+        return _from_record(model, content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"'{path}' is damaged: its record of stages lacks {error}.") from None
 
 
-def _from_record(model: Any, content: Any, quantization_aware: bool) -> CompressedModel:
+def _from_record(model: Any, content: Any) -> CompressedModel:
     layers = [
         LayerRecord(
             **{
@@ -264,8 +276,16 @@ def _from_record(model: Any, content: Any, quantization_aware: bool) -> Compress
     if not isinstance(content["history"], dict):
         raise ValueError("its histories")
     loss, metrics = measures_from_json(content.get("measures", {}))
+    quantization = content.get("quantization")
     return CompressedModel(
-        model, layers, content["history"], quantization_aware, loss, metrics, stages
+        model,
+        layers,
+        content["history"],
+        quantization is not None,
+        loss,
+        metrics,
+        stages,
+        quantization,
     )
 
 

@@ -229,7 +229,7 @@ class RunFolder:
             save: Writes the student to a path.
         """
         stem = self._stem(index)
-        model = f"{stem}{'.keras' if isinstance(state.model, keras.Model) else '.h5'}"
+        model = f"{stem}.keras"
         save(self.path / model)
         self._written(model)
         if state.structure is not None:

@@ -95,6 +95,7 @@ class StageRuns:
             distiller.objective.student_loss if distiller._compile_loss is not None else None,
             self.teaching.metrics(),
             self.records,
+            state.quantization,
         )
 
     def _begin(self, state: StudentState) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,23 +16,22 @@ from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
 from keras_kd.models.opening import open_model
-from keras_kd.system.quiet import capture_output
+
+OLD_STUDENT = (
+    "'{}' holds a quantization-aware student that an earlier version of keras_kd wrote for "
+    "tf_keras, which this version does not read. Run `compress` with QuantizeAware again, from the "
+    "Keras 3 student."
+)
 
 
-def save_student(model: Any, path: str | os.PathLike[str]) -> None:
-    """Save a Keras 3 model (`.keras`) or one of `tf_keras` (`.h5`), without its optimizer.
+def save_student(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Save a student without its optimizer.
 
     Args:
         model: The model.
-        path: The file.
+        path: The `.keras` file.
     """
-    if isinstance(model, keras.Model):
-        model.save(path)
-        return
-    with capture_output(), warnings.catch_warnings():
-        # tf_keras recommends a format that cannot hold TF-MOT's wrappers.
-        warnings.simplefilter("ignore")
-        model.save(str(path), include_optimizer=False, save_format="h5")
+    model.save(path)
 
 
 def load_student(
@@ -52,23 +49,12 @@ def load_student(
             to `True`.
 
     Raises:
-        ValueError: If the file is damaged, holds code or names classes that are not known.
+        ValueError: If the file is damaged, holds code, names classes that are not known
+            or is a student of `tf_keras`, which earlier versions wrote.
     """
-    if pathlib.Path(path).suffix != ".h5":
-        return open_model(path, custom_objects, safe_mode)
-    from keras_kd.compression.quantizing import quantize_config as quantize_config
-    from keras_kd.compression.tf_keras_bridge import hosted_layer as hosted_layer
-    from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
-
-    with (
-        capture_output(replay_on_error=False),  # AutoGraph names wrappers that it leaves alone
-        import_tfmot().quantization.keras.quantize_scope(),
-        keras.saving.custom_object_scope(dict(custom_objects or {})),
-    ):
-        tf_keras = import_tf_keras()
-        load = functools.partial(tf_keras.models.load_model, compile=False)
-        known = {**tf_keras.utils.get_custom_objects(), **dict(custom_objects or {})}
-        return open_model(path, known, safe_mode, load)
+    if pathlib.Path(path).suffix == ".h5":
+        raise ValueError(OLD_STUDENT.format(path))
+    return open_model(path, custom_objects, safe_mode)
 
 
 def classes_of(model: keras.Model) -> dict[str, Any]:

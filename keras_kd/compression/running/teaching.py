@@ -11,9 +11,7 @@ import tensorflow as tf
 
 from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.stages.stage import StudentState
-from keras_kd.compression.tf_keras_bridge.kept_values import KeptValues
 from keras_kd.data.batches import PassOrder, refuse_endless
-from keras_kd.distilling.checks.labels import short_label_errors
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.objective import Objective
@@ -156,49 +154,6 @@ class Teaching:
             verbose=self.verbose,
             shuffle=isinstance(self.train, keras.utils.PyDataset),
         )
-
-    def fit_in_tf_keras(
-        self, state: StudentState, optimizer: Any, epochs: int, kept: Sequence[KeptValues]
-    ) -> dict[str, list[float]]:
-        """Fit a `tf_keras` student, or go on at the epoch in which an earlier process was killed.
-
-        Args:
-            state: The student; its model is a `tf_keras` model.
-            optimizer: A Keras 3 optimizer, of a class that `tf_keras` has too.
-            epochs: Number of epochs; with 0 nothing is done.
-            kept: The weights that stay zero or equal.
-
-        Returns:
-            The history: one list a metric.
-        """
-        if epochs == 0:
-            return {}
-        from keras_kd.compression.tf_keras_bridge.trainer import (
-            TfKerasTrainer,
-            to_tf_keras_optimizer,
-        )
-        from keras_kd.compression.tfmot import import_tf_keras
-
-        objective = self.objective_for(state)
-        trainer = TfKerasTrainer(state.model, objective, self.metrics(), kept)
-        trainer.compile(
-            optimizer=to_tf_keras_optimizer(optimizer), run_eagerly=self.distiller.run_eagerly
-        )
-        if self.backup is not None:
-            trainer.optimizer.build(trainer.trained_variables)
-        beside = [weight for layer in objective.layers for weight in layer.weights]
-        with short_label_errors():
-            return resumable_fit(
-                trainer,
-                as_dataset(self._training_data()),
-                self.backup,
-                [*state.model.weights, *beside, *trainer.optimizer.variables],
-                trainer.random_states,
-                epochs=epochs,
-                callback_class=import_tf_keras().callbacks.LambdaCallback,
-                validation_data=as_dataset(self.validation_data),
-                verbose=self.verbose,
-            )
 
     @property
     def examples(self) -> Any:

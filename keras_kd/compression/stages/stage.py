@@ -31,7 +31,8 @@ class StudentState:
             `tf_keras`; else `None`.
         parts: From the path of a layer that was split to the paths of the layers that it became.
         pruned: Whether weights were pruned.
-        quantization_aware: Whether the model was trained for 8 bits.
+        quantization_aware: Whether the model was trained for few bits.
+        quantization: The quantizers of such a model, as `Quantization.to_json` gives them.
         notes: What the stages did to each layer, by path.
         history: The history of each stage, by its name.
     """
@@ -43,6 +44,7 @@ class StudentState:
     parts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     pruned: bool = False
     quantization_aware: bool = False
+    quantization: dict[str, Any] | None = None
     notes: dict[str, LayerNotes] = dataclasses.field(default_factory=dict)
     history: dict[str, dict[str, list[float]]] = dataclasses.field(default_factory=dict)
 
@@ -74,8 +76,6 @@ class Stage:
 
     default_learning_rate = 1e-3
     minimum_epochs = 0
-    # Whether it trains on one device, whatever the distiller's strategy is.
-    one_device = False
 
     def __init__(
         self,

@@ -1,0 +1,216 @@
+"""Quantization: a student that computes as its file of few bits will, without being changed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kd.compression.quantizing.kernels import KernelRounding
+from keras_kd.compression.quantizing.ranges import Measure, Ranges
+from keras_kd.compression.quantizing.sites import Site, Sites, kernel_activation
+from keras_kd.models.calls import CallCounter, changed_calls, operations_of
+from keras_kd.models.views import read_as
+
+_SAMPLE = 2**16  # values of a tensor that its range is taken from, in each batch
+
+
+class Quantization:
+    """Makes a student compute as its file will; the student's layers stay what they are.
+
+    A view of the student (`keras_kd.models.views`).
+
+    Args:
+        model: The student.
+        sites: Where its activations are quantized.
+        ranges: Their ranges.
+        rounding: What rounds its kernels. Defaults to `None`: they are rounded already.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        sites: Sites,
+        ranges: Ranges,
+        rounding: KernelRounding | None = None,
+    ) -> None:
+        self.model = model
+        self.sites = sites
+        self.ranges = ranges
+        self.rounding = rounding
+        watched = {site.path for site in sites.sites} | sites.scaled
+        self._operations = {p: o for p, o in operations_of(model).items() if p in watched}
+        self._operations[_MODEL] = model
+        self._by_call = {(s.path, s.call, s.output, s.kind): s for s in sites.sites}
+        self._counter = CallCounter()
+        self._mode = threading.local()
+        self._lock = threading.RLock()
+        self._open = 0
+        self._hooks = contextlib.ExitStack()
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layer that holds the ranges."""
+        return [self.ranges]
+
+    @contextlib.contextmanager
+    def applied(
+        self, training: bool = False, collect: Callable[[Site, Any], None] | None = None
+    ) -> Iterator[None]:
+        """Let one call of the model inside the block compute in few bits.
+
+        Args:
+            training: Whether ranges follow what they see. Defaults to `False`.
+            collect: Called as `collect(site, tensor)` in place of rounding. Defaults to `None`.
+        """
+        with self._changed(), contextlib.ExitStack() as stack:
+            self._counter.reset()
+            self._mode.now = (training, collect)
+            stack.callback(setattr, self._mode, "now", None)
+            if self.rounding is not None and collect is None:
+                stack.enter_context(read_as(self.model, self.rounding.rounded()))
+            yield
+
+    @contextlib.contextmanager
+    def _changed(self) -> Iterator[None]:
+        """Change the calls while one pass or more is under way: replicas run in threads."""
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                self._hooks.enter_context(changed_calls(self._operations, self._around))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open -= 1
+                if self._open == 0:
+                    self._hooks.close()
+
+    def calibrate(self, batches: Iterable[Any], measure: Measure) -> None:
+        """Set the ranges of all activations to those seen in some batches, in float.
+
+        Args:
+            batches: Batches of inputs.
+            measure: Returns the range of a site from some of its values, the smallest and the
+                largest among them.
+        """
+        seen: dict[str, list[np.ndarray]] = {}
+
+        def collect(site: Site, x: Any) -> None:
+            if site.fixed is None:
+                values = np.asarray(x, "float32").ravel()
+                some = values[:: -(-values.size // _SAMPLE)]
+                seen.setdefault(site.name, []).append(np.append(some, [values.min(), values.max()]))
+
+        for batch in batches:
+            with self.applied(collect=collect):
+                self.model(batch, training=False)
+        for site in self.sites.sites:
+            if site.name in seen:
+                low, high = measure(np.concatenate(seen[site.name]))
+                self.ranges.set_range(site, min(low, 0.0), max(high, 0.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the student, as JSON can hold it."""
+        return {
+            "sites": [dataclasses.asdict(site) for site in self.sites.sites],
+            "folded": sorted(self.sites.folded),
+            "scaled": sorted(self.sites.scaled),
+            "activation_bits": self.ranges.bits,
+            "ranges": self.ranges.to_json(),
+        }
+
+    def _around(
+        self, path: str, operation: Any, call: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        if getattr(self._mode, "now", None) is None:
+            return call(*args, **kwargs)
+        index = self._counter.next(path)
+        if path == _MODEL:
+            return call(*self._rounded(args, path, index, "input"), **kwargs)
+        args = self._rounded(args, path, index, "given")
+        key = (path, index, 0, "activation")
+        if key in self._by_call:
+            with _activation(operation, lambda x: self._quantized(key, x)):
+                outputs = call(*args, **kwargs)
+        elif path in self.sites.scaled and not self._mode.now[0]:
+            outputs = _scaled(operation, args[0] if args else kwargs["inputs"])
+        else:
+            outputs = call(*args, **kwargs)
+        return self._rounded(outputs, path, index, "output")
+
+    def _rounded(self, structure: Any, path: str, index: int, kind: str) -> Any:
+        """Return a structure with its floating-point tensors rounded where there is a site."""
+        flat = keras.tree.flatten(structure)
+        position = 0
+        for i, x in enumerate(flat):
+            if tf.is_tensor(x) and x.dtype.is_floating:
+                flat[i] = self._quantized((path, index, position, kind), x)
+                position += 1
+        return keras.tree.pack_sequence_as(structure, flat)
+
+    def _quantized(self, key: tuple[str, int, int, str], x: Any) -> Any:
+        site = self._by_call.get(key)
+        if site is None:
+            return x
+        training, collect = self._mode.now
+        if collect is not None:
+            collect(site, x)
+            return x
+        return self.ranges.quantized(site, x, training)
+
+
+_MODEL = ""
+
+
+def quantization_from_json(content: Mapping[str, Any], model: keras.Model) -> Quantization:
+    """Make a quantization again from `to_json`, for a student whose kernels are rounded."""
+    sites = Sites(
+        tuple(
+            Site(**{**site, "fixed": tuple(site["fixed"]) if site["fixed"] else None})
+            for site in content["sites"]
+        ),
+        frozenset(content["folded"]),
+        frozenset(content["scaled"]),
+        {},
+    )
+    ranges = Ranges(sites.sites, content["activation_bits"])
+    for site in sites.sites:
+        if site.name in content["ranges"]:
+            ranges.set_range(site, *content["ranges"][site.name])
+    return Quantization(model, sites, ranges)
+
+
+@contextlib.contextmanager
+def _activation(layer: Any, before: Callable[[Any], Any]) -> Iterator[None]:
+    """Let a layer's activation function be given what `before` returns."""
+    activation = kernel_activation(layer) or keras.activations.linear
+    object.__setattr__(layer, "activation", lambda x: activation(before(x)))
+    try:
+        yield
+    finally:
+        object.__setattr__(layer, "activation", activation)
+
+
+def _scaled(normalization: Any, x: tf.Tensor) -> tf.Tensor:
+    """Return a normalization in inference mode as one depthwise convolution.
+
+    Behind an activation the converter does not fold it; as a convolution it keeps an accumulator
+    of 32 bits.
+    """
+    variance = tf.convert_to_tensor(normalization.moving_variance)
+    scale = tf.math.rsqrt(variance + normalization.epsilon)
+    if normalization.scale:
+        scale *= tf.convert_to_tensor(normalization.gamma)
+    offset = -tf.convert_to_tensor(normalization.moving_mean) * scale
+    if normalization.center:
+        offset += tf.convert_to_tensor(normalization.beta)
+    kernel = tf.reshape(scale, [1, 1, -1, 1])
+    outputs = tf.nn.depthwise_conv2d(tf.cast(x, tf.float32), kernel, [1, 1, 1, 1], "SAME")
+    return tf.cast(tf.nn.bias_add(outputs, offset), x.dtype)

@@ -1,0 +1,244 @@
+"""Where a student has quantizers: the tensors that the file will hold in integers."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import keras
+
+from keras_kd.compression.quantizing.kernels import KERNEL_LAYERS
+from keras_kd.models.calls import Call, Trace, source_of
+
+_layers = keras.layers
+
+# What hands numbers on as they are: the file keeps one scale for both sides.
+SAME_RANGE = (
+    _layers.Flatten, _layers.Reshape, _layers.Permute, _layers.RepeatVector, _layers.Identity,
+    _layers.Dropout, _layers.SpatialDropout1D, _layers.SpatialDropout2D, _layers.SpatialDropout3D,
+    _layers.GaussianDropout, _layers.GaussianNoise, _layers.ActivityRegularization,
+    _layers.MaxPooling1D, _layers.MaxPooling2D, _layers.AveragePooling1D, _layers.AveragePooling2D,
+    _layers.GlobalMaxPooling1D, _layers.GlobalMaxPooling2D,
+    _layers.ZeroPadding1D, _layers.ZeroPadding2D, _layers.Cropping1D, _layers.Cropping2D,
+)  # fmt: skip
+_SAME_RANGE_OPERATIONS = {
+    "ExpandDims", "Flip", "GetItem", "Identity", "Max", "MaxPool", "Moveaxis", "Pad", "Reshape",
+    "Squeeze", "StopGradient", "Swapaxes", "Transpose",
+}  # fmt: skip
+
+# Activations that the converter joins with the operator before them.
+_JOINED = ("relu", "relu6")
+# What an activation returns, so that the file's operator has the scale that it asks for.
+FIXED_RANGES = {
+    "softmax": (0.0, 255.0 / 256.0),
+    "sigmoid": (0.0, 255.0 / 256.0),
+    "tanh": (-1.0, 127.0 / 128.0),
+}
+_RECURRENT = (_layers.RNN, _layers.Bidirectional)
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A tensor that is quantized.
+
+    Attributes:
+        path: The path of the layer or operation whose call returns it; `""` for the model.
+        call: Which call of that layer in a pass.
+        output: Which of its outputs, or of what it is given.
+        kind: `"output"`, `"input"` of the model, `"given"`: an input of a layer with a kernel that
+            nothing else rounds, or `"activation"`: what a kernel's activation function is given.
+        fixed: A range that the operator asks for, or `None`.
+    """
+
+    path: str
+    call: int = 0
+    output: int = 0
+    kind: str = "output"
+    fixed: tuple[float, float] | None = None
+
+    @property
+    def name(self) -> str:
+        """A name that stays the same from one process to another."""
+        return f"{self.path}:{self.kind}:{self.call}:{self.output}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sites:
+    """The quantizers of a student.
+
+    Attributes:
+        sites: All of them, in the order of the pass.
+        folded: Paths of the BatchNormalization layers that become part of the kernel before them.
+        scaled: Paths of those that become a depthwise convolution of one weight per channel.
+        floating: The outputs that stay float, by the path of their layer, with the reason.
+    """
+
+    sites: tuple[Site, ...]
+    folded: frozenset[str]
+    scaled: frozenset[str]
+    floating: Mapping[str, str]
+
+
+def activation_name(operation: Any) -> str | None:
+    """Return the name of the function of an activation layer or operation, else `None`."""
+    if isinstance(operation, _layers.ReLU):
+        plain = not operation.negative_slope and not operation.threshold
+        if plain and operation.max_value in (None, 6, 6.0):
+            return "relu" if operation.max_value is None else "relu6"
+        return None
+    if isinstance(operation, _layers.Softmax):
+        return "softmax"
+    if isinstance(operation, _layers.Activation):
+        return getattr(operation.activation, "__name__", None)
+    name = type(operation).__name__.lower()
+    return name if name in (*_JOINED, *FIXED_RANGES) else None
+
+
+def kernel_activation(operation: Any) -> Callable[..., Any] | None:
+    """Return the activation function that a layer with a kernel applies, `None` if it has none."""
+    activation = getattr(operation, "activation", None)
+    return None if activation is keras.activations.linear else activation
+
+
+def find_sites(trace: Trace, spared: Collection[str] = ()) -> Sites:
+    """Decide which tensors of a pass are quantized.
+
+    Args:
+        trace: A traced pass.
+        spared: Paths of the layers that stay float. Defaults to none.
+    """
+    return _Finder(trace, frozenset(spared)).find()
+
+
+class _Finder:
+    def __init__(self, trace: Trace, spared: frozenset[str]) -> None:
+        self._trace = trace
+        self._spared = spared
+        self._quantized: set[int] = set()
+        self._left: set[int] = set()
+        self._folded: set[str] = set()
+        self._scaled: set[str] = set()
+        self._floating: dict[str, str] = {}
+        self._sites: list[Site] = []
+        self._inner = {id(call.parent) for call in trace.calls if call.parent is not None}
+        self._times = collections.Counter(call.path for call in trace.calls)
+        self._consumers: dict[int, list[Call]] = collections.defaultdict(list)
+        for call in trace.calls:
+            for tensor in {id(source_of(x)): x for x in call.inputs}:
+                self._consumers[tensor].append(call)
+        self._outputs = {id(source_of(x)) for x in trace.outputs}
+
+    def find(self) -> Sites:
+        floats = [x for x in self._trace.inputs if x.dtype.is_floating]
+        for i, tensor in enumerate(floats):
+            self._sites.append(Site("", 0, i, "input"))
+            self._quantized.add(id(source_of(tensor)))
+        for call in self._trace.calls:
+            if not self._is_inside_a_loop(call):
+                self._visit(call)
+        return Sites(
+            tuple(self._sites),
+            frozenset(self._folded),
+            frozenset(self._scaled),
+            self._floating,
+        )
+
+    def _is_inside_a_loop(self, call: Call) -> bool:
+        parent = call.parent
+        while parent is not None:
+            if isinstance(parent.operation, _RECURRENT):
+                return True
+            parent = parent.parent
+        return False
+
+    def _visit(self, call: Call) -> None:
+        operation = call.operation
+        if call.path in self._spared:
+            self._floating[call.path] = "it is excluded"
+            self._left |= {id(source_of(x)) for x in call.outputs}
+            return
+        if isinstance(operation, _layers.BatchNormalization):
+            self._normalization(call)
+        elif isinstance(operation, KERNEL_LAYERS):
+            key = id(source_of(call.inputs[0]))
+            if key not in self._quantized and key not in self._left:
+                self._sites.append(Site(call.path, call.index, 0, "given"))
+            activation = kernel_activation(operation)
+            if activation is not None and getattr(activation, "__name__", "") not in _JOINED:
+                self._sites.append(Site(call.path, call.index, 0, "activation"))
+        for i, tensor in enumerate(call.outputs):
+            key = id(source_of(tensor))
+            if key in self._quantized or key in self._left:
+                continue
+            if self._keeps_range(call) or self._joins_with_next(call, key):
+                (self._quantized if self._keeps_range(call) else self._left).add(key)
+                continue
+            name = activation_name(operation) or getattr(
+                kernel_activation(operation), "__name__", None
+            )
+            self._sites.append(Site(call.path, call.index, i, fixed=FIXED_RANGES.get(name or "")))
+            self._quantized.add(key)
+
+    def _keeps_range(self, call: Call) -> bool:
+        operation = call.operation
+        same = isinstance(operation, SAME_RANGE) or (
+            not isinstance(operation, _layers.Layer)
+            and type(operation).__name__ in _SAME_RANGE_OPERATIONS
+        )
+        given = {id(source_of(x)) for x in call.inputs}
+        return same and len(given) == 1 and given <= self._quantized
+
+    def _next(self, key: int) -> Call | None:
+        """Return the only call that takes a tensor; of a layer around others, the inner one."""
+        if key in self._outputs:
+            return None
+        found = [call for call in self._consumers[key] if id(call) not in self._inner]
+        return found[0] if len(found) == 1 else None
+
+    def _joins_with_next(self, call: Call, key: int) -> bool:
+        following = self._next(key)
+        if following is None or following.path in self._spared:
+            return False
+        kernel = isinstance(call.operation, KERNEL_LAYERS)
+        if kernel and kernel_activation(call.operation) is not None:
+            return False
+        if kernel and isinstance(following.operation, _layers.BatchNormalization):
+            return self._folds(following)
+        folded = call.path in self._folded or call.path in self._scaled
+        joined = activation_name(following.operation) in _JOINED
+        sums = isinstance(call.operation, _layers.Add) or type(call.operation).__name__ == "Add"
+        return joined and (kernel or folded or sums)
+
+    def _folds(self, normalization: Call) -> bool:
+        layer = normalization.operation
+        return (
+            self._times[normalization.path] == 1
+            and layer.axis in (-1, len(normalization.inputs[0].shape) - 1)
+            and isinstance(layer, _layers.BatchNormalization)
+        )
+
+    def _normalization(self, call: Call) -> None:
+        given = source_of(call.inputs[0])
+        before = next(
+            (
+                other
+                for other in self._trace.calls
+                if isinstance(other.operation, KERNEL_LAYERS)
+                and any(source_of(x) is given for x in other.outputs)
+            ),
+            None,
+        )
+        if (
+            before is not None
+            and self._next(id(given)) is call
+            and kernel_activation(before.operation) is None
+            and self._folds(call)
+            and self._times[before.path] == 1
+            and before.path not in self._spared
+        ):
+            self._folded.add(call.path)
+            return
+        if len(call.inputs[0].shape) == 4 and call.operation.axis in (-1, 3):
+            self._scaled.add(call.path)

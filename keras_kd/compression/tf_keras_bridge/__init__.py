@@ -1,1 +1,0 @@
-"""Tf keras bridge."""
