@@ -5,13 +5,13 @@ import time
 
 import keras
 import tensorflow as tf
+from keras_kd.compression.quantizing.quantized_model import calibrate, quantize
+from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
+from keras_kd.compression.tf_keras_bridge.trainer import TfKerasTrainer
 from networks import BATCH, compiled, convolutional, images
 from side_by_side import compare
 
 import keras_kd as kd
-from keras_kd.compression.quantizing.quantized_model import calibrate, quantize
-from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
-from keras_kd.compression.tf_keras_bridge.trainer import TfKerasTrainer
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
 STEPS, ROUNDS, TEMPERATURE = 60, 11, 4.0

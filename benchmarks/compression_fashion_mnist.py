@@ -141,7 +141,6 @@ class Benchmark:
     def by_hand(self, seed, chain):
         """Return the student after a chain of TF-MOT's own stages."""
         from by_hand import cluster, prune, quantize
-
         from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
 
         model = to_tf_keras(self.student(seed)).model

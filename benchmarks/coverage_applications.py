@@ -105,9 +105,10 @@ def set_batch_statistics(model, images):
 
 def measured_stage(images, result):
     """Return a QuantizeAware whose trial before the training is recorded in `result`."""
-    import keras_kd as kd
     from keras_kd.compression.quantizing.quantized_model import quantize
     from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
+
+    import keras_kd as kd
 
     class Measured(kd.QuantizeAware):
         def check(self, student, earlier):

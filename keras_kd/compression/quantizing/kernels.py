@@ -111,6 +111,8 @@ def quantizable_kernels(
 
 
 def _kernels_of(layer: Any) -> list[tuple[str, Any, tuple[int, ...]]]:
+    if not getattr(layer, "built", False):
+        return []
     if isinstance(layer, _SEPARABLE):
         depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
         rank = len(depthwise.shape)

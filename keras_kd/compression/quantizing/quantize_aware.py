@@ -30,9 +30,10 @@ from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.system.arguments import number
 
 _INSIDE = Reason(
-    "its outputs have 8 bits, what it computes inside of it stays float",
-    "give `representative_data` to `export_tflite`, which then calibrates the rest",
+    "quantizers stand around it, not inside of it",
+    "pass `representative_data` to `export_tflite`, which then calibrates the rest",
 )
+_SCALED = "8-bit depthwise convolution"
 # What is made of several operators in the file, between which there is no quantizer.
 _COMPOSED = (
     "LayerNormalization", "RMSNormalization", "GroupNormalization", "UnitNormalization",
@@ -154,7 +155,7 @@ class QuantizeAware(Stage):
             if path in sites.folded:
                 plan[path] = LayerPlan("fold")
             elif path in sites.scaled:
-                plan[path] = LayerPlan("depthwise convolution, 8 bits")
+                plan[path] = LayerPlan(_SCALED)
             elif self._spared(path, layer) is not None:
                 plan[path] = LayerPlan.spared(str(self._spared(path, layer)), "float")
             elif type(layer).__name__ in _COMPOSED or (found and path not in bits):
@@ -256,8 +257,10 @@ class QuantizeAware(Stage):
                 note.bits = max(bits)
             if layer.action == "fold":
                 note.done.append("folded into the layer before it")
+            elif layer.action == _SCALED:
+                note.done.append("written as a depthwise convolution of 8-bit weights")
             elif layer.reason:
-                note.not_done.append(f"partly float: {layer.reason}" if bits else layer.reason)
+                note.not_done.append(f"{'partly' if bits else 'stays'} float: {layer.reason}")
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration."""

@@ -2,11 +2,11 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
 
 import keras_kd as kd
 from keras_kd.compression.compress import compress
 from keras_kd.compression.pruning.prune import Prune
-from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from keras_kd.compression.quantizing.quantized_model import calibrate, quantize
+from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
 
 import keras_kd as kd
 from keras_kd.compression.compress import compress
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
-from keras_kd.compression.quantizing.quantized_model import calibrate, quantize
 from keras_kd.compression.running.compressed_model import load_compressed
 from keras_kd.compression.stages.stage import Stage
-from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
 from keras_kd.data.taught_inputs import TaughtInputs
 from keras_kd.demo.networks import residual_network
 
