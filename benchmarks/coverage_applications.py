@@ -23,6 +23,7 @@ import warnings
 from kept_results import write_results
 
 from keras_kd.system.files import atomic_path
+from keras_kd.system.text_table import markdown_table
 
 # The module in keras.applications and the smallest size of images that suits the architecture.
 MODELS = {
@@ -268,7 +269,7 @@ def run(name, path, limit):
 
 
 def row(name, result):
-    """Return the row of the table for one model."""
+    """Return the cells of the table for one model."""
     cells = [name, f"{result['bridge']:.0e}" if "bridge" in result else ""]
     if "layers" in result:
         layers = result["layers"]
@@ -293,7 +294,7 @@ def row(name, result):
     elif "error" in result:
         text = result["error"]["text"].splitlines()[0].replace("|", "\\|")
         cells += [f"**{result['error']['step']}**: {text[:150]}", "", "", "", ""]
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def _magnification(result):
@@ -305,15 +306,12 @@ def _magnification(result):
 
 def table(results):
     """Return the Markdown table of `results`, a dictionary by name of the model."""
-    return "\n".join(
-        [
-            "| model | bridge | layers in 8 bits | kernels in 8 bits, % | layers in float "
-            "| trains | operators in integers | same class, % | difference "
-            "| moved input: same class, % | difference |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
-            *(row(name, results[name]) for name in MODELS if name in results),
-        ]
-    )
+    head = (
+        "model", "bridge", "layers in 8 bits", "kernels in 8 bits, %", "layers in float", "trains",
+        "operators in integers", "same class, %", "difference", "moved input: same class, %",
+        "difference",
+    )  # fmt: skip
+    return markdown_table([head, *(row(name, results[name]) for name in MODELS if name in results)])
 
 
 def arguments(argv):

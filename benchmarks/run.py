@@ -18,6 +18,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.system.files import atomic_path
+from keras_kd.system.text_table import markdown_table
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -43,29 +44,25 @@ def rows_of(script):
 
 def table(rows):
     """Return a Markdown table of the rows that have a bound."""
-    lines = [
-        "| measure | against | ratio | rounds from .. to | bound | holds |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = [("measure", "against", "ratio", "rounds from .. to", "bound", "holds")]
     for row in rows:
         if row.get("bound") is not None:
             holds = "yes" if row["ratio"] <= row["bound"] else "**no**"
-            lines.append(
-                f"| {row['measure']} | {row['against']} | {row['ratio']:.2f} | {spread(row)} "
-                f"| {row['bound']:.2f} | {holds} |"
-            )
-    return "\n".join(lines)
+            lines.append((*_measured(row), f"{row['bound']:.2f}", holds))
+    return markdown_table(lines)
 
 
 def table_without_bounds(rows):
     """Return a Markdown table of the rows that have none."""
-    lines = ["| measure | against | ratio | rounds from .. to |", "|---|---|---|---|"]
+    lines = [("measure", "against", "ratio", "rounds from .. to")]
     for row in rows:
         if "ratio" in row and row.get("bound") is None:
-            lines.append(
-                f"| {row['measure']} | {row['against']} | {row['ratio']:.2f} | {spread(row)} |"
-            )
-    return "\n".join(lines)
+            lines.append(_measured(row))
+    return markdown_table(lines)
+
+
+def _measured(row):
+    return row["measure"], row["against"], f"{row['ratio']:.2f}", spread(row)
 
 
 def spread(row):

@@ -14,6 +14,7 @@ import re
 
 from keras_kd.report import files_table
 from keras_kd.system.files import atomic_path
+from keras_kd.system.text_table import markdown_table
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "examples"
@@ -22,10 +23,7 @@ MEASURED = re.compile(r"(<!-- measured: (\S+) -->\n).*?(<!-- /measured -->)", re
 
 def overview(folder):
     """Return a table with the int8 files of all students which were taught."""
-    lines = [
-        "| example | metric | teacher | int8 file | its result | difference | size |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = [("example", "metric", "teacher", "int8 file", "its result", "difference", "size")]
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
         rows = dict(zip(record["files"], files_table(record).splitlines()[2:], strict=True))
@@ -33,11 +31,10 @@ def overview(folder):
         name = path.stem.removesuffix(f"_{record['metric']}")
         for title, (_, _, value, difference, _, _, ratio, *_) in cells.items():
             if "int8" in title and not title.startswith("teacher") and "alone" not in title:
-                lines.append(
-                    f"| [{name.replace('_', ' ')}]({name}.md) | {record['metric']} "
-                    f"| {cells['teacher'][2]} | {title} | {value} | {difference} | {ratio} |"
-                )
-    return "\n".join(lines)
+                link = f"[{name.replace('_', ' ')}]({name}.md)"
+                teacher = cells["teacher"][2]
+                lines.append((link, record["metric"], teacher, title, value, difference, ratio))
+    return markdown_table(lines)
 
 
 def with_tables(page):

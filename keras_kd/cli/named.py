@@ -83,7 +83,8 @@ def make_call(
 def loss_classes() -> dict[str, type]:
     """Return the losses of `keras_kd.losses` by name: `kl_divergence`, `fit_net` or `fitnet`."""
     from keras_kd import losses
-    from keras_kd.losses.shared.base import DistillationLoss, snake_case
+    from keras_kd.losses.shared.base import DistillationLoss
+    from keras_kd.system.names import snake_case
 
     found: dict[str, type] = {}
     # CRD remembers every example, and needs data that number them.
@@ -99,7 +100,7 @@ def loss_classes() -> dict[str, type]:
 def stage_classes() -> dict[str, type]:
     """Return the stages of `compress` by name: `prune`, `quantize_aware`."""
     import keras_kd as kd
-    from keras_kd.losses.shared.base import snake_case
+    from keras_kd.system.names import snake_case
 
     stages = (kd.Shrink, kd.LowRank, kd.Prune, kd.Cluster, kd.QuantizeAware)
     return {snake_case(stage.__name__): stage for stage in stages}

@@ -22,6 +22,7 @@ from keras_kd.report import format_table, make_result, model_card, write_report
 from keras_kd.report.histories import curves_of
 from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
 
 
@@ -159,7 +160,7 @@ def _curves(key: str, histories: dict[str, dict[int, History]]) -> list[dict[str
 
 def _check_recipe(folder: pathlib.Path, recipe: dict[str, Any]) -> None:
     path = folder / "recipe.json"
-    recipe = json.loads(json.dumps(recipe))
+    recipe = plain(recipe)
     if not path.exists():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(recipe, indent=2))

@@ -10,8 +10,9 @@ from keras import ops
 
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.keras_losses import compute_keras_loss
-from keras_kd.losses.shared.base import DistillationLoss, snake_case
+from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.models.structures import at, leaves
+from keras_kd.system.names import snake_case
 
 
 def evaluate_loss(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_kd.losses.shared.masks import set_keras_mask
+from keras_kd.system.names import snake_case
 
 # Metrics of distances between numbers: who asks for these only has an output of numbers.
 _OF_ERRORS = {
@@ -199,4 +199,4 @@ def _name(metric: Any) -> str:
     if found is None:
         return ""
     kind = found if inspect.isclass(found) or inspect.isfunction(found) else type(found)
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()
+    return snake_case(kind.__name__)

@@ -19,6 +19,7 @@ from keras_kd.report.numbers import (
     ratio_text,
 )
 from keras_kd.system.files import atomic_path
+from keras_kd.system.text_table import markdown_table
 
 if TYPE_CHECKING:
     from keras_kd.measuring.evaluate import TFLiteResult
@@ -90,21 +91,24 @@ def files_table(record: Mapping[str, Any]) -> str:
     seeds = max(len(file["values"]) for file in files.values())
     over = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
     first = next(iter(files))
-    lines = [
-        f"| file | {metric}{over} | against {cell(first)} | size | zipped "
-        f"| size against {cell(first)} | latency, ms |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = [
+        ("file", f"{metric}{over}", f"against {cell(first)}", "size", "zipped",
+         f"size against {cell(first)}", "latency, ms")
+    ]  # fmt: skip
     for title, file in files.items():
-        shown = _value_text(file["values"], metric)
         change = _change_text(file["values"], files[first]["values"], metric)
-        ratio = ratio_text(file["bytes"] / files[first]["bytes"])
-        lines.append(
-            f"| {cell(title)} | {shown} | {ABSENT if title == first else change} "
-            f"| {bytes_text(file['bytes'])} | {bytes_text(file['zipped_bytes'])} | {ratio} "
-            f"| {milliseconds_text(file['latency_ms'])} |"
+        rows.append(
+            (
+                cell(title),
+                _value_text(file["values"], metric),
+                ABSENT if title == first else change,
+                bytes_text(file["bytes"]),
+                bytes_text(file["zipped_bytes"]),
+                ratio_text(file["bytes"] / files[first]["bytes"]),
+                milliseconds_text(file["latency_ms"]),
+            )
         )
-    return "\n".join(lines)
+    return markdown_table(rows)
 
 
 def _record(title: str, runs: TFLiteResult | Sequence[TFLiteResult], metric: str) -> dict[str, Any]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
 from keras_kd.models.opening import open_model
+from keras_kd.system.json_values import plain
 
 OLD_STUDENT = (
     "'{}' holds a quantization-aware student that an earlier version of keras_kd wrote for "
@@ -101,17 +100,10 @@ def as_json(content: Any) -> Any:
     """
 
     def known(value: Any) -> Any:
-        if isinstance(value, np.generic):
-            return value.item()
-        if isinstance(value, np.ndarray):
-            return value.tolist()
-        if isinstance(value, Mapping):
-            return dict(value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dict(vars(value))
+            return plain(vars(value), known)
         if hasattr(value, "get_config"):
-            return {"class": type(value).__name__, "config": config_of(value)}
-        name = getattr(value, "__qualname__", None)
-        return name if name else type(value).__name__
+            return {"class": type(value).__name__, "config": plain(config_of(value), known)}
+        return getattr(value, "__qualname__", None) or type(value).__name__
 
-    return json.loads(json.dumps(content, default=known))
+    return plain(content, known)

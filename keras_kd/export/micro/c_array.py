@@ -48,7 +48,7 @@ class CArray:
         arena_size: The arena size in the header, in bytes.
         arena_bytes: The smallest arena in which TensorFlow Lite for Microcontrollers ran the file
             on this machine, in bytes, or `None` if it was not run.
-        largest_difference: Largest absolute difference between its outputs and LiteRT's in that
+        max_difference: Largest absolute difference between its outputs and LiteRT's in that
             run, or `None` if it was not run.
     """
 
@@ -59,7 +59,12 @@ class CArray:
     operators: tuple[str, ...]
     arena_size: int
     arena_bytes: int | None
-    largest_difference: float | None
+    max_difference: float | None
+
+    @property
+    def largest_difference(self) -> float | None:
+        """The earlier name of `max_difference`."""
+        return self.max_difference
 
 
 def export_c_array(
@@ -189,7 +194,7 @@ def export_c_array(
         operators=tuple(facts.calls),
         arena_size=facts.arena_size,
         arena_bytes=None if tried is None else tried.arena_bytes,
-        largest_difference=None if tried is None else tried.largest_difference,
+        max_difference=None if tried is None else tried.max_difference,
     )
 
 
@@ -275,7 +280,7 @@ def _trial_note(tried: Trial | None) -> str:
         return "Not run in TensorFlow Lite for Microcontrollers when it was written."
     return (
         "Run in TensorFlow Lite for Microcontrollers when it was written: outputs differ from "
-        f"LiteRT's by at most {tried.largest_difference:.3g}."
+        f"LiteRT's by at most {tried.max_difference:.3g}."
     )
 
 
@@ -283,7 +288,7 @@ def _difference(path: pathlib.Path, tried: Trial | None, cures: dict[str, str]) 
     text = f"TensorFlow Lite for Microcontrollers and LiteRT give different outputs for '{path}'"
     if tried is not None:
         text += (
-            f": they differ by {tried.largest_difference:.3g}, where the largest output is "
+            f": they differ by {tried.max_difference:.3g}, where the largest output is "
             f"{tried.output_range:.3g}"
         )
     for name, cure in cures.items():

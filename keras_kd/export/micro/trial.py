@@ -38,14 +38,14 @@ class Trial:
 
     Attributes:
         arena_bytes: The smallest arena which it ran in.
-        largest_difference: Largest absolute difference from LiteRT's outputs, in the outputs' own
+        max_difference: Largest absolute difference from LiteRT's outputs, in the outputs' own
             units, for some inputs of normal numbers (ids that exist for integer inputs).
         output_range: Largest absolute output of LiteRT for those inputs.
         differs: Whether an output differs by more than rounding.
     """
 
     arena_bytes: int
-    largest_difference: float
+    max_difference: float
     output_range: float
     differs: bool
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +11,7 @@ from keras import ops
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.losses.top_k_logits import TopKLogits
-
-
-def snake_case(name: str) -> str:
-    """Return the name of a class as the name of a loss: `KLDivergence` -> `kl_divergence`."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+from keras_kd.system.names import snake_case
 
 
 class DistillationLoss:

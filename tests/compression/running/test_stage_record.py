@@ -64,3 +64,11 @@ def test_round_trip():
     attempts = ({"config": {"sparsity": 0.9}, "metrics": {"accuracy": 0.5}, "drop": 41.2},)
     record = dataclasses.replace(RECORD, attempts=attempts)
     assert record_from_json(as_json(dataclasses.asdict(record))) == record
+
+
+def test_a_record_of_the_version_before_is_read():
+    content = dataclasses.asdict(RECORD)
+    content["nonzero"] = content.pop("nonzero_parameters")
+    content["attempts"] = []
+    record = record_from_json(content)
+    assert record == RECORD and record.nonzero == record.nonzero_parameters == 6_789

@@ -25,7 +25,7 @@ def test_the_reference_file_is_measured(tmp_path):
     # What the library's own records say of this file, from its print_allocations().
     assert written.arena_bytes == 44416
     assert written.arena_size == 49152  # a tenth more, in whole KiB
-    assert 0 <= written.largest_difference < 0.5  # one step of its int8 output is 0.106
+    assert 0 <= written.max_difference < 0.5  # one step of its int8 output is 0.106
     text = written.header.read_text()
     assert "Ran in 44,416 bytes on a 64-bit machine" in text
     assert re.search(r"Run in TensorFlow Lite for Microcontrollers .* at most [\d.e-]+\.", text)
@@ -133,7 +133,7 @@ def test_rounding_is_no_difference(tmp_path, layer, quantization):
     path = tmp_path / "a.tflite"
     data = None if quantization == "float32" else x
     export_tflite(model, path, quantization, representative_data=data, verbose=False)
-    assert export_c_array(path).largest_difference < 0.1
+    assert export_c_array(path).max_difference < 0.1
 
 
 def test_a_trial_needs_the_package(tmp_path, monkeypatch):

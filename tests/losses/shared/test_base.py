@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from keras_kd.losses import DistillationLoss, KLDivergence
-from keras_kd.losses.shared.base import snake_case
 
 
 class Difference(DistillationLoss):
@@ -34,14 +33,6 @@ class Mixes(Difference):
 
     def call(self, teacher, student, labels=None):
         return keras.ops.sum(student, axis=(1, 2))
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("KLDivergence", "kl_divergence"), ("RKDAngle", "rkd_angle"), ("DKD", "dkd")],
-)
-def test_names_in_snake_case(name, expected):
-    assert snake_case(name) == expected
 
 
 def test_a_name_of_ones_own():
