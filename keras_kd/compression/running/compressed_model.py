@@ -186,17 +186,17 @@ class CompressedModel:
         """Save model, records, histories, loss and metrics in one file, for `load_compressed`.
 
         Args:
-            path: The file, which ends in `.keras`. `keras.models.load_model` reads it as well, as
-                the plain student.
+            path: The file, which ends in `.keras`, or in `.h5` for Keras's older format.
+                `keras.models.load_model` reads it as well, as the plain student.
 
         Raises:
             ValueError: If the path ends in another suffix.
             OSError: If the file cannot be written.
         """
         path = pathlib.Path(path)
-        if path.suffix != ".keras":
+        if path.suffix not in (".keras", ".h5"):
             raise ValueError(
-                "A compressed model is saved in a '.keras' file. "
+                "A compressed model is saved in a '.keras' or '.h5' file. "
                 f"Received: path='{path}'. Use '{path.with_suffix('.keras')}'."
             )
         text = json.dumps(
@@ -213,11 +213,24 @@ class CompressedModel:
         )
         with atomic_path(path) as temporary:
             save_student(self.model, temporary)
-            with zipfile.ZipFile(temporary, "a") as file:
-                file.writestr(f"{_RECORD}.json", text)
+            if path.suffix == ".h5":
+                import h5py
+
+                if len(text) > _H5_LIMIT:
+                    raise ValueError(
+                        f"The record of the stages has {len(text):,} bytes, and a '.h5' file holds "
+                        f"at most {_H5_LIMIT:,}. Received: path='{path}'. "
+                        f"Use '{path.with_suffix('.keras')}'."
+                    )
+                with h5py.File(temporary, "a") as file:
+                    file.attrs[_RECORD] = text
+            else:
+                with zipfile.ZipFile(temporary, "a") as archive:
+                    archive.writestr(f"{_RECORD}.json", text)
 
 
 _RECORD = "keras_kd_compressed"
+_H5_LIMIT = 64_000  # what HDF5 holds in an attribute
 
 
 def load_compressed(
@@ -228,7 +241,7 @@ def load_compressed(
     """Load what `CompressedModel.save` wrote.
 
     Args:
-        path: A `.keras` file.
+        path: A `.keras` or `.h5` file.
         custom_objects: Classes and functions that it names, by name. Defaults to `None`.
         safe_mode: Whether code in the file, such as that of a `Lambda` layer, is refused. Defaults
             to `True`. `False` runs code from the file: for files that you trust.
@@ -245,14 +258,14 @@ def load_compressed(
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")
-    if path.suffix == ".h5":
-        raise ValueError(OLD_STUDENT.format(path))
     text = describe(path, _RECORD).record
     if text is None:
         raise ValueError(
             f"'{path}' was not written by `CompressedModel.save`: it holds no record of stages."
         )
     content = parse_json(text, path)
+    if path.suffix == ".h5" and isinstance(content, dict) and "quantization" not in content:
+        raise ValueError(OLD_STUDENT.format(path))
     model = load_student(path, custom_objects, safe_mode)
     try:
         return _from_record(model, content)

@@ -34,6 +34,7 @@ from keras_kd.compression.running.epoch_backup import EpochBackup
 from keras_kd.compression.running.randomness import stage_seed
 from keras_kd.compression.running.stage_record import StageRecord, record_from_json
 from keras_kd.compression.running.student_files import (
+    OLD_STUDENT,
     as_json,
     classes_of,
     load_student,
@@ -265,7 +266,9 @@ class RunFolder:
             ValueError: If a file is missing or of another run.
         """
         stem, content = self._stem(index), self._content["stages"][index]
-        if content["model"] not in (f"{stem}.keras", f"{stem}.h5"):
+        if content["model"] == f"{stem}.h5":
+            raise ValueError(OLD_STUDENT.format(self.path / content["model"]))
+        if content["model"] != f"{stem}.keras":
             raise ValueError(
                 f"'{self.path / 'run.json'}' gives '{content['model']}' as the model of a stage, "
                 f"which is not a file of this run. Give a new folder as `path`."

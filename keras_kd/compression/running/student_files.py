@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +15,7 @@ from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
 from keras_kd.models.opening import open_model
 from keras_kd.system.json_values import plain
+from keras_kd.system.quiet import capture_output
 
 OLD_STUDENT = (
     "'{}' holds a quantization-aware student that an earlier version of keras_kd wrote for "
@@ -28,9 +29,11 @@ def save_student(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
     Args:
         model: The model.
-        path: The `.keras` file.
+        path: The file, `.keras` or `.h5`.
     """
-    model.save(path)
+    with warnings.catch_warnings(), capture_output():
+        warnings.simplefilter("ignore")  # of .h5 Keras says that .keras is better
+        model.save(path)
 
 
 def load_student(
@@ -48,11 +51,8 @@ def load_student(
             to `True`.
 
     Raises:
-        ValueError: If the file is damaged, holds code, names classes that are not known
-            or is a student of `tf_keras`, which earlier versions wrote.
+        ValueError: If the file is damaged, holds code or names classes that are not known.
     """
-    if pathlib.Path(path).suffix == ".h5":
-        raise ValueError(OLD_STUDENT.format(path))
     return open_model(path, custom_objects, safe_mode)
 
 
