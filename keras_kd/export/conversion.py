@@ -163,7 +163,7 @@ class Conversion:
                 text = explain(error, captured.text, flex)
                 raise NotConvertedError(text, layers) from None
             if quantization == "int4":
-                content = to_int4(content)
+                content = to_int4(content, self._source.weight_bits == 4)
         content = first_graph_first(content, list(signatures))
         for key, signature in signatures.items():
             content = order_inputs_and_outputs(

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 
 from keras_kd.export.embedding_lookup import gathers_to_lookups
+from keras_kd.litert.four_bits import LEAST_WEIGHTS
 from keras_kd.litert.model_file import ModelFile
 
 # Where LiteRT has kernels for weights in 4 bits, and those where it has them for 8 bits only.
@@ -19,8 +20,6 @@ WITH_WEIGHTS = (
     "GATHER", "UNIDIRECTIONAL_SEQUENCE_LSTM",
 )  # fmt: skip
 _TFLITE_NAMES = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
-# Kernels with fewer numbers save next to nothing and are often the first layer's.
-_LEAST_WEIGHTS = 1024
 
 
 def check_installed() -> None:
@@ -36,17 +35,19 @@ def check_installed() -> None:
         )
 
 
-def to_int4(content: bytes) -> bytes:
+def to_int4(content: bytes, trained: bool = False) -> bytes:
     """Store the weights of a float32 file in 4 bits.
 
     Weights of dense layers, convolutions and embeddings get 4 bits with one scale for each output
     channel (each row of an embedding), chosen by OCTAV, which clips what few large weights would
-    cost all others. Depthwise and transposed convolutions, for which LiteRT has no kernels of 4
-    bits, and kernels of fewer than 1,024 numbers get 8 bits. Activations are quantized to 8 bits
-    while running, as with `"dynamic"`.
+    cost all others. Weights that were trained for 4 bits lie on such a grid, which is found again
+    from the largest of a channel. Depthwise and transposed convolutions, for which LiteRT has no
+    kernels of 4 bits, and kernels of fewer than 1,024 numbers get 8 bits. Activations are quantized
+    to 8 bits while running, as with `"dynamic"`.
 
     Args:
         content: A float32 TFLite file's bytes.
+        trained: Whether the weights were trained for 4 bits. Defaults to `False`.
 
     Returns:
         The bytes of the quantized file.
@@ -65,8 +66,9 @@ def to_int4(content: bytes) -> bytes:
     name = qtyping.TFLOperationName
     for operation in _EIGHT:
         recipe.add_dynamic_config(".*", name(operation), num_bits=8)
+    algorithm = "min_max_uniform_quantize" if trained else "OCTAV"
     for operation in _FOUR:
-        recipe.add_dynamic_config(".*", name(operation), num_bits=4, algorithm_key="OCTAV")
+        recipe.add_dynamic_config(".*", name(operation), num_bits=4, algorithm_key=algorithm)
     for scope, operation in _small(content):
         recipe.add_dynamic_config(f"^{re.escape(scope)}", name(operation), num_bits=8)
     try:
@@ -92,7 +94,7 @@ def weights_above_4_bits(content: bytes) -> dict[str, Counter[str]]:
     """
     kept: dict[str, Counter[str]] = {}
     for name, _, kind, size in _weights(content):
-        if name in WITH_WEIGHTS and size >= _LEAST_WEIGHTS and kind in ("INT8", "FLOAT32"):
+        if name in WITH_WEIGHTS and size >= LEAST_WEIGHTS and kind in ("INT8", "FLOAT32"):
             kept.setdefault(kind, Counter())[name] += 1
     return kept
 
@@ -102,7 +104,7 @@ def _small(content: bytes) -> list[tuple[str, str]]:
     found = []
     for name, output, kind, size in _weights(content):
         name = _TFLITE_NAMES.get(name, name)
-        if name in _FOUR and kind == "FLOAT32" and size < _LEAST_WEIGHTS:
+        if name in _FOUR and kind == "FLOAT32" and size < LEAST_WEIGHTS:
             found.append((output, name))
     return found
 

@@ -37,6 +37,7 @@ class KerasSource:
             outputs under `"serving_default"`.
         applied: Returns a context in which the model computes with trained ranges. Defaults to
             `None`: it holds none.
+        weight_bits: The bits that its weights were trained for. Defaults to `None`: none.
 
     Attributes:
         quantization_aware: Whether it computes with trained ranges.
@@ -51,6 +52,7 @@ class KerasSource:
         model: keras.Model,
         signatures: Mapping[str, Target] | None = None,
         applied: Callable[[], AbstractContextManager[None]] | None = None,
+        weight_bits: int | None = None,
     ) -> None:
         if hasattr(model, "student") and hasattr(model, "teacher"):
             raise ValueError(
@@ -73,6 +75,7 @@ class KerasSource:
             raise ValueError(lookups(tables))
         self.model = model
         self.quantization_aware = applied is not None
+        self.weight_bits = weight_bits
         self._applied = applied or contextlib.nullcontext
         self._targets = dict(signatures or {DEFAULT_SIGNATURE: None})
         check_layers(model, self._targets)

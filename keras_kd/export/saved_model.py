@@ -44,6 +44,7 @@ class SavedModelSource:
         self.model = model
         self.quantization_aware = bool(model.quantization_aware)
 
+    weight_bits: int | None = None
     recurrent_layers: Sequence[str] = ()
     open_steps: Sequence[str] = ()
     signature_names: Sequence[str] = (DEFAULT_SIGNATURE,)
@@ -144,9 +145,8 @@ def source_of(
         inner = getattr(model, "model", None)
         if isinstance(inner, keras.Model):
             trained = model.quantization_aware and quantization in INTEGER
-            return KerasSource(
-                inner, signatures, getattr(model, "applied", None) if trained else None
-            )
+            applied = getattr(model, "applied", None) if trained else None
+            return KerasSource(inner, signatures, applied, getattr(model, "weight_bits", None))
         return _only_default(SavedModelSource(model), signatures)
     if any(base.__module__.startswith("tf_keras.") for base in type(model).__mro__):
         return _only_default(SavedModelSource(_LegacyKeras(model)), signatures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from keras_kd.compression.stages.kept import Kept, groups_of, zeros_of
 from keras_kd.compression.stages.kernels import kernel_axes
 from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.litert.four_bits import LEAST_WEIGHTS
 from keras_kd.models.graph import kernel_of
 
 _layers = keras.layers
@@ -24,6 +26,9 @@ KERNEL_LAYERS = (
     _layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose,
     _layers.DepthwiseConv1D, _layers.DepthwiseConv2D,
     _layers.SeparableConv1D, _layers.SeparableConv2D,
+)  # fmt: skip
+_FOUR = (
+    _layers.Dense, _layers.EinsumDense, _layers.Conv1D, _layers.Conv2D, _layers.Embedding,
 )  # fmt: skip
 _DEPTHWISE = (_layers.DepthwiseConv1D, _layers.DepthwiseConv2D)
 _SEPARABLE = (_layers.SeparableConv1D, _layers.SeparableConv2D)
@@ -134,6 +139,13 @@ def _kernels_of(layer: Any) -> list[tuple[str, Any, tuple[int, ...]]]:
             ("recurrent_kernel", layer.recurrent_kernel, (1,)),
         ]
     return []
+
+
+def takes_4_bits(layer: Any) -> bool:
+    """Whether an `"int4"` file holds the kernel of a layer in 4 bits."""
+    if not isinstance(layer, _FOUR) or isinstance(layer, (*_DEPTHWISE, *_SEPARABLE)):
+        return False
+    return math.prod(kernel_of(layer).shape) >= LEAST_WEIGHTS
 
 
 def default_weight_quantizer(bits: int) -> Any:

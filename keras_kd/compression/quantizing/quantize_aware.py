@@ -15,6 +15,7 @@ from keras_kd.compression.quantizing.kernels import (
     KernelRounding,
     QuantizedKernel,
     quantizable_kernels,
+    takes_4_bits,
 )
 from keras_kd.compression.quantizing.quantization import Quantization
 from keras_kd.compression.quantizing.ranges import RANGES, Ranges, measure_of
@@ -69,7 +70,9 @@ class QuantizeAware(Stage):
         learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-4`.
         name: Name of the stage in the history. Defaults to `"quantize_aware"`.
         weight_bits: Bits of a weight, `8` or `4`, or a dictionary of them by name, path or pattern
-            of layers, all others having 8. Defaults to `8`.
+            of layers, all others having 8. What an `"int4"` file holds in 8 bits is trained for 8:
+            depthwise, transposed and recurrent kernels, and those of fewer than 1,024 numbers.
+            Defaults to `8`.
         activation_bits: Bits of an activation, `8` or `16`. Defaults to `8`.
         ranges: How ranges are found: `"minmax"`, which then follow a moving average,
             `"percentile"` (99.99 % of the values) and `"mse"` (the smallest squared error), which
@@ -193,6 +196,7 @@ class QuantizeAware(Stage):
             quantization.rounding.bake()
         state.quantization_aware = True
         state.quantization = quantization.to_json()
+        state.quantization["weight_bits"] = {kernel.path: kernel.bits for kernel in kernels}
         self._take_notes(state, kernels, plan)
 
     def gentler(self) -> Stage | None:
@@ -234,12 +238,17 @@ class QuantizeAware(Stage):
         return next((reason for reason in reasons if reason is not None), None)
 
     def _bits(self, path: str, layer: Any) -> int:
-        if not isinstance(self.weight_bits, Mapping):
-            return self.weight_bits
-        for pattern, bits in self.weight_bits.items():
-            if any(fnmatch.fnmatchcase(name, pattern) for name in (path, layer.name)):
-                return bits
-        return 8
+        given = self.weight_bits
+        if not isinstance(given, Mapping):
+            bits = given
+        else:
+            matching = (
+                bits
+                for pattern, bits in given.items()
+                if any(fnmatch.fnmatchcase(name, pattern) for name in (path, layer.name))
+            )
+            bits = next(matching, 8)
+        return bits if takes_4_bits(layer) else 8
 
     def _take_notes(
         self,

@@ -82,6 +82,12 @@ class CompressedModel:
         return self.model.input_shape
 
     @property
+    def weight_bits(self) -> int | None:
+        """The fewest bits that a kernel was trained for, `None` where none was."""
+        bits = None if self.quantization is None else self.quantization.get("weight_bits")
+        return min(bits.values()) if bits else None
+
+    @property
     def sparsity(self) -> float:
         """Fraction of zeros among the weights of two and more axes."""
         return zero_fraction(kernel_values(self.model)) or 0.0
