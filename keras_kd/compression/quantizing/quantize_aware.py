@@ -77,7 +77,7 @@ class QuantizeAware(Stage):
         ranges: How ranges are found: `"minmax"`, which then follow a moving average,
             `"percentile"` (99.99 % of the values) and `"mse"` (the smallest squared error), which
             stay as they were measured, or `"learned"`: begun by `"mse"` and trained by gradient.
-            Defaults to `"minmax"`.
+            Defaults to `"percentile"`.
         layers: The layers to quantize: a name, a list of names, or a function `layer -> bool`. A
             name is a layer's own (`"conv1"`), its path inside a nested model
             (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
@@ -123,7 +123,7 @@ class QuantizeAware(Stage):
         *,
         weight_bits: int | Mapping[str, int] = 8,
         activation_bits: int = 8,
-        ranges: str = "minmax",
+        ranges: str = "percentile",
         layers: Any = None,
         exclude: Any = None,
         weight_quantizer: Callable[[int], Any] | None = None,
