@@ -24,7 +24,7 @@ You have a trained model, big.keras, and a folder with one subfolder of pictures
   keras-kd distill  --teacher big.keras --student shrink:0.5 --data pictures --scale 255
   keras-kd compress --student runs/distill/student.keras --teacher big.keras --data pictures \\
                     --prune 0.5 --quantize-aware
-  keras-kd export   runs/compress/student.h5 --quantization int8
+  keras-kd export   runs/compress/student.keras --quantization int8
   keras-kd measure  runs/export/*.tflite --data pictures --part validation --max-bytes 100000
 
 Each command goes on where it was stopped, and writes a recipe that repeats it."""

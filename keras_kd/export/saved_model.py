@@ -14,7 +14,6 @@ import tensorflow as tf
 from keras_kd.data.input import Input
 from keras_kd.data.numpy_batches import safe_name
 from keras_kd.export.keras_source import KerasSource
-from keras_kd.export.options import INTEGER
 from keras_kd.export.signatures import DEFAULT_SIGNATURE, Signature, Target
 from keras_kd.models.graph import flat_layers
 
@@ -129,8 +128,9 @@ def source_of(
         model: A Keras 3 model, a compressed model or a `tf_keras` model.
         signatures: What each signature gives, by its name. Defaults to `None`: the model's own
             outputs under `"serving_default"`.
-        quantization: The format. With integers of activations the ranges that a compressed model
-            was trained for are a part of it. Defaults to `"float32"`.
+        quantization: The format. For `"int8"` the 8-bit ranges that a compressed model was trained
+            for are a part of it; the other formats hold its weights alone. Defaults to
+            `"float32"`.
 
     Returns:
         A `KerasSource` or a `SavedModelSource`.
@@ -144,7 +144,8 @@ def source_of(
     if isinstance(model, WritesSavedModel):
         inner = getattr(model, "model", None)
         if isinstance(inner, keras.Model):
-            trained = model.quantization_aware and quantization in INTEGER
+            ranges = getattr(model, "quantization", None) or {}
+            trained = quantization == "int8" and ranges.get("activation_bits") == 8
             applied = getattr(model, "applied", None) if trained else None
             return KerasSource(inner, signatures, applied, getattr(model, "weight_bits", None))
         return _only_default(SavedModelSource(model), signatures)

@@ -47,7 +47,7 @@ def check(
             five stages for itself, with the arguments that it has by default and a `ratio` of 0.5
             for `Shrink`, and the exports of the model as it is.
         exports: Formats of `export_tflite`. Defaults to all but `"int4"`, which needs an extra
-            package and does not follow `QuantizeAware`.
+            package.
         convert: Whether to convert on trial, in every format, and to name the operators. It takes
             some seconds for a small model. The student is converted as `QuantizeAware` receives
             it, calibrated with random numbers. Defaults to `False`: only what is known
@@ -95,7 +95,9 @@ def check(
                 current = after
                 rows = _with_new_rows(rows, _parts(current))
         earlier.append(stage)
-    trained = not alone and any(isinstance(stage, QuantizeAware) for stage in earlier)
+    trained = not alone and any(
+        isinstance(stage, QuantizeAware) and stage.activation_bits == 8 for stage in earlier
+    )
     notes: dict[str, tuple[str, ...]] = {}
     operators: dict[str, dict[str, int]] = {}
     parts = _parts(current)

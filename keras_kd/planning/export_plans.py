@@ -13,8 +13,6 @@ from keras_kd.export.refusals import (
     LOOKUPS,
     missing_data,
     open_number_of_steps,
-    trained_for_int8,
-    trained_not_for_int4,
 )
 from keras_kd.export.saved_model import source_of
 from keras_kd.models.graph import calls_behind, calls_of, flat_layers, origin_of
@@ -76,8 +74,8 @@ def plan_export(
         model: A built Keras 3 model.
         layers: Path and layer (or operation) of all that it is made of.
         quantization: The format.
-        quantization_aware: Whether the model will have been trained for 8 bits. Defaults to
-            `False`.
+        quantization_aware: Whether the model will have been trained for 8-bit activations. Defaults
+            to `False`.
     """
     plans = {path: _plan(layer, quantization) for path, layer in layers}
     try:
@@ -97,10 +95,6 @@ def plan_export(
             "What QuantizeAware leaves in float is calibrated where `representative_data` is "
             "given, and stays in float otherwise."
         )
-    if quantization_aware and quantization == "int4":
-        refusal = trained_not_for_int4()
-    elif quantization_aware and quantization not in ("float32", "int8"):
-        notes.append(trained_for_int8(quantization))
     return ExportPlan(plans, refusal, tuple(notes))
 
 

@@ -13,7 +13,7 @@ from keras import layers
 import keras_kd as kd
 
 
-def compressed(shape, make):
+def compressed(shape, make, **arguments):
     def network():
         i = keras.Input(shape)
         return keras.Model(i, layers.Dense(2)(make(i)))
@@ -22,7 +22,9 @@ def compressed(shape, make):
     distiller = kd.Distiller(network(), network(), kd.losses.KLDivergence(4.0))
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     y = np.zeros(24, "int64")
-    return kd.compress(distiller, (x, y), stages=[kd.QuantizeAware(epochs=0)], verbose=0), x
+    return kd.compress(
+        distiller, (x, y), stages=[kd.QuantizeAware(epochs=0, **arguments)], verbose=0
+    ), x
 
 
 def normalized_over_one(i):
@@ -47,6 +49,31 @@ def test_without_quantize_aware_such_a_layer_runs(tmp_path):
     for quantization in ("int8", "int16x8"):
         path = tmp_path / f"{quantization}.tflite"
         kd.export_tflite(model, path, quantization, representative_data=x, verbose=False)
+
+
+def small_network(i):
+    x = layers.Conv2D(8, 3, activation="relu")(i)
+    return layers.LayerNormalization()(layers.GlobalAveragePooling2D()(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "form"),
+    [
+        ({}, "int16x8"),
+        ({"activation_bits": 16}, "int16x8"),
+        ({"activation_bits": 16}, "int8"),
+        ({"weight_bits": 4}, "float16"),
+    ],
+)
+def test_other_formats_hold_the_trained_weights(tmp_path, arguments, form):
+    student, x = compressed((8, 8, 1), small_network, **arguments)
+    if form != "float16":
+        with pytest.raises(ValueError, match="representative_data"):
+            kd.export_tflite(student, tmp_path / "a.tflite", form, verbose=False)
+    path = kd.export_tflite(
+        student, tmp_path / "a.tflite", form, representative_data=x, verbose=False
+    )
+    assert kd.compare(student, path, x, verbose=False).agreement > 0.9
 
 
 @pytest.mark.slow

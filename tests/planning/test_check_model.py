@@ -272,14 +272,18 @@ def test_4_bits_are_asked_for_by_name(tmp_path):
     cells = {row.path: row.cells["int4"].action for row in found.rows}
     assert (cells["conv"], cells["depthwise"]) == ("4-bit weights", "8-bit weights")
     assert (cells["small"], found.ok) == ("8-bit weights", True)
-    (problem,) = kd.check(special(), [kd.QuantizeAware()], exports="int4").problems
-    assert "was trained for int8" in problem.message
 
 
-def test_quantization_aware_models_are_for_int8():
-    found = kd.check(special(), [kd.QuantizeAware()], exports=["float16", "int8"])
-    assert "was trained for int8" in found.notes["float16"][0]
-    assert not any("needs `representative_data`" in note for note in found.notes["int8"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_quantization_aware_models_are_exported_in_any_format(bits):
+    stages = [kd.QuantizeAware(activation_bits=bits)]
+    forms = ["float32", "float16", "dynamic", "int8", "int16x8", "int4"]
+    found = kd.check(special(), stages, exports=forms)
+    assert found.ok
+    needy = [
+        form for form in forms if any("`representative_data` to" in n for n in found.notes[form])
+    ]
+    assert needy == (["int16x8"] if bits == 8 else ["int8", "int16x8"])
 
 
 def test_nested_models_are_opened_and_shared_names_kept_apart():

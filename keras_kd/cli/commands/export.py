@@ -29,7 +29,7 @@ is made of an image.
 int8 and int16x8 need some training data (--data), from which the ranges of the numbers inside are
 taken, unless the model was trained for 8 bits (compress --quantize-aware).""",
     example="""\
-  keras-kd export runs/compress/student.h5 --quantization int8 --c-array
+  keras-kd export runs/compress/student.keras --quantization int8 --c-array
   keras-kd export small.keras --quantization float32 float16 int8 --data pictures --scale 255""",
     params=(
         click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),

@@ -23,7 +23,7 @@ Models (.keras, .h5) among the files are measured as well, in Keras. Of a TFDS d
 given without a split, the split test is taken where there is one.""",
     example="""\
   keras-kd measure runs/export/student_int8.tflite --data pictures --part validation \\
-                   --model runs/compress/student.h5 --max-bytes 40000 --max-drop 1.0""",
+                   --model runs/compress/student.keras --max-bytes 40000 --max-drop 1.0""",
     params=(
         click.Argument(["files"], nargs=-1, required=True, metavar="FILE...",
                        help="what to measure: .tflite files, and .keras or .h5 models"),

@@ -35,11 +35,11 @@ def words(distilled, work):
 def test_prune_and_quantize(keras_kd_json, words, work):
     code, result = keras_kd_json("compress", *words, "--prune", "0.5:1", "--quantize-aware", "1")
     assert code == 0
-    assert result["model"] == "runs/compress/student.h5"
+    assert result["model"] == "runs/compress/student.keras"
     assert result["sparsity"] == pytest.approx(0.5, abs=0.05)
     assert [stage["name"] for stage in result["stages"]] == ["student", "prune", "quantize_aware"]
     assert {layer["bits"] for layer in result["layers"] if layer["parameters"]} == {8}
-    notes = json.loads((work / "runs/compress/student.h5.json").read_text())
+    notes = json.loads((work / "runs/compress/student.keras.json").read_text())
     # Not asked for again: it stands beside the student.
     assert notes["preprocessing"]["scale"] == 255.0
     assert notes["class_names"] == ["cat", "dog", "fish"]
