@@ -135,9 +135,12 @@ class Call:
         """Say which channels lie along the axes of a weight of the layer."""
         if variable is None:
             return
-        assert [n for n, a in zip(variable.shape, axes, strict=True) if a is not None] == [
-            len(a) for a in axes if a is not None
-        ], f"{self.name}: {variable.shape}"
+        sizes = zip(variable.shape, axes, strict=True)
+        if any(axis is not None and size != len(axis) for size, axis in sizes):
+            raise ValueError(
+                f"Shrink cannot follow the channels of layer '{self.name}': its weight has the "
+                f"shape {tuple(variable.shape)}, which does not fit its input. Exclude the layer."
+            )
         known = self.analysis.weights.get(id(variable))
         if known is not None:
             reason = f"{self.name} is shared"

@@ -82,8 +82,7 @@ class Importance:
             For `"taylor"` the change of the loss by all its weights; otherwise the mean magnitude
             of its kernels, or of the scales of its batch normalisation.
         """
-        if self.kind == "taylor":
-            assert self._taylor is not None
+        if self._taylor is not None and self.kind == "taylor":
             return self._taylor.total(block.weights)
         scales = [
             layer.gamma
@@ -97,8 +96,7 @@ class Importance:
         return float(sum(k.sum() for k in kernels) / sum(k.size for k in kernels))
 
     def _scores(self, kind: str, variable: Any, axis: int) -> np.ndarray | None:
-        if kind == "taylor":
-            assert self._taylor is not None
+        if kind == "taylor" and self._taylor is not None:
             return self._taylor.along(variable, axis)
         if kind == "batch_norm":
             return np.abs(_numpy(variable)) if variable.path.endswith("/gamma") else None
