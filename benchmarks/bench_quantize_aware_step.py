@@ -5,17 +5,18 @@ import time
 
 import keras
 import tensorflow as tf
-from keras_kd.compression.quantizing.quantized_model import calibrate, quantize
-from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
-from keras_kd.compression.tf_keras_bridge.trainer import TfKerasTrainer
+from by_hand import rebuild, tf_keras, tfmot
 from networks import BATCH, compiled, convolutional, images
-from side_by_side import compare
+from side_by_side import compare, step_seconds
 
 import keras_kd as kd
-from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+from keras_kd.compression.quantizing.kernels import KernelRounding, quantizable_kernels
+from keras_kd.compression.quantizing.quantization import Quantization
+from keras_kd.compression.quantizing.ranges import Ranges, measure_of
+from keras_kd.compression.quantizing.sites import find_sites
+from keras_kd.models.calls import operations_of, trace_calls
 
 STEPS, ROUNDS, TEMPERATURE = 60, 11, 4.0
-tf_keras, tfmot = import_tf_keras(), import_tfmot()
 
 
 class StepTimes(tf_keras.callbacks.Callback):
@@ -57,7 +58,7 @@ class ByHand(tf_keras.Model):
         return {**results, "kl_divergence": soft}
 
 
-def step_seconds(model, x, y):
+def step_seconds_by_hand(model, x, y):
     times = StepTimes()
     model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, callbacks=[times])
     return statistics.median(b - a for a, b in zip(times.ends, times.ends[1:], strict=False))
@@ -65,18 +66,17 @@ def step_seconds(model, x, y):
 
 def ours(teacher, student, x):
     distiller = compiled(kd.Distiller(teacher, student, kd.losses.KLDivergence(TEMPERATURE)))
-    quantized = quantize(to_tf_keras(student), False)
-    calibrate(quantized.model, [x[:BATCH]])
-    objective = distiller.objective.without_missing_hints(quantized.model, quantized.layer_names)
-    metrics = keras.src.trainers.compile_utils.CompileMetrics(["accuracy"], None)
-    trainer = TfKerasTrainer(quantized.model, objective, metrics, [])
-    trainer.compile(optimizer=tf_keras.optimizers.SGD(0.01))
-    return trainer
+    kernels = quantizable_kernels(operations_of(student), lambda path, layer: 8)
+    sites = find_sites(trace_calls(student, tf.TensorSpec([None, *x.shape[1:]], x.dtype)))
+    quantization = Quantization(student, sites, Ranges(sites.sites, 8), KernelRounding(kernels))
+    quantization.calibrate([x[:BATCH]], measure_of("minmax", 8))
+    distiller.look_through(quantization)
+    return distiller
 
 
 def by_hand(teacher, student):
-    quantized = tfmot.quantization.keras.quantize_model(to_tf_keras(student).model)
-    model = ByHand(to_tf_keras(teacher).model, quantized)
+    quantized = tfmot.quantization.keras.quantize_model(rebuild(student))
+    model = ByHand(rebuild(teacher), quantized)
     model.compile(
         tf_keras.optimizers.SGD(0.01),
         loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -89,8 +89,12 @@ def main():
     keras.utils.set_random_seed(0)
     x, y = images(STEPS)
     teacher, student = convolutional(32, "teacher"), convolutional(16, "student")
-    models = [ours(teacher, student, x), by_hand(teacher, student)]
-    runs = [lambda model=model: step_seconds(model, x, y) for model in models]
+    theirs = by_hand(teacher, student)
+    distiller = ours(teacher, student, x)
+    runs = [
+        lambda: step_seconds(distiller, x, y, batch_size=BATCH),
+        lambda: step_seconds_by_hand(theirs, x, y),
+    ]
     for run in runs:
         run()  # traces
     compare(

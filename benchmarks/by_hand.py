@@ -10,6 +10,32 @@ from keras_kd.system.quiet import capture_output
 
 tfmot = import_tfmot()
 
+# What is told to each kind of layer of the benchmarks' networks.
+SETTINGS = {
+    "Add": (),
+    "BatchNormalization": ("momentum", "epsilon"),
+    "Conv2D": ("filters", "kernel_size", "strides", "padding", "use_bias"),
+    "Dense": ("units",),
+    "GlobalAveragePooling2D": (),
+    "ReLU": (),
+}
+
+
+def rebuild(model):
+    """Return a network of the benchmarks in `tf_keras`, with the same weights."""
+    image = tf_keras.Input(model.input_shape[1:])
+    made = {id(model.inputs[0]): image}
+    for layer in model.layers[1:]:
+        kind = type(layer).__name__
+        settings = {name: getattr(layer, name) for name in SETTINGS[kind]}
+        twin = getattr(tf_keras.layers, kind)(name=layer.name, **settings)
+        given = layer.input
+        several = isinstance(given, (list, tuple))
+        inputs = [made[id(x)] for x in given] if several else made[id(given)]
+        made[id(layer.output)] = twin(inputs)
+        twin.set_weights(layer.get_weights())
+    return tf_keras.Model(image, made[id(model.outputs[0])], name=model.name)
+
 
 def fit(model, data, rate, epochs, callbacks=()):
     model.compile(

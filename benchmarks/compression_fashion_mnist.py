@@ -140,10 +140,9 @@ class Benchmark:
 
     def by_hand(self, seed, chain):
         """Return the student after a chain of TF-MOT's own stages."""
-        from by_hand import cluster, prune, quantize
-        from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
+        from by_hand import cluster, prune, quantize, rebuild
 
-        model = to_tf_keras(self.student(seed)).model
+        model = rebuild(self.student(seed))
         epochs = self.chosen.epochs
         for i, kind in enumerate(chain):
             after, rate = chain[:i], RATES[kind]

@@ -2,9 +2,9 @@
 
     python benchmarks/coverage_applications.py
 
-One small member of each family, with random weights and small images, is rebuilt in tf_keras,
-quantized, trained for a step, exported to int8 and run in LiteRT. The figures are about coverage
-and agreement: no accuracy can be read from random weights. Each model runs in a process of its own,
+One small member of each family, with random weights and small images, is quantized, trained for a
+few steps, exported to int8 and run in LiteRT. The figures are about coverage and agreement: no
+accuracy can be read from random weights. Each model runs in a process of its own,
 with a limit of time, and leaves a JSON file in `--out`; what is there already is not run again.
 """
 
@@ -104,49 +104,27 @@ def set_batch_statistics(model, images):
         layer.moving_mean.assign(np.zeros_like(mean))
 
 
-def measured_stage(images, result):
-    """Return a QuantizeAware whose trial before the training is recorded in `result`."""
-    from keras_kd.compression.quantizing.quantized_model import quantize
-    from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
-
-    import keras_kd as kd
-
-    class Measured(kd.QuantizeAware):
-        def check(self, student, earlier):
-            bridged = to_tf_keras(student)
-            result["bridge"] = difference(student, bridged.model, images[:BATCH])
-            count_layers(student, quantize(bridged, pruned=False), result)
-
-    return Measured(epochs=1, calibration_batches=IMAGES // BATCH, learning_rate=LEARNING_RATE)
-
-
-def difference(model, bridged, images):
-    """Return the largest difference between the outputs of two models, by the largest output."""
-    import numpy as np
-
-    expected = np.asarray(model(images, training=False))
-    received = np.asarray(bridged(images, training=False))
-    return float(np.abs(expected - received).max() / np.abs(expected).max())
-
-
-def count_layers(model, quantized, result):
+def count_layers(model, stage, result):
     """Count what QuantizeAware quantizes, by layer and by weight, and what it leaves in float."""
     from keras_kd.compression.stages.layer_record import leaf_layers
 
-    inside = set(quantized.quantized) | set(quantized.folded)
     weighted = {path: layer for path, layer in leaf_layers(model) if layer.weights}
+    plan = stage.layer_plans(model, [])
+    actions = collections.Counter(plan[path].action for path in weighted)
+    floats, folded = actions.pop("float", 0), actions.pop("fold", 0)
     result["layers"] = {
         "with_weights": len(weighted),
-        "quantized": sum(path in quantized.quantized for path in weighted),
-        "folded": sum(path in quantized.folded for path in weighted),
+        "quantized": len(weighted) - floats - folded,
+        "folded": folded,
     }
     result["kernel_weights"] = kernels = {"all": 0, "quantized": 0}
     for path, layer in weighted.items():
         count = sum(math.prod(w.shape) for w in layer.weights if len(w.shape) > 1)
         kernels["all"] += count
-        kernels["quantized"] += count if path in quantized.quantized else 0
-    classes = [name for path, name in quantized.float_layers.items() if path not in inside]
-    result["float"] = dict(collections.Counter(classes).most_common())
+        kernels["quantized"] += count if plan[path].action not in ("float", "fold") else 0
+    classes = dict(leaf_layers(model))
+    left = [type(classes[path]).__name__ for path in plan if plan[path].action == "float"]
+    result["float"] = dict(collections.Counter(left).most_common())
 
 
 def train(model, images, result):
@@ -162,7 +140,10 @@ def train(model, images, result):
     distiller = kd.Distiller(teacher, model, kd.losses.KLDivergence(temperature=4.0))
     distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     labels = np.random.default_rng(1).integers(0, CLASSES, IMAGES)
-    stage = measured_stage(images, result)
+    stage = kd.QuantizeAware(
+        epochs=1, calibration_batches=IMAGES // BATCH, learning_rate=LEARNING_RATE
+    )
+    count_layers(model, stage, result)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data = batches(images, labels)
@@ -270,7 +251,7 @@ def run(name, path, limit):
 
 def row(name, result):
     """Return the cells of the table for one model."""
-    cells = [name, f"{result['bridge']:.0e}" if "bridge" in result else ""]
+    cells = [name]
     if "layers" in result:
         layers = result["layers"]
         done, kernels = layers["quantized"] + layers["folded"], result["kernel_weights"]
@@ -307,7 +288,7 @@ def _magnification(result):
 def table(results):
     """Return the Markdown table of `results`, a dictionary by name of the model."""
     head = (
-        "model", "bridge", "layers in 8 bits", "kernels in 8 bits, %", "layers in float", "trains",
+        "model", "layers in 8 bits", "kernels in 8 bits, %", "layers in float", "trains",
         "operators in integers", "same class, %", "difference", "moved input: same class, %",
         "difference",
     )  # fmt: skip

@@ -151,11 +151,8 @@ def check_finite_data(batch: FirstBatch, student: keras.Model) -> None:
     advice = "Remove or replace such examples before training."
     check_finite(batch.sample_weight, "sample weights", advice)
     if batch.taught is not None:
-        kept = [
-            part.values if isinstance(part, TopKLogits) else part
-            for part in keras.tree.flatten(batch.taught.outputs)
-        ]
-        check_finite(kept, "the teacher's outputs in the data", advice)
+        outputs = keras.tree.traverse(_without_empty_rests, batch.taught.outputs)
+        check_finite(outputs, "the teacher's outputs in the data", advice)
         check_finite(batch.taught.features, "the teacher's features in the data", advice)
     inputs = keras.tree.flatten(batch.inputs)
     if all(map(is_finite, inputs)):
@@ -167,6 +164,14 @@ def check_finite_data(batch: FirstBatch, student: keras.Model) -> None:
     names = known if len(known) == len(inputs) else list(map(str, range(len(inputs))))
     for name, part in zip(names, inputs, strict=True):
         check_finite(part, f"values of the input '{name}'", advice)
+
+
+def _without_empty_rests(part: Any) -> TopKLogits | None:
+    """Return top-k logits with a zero where all classes are kept, whose rest is `-inf`."""
+    if not isinstance(part, TopKLogits):
+        return None
+    rest = keras.ops.convert_to_numpy(part.rest)
+    return part._replace(rest=np.where(np.isneginf(rest), 0.0, rest))
 
 
 def check_inputs(batch: FirstBatch, student: keras.Model) -> None:

@@ -4,7 +4,14 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.data.first_batch import check_batched, first_batch, without_losing_the_first
+from keras_kd.data.first_batch import (
+    FirstBatch,
+    check_batched,
+    check_finite_data,
+    first_batch,
+    without_losing_the_first,
+)
+from keras_kd.losses.top_k_logits import top_k_logits
 from keras_kd.teachers import TaughtInputs
 
 
@@ -148,3 +155,18 @@ def test_models_without_inputs_are_not_checked():
     batch = first_batch(tf.data.Dataset.from_tensors(np.zeros(3, "float32")))
     check_batched(batch, keras.Sequential([keras.layers.Dense(2)]))
     check_batched(None, model(3))
+
+
+def test_top_k_logits_of_all_classes_have_an_empty_rest_and_no_other_infinity():
+    x, logits = np.ones((4, 3), "float32"), np.zeros((4, 2), "float32")
+    kept = top_k_logits(logits, 2, 1.0)
+    assert np.isneginf(kept.rest).all()
+    student = model(3)
+    for outputs in (kept, [kept, logits], {"a": logits, "b": kept}):
+        check_finite_data(FirstBatch(x, None, TaughtInputs(x, outputs)), student)
+    for wrong in (
+        kept._replace(rest=np.full(4, np.nan)),
+        kept._replace(values=np.full((4, 2), -np.inf)),
+    ):
+        with pytest.raises(ValueError, match="teacher's outputs"):
+            check_finite_data(FirstBatch(x, None, TaughtInputs(x, [wrong, logits])), student)
