@@ -29,6 +29,23 @@ def missing_data(quantization: str) -> str:
     )
 
 
+def trained_for_int8(quantization: str) -> str:
+    """Return that a model with quantizers in its graph is exported in another format."""
+    return (
+        f'The model was trained for int8 quantization; with `quantization="{quantization}"` '
+        'its quantized layers come out in int8 all the same. Use "int8".'
+    )
+
+
+def trained_not_for_int4() -> str:
+    """Return that a model with quantizers in its graph cannot be exported in 4 bits."""
+    return (
+        "The model was trained for int8 quantization: the steps that its weights learned have 8 "
+        'bits, and `quantization="int4"` would store them as float. Use "int8", or export the '
+        "model as it was before it was quantized."
+    )
+
+
 def open_number_of_steps(quantization: str, layers: Sequence[str]) -> str:
     """Return that recurrent layers cannot be unrolled.
 

@@ -29,7 +29,8 @@ from keras_kd.export.options import (
     check_target,
 )
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
-from keras_kd.export.saved_model import source_of
+from keras_kd.export.refusals import trained_for_int8, trained_not_for_int4
+from keras_kd.export.saved_model import SavedModelSource, source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
 from keras_kd.export.written_files import check_places, written
@@ -161,13 +162,19 @@ def export_tflite(
     source = source_of(model, check_signatures(signatures), quantization)
     check_finite_weights(getattr(model, "model", model), "model")
     check_data(options, source.quantization_aware, representative_data)
+    said = []
+    # A SavedModel has its quantizers in its graph: they cannot be left out.
+    if source.quantization_aware and isinstance(source, SavedModelSource):
+        if quantization == "int4":
+            raise ValueError(trained_not_for_int4())
+        if quantization not in ("float32", "int8"):
+            said.append(trained_for_int8(quantization))
     check_places(target)
     start = time.perf_counter()
     job = Conversion(source, options, lambda found: _check_class_names(names, found))
     if representative_data is not None:
         job.use_representative(representative_data)
     converted = job.run()
-    said = []
     content = converted.content
     operators = ModelFile(content).operators()
     flex = any(operator.is_flex for operator in operators)

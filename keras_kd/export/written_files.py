@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -46,19 +44,6 @@ def written(
     """
     text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
     with atomic_path(metadata_path(target)) as temporary_json, atomic_path(target) as temporary:
-        try:
-            temporary.write_bytes(content)
-            temporary_json.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise _no_room(error, target, len(content) + len(text)) from None
+        temporary.write_bytes(content)
+        temporary_json.write_text(text, encoding="utf-8")
         yield temporary
-
-
-def _no_room(error: OSError, target: pathlib.Path, size: int) -> OSError:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return error
-    return OSError(
-        error.errno,
-        f"'{target}' was not written: {os.strerror(error.errno)}, and {size:,} bytes are needed. "
-        "What stood there before is left as it was. Free some space, or give another path",
-    )

@@ -17,6 +17,10 @@ _FULL = tuple(
 )
 
 
+class _FullDisk(OSError):
+    """A full disk, told with the file that was being written."""
+
+
 def _temporary_sibling(path: pathlib.Path) -> pathlib.Path:
     # The stem is cut so that the temporary name stays within a file system's 255 bytes.
     return path.with_name(f".{path.stem[:32]}.{secrets.token_hex(6)}{path.suffix}")
@@ -116,7 +120,8 @@ def atomic_path(
             os.replace(target, keep)
         os.replace(temporary, target)
     except Exception as error:
-        if not _is_full(error):
+        # Of files written inside one another, the inner one was being written.
+        if isinstance(error, _FullDisk) or not _is_full(error):
             raise
         raise _full(target, temporary) from error
     finally:
@@ -136,7 +141,7 @@ def _is_full(error: BaseException | None) -> bool:
 def _full(target: pathlib.Path, temporary: pathlib.Path) -> OSError:
     written = temporary.stat().st_size if temporary.exists() else 0
     free = shutil.disk_usage(target.parent).free
-    error = OSError(
+    error = _FullDisk(
         f"Cannot write '{target}': there is no space for it in '{target.parent}' (stopped after "
         f"{written:,} bytes; {free:,} bytes are free). Free some space and run the same again, or "
         "give a path on another disk."

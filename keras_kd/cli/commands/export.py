@@ -123,14 +123,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 
 
 def _check_data(settings: dict[str, Any], loaded: LoadedModel) -> None:
-    trained = getattr(loaded.model, "quantization_aware", False)
-    for form in settings["quantization"]:
-        if trained and form != "int8":
-            raise ValueError(
-                f"'{settings['model']}' was trained for int8 by --quantize-aware; a {form} file of "
-                "it would hold int8 all the same: --quantization int8. For another form, compress "
-                "without --quantize-aware."
-            )
+    ranges = getattr(loaded.model, "quantization", None) or {}
+    trained = ranges.get("activation_bits") == 8
     if settings["data"] is not None:
         return
     for form in settings["quantization"]:

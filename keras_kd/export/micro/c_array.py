@@ -178,14 +178,9 @@ def export_c_array(
         trial_note=_trial_note(tried),
         **_arena(arena_size, tried, estimate),
     )
-    try:
-        with atomic_path(header) as first, atomic_path(source) as second:
-            first.write_text(header_text(facts), encoding="utf-8", newline="\n")
-            second.write_text(source_text(facts, header.name), encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OSError(
-            error.errno, f"Cannot write '{header}' and '{source}': {error.strerror or error}"
-        ) from error
+    with atomic_path(header) as first, atomic_path(source) as second:
+        first.write_text(header_text(facts), encoding="utf-8", newline="\n")
+        second.write_text(source_text(facts, header.name), encoding="utf-8", newline="\n")
     return CArray(
         header=header,
         source=source,

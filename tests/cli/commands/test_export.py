@@ -86,7 +86,7 @@ def test_what_is_refused(keras_kd, work, words, message):
 
 
 def test_a_model_trained_for_int8_needs_data_for_int16x8_alone():
-    loaded = types.SimpleNamespace(model=types.SimpleNamespace(quantization_aware=True))
+    loaded = types.SimpleNamespace(model=types.SimpleNamespace(quantization={"activation_bits": 8}))
     settings = {"model": "student.keras", "quantization": ["int8", "float16"], "data": None}
     _check_data(settings, loaded)
     settings["quantization"] = ["int8", "int16x8"]

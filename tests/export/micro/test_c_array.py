@@ -138,7 +138,7 @@ def test_a_name_must_be_a_namespace(model, name):
 
 @pytest.mark.parametrize("size", [0, -1, 1.5, True, "1k"])
 def test_an_arena_size_must_be_a_number_of_bytes(model, size):
-    with pytest.raises(ValueError, match="`arena_size` must be a number of bytes"):
+    with pytest.raises(ValueError, match=r"`arena_size`.*Received"):
         export_c_array(model, arena_size=size, trial=False)
 
 
@@ -195,7 +195,7 @@ def test_on_a_full_disk_nothing_is_changed(model, tmp_path, monkeypatch):
         return write_text(self, text, *arguments, **named)
 
     monkeypatch.setattr(pathlib.Path, "write_text", full)
-    with pytest.raises(OSError, match=r"Cannot write '.*student\.h' .*: No space left on device"):
+    with pytest.raises(OSError, match=r"^Cannot write '\S*student\.cc': [^']*'\S*' \("):
         export_c_array(model, arena_size=70000, trial=False)
     assert (written.header.read_text(), written.source.read_text()) == before
     assert len(list(tmp_path.iterdir())) == 3
