@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import pathlib
 import signal
 import subprocess
@@ -164,3 +166,15 @@ def test_a_full_disk_is_one_sentence_whatever_library_notices_it(little_space) -
     for (suffix, _), line in zip(pairs, lines, strict=True):
         assert f"'{folder / ('whole' + suffix)}'" in line, line
         assert "no space" in line and "bytes" in line, line
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_of_files_inside_one_another_the_inner_one_is_named(tmp_path, number) -> None:
+    with (
+        pytest.raises(OSError, match=r"^Cannot write '\S*inner\.bin'") as caught,
+        files.atomic_path(tmp_path / "outer.bin"),
+        files.atomic_path(tmp_path / "inner.bin"),
+    ):
+        raise OSError(number, os.strerror(number))
+    assert "outer.bin" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
