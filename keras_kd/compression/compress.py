@@ -30,6 +30,7 @@ from keras_kd.data.batches import PassOrder, as_batches, refuse_endless, shuffle
 from keras_kd.data.first_batch import first_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
+from keras_kd.models.calls import name_operations, operation_names
 from keras_kd.models.copying import copy_layer, copy_state, described
 from keras_kd.system.folder_lock import held_folder
 
@@ -192,6 +193,7 @@ def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
         if not copied.built or len(copied.weights) != len(model.weights):
             copied(inputs, training=False)
         copy_state(model, copied)
+        name_operations(copied, operation_names(model))
     except Exception as error:  # a class of the user's may raise anything
         raise _cannot_be_copied(model, error) from error
     return copied

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -34,29 +35,60 @@ def operations_of(model: Any) -> dict[str, Any]:
     seen: set[int] = {id(model)}
 
     def visit(parent: Any, prefix: str) -> None:
-        for name, child in _children(parent).items():
+        for name, child in _children(parent):
             if id(child) in seen or isinstance(child, keras.layers.InputLayer):
                 continue
             seen.add(id(child))
-            found[prefix + name] = child
-            visit(child, f"{prefix}{name}/")
+            # Names need not be unique inside of a custom layer.
+            numbers = itertools.count(2)
+            path = prefix + name
+            while path in found:
+                path = f"{prefix}{name}_{next(numbers)}"
+            found[path] = child
+            visit(child, f"{path}/")
 
     visit(model, "")
     return found
 
 
-def _children(parent: Any) -> dict[str, Any]:
+def _children(parent: Any) -> list[tuple[str, Any]]:
     if isinstance(parent, keras.Model) and is_graph(parent):
-        return {operation.name: operation for operation in graph_of(parent).operations}
+        return [(operation.name, operation) for operation in graph_of(parent).operations]
     if not isinstance(parent, keras.layers.Layer):
-        return {}
+        return []
     if isinstance(parent, keras.Model):
-        return {layer.name: layer for layer in sublayers(parent)}
-    held = {name.lstrip("_"): value for name, value in vars(parent).items()}
-    named = {name: child for name, child in held.items() if isinstance(child, keras.layers.Layer)}
-    known = {id(child) for child in named.values()}
+        return [(layer.name, layer) for layer in sublayers(parent)]
+    held = [(name.lstrip("_"), value) for name, value in vars(parent).items()]
+    named = [(name, child) for name, child in held if isinstance(child, keras.layers.Layer)]
+    known = {id(child) for _, child in named}
     others = [x for x in flat_layers(parent, False, False) if id(x) not in known]
-    return {**named, **{child.name: child for child in others}}
+    return named + [(child.name, child) for child in others]
+
+
+def operation_names(model: Any) -> list[str]:
+    """Return the names of all layers and operations of a model, in an order of its structure."""
+    return [operation.name for operation in _every_operation(model)]
+
+
+def name_operations(model: Any, names: Sequence[str]) -> None:
+    """Give the layers and operations of a model the names of those of a model like it.
+
+    Keras numbers layers without a name anew in every copy and in every process, also those
+    inside of custom layers and subclassed models. Nothing is done to a model of another structure.
+
+    Args:
+        model: A copy of another model, made from its configuration or loaded.
+        names: The `operation_names` of the other one.
+    """
+    operations = _every_operation(model)
+    if len(operations) == len(names):
+        for operation, name in zip(operations, names, strict=True):
+            operation.name = name
+
+
+def _every_operation(model: Any) -> list[Any]:
+    inputs = [x for x in flat_layers(model) if isinstance(x, keras.layers.InputLayer)]
+    return [model, *operations_of(model).values(), *inputs]
 
 
 @contextlib.contextmanager
@@ -67,18 +99,28 @@ def changed_calls(operations: Mapping[str, Any], around: Around) -> Iterator[Non
         operations: Operations by path. They are left as they were found.
         around: Calls `call(*args, **kwargs)` and returns what it returns, or something else.
     """
-    previous: list[tuple[Any, Any]] = []
-    try:
+    with contextlib.ExitStack() as stack:
         for path, operation in operations.items():
-            previous.append((operation, vars(operation).get("call")))
-            object.__setattr__(operation, "call", _changed(path, operation, around))
+            stack.enter_context(
+                changed_attribute(operation, "call", _changed(path, operation, around))
+            )
+        yield
+
+
+@contextlib.contextmanager
+def changed_attribute(operation: Any, name: str, value: Any) -> Iterator[None]:
+    """Give a layer or operation another attribute inside the block; Keras does not notice."""
+    held = vars(operation)
+    missing = name not in held
+    before = held.get(name)
+    object.__setattr__(operation, name, value)
+    try:
         yield
     finally:
-        for operation, before in reversed(previous):
-            if before is None:
-                object.__delattr__(operation, "call")
-            else:
-                object.__setattr__(operation, "call", before)
+        if missing:
+            object.__delattr__(operation, name)
+        else:
+            object.__setattr__(operation, name, before)
 
 
 def _changed(path: str, operation: Any, around: Around) -> Callable[..., Any]:

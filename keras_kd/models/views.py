@@ -40,4 +40,4 @@ def read_as(model: keras.Model, values: Sequence[tuple[keras.Variable, Any]]) ->
         if value is not None:
             variable.assign(value)
     for loss in scope.losses:
-        model.add_loss(loss)
+        keras.layers.Layer.add_loss(model, loss)  # a functional model refuses it

@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras_kd.compression.quantizing.kernels import KernelRounding
 from keras_kd.compression.quantizing.ranges import Measure, Ranges
 from keras_kd.compression.quantizing.sites import Site, Sites, kernel_activation
-from keras_kd.models.calls import CallCounter, changed_calls, operations_of
+from keras_kd.models.calls import CallCounter, changed_attribute, changed_calls, operations_of
 from keras_kd.models.views import read_as
 
 _SAMPLE = 2**16  # values of a tensor that its range is taken from, in each batch
@@ -48,6 +48,7 @@ class Quantization:
         self._operations = {p: o for p, o in operations_of(model).items() if p in watched}
         self._operations[_MODEL] = model
         self._by_call = {(s.path, s.call, s.output, s.kind): s for s in sites.sites}
+        self._activated = {site.path for site in sites.sites if site.kind == "activation"}
         self._counter = CallCounter()
         self._mode = threading.local()
         self._lock = threading.RLock()
@@ -84,6 +85,11 @@ class Quantization:
             self._open += 1
             if self._open == 1:
                 self._hooks.enter_context(changed_calls(self._operations, self._around))
+                for path in self._activated:
+                    layer = self._operations[path]
+                    self._hooks.enter_context(
+                        changed_attribute(layer, "activation", self._activation_of(layer))
+                    )
         try:
             yield
         finally:
@@ -134,16 +140,25 @@ class Quantization:
         index = self._counter.next(path)
         if path == _MODEL:
             return call(*self._rounded(args, path, index, "input"), **kwargs)
-        args = self._rounded(args, path, index, "given")
-        key = (path, index, 0, "activation")
-        if key in self._by_call:
-            with _activation(operation, lambda x: self._quantized(key, x)):
-                outputs = call(*args, **kwargs)
+        args, kwargs = self._rounded((args, kwargs), path, index, "given")
+        if path in self._activated:
+            self._mode.activated = (path, index, 0, "activation")
+            outputs = call(*args, **kwargs)
         elif path in self.sites.scaled and not self._mode.now[0]:
             outputs = _scaled(operation, args[0] if args else kwargs["inputs"])
         else:
             outputs = call(*args, **kwargs)
         return self._rounded(outputs, path, index, "output")
+
+    def _activation_of(self, layer: Any) -> Callable[[Any], Any]:
+        """Return a layer's activation function, which is given rounded values in a pass."""
+        activation = kernel_activation(layer) or keras.activations.linear
+
+        def rounded(x: Any) -> Any:
+            now = getattr(self._mode, "now", None) is not None
+            return activation(self._quantized(self._mode.activated, x) if now else x)
+
+        return rounded
 
     def _rounded(self, structure: Any, path: str, index: int, kind: str) -> Any:
         """Return a structure with its floating-point tensors rounded where there is a site."""
@@ -185,17 +200,6 @@ def quantization_from_json(content: Mapping[str, Any], model: keras.Model) -> Qu
         if site.name in content["ranges"]:
             ranges.set_range(site, *content["ranges"][site.name])
     return Quantization(model, sites, ranges)
-
-
-@contextlib.contextmanager
-def _activation(layer: Any, before: Callable[[Any], Any]) -> Iterator[None]:
-    """Let a layer's activation function be given what `before` returns."""
-    activation = kernel_activation(layer) or keras.activations.linear
-    object.__setattr__(layer, "activation", lambda x: activation(before(x)))
-    try:
-        yield
-    finally:
-        object.__setattr__(layer, "activation", activation)
 
 
 def _scaled(normalization: Any, x: tf.Tensor) -> tf.Tensor:

@@ -149,4 +149,5 @@ class _Adapter:
             initializer=keras.initializers.Constant(float(first)),
             trainable=trainable or self._trainable,
             aggregation="mean",
+            autocast=False,  # read inside of layers, which may compute in half precision
         )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import pathlib
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,20 +15,23 @@ import keras
 
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.compression.stages.stage import StudentState
+from keras_kd.models.calls import name_operations, operation_names
 from keras_kd.models.graph import flat_layers
-from keras_kd.models.opening import open_model
+from keras_kd.models.opening import describe, open_model
 from keras_kd.system.json_values import plain
 from keras_kd.system.quiet import capture_output
+from keras_kd.system.reading import parse_json
 
 OLD_STUDENT = (
     "'{}' holds a quantization-aware student that an earlier version of keras_kd wrote for "
     "tf_keras, which this version does not read. Run `compress` with QuantizeAware again, from the "
     "Keras 3 student."
 )
+_NAMES = "keras_kd_names"
 
 
 def save_student(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Save a student without its optimizer.
+    """Save a student, and the names of the layers inside of its layers, which Keras leaves out.
 
     Args:
         model: The model.
@@ -34,6 +40,15 @@ def save_student(model: keras.Model, path: str | os.PathLike[str]) -> None:
     with warnings.catch_warnings(), capture_output():
         warnings.simplefilter("ignore")  # of .h5 Keras says that .keras is better
         model.save(path)
+    text = json.dumps(operation_names(model))
+    if pathlib.Path(path).suffix == ".h5":
+        import h5py
+
+        with h5py.File(path, "a") as file:
+            file.attrs[_NAMES] = text
+        return
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{_NAMES}.json", text)
 
 
 def load_student(
@@ -53,7 +68,11 @@ def load_student(
     Raises:
         ValueError: If the file is damaged, holds code or names classes that are not known.
     """
-    return open_model(path, custom_objects, safe_mode)
+    model = open_model(path, custom_objects, safe_mode)
+    text = describe(path, _NAMES).record
+    if text is not None:
+        name_operations(model, [str(name) for name in parse_json(text, path)])
+    return model
 
 
 def classes_of(model: keras.Model) -> dict[str, Any]:
