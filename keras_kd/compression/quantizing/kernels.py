@@ -31,7 +31,7 @@ _FOUR = (
     _layers.Dense, _layers.EinsumDense, _layers.Conv1D, _layers.Conv2D, _layers.Embedding,
 )  # fmt: skip
 _DEPTHWISE = (_layers.DepthwiseConv1D, _layers.DepthwiseConv2D)
-_SEPARABLE = (_layers.SeparableConv1D, _layers.SeparableConv2D)
+SEPARABLE = (_layers.SeparableConv1D, _layers.SeparableConv2D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def quantizable_kernels(
 def _kernels_of(layer: Any) -> list[tuple[str, Any, tuple[int, ...]]]:
     if not getattr(layer, "built", False):
         return []
-    if isinstance(layer, _SEPARABLE):
+    if isinstance(layer, SEPARABLE):
         depthwise, pointwise = layer.depthwise_kernel, layer.pointwise_kernel
         rank = len(depthwise.shape)
         return [

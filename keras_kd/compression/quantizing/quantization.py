@@ -143,7 +143,10 @@ class Quantization:
         args, kwargs = self._rounded((args, kwargs), path, index, "given")
         if path in self._activated:
             self._mode.activated = (path, index, 0, "activation")
-            outputs = call(*args, **kwargs)
+        if (path, index, 0, "between") in self._by_call:
+            x = args[0] if args else kwargs["inputs"]
+            between = (path, index, 0, "between")
+            outputs = _separated(operation, x, lambda x: self._quantized(between, x))
         elif path in self.sites.scaled and not self._mode.now[0]:
             outputs = _scaled(operation, args[0] if args else kwargs["inputs"])
         else:
@@ -200,6 +203,19 @@ def quantization_from_json(content: Mapping[str, Any], model: keras.Model) -> Qu
         if site.name in content["ranges"]:
             ranges.set_range(site, *content["ranges"][site.name])
     return Quantization(model, sites, ranges)
+
+
+def _separated(layer: Any, x: Any, between: Callable[[Any], Any]) -> Any:
+    """Return a separable convolution whose second kernel is given what `between` returns."""
+    form = layer.data_format
+    strides, dilation = layer.strides, layer.dilation_rate
+    x = keras.ops.depthwise_conv(x, layer.depthwise_kernel, strides, layer.padding, form, dilation)
+    x = keras.ops.conv(between(x), layer.pointwise_kernel, 1, "valid", form)
+    if layer.use_bias:
+        ones = (1,) * layer.rank
+        shape = (1, *ones, -1) if form == "channels_last" else (1, -1, *ones)
+        x = x + keras.ops.reshape(layer.bias, shape)
+    return x if layer.activation is None else layer.activation(x)
 
 
 def _scaled(normalization: Any, x: tf.Tensor) -> tf.Tensor:

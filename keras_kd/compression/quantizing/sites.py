@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.quantizing.kernels import KERNEL_LAYERS
+from keras_kd.compression.quantizing.kernels import KERNEL_LAYERS, SEPARABLE
 from keras_kd.models.calls import Call, Trace, source_of
 
 _layers = keras.layers
@@ -48,7 +48,8 @@ class Site:
         call: Which call of that layer in a pass.
         output: Which of its outputs, or of what it is given.
         kind: `"output"`, `"input"` of the model, `"given"`: an input of a layer with a kernel that
-            nothing else rounds, or `"activation"`: what a kernel's activation function is given.
+            nothing else rounds, `"between"`: what a separable convolution hands from its first
+            kernel to its second, or `"activation"`: what its activation function is given.
         fixed: A range that the operator asks for, or `None`.
     """
 
@@ -165,6 +166,8 @@ class _Finder:
             key = id(source_of(call.inputs[0]))
             if key not in self._quantized and key not in self._left:
                 self._sites.append(Site(call.path, call.index, 0, "given"))
+            if isinstance(operation, SEPARABLE):
+                self._sites.append(Site(call.path, call.index, 0, "between"))
             activation = kernel_activation(operation)
             if activation is not None and getattr(activation, "__name__", "") not in _JOINED:
                 self._sites.append(Site(call.path, call.index, 0, "activation"))
