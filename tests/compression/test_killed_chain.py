@@ -108,7 +108,9 @@ def test_a_chain_that_is_killed_everywhere_ends_with_the_same_weights(tmp_path):
             assert died.returncode == -signal.SIGKILL, (moment, stage, died.stderr[-2000:])
     done = _process(f"import test_killed_chain as t; t.run({killed!r})")
     assert done.returncode == 0, done.stderr[-2000:]
-    models = [kd.load_compressed(f"{path}/stage_5_quantize_aware.h5") for path in (whole, killed)]
+    models = [
+        kd.load_compressed(f"{path}/stage_5_quantize_aware.keras") for path in (whole, killed)
+    ]
     for one, other in zip(*(model.model.weights for model in models), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6, err_msg=one.name)
     outputs = [model.predict(data()[0]) for model in models]

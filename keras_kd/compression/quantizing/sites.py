@@ -36,6 +36,7 @@ FIXED_RANGES = {
     "sigmoid": (0.0, 255.0 / 256.0),
     "tanh": (-1.0, 127.0 / 128.0),
 }
+_TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
 _RECURRENT = (_layers.RNN, _layers.Bidirectional)
 
 
@@ -120,6 +121,7 @@ class _Finder:
         self._quantized: set[int] = set()
         self._left: set[int] = set()
         self._folded: set[str] = set()
+        self._transposed: set[str] = set()
         self._scaled: set[str] = set()
         self._floating: dict[str, str] = {}
         self._sites: list[Site] = []
@@ -169,7 +171,8 @@ class _Finder:
             if isinstance(operation, SEPARABLE):
                 self._sites.append(Site(call.path, call.index, 0, "between"))
             activation = kernel_activation(operation)
-            if activation is not None and getattr(activation, "__name__", "") not in _JOINED:
+            joined = getattr(activation, "__name__", "") in _JOINED
+            if activation is not None and not (joined and self._takes_activation(call)):
                 self._sites.append(Site(call.path, call.index, 0, "activation"))
         for i, tensor in enumerate(call.outputs):
             key = id(source_of(tensor))
@@ -212,7 +215,11 @@ class _Finder:
         folded = call.path in self._folded or call.path in self._scaled
         joined = activation_name(following.operation) in _JOINED
         sums = isinstance(call.operation, _layers.Add) or type(call.operation).__name__ == "Add"
-        return joined and (kernel or folded or sums)
+        return joined and self._takes_activation(call) and (kernel or folded or sums)
+
+    def _takes_activation(self, call: Call) -> bool:
+        """Whether the operator of a kernel can apply a rectifier itself."""
+        return not isinstance(call.operation, _TRANSPOSED) and call.path not in self._transposed
 
     def _folds(self, normalization: Call) -> bool:
         layer = normalization.operation
@@ -242,6 +249,8 @@ class _Finder:
             and before.path not in self._spared
         ):
             self._folded.add(call.path)
+            if isinstance(before.operation, _TRANSPOSED):
+                self._transposed.add(call.path)
             return
         if len(call.inputs[0].shape) == 4 and call.operation.axis in (-1, 3):
             self._scaled.add(call.path)

@@ -78,8 +78,7 @@ def test_few_values_a_kernel_and_a_keras_3_model(data):
     assert len(history["val_accuracy"]) == 2 and history["kl_divergence"][0] > 0
     for now, then in zip(student.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
-    # What was measured in tf_keras holds for the Keras 3 model.
-    assert result.evaluate(data)["accuracy"] == pytest.approx(history["val_accuracy"][-1], abs=0.03)
+    assert result.evaluate(data)["accuracy"] == pytest.approx(history["val_accuracy"][-1])
 
 
 def test_values_equal_those_of_tf_mot(data):
@@ -170,7 +169,7 @@ def test_pruned_and_clustered_in_one_pipeline(data):
     assert [text.split()[0] for text in records["hidden"].done] == ["pruned", "clustered"]
 
 
-def test_hints_and_layers_without_an_equal_in_tf_keras(data):
+def test_hints_and_layers_inside_of_layers(data):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
     x = layers.Reshape((8, 8))(inputs)
@@ -206,15 +205,64 @@ class _Inner(keras.Model):
         return keras.ops.relu(self.dense(x))
 
 
-def test_a_subclassed_model_inside_is_spared(data):
+def test_a_subclassed_model_inside_is_clustered(data):
     inputs = keras.Input((8, 8, 1))
     x = _Inner(name="inner")(layers.Flatten()(inputs))
     student = keras.Model(inputs, layers.Dense(3, name="logits")(x))
     result = compress(_distiller(student), data, stages=[Cluster(4)], verbose=0)
     records = {record.name: record for record in result.layers}
-    assert records["logits"].clusters <= 4
-    assert "it is inside a subclassed model" in records["inner/dense"].not_done[0]
-    assert records["inner/dense"].clusters is None
+    assert records["logits"].clusters <= 4 and records["inner/dense"].clusters <= 4
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class _Unbuilt(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [layers.Dense(6), layers.Dense(6)]
+
+    def call(self, x):
+        for part in self.parts:
+            x = keras.ops.tanh(part(x))
+        return x
+
+
+def test_layers_of_custom_layers_are_clustered_and_found_again(data, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    x = _Unbuilt(name="custom")(layers.Flatten()(inputs))
+    student = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    stages = [Cluster(4), QuantizeAware(1, learning_rate=0.01)]
+    result = compress(_distiller(student), data, stages=stages, verbose=0)
+    for part in result.model.get_layer("custom").parts:
+        assert len(np.unique(part.kernel)) <= 4
+    result.save(tmp_path / "model.keras")
+    images = np.concatenate([x for x, _ in data])
+    np.testing.assert_array_equal(
+        kd.load_compressed(tmp_path / "model.keras").predict(images), result.predict(images)
+    )
+
+
+def test_a_padded_tagger_counts_the_real_positions_alone():
+    keras.utils.set_random_seed(0)
+    words = np.array([[1, 2, 0, 0, 0, 0, 0, 0]] * 16, "int32")
+    tags = np.where(words == 0, 1, 0)
+    inputs = keras.Input((8,), dtype="int32")
+    x = layers.Embedding(5, 6, mask_zero=True)(inputs)
+    student = keras.Model(
+        inputs, layers.Dense(2, bias_initializer="ones")(layers.LSTM(6, return_sequences=True)(x))
+    )
+    student.layers[-1].bias.assign([5.0, 0.0])  # right at words, wrong at padding
+    distiller = kd.Distiller(None, student, [], student_loss_weight=1.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("sgd", loss=loss, weighted_metrics=["accuracy"])
+    stages = [
+        Cluster(4, learning_rate=1e-9, optimizer=None),
+        QuantizeAware(learning_rate=1e-9),
+    ]
+    result = compress(distiller, (words, tags), stages=stages, verbose=0)
+    for stage in ("cluster", "quantize_aware"):
+        history = result.history[stage]
+        assert history["accuracy"][0] == pytest.approx(1.0), stage
+        assert history["loss"][0] < 0.5, stage
 
 
 @pytest.mark.parametrize(
@@ -246,7 +294,6 @@ def test_bad_arguments(arguments, message):
         ([Cluster(layers="depthwise")], "TF-MOT does not cluster DepthwiseConv2D"),
         ([Cluster(layers=["conv", "convolution"])], "no such layer"),
         ([Cluster(200)], "a kernel of it has 54 weights, no more than 200 clusters"),
-        ([Cluster(optimizer=keras.optimizers.Lamb())], "no optimizer Lamb"),
     ],
 )
 def test_refused_before_any_training(stages, message, data):

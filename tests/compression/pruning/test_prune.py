@@ -2,7 +2,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras_kd.compression.tf_keras_bridge.bridge import to_tf_keras
 
 import keras_kd as kd
 from keras_kd.compression.compress import compress
@@ -10,10 +9,11 @@ from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 
 
-def _small():
-    return keras.Sequential(
+def _small(k=keras):
+    layers = k.layers
+    return k.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            layers.InputLayer((8, 8, 1)),
             layers.Conv2D(6, 3, activation="relu", name="conv"),
             layers.DepthwiseConv2D(3, name="depthwise"),
             layers.Flatten(),
@@ -22,10 +22,11 @@ def _small():
     )
 
 
-def _convolutions():
-    return keras.Sequential(
+def _convolutions(k=keras):
+    layers = k.layers
+    return k.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            layers.InputLayer((8, 8, 1)),
             layers.Conv2D(8, 3, strides=2, activation="relu", name="first"),
             layers.Conv2D(4, 3, name="second"),
             layers.Flatten(),
@@ -34,10 +35,11 @@ def _convolutions():
     )
 
 
-def _dense():
-    return keras.Sequential(
+def _dense(k=keras):
+    layers = k.layers
+    return k.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            layers.InputLayer((8, 8, 1)),
             layers.Flatten(),
             layers.Dense(10, activation="relu", name="hidden"),
             layers.Dense(9, name="logits"),
@@ -63,7 +65,8 @@ def test_masks_and_weights_equal_those_of_tf_mot(data, network, pattern, sparsit
     keras.utils.set_random_seed(3)
     model = network()
     tf_keras, schedules = import_tf_keras(), import_tfmot().sparsity.keras
-    twin = to_tf_keras(model).model
+    twin = network(tf_keras)
+    twin.set_weights(model.get_weights())
     schedule = schedules.PolynomialDecay(0.1, 0.8, 1, 7, frequency=2)
     twin = schedules.prune_low_magnitude(twin, pruning_schedule=schedule, **pattern)
     twin.compile(

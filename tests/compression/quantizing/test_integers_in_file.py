@@ -62,8 +62,7 @@ def _file_kernels(path):
 
 
 def _kernel(model, name):
-    layer = next(layer for layer in model.layers if layer.name in (f"quant_{name}", name))
-    return next(w for w in layer.get_weights() if w.ndim >= 2)
+    return next(w for w in model.get_layer(name).get_weights() if w.ndim >= 2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,482 @@
+"""Models of any kind: seen in few bits, left as they were, and written as they were seen."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.compression.quantizing.kernels import KernelRounding, quantizable_kernels
+from keras_kd.compression.quantizing.quantization import Quantization
+from keras_kd.compression.quantizing.ranges import Ranges, measure_of
+from keras_kd.compression.quantizing.sites import find_sites
+from keras_kd.models.calls import operation_names, operations_of, trace_calls
+from keras_kd.models.graph import flat_layers, input_tensors
+
+registered = keras.saving.register_keras_serializable(package="tests_of_quantization")
+
+
+@registered
+class Block(layers.Layer):
+    """Layers as attributes, in a list, and in a model of their own; without `build`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(6, activation="gelu")
+        self.rest = [layers.Dense(6), layers.Dense(6, activation="relu")]
+        self.net = keras.Sequential([layers.Dense(6, activation="relu"), layers.Dense(6)])
+
+    def call(self, x):
+        x = self.dense(x)
+        for layer in self.rest:
+            x = layer(x) + x
+        return self.net(x)
+
+
+@registered
+class Built(Block):
+    def build(self, shape):
+        self.dense.build(shape)
+        for layer in (*self.rest, self.net):
+            layer.build((*shape[:-1], 6))
+        self.built = True
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 6)
+
+
+@registered
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convolutions = [
+            layers.Conv1D(6, 3, padding="same", activation="relu"),
+            layers.Conv1D(6, 3, padding="same"),
+        ]
+        self.norm = layers.BatchNormalization()
+        self.drop = layers.Dropout(0.2)
+        self.pool = layers.GlobalAveragePooling1D()
+        self.dense = layers.Dense(3)
+
+    def call(self, x, training=None):
+        for layer in self.convolutions:
+            x = layer(x)
+        x = self.drop(self.norm(x, training=training), training=training)
+        return self.dense(self.pool(x))
+
+
+def functional(shape, make, **arguments):
+    i = keras.Input(shape, name="given", **arguments)
+    return keras.Model(i, layers.Dense(3, name="logits")(make(i)), name="student")
+
+
+def subclassed():
+    model = Subclassed(name="student")
+    model(np.zeros((1, 8, 4), "float32"))
+    return model
+
+
+def convolutional():
+    def make(i):
+        x = layers.Conv2D(4, 3, padding="same", use_bias=False)(i)
+        x = layers.ReLU()(layers.BatchNormalization()(x))
+        y = layers.DepthwiseConv2D(3, padding="same", activation="relu6")(x)
+        x = layers.ReLU()(layers.Add()([x, y]))
+        x = layers.BatchNormalization()(layers.SeparableConv2D(6, 3, activation="relu")(x))
+        x = layers.Conv2DTranspose(4, 2, strides=2)(layers.MaxPooling2D()(x))
+        return layers.GlobalAveragePooling2D()(x)
+
+    return functional((8, 8, 3), make)
+
+
+def transposed():
+    def make(i):
+        x = layers.Conv1DTranspose(4, 3, activation="relu")(i)
+        x = layers.SeparableConv1D(4, 3)(layers.DepthwiseConv1D(3)(x))
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Conv1DTranspose(4, 3)(x)))
+        return layers.Flatten()(x)
+
+    return functional((8, 4), make)
+
+
+def nested():
+    i = keras.Input((8, 8, 3))
+    backbone = keras.Model(i, layers.ReLU()(layers.Conv2D(4, 3)(i)), name="backbone")
+    return functional((8, 8, 3), lambda i: layers.Flatten()(backbone(i)))
+
+
+def shared():
+    layer = layers.Dense(4, activation="tanh", name="shared")
+    return functional((8, 4), lambda i: layers.Flatten()(layer(layer(i))))
+
+
+def several():
+    a, b = keras.Input((4,), name="a"), keras.Input((6,), name="b")
+    x = layers.Concatenate()(
+        [layers.Dense(5, activation="relu")(a), layers.Dense(5, activation="sigmoid")(b)]
+    )
+    outputs = {
+        "p": layers.Dense(3, name="p")(x),
+        "q": layers.Dense(2, activation="softmax", name="q")(x),
+    }
+    return keras.Model({"a": a, "b": b}, outputs, name="student")
+
+
+def attention(kind, **arguments):
+    def make(i):
+        x = layers.Dense(8)(i)
+        x = layers.LayerNormalization()(x + kind(**arguments)(x, x))
+        return layers.GlobalAveragePooling1D()(x)
+
+    return functional((8, 4), make)
+
+
+def tied():
+    i = keras.Input((8,), dtype="int32", name="given")
+    embedding = layers.ReversibleEmbedding(20, 6, name="embedding")
+    x = layers.Dense(6, activation="relu")(embedding(i))
+    return keras.Model(i, embedding(x, reverse=True), name="student")
+
+
+def pooled(layer):
+    return lambda i: layers.GlobalAveragePooling1D()(layer(i))
+
+
+def normalized_over_one(i):
+    return layers.GlobalAveragePooling1D()(layers.LayerNormalization()(i) + i)
+
+
+INTEGER = {
+    "sequential": lambda: keras.Sequential(
+        [
+            keras.Input((8, 4), name="given"),
+            layers.Conv1D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(3, name="logits"),
+        ],
+        name="student",
+    ),
+    "convolutional": convolutional,
+    "transposed": transposed,
+    "nested": nested,
+    "subclassed": subclassed,
+    "shared": shared,
+    "several": several,
+    "custom": lambda: functional((8, 4), pooled(Block(name="block"))),
+    "custom_built": lambda: functional((8, 4), pooled(Built(name="block"))),
+    "embedding": lambda: functional((8,), pooled(layers.Embedding(20, 6)), dtype="int32"),
+    "swish": lambda: functional((8, 4), pooled(layers.Conv1D(6, 3, activation="swish"))),
+}
+PARTLY_FLOAT = {
+    "attention": lambda: attention(layers.MultiHeadAttention, num_heads=2, key_dim=4),
+    "grouped": lambda: attention(
+        layers.GroupQueryAttention, head_dim=4, num_query_heads=2, num_key_value_heads=1
+    ),
+    "tied": tied,
+    "lstm": lambda: functional((8, 4), layers.LSTM(5)),
+    "gru": lambda: functional((8, 4), layers.Bidirectional(layers.GRU(5))),
+    "normalized_over_one": lambda: functional((8, 1), normalized_over_one),
+    "open": lambda: functional((None, 4), pooled(layers.Conv1D(6, 3, activation="swish"))),
+}
+
+
+def data_for(model, examples=24):
+    generator = np.random.default_rng(0)
+
+    def values(tensor):
+        shape = (examples, *(8 if n is None else n for n in tensor.shape[1:]))
+        if "int" in str(tensor.dtype):
+            return generator.integers(1, 20, shape).astype("int32")
+        return generator.normal(size=shape).astype("float32")
+
+    x = keras.tree.map_structure(values, input_tensors(model))
+    y = keras.tree.map_structure(
+        lambda out: generator.normal(size=out.shape).astype("float32"), model(x)
+    )
+    return x, y
+
+
+def compressed(student, data, stages, **arguments):
+    distiller = kd.Distiller(None, student, [], student_loss_weight=1.0)
+    distiller.compile("sgd", "mse", **arguments)
+    return kd.compress(distiller, data, stages=stages, verbose=0)
+
+
+def steps_apart(result, path, x):
+    """Return how far the file is from the model, in steps of each output's range."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    run = interpreter.get_signature_runner()
+    named = x if isinstance(x, dict) else {next(iter(run.get_input_details())): x}
+    count = len(next(iter(named.values())))
+    rows = [run(**{key: value[n : n + 1] for key, value in named.items()}) for n in range(count)]
+    expected = result.predict(x)
+    expected = expected if isinstance(expected, dict) else {next(iter(rows[0])): expected}
+    apart = []
+    for key, values in expected.items():
+        distinct = np.unique(values)
+        step = np.diff(distinct)[np.diff(distinct) > 1e-7].min()
+        apart.append(np.abs(np.concatenate([row[key] for row in rows]) - values) / step)
+    return max(float(part.max()) for part in apart)
+
+
+def as_arrays(outputs):
+    return [np.asarray(part) for part in keras.tree.flatten(outputs)]
+
+
+@pytest.mark.parametrize("name", [*INTEGER, *PARTLY_FLOAT])
+def test_any_model_is_trained_saved_and_left_as_it_was(name, tmp_path):
+    student = {**INTEGER, **PARTLY_FLOAT}[name]()
+    x, y = data_for(student)
+    before = [weight.copy() for weight in student.get_weights()]
+    names = operation_names(student)
+    result = compressed(student, (x, y), [kd.QuantizeAware(learning_rate=1e-3)])
+
+    for now, then in zip(student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    for model in (student, result.model):
+        assert not [layer.name for layer in flat_layers(model) if "call" in vars(layer)]
+        assert operation_names(model) == names
+        assert type(model) is type(student)
+    kernels = quantizable_kernels(operations_of(result.model), lambda path, layer: 8)
+    for kernel in kernels:
+        columns = np.asarray(kernel.to_columns(kernel.variable.value))
+        scale = np.abs(columns).max(0) / 127
+        np.testing.assert_allclose(columns / scale, np.round(columns / scale), atol=1e-3)
+
+    result.save(tmp_path / "model.keras")
+    loaded = kd.load_compressed(tmp_path / "model.keras")
+    assert loaded.quantization == result.quantization and loaded.layers == result.layers
+    for one, other in zip(as_arrays(loaded.predict(x)), as_arrays(result.predict(x)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    plain = keras.models.load_model(tmp_path / "model.keras")
+    for one, other in zip(as_arrays(plain(x)), as_arrays(result.model(x)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_the_file_computes_as_the_model_does(name, tmp_path):
+    student = INTEGER[name]()
+    x, y = data_for(student)
+    result = compressed(student, (x, y), [kd.QuantizeAware(learning_rate=1e-3)])
+    path = kd.export_tflite(result, tmp_path / "model.tflite", "int8", verbose=False)
+    assert steps_apart(result, path, x) <= (3.0 if "custom" in name else 1.01)
+    if name != "several":
+        measured = kd.evaluate_tflite(path, (x, np.zeros(24, "int32")), runs=1, warmup=0)
+        assert measured.float_operators == {}
+
+
+@pytest.mark.parametrize("chain", ["prune", "cluster", "prune_cluster", "channel"])
+@pytest.mark.parametrize("name", ["convolutional", "custom", "lstm", "attention"])
+def test_zeros_and_shared_values_stay_through_the_chain(name, chain):
+    student = {**INTEGER, **PARTLY_FLOAT}[name]()
+    stages = []
+    if "prune" in chain or chain == "channel":
+        stages.append(kd.Prune(0.5, epochs=0))
+    if "cluster" in chain or chain == "channel":
+        stages.append(kd.Cluster(6, epochs=0, per_channel=chain == "channel"))
+    data = data_for(student)
+    result = compressed(student, data, [*stages, kd.QuantizeAware(learning_rate=0.05)])
+    assert np.isfinite(result.history["quantize_aware"]["loss"]).all()
+    first = compressed(student, data, stages)
+    before = {(k.path, k.name): k.variable for k in _kernels(first.model)}
+    assert len(before) >= 3
+    for kernel in _kernels(result.model):
+        then = np.asarray(before[kernel.path, kernel.name].value)
+        now = np.asarray(kernel.variable.value)
+        if "prune" in chain or chain == "channel":
+            assert (now[then == 0] == 0).all(), kernel.path
+        if len(np.unique(then)) <= 6:
+            assert len(np.unique(now)) <= len(np.unique(then)), kernel.path
+            for value in np.unique(then):
+                assert len(np.unique(now[then == value])) == 1, kernel.path
+        assert np.abs(now - then).max() > 0
+
+
+def _kernels(model):
+    return quantizable_kernels(operations_of(model), lambda path, layer: 8)
+
+
+def quantization_of(model, x, ranges="minmax"):
+    specs = keras.tree.map_structure(
+        lambda t: tf.TensorSpec(t.shape, t.dtype), input_tensors(model)
+    )
+    sites = find_sites(trace_calls(model, specs))
+    made = Quantization(
+        model, sites, Ranges(sites.sites, 8, ranges), KernelRounding(_kernels(model))
+    )
+    made.calibrate([x], measure_of(ranges, 8))
+    return made
+
+
+def test_a_step_moves_statistics_once_and_seeds_on():
+    def make(i):
+        x = layers.Conv1D(4, 3, kernel_regularizer="l2", activity_regularizer="l2")(i)
+        x = layers.BatchNormalization(momentum=0.5, name="norm")(x)
+        return layers.Flatten()(layers.Dropout(0.5, name="drop")(x))
+
+    student = functional((8, 4), make)
+    x, y = data_for(student, 8)
+    view = quantization_of(student, x)
+    kernel, bias = student.layers[1].weights
+    rounded = dict((id(v), np.asarray(t)) for v, t in view.rounding.rounded())[id(kernel)]
+    given = np.asarray(view.ranges.quantized(view.sites.sites[0], tf.constant(x), False))
+    mean = np.asarray(tf.nn.conv1d(given, rounded, 1, "VALID") + bias.value).mean((0, 1))
+    seed = next(v for v in student.non_trainable_variables if "seed" in v.name)
+    state = np.asarray(seed.value).copy()
+    with view.applied(training=True):
+        student(x, training=True)
+    np.testing.assert_allclose(
+        student.get_layer("norm").moving_mean, 0.5 * mean, rtol=1e-4, atol=1e-6
+    )
+    assert not np.array_equal(seed.value, state)
+    assert len(student.losses) == 2
+
+
+@pytest.mark.parametrize("arguments", [{"jit_compile": True}, {"run_eagerly": True}])
+def test_ways_to_run_a_step_are_equal(arguments):
+    results = []
+    for given in ({"jit_compile": False}, arguments):
+        keras.utils.set_random_seed(0)
+        student = INTEGER["shared"]()
+        data = tf.data.Dataset.from_tensor_slices(data_for(student)).batch(8)
+        results.append(compressed(student, data, [kd.QuantizeAware(epochs=2)], **given))
+    for one, other in zip(*(r.model.get_weights() for r in results), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    ranges = [np.array(list(r.quantization["ranges"].values())) for r in results]
+    np.testing.assert_allclose(*ranges, atol=1e-4)
+
+
+def test_mixed_precision(tmp_path):
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        student = convolutional()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    data = data_for(student)
+    result = compressed(student, data, [kd.QuantizeAware()])
+    assert result.model.layers[1].compute_dtype == "bfloat16"
+    kd.export_tflite(result, tmp_path / "m.tflite", "int8", verbose=False)
+
+
+def test_the_same_numbers_as_tf_mot():
+    """The ranges of a model that TF-MOT quantized give the same outputs here."""
+    from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+
+    tf_keras, tfmot = import_tf_keras(), import_tfmot()
+
+    def network(k):
+        given = k.layers.Input((8, 8, 3))
+        x = k.layers.Conv2D(4, 3, activation="relu", name="conv")(given)
+        x = k.layers.Flatten(name="flat")(k.layers.MaxPooling2D(name="pool")(x))
+        x = k.layers.Dense(6, activation="relu", name="hidden")(x)
+        return k.Model(given, k.layers.Dense(3, name="logits")(x))
+
+    ours, theirs = network(keras), network(tf_keras)
+    theirs.set_weights(ours.get_weights())
+    theirs = tfmot.quantization.keras.quantize_model(theirs)
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+    view = quantization_of(ours, x)
+    chosen = view.ranges.to_json()
+    for variable in theirs.variables:
+        layer, _, name = variable.name.partition("/")
+        end = {"min:0": 0, "max:0": 1}.get(name.rpartition("_")[2])
+        if name.startswith(("post_activation_m", "output_m", "quantize_layer_m")):
+            path = layer.removeprefix("quant_")
+            key = ":input:0:0" if layer == "quantize_layer" else f"{path}:output:0:0"
+            if key in chosen:
+                variable.assign(chosen[key][end])
+            else:  # what TF-MOT rounds once more, with the same range
+                source = "conv:output:0:0"
+                variable.assign(chosen[source][end])
+    with view.applied():
+        outputs = ours(x, training=False)
+    np.testing.assert_allclose(outputs, theirs(x, training=False), atol=1e-6)
+
+
+REPLICAS = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+import keras
+import keras_kd as kd
+
+
+def dense(units, seed, **arguments):
+    glorot = keras.initializers.GlorotUniform(seed)
+    return keras.layers.Dense(units, kernel_initializer=glorot, **arguments)
+
+
+def run(stages):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((5,))
+    hidden = dense(8, 1, activation="gelu", name="hidden")(i)
+    student = keras.Model(i, dense(3, 2, name="logits")(hidden))
+    teacher = keras.Model(i, dense(3, 3)(i))
+    hint = kd.Hint(teacher.layers[-1].name, "logits")
+    distiller = kd.Distiller(teacher, student, [kd.losses.KLDivergence(2.0), hint])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("sgd", loss=loss, jit_compile=False)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(48, 5)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((x, generator.integers(0, 3, 48))).batch(16)
+    result = kd.compress(distiller, data, data, stages=stages(), verbose=0)
+    left = [l.name for l in result.model.layers if "call" in vars(l)]
+    gelu = result.model.get_layer("hidden").activation is keras.activations.gelu
+    ranges = [] if result.quantization is None else list(result.quantization["ranges"].values())
+    values = [*result.model.get_weights(), np.array(ranges), result.predict(x)]
+    return [v.tolist() for v in values], left, gelu, result.history
+
+
+sgd = lambda: keras.optimizers.SGD(0.1)
+STAGES = {
+    "quantize": lambda: [kd.QuantizeAware(2, optimizer=sgd())],
+    "cluster": lambda: [kd.Cluster(4, 2, "linear", optimizer=sgd())],
+}
+results = {}
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+for name, stages in STAGES.items():
+    single = run(stages)
+    with strategy.scope():
+        results[name] = [single, run(stages)]
+json.dump(results, open(sys.argv[1], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replicas")
+    (folder / "script.py").write_text(REPLICAS)
+    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.run(
+        [sys.executable, "script.py", "results.json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("stage", ["quantize", "cluster"])
+def test_two_devices_train_as_one(replicas, stage):
+    (single, _, _, history), (mirrored, left, gelu, other) = replicas[stage]
+    assert left == [] and gelu
+    for one, two in zip(single, mirrored, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    (name,) = history
+    for key, values in history[name].items():
+        np.testing.assert_allclose(values, other[name][key], rtol=1e-4, err_msg=key)

@@ -1,0 +1,124 @@
+import keras
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from keras_kd.compression.quantizing.sites import FIXED_RANGES, find_sites
+from keras_kd.models.calls import trace_calls
+from keras_kd.models.graph import input_tensors
+
+
+def sites_of(make, shape=(8, 8, 3), spared=()):
+    i = keras.Input(shape, name="image")
+    model = keras.Model(i, make(i))
+    specs = keras.tree.map_structure(
+        lambda x: tf.TensorSpec(x.shape, x.dtype), input_tensors(model)
+    )
+    return find_sites(trace_calls(model, specs), spared)
+
+
+def names(sites):
+    return [f"{site.path}:{site.kind}" for site in sites.sites]
+
+
+def conv(i, **arguments):
+    return layers.Conv2D(4, 3, name="conv", **arguments)(i)
+
+
+def norm(x):
+    return layers.BatchNormalization(name="norm")(x)
+
+
+def relu(x):
+    return layers.ReLU(name="relu")(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected", "folded", "scaled"),
+    [
+        (conv, ["conv:output"], [], []),
+        (lambda i: relu(conv(i)), ["relu:output"], [], []),
+        (lambda i: relu(norm(conv(i))), ["relu:output"], ["norm"], []),
+        (lambda i: norm(relu(conv(i))), ["relu:output", "norm:output"], [], ["norm"]),
+        (
+            lambda i: norm(conv(i, activation="relu")),
+            ["conv:output", "norm:output"],
+            [],
+            ["norm"],
+        ),
+        (
+            lambda i: relu(layers.Dense(3, name="dense")(layers.Flatten(name="flat")(i))),
+            ["relu:output"],
+            [],
+            [],
+        ),
+        (lambda i: conv(i, activation="swish"), ["conv:activation", "conv:output"], [], []),
+        (
+            lambda i: layers.SeparableConv2D(4, 3, name="conv")(i),
+            ["conv:between", "conv:output"],
+            [],
+            [],
+        ),
+        # A transposed convolution cannot apply a rectifier itself.
+        (
+            lambda i: layers.Conv2DTranspose(4, 3, activation="relu", name="conv")(i),
+            ["conv:activation", "conv:output"],
+            [],
+            [],
+        ),
+        (
+            lambda i: relu(norm(layers.Conv2DTranspose(4, 3, name="conv")(i))),
+            ["norm:output", "relu:output"],
+            ["norm"],
+            [],
+        ),
+        # The sum of a residual joins with the activation; pooling keeps the range.
+        (
+            lambda i: layers.MaxPooling2D(name="pool")(
+                relu(layers.Add(name="add")([i, layers.Conv2D(3, 1, name="conv")(i)]))
+            ),
+            ["conv:output", "relu:output"],
+            [],
+            [],
+        ),
+    ],
+)
+def test_where_quantizers_stand(make, expected, folded, scaled):
+    sites = sites_of(make)
+    assert names(sites) == [":input", *expected]
+    assert (sorted(sites.folded), sorted(sites.scaled)) == (folded, scaled)
+
+
+def test_a_normalization_that_two_read_is_not_joined():
+    def make(i):
+        x = conv(i)
+        return layers.Add(name="add")([relu(norm(x)), x])
+
+    sites = sites_of(make)
+    assert not sites.folded and "conv:output" in names(sites)
+
+
+@pytest.mark.parametrize("name", FIXED_RANGES)
+def test_activations_with_a_scale_of_the_format(name):
+    sites = sites_of(lambda i: layers.Activation(name, name="last")(conv(i)))
+    assert [site.fixed for site in sites.sites if site.path == "last"] == [FIXED_RANGES[name]]
+
+
+def test_spared_layers_have_no_quantizer_and_what_follows_is_given_one():
+    def make(i):
+        x = layers.Dense(4, name="first")(layers.Flatten(name="flat")(i))
+        return layers.Dense(3, name="last")(layers.Dense(4, name="middle")(x))
+
+    found = names(sites_of(make, spared=("middle",)))
+    assert found == [":input", "first:output", "last:output"]
+
+
+def test_each_call_of_a_shared_layer_has_its_own():
+    shared = layers.Dense(8, name="shared")
+    sites = sites_of(lambda i: shared(shared(i)), (8,))
+    assert [(site.path, site.call) for site in sites.sites[1:]] == [("shared", 0), ("shared", 1)]
+
+
+def test_the_cells_of_recurrent_layers_have_none():
+    found = names(sites_of(lambda i: layers.LSTM(3, name="lstm")(i), (8, 4)))
+    assert found == [":input", "lstm:output"]
