@@ -268,8 +268,8 @@ def test_a_padded_tagger_counts_the_real_positions_alone():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"number_of_clusters": 1}, "from 2 to 256.*received 1"),
-        ({"number_of_clusters": 257}, "from 2 to 256"),
+        ({"number_of_clusters": 1}, "number_of_clusters=1"),
+        ({"number_of_clusters": 257}, "number_of_clusters=257"),
         ({"number_of_clusters": 8.0}, "whole number"),
         ({"number_of_clusters": True}, "whole number"),
         ({"initialization": "kmeans"}, r"one of kmeans\+\+, density, linear, random"),

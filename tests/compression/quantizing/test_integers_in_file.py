@@ -86,8 +86,8 @@ def test_zeros_and_values_in_the_file(distiller, data, tmp_path, per_channel, pr
         name = names[integers.size]
         floats = _kernel(result.model, name)
         by_channel = per_channel and name.startswith("conv")
-        # The file has the output channels in front.
-        groups = integers.reshape(len(integers), -1) if by_channel else [integers]
+        # The file has the output channels in front, each with a scale of its own.
+        groups = integers.reshape(len(integers), -1)
         assert max(len(np.unique(group)) for group in groups) <= 6, name
         groups = np.moveaxis(floats, -1, 0) if by_channel else [floats]
         assert max(len(np.unique(group)) for group in groups) <= 6, name

