@@ -151,6 +151,7 @@ class Quantization:
             outputs = _scaled(operation, args[0] if args else kwargs["inputs"])
         else:
             outputs = call(*args, **kwargs)
+        self._mode.activated = None
         return self._rounded(outputs, path, index, "output")
 
     def _activation_of(self, layer: Any) -> Callable[[Any], Any]:
@@ -158,8 +159,8 @@ class Quantization:
         activation = kernel_activation(layer) or keras.activations.linear
 
         def rounded(x: Any) -> Any:
-            now = getattr(self._mode, "now", None) is not None
-            return activation(self._quantized(self._mode.activated, x) if now else x)
+            key = getattr(self._mode, "activated", None)
+            return activation(x if key is None else self._quantized(key, x))
 
         return rounded
 
