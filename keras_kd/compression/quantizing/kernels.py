@@ -143,7 +143,7 @@ def _kernels_of(layer: Any) -> list[tuple[str, Any, tuple[int, ...]]]:
 
 def takes_4_bits(layer: Any) -> bool:
     """Whether an `"int4"` file holds the kernel of a layer in 4 bits."""
-    if not isinstance(layer, _FOUR) or isinstance(layer, (*_DEPTHWISE, *_SEPARABLE)):
+    if not isinstance(layer, _FOUR) or isinstance(layer, (*_DEPTHWISE, *SEPARABLE)):
         return False
     return math.prod(kernel_of(layer).shape) >= LEAST_WEIGHTS
 
