@@ -125,7 +125,10 @@ class Quantization:
     def to_json(self) -> dict[str, Any]:
         """Return everything but the student, as JSON can hold it."""
         return {
-            "sites": [dataclasses.asdict(site) for site in self.sites.sites],
+            "sites": [
+                {**dataclasses.asdict(site), "fixed": site.fixed and list(site.fixed)}
+                for site in self.sites.sites
+            ],
             "folded": sorted(self.sites.folded),
             "scaled": sorted(self.sites.scaled),
             "activation_bits": self.ranges.bits,
