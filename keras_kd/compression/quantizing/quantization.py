@@ -172,6 +172,8 @@ class Quantization:
         flat = keras.tree.flatten(structure)
         position = 0
         for i, x in enumerate(flat):
+            if kind == "input" and isinstance(x, np.ndarray):
+                x = flat[i] = keras.ops.convert_to_tensor(x)
             if tf.is_tensor(x) and x.dtype.is_floating:
                 flat[i] = self._quantized((path, index, position, kind), x)
                 position += 1
@@ -211,15 +213,21 @@ def quantization_from_json(content: Mapping[str, Any], model: keras.Model) -> Qu
 
 def _separated(layer: Any, x: Any, between: Callable[[Any], Any]) -> Any:
     """Return a separable convolution whose second kernel is given what `between` returns."""
-    form = layer.data_format
+    form, kernel = layer.data_format, layer.pointwise_kernel
     strides, dilation = layer.strides, layer.dilation_rate
     x = keras.ops.depthwise_conv(x, layer.depthwise_kernel, strides, layer.padding, form, dilation)
-    x = keras.ops.conv(between(x), layer.pointwise_kernel, 1, "valid", form)
+    x = between(x)
+    flat = layer.rank == 1 and form == "channels_last"
+    if flat:  # so that the bias becomes a part of the file's convolution
+        x, kernel = keras.ops.expand_dims(x, 1), keras.ops.expand_dims(kernel, 0)
+    x = keras.ops.conv(x, kernel, 1, "valid", form)
     if layer.use_bias:
-        ones = (1,) * layer.rank
+        ones = (1,) * (2 if flat else layer.rank)
         shape = (1, *ones, -1) if form == "channels_last" else (1, -1, *ones)
         x = x + keras.ops.reshape(layer.bias, shape)
-    return x if layer.activation is None else layer.activation(x)
+    if layer.activation is not None:
+        x = layer.activation(x)
+    return keras.ops.squeeze(x, 1) if flat else x
 
 
 def _scaled(normalization: Any, x: tf.Tensor) -> tf.Tensor:

@@ -316,6 +316,23 @@ def quantization_of(model, x, ranges="minmax"):
     return made
 
 
+def test_arrays_are_rounded_as_tensors_are():
+    student = INTEGER["several"]()
+    x, _ = data_for(student)
+    view = quantization_of(student, x)
+    given = {key: np.linspace(0, 9, value.size).reshape(value.shape) for key, value in x.items()}
+    given = {key: value.astype("float32") for key, value in given.items()}
+    with view.applied():
+        arrays = student(given)
+    with view.applied():
+        tensors = student(keras.tree.map_structure(tf.constant, given))
+    for one, other in zip(as_arrays(arrays), as_arrays(tensors), strict=True):
+        np.testing.assert_array_equal(one, other)
+    beyond = {key: np.full_like(value, 1e3) for key, value in x.items()}
+    with view.applied():
+        assert max(np.abs(part).max() for part in as_arrays(student(beyond))) < 50.0
+
+
 def test_a_step_moves_statistics_once_and_seeds_on():
     def make(i):
         x = layers.Conv1D(4, 3, kernel_regularizer="l2", activity_regularizer="l2")(i)
@@ -347,9 +364,12 @@ def test_ways_to_run_a_step_are_equal(arguments):
         keras.utils.set_random_seed(0)
         student = INTEGER["shared"]()
         data = tf.data.Dataset.from_tensor_slices(data_for(student)).batch(8)
-        results.append(compressed(student, data, [kd.QuantizeAware(epochs=2)], **given))
+        results.append(
+            compressed(student, data, [kd.QuantizeAware(epochs=2, optimizer="sgd")], **given)
+        )
     for one, other in zip(*(r.model.get_weights() for r in results), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+        # A rounding error may move a weight by one step of its grid.
+        np.testing.assert_allclose(one, other, atol=1.01 * np.abs(one).max() / 127 + 1e-4)
     ranges = [np.array(list(r.quantization["ranges"].values())) for r in results]
     np.testing.assert_allclose(*ranges, atol=1e-4)
 
@@ -373,29 +393,29 @@ def test_the_same_numbers_as_tf_mot():
     tf_keras, tfmot = import_tf_keras(), import_tfmot()
 
     def network(k):
+        # Of Dense kernels TF-MOT rounds all columns alike.
         given = k.layers.Input((8, 8, 3))
-        x = k.layers.Conv2D(4, 3, activation="relu", name="conv")(given)
-        x = k.layers.Flatten(name="flat")(k.layers.MaxPooling2D(name="pool")(x))
-        x = k.layers.Dense(6, activation="relu", name="hidden")(x)
-        return k.Model(given, k.layers.Dense(3, name="logits")(x))
+        x = k.layers.Conv2D(4, 3, activation="relu", name="first")(given)
+        x = k.layers.Conv2D(6, 3, activation="relu", name="second")(x)
+        return k.Model(given, k.layers.Conv2D(3, 1, name="logits")(x))
 
     ours, theirs = network(keras), network(tf_keras)
     theirs.set_weights(ours.get_weights())
     theirs = tfmot.quantization.keras.quantize_model(theirs)
     x = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
     view = quantization_of(ours, x)
-    chosen = view.ranges.to_json()
-    for variable in theirs.variables:
-        layer, _, name = variable.name.partition("/")
-        end = {"min:0": 0, "max:0": 1}.get(name.rpartition("_")[2])
-        if name.startswith(("post_activation_m", "output_m", "quantize_layer_m")):
-            path = layer.removeprefix("quant_")
-            key = ":input:0:0" if layer == "quantize_layer" else f"{path}:output:0:0"
-            if key in chosen:
-                variable.assign(chosen[key][end])
-            else:  # what TF-MOT rounds once more, with the same range
-                source = "conv:output:0:0"
-                variable.assign(chosen[source][end])
+    theirs(x, training=True)  # sets the ranges of its kernels
+    for name, values in view.ranges.to_json().items():
+        path = name.split(":")[0]
+        layer = f"quant_{path}/" if path else "quantize_layer/"
+        found = [
+            variable
+            for variable in theirs.variables
+            if variable.name.startswith(layer) and "kernel" not in variable.name
+        ]
+        for end, value in zip(("_min:0", "_max:0"), values, strict=True):
+            (variable,) = (v for v in found if v.name.endswith(end))
+            variable.assign(value)
     with view.applied():
         outputs = ours(x, training=False)
     np.testing.assert_allclose(outputs, theirs(x, training=False), atol=1e-6)
