@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +43,18 @@ def count_macs(file: ModelFile, shapes: Shapes | None = None) -> Macs:
 
     Returns:
         The `Macs` of one run with these shapes.
+
+    Raises:
+        ValueError: If the operators of the file do not fit their tensors.
     """
-    return _Counter(file, shapes or (lambda graph, index: file.tensor(graph, index).shape)).run()
+    try:
+        return _Counter(
+            file, shapes or (lambda graph, index: file.tensor(graph, index).shape)
+        ).run()
+    except (LookupError, TypeError, ValueError, ArithmeticError, struct.error) as error:
+        raise ValueError(
+            f"The file is damaged: its operators do not fit their tensors ({error})."
+        ) from error
 
 
 class _Counter:
@@ -55,12 +66,16 @@ class _Counter:
             self._graphs.setdefault(operator.graph, []).append(operator)
         self._totals: dict[str, int] = {}
         self._not_counted: dict[str, str] = {}
+        self._open: list[int] = []
 
     def run(self) -> Macs:
         self._graph(0, 1)
         return Macs(sum(self._totals.values()), self._totals, self._not_counted)
 
     def _graph(self, graph: int, times: int) -> None:
+        if graph in self._open:
+            raise ValueError(f"graph {graph} runs inside of itself")
+        self._open.append(graph)
         for operator in self._graphs.get(graph, []):
             if operator.name == "WHILE":
                 self._loop(operator, times)
@@ -73,6 +88,7 @@ class _Counter:
                 self._totals[operator.name] = self._totals.get(operator.name, 0) + times * macs
             elif operator.name in _UNKNOWN:
                 self._not_counted[operator.name] = "not known how it multiplies"
+        self._open.pop()
 
     def _shape_of(self, operator: Operator) -> Callable[[str, int], Shape]:
         def shape(side: str, position: int) -> Shape:

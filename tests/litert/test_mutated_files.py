@@ -1,14 +1,18 @@
 """The reader raises one kind of error, whatever bytes it is given."""
 
 import pathlib
+import resource
 import struct
 import time
-import tracemalloc
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
+import keras_kd as kd
 from keras_kd.litert.graph import read_graphs
+from keras_kd.litert.macs import count_macs
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.stored_tensors import stored_tensors
 
@@ -47,10 +51,10 @@ def read(content):
     file.signature_graphs()
     read_graphs(file)
     stored_tensors(content)
+    count_macs(file)
 
 
-def survive(count, seed):
-    content = REFERENCE.read_bytes()
+def survive(count, seed, content):
     rng = np.random.default_rng(seed)
     refused = 0
     for number in range(count):
@@ -70,12 +74,26 @@ def test_a_whole_file_is_read():
 
 
 def test_mutated_files():
-    assert 20 < survive(200, seed=0) < 200
+    assert 20 < survive(200, seed=0, content=REFERENCE.read_bytes()) < 200
+
+
+def written(folder, quantization):
+    i = keras.Input((8, 8, 3))
+    x = layers.DepthwiseConv2D(3)(layers.Conv2D(8, 3, activation="relu")(i))
+    x = layers.LSTM(8, unroll=True)(layers.Reshape((16, 8))(x))
+    model = keras.Model(i, layers.Dense(200, activation="softmax")(x))
+    data = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
+    path = folder / f"{quantization}.tflite"
+    kd.export_tflite(
+        model, path, quantization, data, class_names=[str(n) for n in range(200)], verbose=False
+    )
+    return path.read_bytes()
 
 
 @pytest.mark.slow
-def test_thousands_of_mutated_files():
-    tracemalloc.start()
-    survive(4000, seed=1)
-    assert tracemalloc.get_traced_memory()[1] < 2**30
-    tracemalloc.stop()
+@pytest.mark.parametrize("form", ["reference", "float32", "dynamic", "int16x8"])
+def test_thousands_of_mutated_files(form, tmp_path):
+    content = REFERENCE.read_bytes() if form == "reference" else written(tmp_path, form)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert 100 < survive(1000, seed=1, content=content) < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e6, "more than 1 GB"
