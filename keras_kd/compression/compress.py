@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.compression.running.drop_limit import check_limit
 from keras_kd.compression.running.run_folder import RunFolder
 from keras_kd.compression.running.run_plan import run_plan
+from keras_kd.compression.running.stage_callbacks import stage_callbacks
 from keras_kd.compression.running.stage_runs import StageRuns
 from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import already_pruned
@@ -45,6 +46,9 @@ def compress(
     max_drop: float | None = None,
     reference: str = "student",
     retries: int = 2,
+    callbacks: Sequence[keras.callbacks.Callback]
+    | Callable[[Stage], Sequence[keras.callbacks.Callback]]
+    | None = None,
     verbose: Any = "auto",
 ) -> CompressedModel:
     """Compress a distilled student, the teacher still teaching in every stage.
@@ -75,6 +79,10 @@ def compress(
         reference: What a loss is measured against: `"student"`, as it was before compression, or
             `"teacher"`. Defaults to `"student"`.
         retries: How often a stage is tried again. Defaults to `2`.
+        callbacks: Keras callbacks for the training of every stage, or a function `stage -> list`
+            for a list per stage. Their `model` is a `Distiller` of that stage's student. With
+            `path`, what they have learned, such as the best epoch of `EarlyStopping`, is backed up
+            with the training. Defaults to `None`.
         verbose: Verbosity of the training, as in `keras.Model.fit`. Defaults to `"auto"`.
 
     Returns:
@@ -123,6 +131,7 @@ def compress(
         max_drop, reference, retries, validation_data, distiller._compile_metrics is not None
     )
     check_order(stages)
+    watching = stage_callbacks(callbacks, stages)
     preview = student
     for i, stage in enumerate(stages):
         stage_plans(stage, preview, stages[:i])
@@ -145,7 +154,7 @@ def compress(
             folder = RunFolder(path, plan, student, seed)
             seed = folder.seed
         teaching = Teaching(distiller, train, validation_data, verbose, order)
-        runs = StageRuns(student, teaching, copied, folder, limit, reference, seed)
+        runs = StageRuns(student, teaching, copied, folder, limit, reference, seed, watching)
         state = StudentState(copied(student), pruned=already_pruned(student))
         held.enter_context(_left_as_they_are(distiller.objective.layers))
         return runs.result(runs.run(stages, state))

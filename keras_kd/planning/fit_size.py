@@ -15,6 +15,7 @@ from keras_kd.compression.compress import compress
 from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.compression.running.run_folder import differences
 from keras_kd.compression.running.run_plan import run_plan
+from keras_kd.compression.running.stage_callbacks import stage_callbacks
 from keras_kd.compression.stages.stage import Stage, stage_plans, stage_preview
 from keras_kd.data.batches import PassOrder, as_batches
 from keras_kd.distilling.distiller import Distiller
@@ -62,6 +63,7 @@ def compress_to_size(
     representative_data: Any = None,
     path: str | os.PathLike[str] | None = None,
     trainings: int = 3,
+    callbacks: Any = None,
     verbose: Any = "auto",
 ) -> SizedStudent:
     """Compress a student as little as a limit on the size of its file allows.
@@ -86,6 +88,7 @@ def compress_to_size(
             `student.tflite`, and `size.json` with the sizes. The same call goes on where a killed
             process left off. Defaults to `None`: nothing is kept.
         trainings: How many strengths may be trained. Defaults to `3`.
+        callbacks: As in `compress`, for the trainings of a strength. Defaults to `None`.
         verbose: As in `compress`. Defaults to `"auto"`.
 
     Returns:
@@ -112,6 +115,7 @@ def compress_to_size(
     number("max_bytes", max_bytes, least=1, whole=True)
     number("trainings", trainings, least=1, whole=True)
     stages = [stages] if isinstance(stages, Stage) else list(stages)
+    stage_callbacks(callbacks, stages)
     folder = None if path is None else pathlib.Path(path)
     what = f"{'zipped ' if zipped else ''}{quantization} file"
 
@@ -132,6 +136,7 @@ def compress_to_size(
             validation_data if trained else None,
             stages=chosen,
             path=folder / f"strength_{strength:.4f}" if keep and folder else None,
+            callbacks=callbacks if trained else None,
             verbose=verbose if trained else 0,
         )
         with tempfile.TemporaryDirectory() as temporary:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.compression.running.stage_callbacks import CallbackStates
 from keras_kd.system.backups import read_backup, write_backup
 from keras_kd.system.reading import parse_json, read_arrays
 
@@ -29,12 +30,17 @@ class EpochBackup:
 
     Attributes:
         seconds_before: How long the training took in the processes that were killed.
+        stopped: Whether a callback had ended the training, once resumed.
+        callbacks: What the callbacks had learned and the arrays in it, once resumed; `None` where
+            nothing is kept.
     """
 
     def __init__(self, path: str | os.PathLike[str], seed: int) -> None:
         self.path = pathlib.Path(path)
         self.seed = seed
         self.seconds_before = 0.0
+        self.stopped = False
+        self.callbacks: tuple[list[dict[str, Any]], list[np.ndarray]] | None = None
         self._start = time.perf_counter()
 
     def epochs_done(self) -> int:
@@ -63,7 +69,7 @@ class EpochBackup:
         if kept is None:
             return 0, {}
         every = [*variables, *random_states]
-        content, values = kept
+        content, values, learned = kept
         if [tuple(value.shape) for value in values] != [tuple(v.shape) for v in every]:
             raise ValueError(
                 f"'{self.path}' holds a training of other variables. It was written by another "
@@ -72,6 +78,9 @@ class EpochBackup:
         for variable, value in zip(every, values, strict=True):
             variable.assign(value)
         self.seconds_before = content["seconds"]
+        # Backups of earlier versions know of no callbacks.
+        self.stopped = content.get("stopped", False)
+        self.callbacks = (content["callbacks"], learned) if "callbacks" in content else None
         return int(content["epochs"]), content["history"]
 
     def save(
@@ -80,6 +89,8 @@ class EpochBackup:
         variables: Sequence[Any],
         random_states: Sequence[Any],
         history: History,
+        stopped: bool = False,
+        callbacks: CallbackStates | None = None,
     ) -> None:
         """Write the file.
 
@@ -87,22 +98,38 @@ class EpochBackup:
             epochs: The number of whole epochs.
             variables: As given to `resume`.
             random_states: As given to `resume`.
-            history: One list a metric.
+            history: One list per metric.
+            stopped: Whether a callback has ended the training. Defaults to `False`.
+            callbacks: What the callbacks have learned. Defaults to `None`: there are none.
         """
+        states, learned = ([], []) if callbacks is None else callbacks.learned()
         arrays: dict[str, Any] = {
             f"variable_{i}": _storable(variable)
             for i, variable in enumerate([*variables, *random_states])
         }
-        seconds = self.seconds_before + time.perf_counter() - self._start
-        progress = json.dumps({"epochs": epochs, "history": history, "seconds": seconds})
+        arrays |= {f"learned_{i}": value for i, value in enumerate(learned)}
+        progress = json.dumps(
+            {
+                "epochs": epochs,
+                "history": history,
+                "seconds": self.seconds_before + time.perf_counter() - self._start,
+                "stopped": stopped,
+                "callbacks": states,
+            }
+        )
         write_backup(self.path, lambda file: np.savez(file, progress=np.array(progress), **arrays))
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray], list[np.ndarray]]:
     arrays = read_arrays(path)
     try:
         content = parse_json(str(arrays["progress"]), path)
-        return content, [arrays[f"variable_{i}"] for i in range(len(arrays) - 1)]
+        learned = sum(name.startswith("learned_") for name in arrays)
+        return (
+            content,
+            [arrays[f"variable_{i}"] for i in range(len(arrays) - 1 - learned)],
+            [arrays[f"learned_{i}"] for i in range(learned)],
+        )
     except KeyError as error:
         raise ValueError(f"'{path}' is no kept training: it has no {error}.") from None
 
@@ -122,42 +149,52 @@ def resumable_fit(
     *,
     epochs: int,
     callbacks: Sequence[Any] = (),
-    callback_class: Any = keras.callbacks.LambdaCallback,
+    watching: Sequence[Any] = (),
     **arguments: Any,
 ) -> History:
     """Fit, or go on where a killed process left off.
 
     Args:
-        trainer: A compiled model of Keras 3 or `tf_keras`.
+        trainer: A compiled model.
         data: The training data.
         backup: Where the state is kept, or `None` to keep nothing.
         variables: Everything that changes while training, but for the states of random layers.
         random_states: The states of random layers.
         epochs: Number of epochs.
-        callbacks: Further callbacks; their work at the end of an epoch is done before the state
-            is kept. Defaults to none.
-        callback_class: The `LambdaCallback` of the trainer's Keras.
+        callbacks: Callbacks whose state is in `variables`; their work at the end of an epoch is
+            done before the state is kept. Defaults to none.
+        watching: The user's callbacks, which come after those; what they have learned is kept.
+            Defaults to none.
         **arguments: Further arguments of `fit`.
 
     Returns:
         The history of all epochs, also of those before the process was killed.
     """
     if backup is None:
-        fitted = trainer.fit(data, epochs=epochs, callbacks=list(callbacks), **arguments)
+        fitted = trainer.fit(data, epochs=epochs, callbacks=[*callbacks, *watching], **arguments)
         return {key: [float(v) for v in values] for key, values in fitted.history.items()}
     done, history = backup.resume(variables, random_states)
-    done = min(done, epochs)
+    states: list[CallbackStates] = []
+
+    def begin(logs: Any = None) -> None:
+        # The callbacks have forgotten the training before this one.
+        states[:] = [CallbackStates(watching)]
+        if backup.callbacks is not None:
+            states[0].restore(*backup.callbacks)
 
     def keep(epoch: int, logs: Any = None) -> None:
         for key, value in (logs or {}).items():
             history.setdefault(key, []).append(float(value))
-        backup.save(epoch + 1, variables, random_states, history)
+        stopped = bool(trainer.stop_training)
+        backup.save(epoch + 1, variables, random_states, history, stopped, states[0])
 
+    last = keras.callbacks.LambdaCallback(on_train_begin=begin, on_epoch_end=keep)
     trainer.fit(
         data,
         epochs=epochs,
-        initial_epoch=done,
-        callbacks=[*callbacks, callback_class(on_epoch_end=keep)],
+        # Callbacks end a training that was over, too.
+        initial_epoch=epochs if backup.stopped else min(done, epochs),
+        callbacks=[*callbacks, *watching, last],
         **arguments,
     )
     return history

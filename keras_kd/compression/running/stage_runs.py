@@ -39,6 +39,7 @@ class StageRuns:
         limit: How much a stage may cost, or `None`.
         reference: `"student"` or `"teacher"`: what drops are measured against.
         seed: What everything that is drawn at random begins with.
+        callbacks: The user's callbacks of each stage.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class StageRuns:
         limit: DropLimit | None,
         reference: str,
         seed: int,
+        callbacks: Sequence[Sequence[keras.callbacks.Callback]],
     ) -> None:
         self.student = student
         self.teaching = teaching
@@ -58,6 +60,7 @@ class StageRuns:
         self.limit = limit
         self.reference = reference
         self.seed = seed
+        self.callbacks = callbacks
         self.records: list[StageRecord] = []
         self._reference: Mapping[str, float] | None = None
 
@@ -188,7 +191,7 @@ class StageRuns:
                 kind,
                 as_json(config_of(candidate)),
                 "done more gently" if attempts else "done",
-                candidate.epochs,
+                _epochs_of(trial.history.get(stage.name), candidate),
                 seconds,
                 attempts=attempts,
             )
@@ -225,14 +228,14 @@ class StageRuns:
 
     def _train(self, index: int, attempt: int, stage: Stage, state: StudentState) -> float:
         backup = None if self.folder is None else self.folder.backup(index, attempt)
-        self.teaching.backup = backup
+        self.teaching.backup, self.teaching.callbacks = backup, self.callbacks[index]
         start = time.perf_counter()
         check_finite_weights(state.model, f"student before the stage '{stage.name}'")
         try:
             with drawn_from(stage_seed(self.seed, index, attempt)):
                 stage.run(state, self.teaching)
         finally:
-            self.teaching.backup = None
+            self.teaching.backup, self.teaching.callbacks = None, ()
         earlier = 0.0 if backup is None else backup.seconds_before
         return earlier + time.perf_counter() - start
 
@@ -256,6 +259,11 @@ class StageRuns:
         if self.limit is None:
             return []
         return [(v, keras.ops.convert_to_numpy(v)) for v in self._projections(state)]
+
+
+def _epochs_of(history: Mapping[str, Sequence[float]] | None, stage: Stage) -> int:
+    """Return how many epochs were trained: a callback may have ended the training."""
+    return len(next(iter(history.values()))) if history else stage.epochs
 
 
 def _changes(before: Mapping[str, Any], stage: Stage) -> str:

@@ -32,6 +32,7 @@ class Teaching:
 
     Attributes:
         backup: Where the present training is kept epoch by epoch, or `None`.
+        callbacks: The user's callbacks in the present stage.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Teaching:
         self.verbose = verbose
         self._order = order
         self.backup: EpochBackup | None = None
+        self.callbacks: Sequence[keras.callbacks.Callback] = ()
         self._steps: int | None = None
         self._refitted: dict[str, Hint] = {}
 
@@ -150,6 +152,7 @@ class Teaching:
             trainer._random_states(),
             epochs=epochs,
             callbacks=callbacks,
+            watching=self.callbacks,
             validation_data=self.validation_data,
             verbose=self.verbose,
             shuffle=isinstance(self.train, keras.utils.PyDataset),

@@ -1,0 +1,210 @@
+"""Callbacks in the stages of `compress`."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.compression.running.epoch_backup import EpochBackup
+from keras_kd.compression.running.stage_callbacks import CallbackStates, stage_callbacks
+
+EarlyStopping = keras.callbacks.EarlyStopping
+
+
+def network(width, name):
+    inputs = keras.Input((8,))
+    x = layers.Dense(width, activation="relu", name="hidden")(inputs)
+    x = layers.BatchNormalization(name="bn")(layers.Dropout(0.3, name="drop")(x))
+    return keras.Model(inputs, layers.Dense(3, name="logits")(x), name=name)
+
+
+def arguments(*stages, **others):
+    keras.utils.set_random_seed(0)
+    distiller = kd.Distiller(network(16, "teacher"), network(12, "student"), kd.losses.FitNet())
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("adam", loss=loss, metrics=["accuracy"])
+    x = np.random.default_rng(0).normal(size=(48, 8)).astype("float32")
+    data = (x, x[:, :3].argmax(1))
+    return {"distiller": distiller, "train": data, "stages": [*stages], "verbose": 0, **others}
+
+
+class Worse(keras.callbacks.Callback):
+    """Logs a loss that is worse in each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append((type(self.model).__name__, epoch))
+        logs["worse"] = float(epoch)
+
+
+def stopping(patience=1):
+    return [Worse(), EarlyStopping("worse", patience=patience, restore_best_weights=True)]
+
+
+def test_a_list_runs_in_every_stage():
+    worse = Worse()
+    stages = [
+        kd.Shrink(0.3, epochs=1),
+        kd.Prune(0.5, epochs=2),
+        kd.Cluster(4, epochs=1),
+        kd.QuantizeAware(epochs=1),
+    ]
+    made = kd.compress(**arguments(*stages, callbacks=[worse]))
+    assert worse.seen == [("Distiller", epoch) for epoch in (0, 0, 1, 0, 0)]
+    assert made.history["prune"]["worse"] == [0.0, 1.0] and "sparsity" in made.history["prune"]
+
+
+def test_a_function_gives_a_list_per_stage():
+    watching = {"a": Worse(), "b": Worse()}
+    stages = [kd.Prune(0.3, name="a"), kd.Prune(0.5, epochs=2, name="b"), kd.Cluster(4)]
+    kd.compress(
+        **arguments(
+            *stages,
+            callbacks=lambda stage: [watching[stage.name]] if stage.name != "cluster" else [],
+        )
+    )
+    assert [len(callback.seen) for callback in watching.values()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("callback", "kind", "token"),
+    [
+        (lambda path: kd.BackupAndRestore(path), ValueError, "path="),
+        (lambda path: keras.callbacks.BackupAndRestore(path), ValueError, "path="),
+        (lambda path: kd.Prune(0.5).as_callback(), ValueError, "stages"),
+        (lambda path: "EarlyStopping", TypeError, "EarlyStopping"),
+        (lambda path: EarlyStopping, TypeError, "callbacks"),
+    ],
+)
+def test_what_cannot_run_in_a_stage_is_refused(tmp_path, callback, kind, token):
+    given = callback(tmp_path)
+    for callbacks in ([given], lambda stage: [given]):
+        with pytest.raises(kind, match=token):
+            kd.compress(**arguments(kd.Prune(0.5), callbacks=callbacks))
+    with pytest.raises(TypeError, match="callbacks"):
+        kd.compress(**arguments(kd.Prune(0.5), callbacks=Worse()))
+    with pytest.raises(kind, match=token):
+        kd.compress_to_size(
+            **arguments(kd.Prune(0.5), callbacks=[given]), max_bytes=10, quantization="float32"
+        )
+
+
+def zeros(model, name):
+    return np.asarray(model.get_layer(name).kernel) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Training ended before the schedule")
+@pytest.mark.filterwarnings("ignore:At the end of the training a callback")
+def test_zeros_survive_the_weights_of_the_best_epoch():
+    stages = [
+        kd.Prune(0.5, epochs=4, learning_rate=0.01),
+        kd.Cluster(4, epochs=4, learning_rate=0.01),
+        kd.QuantizeAware(epochs=4, learning_rate=0.01),
+    ]
+    for count in (1, 2, 3):
+        made = kd.compress(**arguments(*stages[:count], callbacks=stopping()))
+        assert [record.epochs for record in made.stages] == [0] + [2] * count
+        for name in ("hidden", "logits"):
+            assert zeros(made.model, name).mean() >= 0.5
+        if count > 1:
+            assert len(np.unique(made.model.get_layer("hidden").kernel)) <= 4
+
+
+@pytest.mark.parametrize("when", ["in the epoch that ends it", "before", "after it"])
+def test_a_killed_run_with_early_stopping_ends_as_an_undisturbed_one(tmp_path, monkeypatch, when):
+    stages = [
+        kd.Prune(0.5, epochs=6, end=0.2, learning_rate=0.01),
+        kd.Cluster(6, epochs=5, learning_rate=0.01),
+    ]
+
+    def run(folder):
+        callbacks = [*stopping(2), keras.callbacks.ReduceLROnPlateau("worse", 0.5, patience=1)]
+        return callbacks, kd.compress(
+            **arguments(*stages, callbacks=callbacks, path=tmp_path / folder)
+        )
+
+    _, whole = run("whole")
+    assert [record.epochs for record in whole.stages] == [0, 3, 3]
+    save, left = (
+        EpochBackup.save,
+        {"before": 1, "in the epoch that ends it": 3, "after it": 4}[when],
+    )
+    saved = []
+
+    def interrupt(self, epochs, *arguments):
+        save(self, epochs, *arguments)
+        saved.append(epochs)
+        if len(saved) == left:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(EpochBackup, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    monkeypatch.undo()
+    callbacks, resumed = run("killed")
+    assert callbacks[0].seen[0][1] == {1: 1, 3: 0, 4: 1}[left]
+    assert resumed.history.keys() == whole.history.keys()
+    for stage, history in whole.history.items():
+        for key, values in history.items():
+            np.testing.assert_allclose(resumed.history[stage][key], values, rtol=1e-5, err_msg=key)
+    for one, other in zip(whole.model.weights, resumed.model.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7, err_msg=one.path)
+
+
+def test_other_callbacks_do_not_resume_a_stage(tmp_path, monkeypatch):
+    save = EpochBackup.save
+
+    def interrupt(self, *arguments):
+        save(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EpochBackup, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        kd.compress(**arguments(kd.Prune(0.5, epochs=2), callbacks=stopping(), path=tmp_path))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"EarlyStopping.*callbacks"):
+        kd.compress(**arguments(kd.Prune(0.5, epochs=2), callbacks=[Worse()], path=tmp_path))
+
+
+class Learning(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.rate, self.word, self.nothing = 0.5, "a", 1
+        self.best = np.zeros(2)
+        self.many = []
+        self.function = print
+        self._private = 1
+
+    def learn(self):
+        self.rate, self.word, self.nothing = np.float32(0.25), "b", None
+        self.best[:] = np.inf
+        self.many += [np.arange(3), np.asarray(tf.constant([1.5], tf.bfloat16)), float("inf"), True]
+        self.function = repr
+        self._private = 2
+
+
+def test_what_callbacks_have_learned():
+    first = Learning()
+    states = CallbackStates([first])
+    assert states.learned() == ([{"class": "Learning", "attributes": {}}], [])
+    first.learn()
+    learned, arrays = states.learned()
+    assert set(learned[0]["attributes"]) == {"rate", "word", "nothing", "best", "many"}
+    second = Learning()
+    CallbackStates([second]).restore(json.loads(json.dumps(learned)), arrays)
+    assert (second.rate, second.word, second.nothing) == (0.25, "b", None)
+    np.testing.assert_array_equal(second.best, [np.inf, np.inf])
+    np.testing.assert_array_equal(second.many[0], [0, 1, 2])
+    assert second.many[1:] == [np.array([1.5], "float32"), float("inf"), True]
+    assert second._private == 1 and second.function is print
+
+
+def test_stages_without_callbacks():
+    assert stage_callbacks(None, [kd.Prune(0.5), kd.Cluster(4)]) == [[], []]
