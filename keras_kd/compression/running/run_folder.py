@@ -23,6 +23,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,11 +45,12 @@ from keras_kd.compression.running.student_files import (
 )
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
-from keras_kd.system.backups import remove_backup
 from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.reading import read_arrays, read_json
 
 _FORMAT = "keras_kd.compress 1"
+# The names that `atomic_path` gives to the files of a run until they are whole.
+_UNFINISHED = re.compile(r"\.(run|before|stage_\d+_).*\.[0-9a-f]{12}\.[a-z0-9]+")
 
 
 class RunFolder:
@@ -79,6 +81,7 @@ class RunFolder:
         file = check_writable(self.path / "run.json")
         if file.exists():
             self._content = self._read(file, plan)
+            self._tidy()
             return
         for stem in ["before.", *(self._stem(i) for i in range(len(self._names)))]:
             for stray in sorted(self.path.glob(f"{stem}*")):
@@ -250,8 +253,16 @@ class RunFolder:
             )
         )
         self._write()
-        for backup in self.path.glob(f"{stem}.attempt_*.npz"):
-            remove_backup(backup)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove the backups of stages that are done, and files that killed processes began."""
+        for i in range(self.done):
+            for backup in self.path.glob(f"{self._stem(i)}.attempt_*"):
+                backup.unlink()
+        for file in list(self.path.iterdir()):
+            if _UNFINISHED.fullmatch(file.name):
+                file.unlink()
 
     def load(
         self, index: int, variables_of: Callable[[StudentState], Sequence[Any]]

@@ -405,6 +405,22 @@ def test_the_path_of_a_model_is_not_read_from_the_record(tmp_path):
         _short((x, y), tmp_path / "a")
 
 
+def test_what_killed_processes_left_is_removed(tmp_path):
+    x, y = _whole_arrays()
+    _short((x, y), tmp_path)
+    names = {file.name for file in tmp_path.iterdir()}
+    left = [
+        "stage_1_prune.attempt_1.npz", "stage_1_prune.attempt_2.before.npz",
+        ".stage_1_prune.0123456789ab.keras", ".stage_1_prune.attempt_1.0123456789ab.npz",
+        ".before.projections.0123456789ab.npz", ".run.0123456789ab.json",
+    ]  # fmt: skip
+    mine = ["notes.txt", ".runrc", ".stage_1.txt"]
+    for name in [*left, *mine]:
+        (tmp_path / name).write_text("")
+    _short((x, y), tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {*names, *mine}
+
+
 def test_one_process_at_a_time(tmp_path):
     x, y = _whole_arrays()
     with held_folder(tmp_path), pytest.raises(OSError, match="at work in"):

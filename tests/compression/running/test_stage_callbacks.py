@@ -16,7 +16,7 @@ EarlyStopping = keras.callbacks.EarlyStopping
 
 
 def network(width, name):
-    inputs = keras.Input((8,))
+    inputs = keras.Input((8,), name="x")
     x = layers.Dense(width, activation="relu", name="hidden")(inputs)
     x = layers.BatchNormalization(name="bn")(layers.Dropout(0.3, name="drop")(x))
     return keras.Model(inputs, layers.Dense(3, name="logits")(x), name=name)
@@ -45,7 +45,10 @@ class Worse(keras.callbacks.Callback):
 
 
 def stopping(patience=1):
-    return [Worse(), EarlyStopping("worse", patience=patience, restore_best_weights=True)]
+    return [
+        Worse(),
+        EarlyStopping("worse", mode="min", patience=patience, restore_best_weights=True),
+    ]
 
 
 def test_a_list_runs_in_every_stage():
@@ -125,7 +128,7 @@ def test_a_killed_run_with_early_stopping_ends_as_an_undisturbed_one(tmp_path, m
     ]
 
     def run(folder):
-        callbacks = [*stopping(2), keras.callbacks.ReduceLROnPlateau("worse", 0.5, patience=1)]
+        callbacks = [*stopping(2), keras.callbacks.ReduceLROnPlateau("worse", 0.5, 1, mode="min")]
         return callbacks, kd.compress(
             **arguments(*stages, callbacks=callbacks, path=tmp_path / folder)
         )
@@ -169,7 +172,7 @@ def test_other_callbacks_do_not_resume_a_stage(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         kd.compress(**arguments(kd.Prune(0.5, epochs=2), callbacks=stopping(), path=tmp_path))
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"EarlyStopping.*callbacks"):
+    with pytest.raises(ValueError, match=r"callbacks.*EarlyStopping"):
         kd.compress(**arguments(kd.Prune(0.5, epochs=2), callbacks=[Worse()], path=tmp_path))
 
 
