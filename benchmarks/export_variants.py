@@ -15,7 +15,7 @@ import argparse
 import pathlib
 import warnings
 
-import coverage_applications
+import application_models
 import keras
 import numpy as np
 import tensorflow as tf
@@ -163,9 +163,9 @@ def subjects(demo):
 
     def application(name, module):
         def make():
-            coverage_applications.MODELS[name] = module, SIZE
-            coverage_applications.IMAGES = 2 * CALIBRATION
-            model, images = coverage_applications.build(name)
+            application_models.MODELS[name] = module, SIZE
+            application_models.IMAGES = 2 * CALIBRATION
+            model, images = application_models.build(name)
             return Subject(model, images[:CALIBRATION], (images[CALIBRATION:], None))
 
         return make

@@ -8,6 +8,7 @@ layer whose `call` is Keras's own; where a rule returns `None`, Keras's call sta
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.models.calls import op_type, source_of
 from keras_kd.models.graph import flat_layers
 
-Call = Callable[[tf.Tensor], tf.Tensor]
+Call = Callable[..., tf.Tensor]
 
 
 @contextlib.contextmanager
@@ -178,6 +180,23 @@ def _rms_normalization(layer: Any) -> Call:
     return call
 
 
+def _softmax(layer: Any) -> Call | None:
+    """Return a call made of SOFTMAX, where Keras composes one over several axes of EXP and LOG."""
+    if not isinstance(layer.axis, (tuple, list)) or len(layer.axis) < 2:
+        return None
+
+    def call(x: tf.Tensor, mask: Any = None) -> tf.Tensor:
+        rank, count = x.shape.rank, len(layer.axis)
+        last = sorted(axis % rank for axis in layer.axis) == list(range(rank - count, rank))
+        sizes = list(x.shape[1:])
+        if mask is not None or not last or None in sizes or count == rank:
+            return type(layer).call(layer, x, mask)
+        flat = tf.reshape(x, [-1, *sizes[:-count], math.prod(sizes[-count:])])
+        return tf.reshape(tf.nn.softmax(flat), [-1, *sizes])
+
+    return call
+
+
 def _unit_normalization(layer: Any) -> Call:
     """Return a call without SQUARE, which lacks integer kernels."""
 
@@ -194,9 +213,20 @@ def _shape_of(x: tf.Tensor) -> Any:
 
 
 def _normalize(x: tf.Tensor, axes: Sequence[int], epsilon: float) -> tf.Tensor:
-    centered = x - tf.reduce_mean(x, axes, keepdims=True)
+    centered = x - _mean(x, axes)
     variance = tf.reduce_mean(centered * centered, axes, keepdims=True)
     return centered * tf.math.rsqrt(variance + epsilon)
+
+
+def _mean(x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
+    """Return the mean over axes; of integers not one in integers of the same step, too coarse."""
+    count = math.prod(x.shape[axis] or 0 for axis in axes)
+    given = source_of(x)
+    while op_type(given) == "Reshape":
+        given = source_of(given.op.inputs[0])
+    if count and (op_type(given) or "").startswith("FakeQuant"):
+        return tf.reduce_sum(x, axes, keepdims=True) * (1.0 / count)
+    return tf.reduce_mean(x, axes, keepdims=True)
 
 
 def _scale_and_shift(x: tf.Tensor, layer: Any, shape: Sequence[int]) -> tf.Tensor:
@@ -217,6 +247,7 @@ _RULES: dict[Any, Callable[[Any], Call | None]] = {
     keras.layers.RMSNormalization: _rms_normalization,
     keras.layers.SeparableConv1D: _dilated,
     keras.layers.SeparableConv2D: _dilated,
+    keras.layers.Softmax: _softmax,
     keras.layers.UnitNormalization: _unit_normalization,
     keras.layers.UpSampling1D: _up_sampling,
     keras.layers.UpSampling2D: _up_sampling,

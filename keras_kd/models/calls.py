@@ -237,6 +237,15 @@ def floats_of(structure: Any) -> tuple[tf.Tensor, ...]:
 
 def source_of(tensor: tf.Tensor) -> tf.Tensor:
     """Return what a traced tensor is a copy of, casts and identities left out."""
-    while tensor.op.type in ("Identity", "Cast", "StopGradient", "EnsureShape"):
+    while op_type(tensor) in ("Identity", "Cast", "StopGradient", "EnsureShape"):
         tensor = tensor.op.inputs[0]
     return tensor
+
+
+def op_type(tensor: tf.Tensor) -> str | None:
+    """Return the type of the operation behind a tensor; `None` of one that holds its values.
+
+    A model may hold such a constant and give it to a layer while it is traced.
+    """
+    operation = getattr(tensor, "op", None)
+    return None if operation is None else operation.type

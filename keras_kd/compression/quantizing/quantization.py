@@ -15,7 +15,14 @@ import tensorflow as tf
 from keras_kd.compression.quantizing.kernels import KernelRounding
 from keras_kd.compression.quantizing.ranges import Measure, Ranges
 from keras_kd.compression.quantizing.sites import Site, Sites, kernel_activation
-from keras_kd.models.calls import CallCounter, changed_attribute, changed_calls, operations_of
+from keras_kd.models.calls import (
+    CallCounter,
+    changed_attribute,
+    changed_calls,
+    op_type,
+    operations_of,
+    source_of,
+)
 from keras_kd.models.views import read_as
 
 _SAMPLE = 2**16  # values of a tensor that its range is taken from, in each batch
@@ -150,6 +157,8 @@ class Quantization:
             x = args[0] if args else kwargs["inputs"]
             between = (path, index, 0, "between")
             outputs = _separated(operation, x, lambda x: self._quantized(between, x))
+        elif (path, index, 0, "partial") in self._by_call:
+            outputs = self._in_pairs(path, index, call, *args, **kwargs)
         elif path in self.sites.scaled and not self._mode.now[0]:
             outputs = _scaled(operation, args[0] if args else kwargs["inputs"])
         else:
@@ -166,6 +175,14 @@ class Quantization:
             return activation(x if key is None else self._quantized(key, x))
 
         return rounded
+
+    def _in_pairs(self, path: str, index: int, call: Callable[..., Any], inputs: Any) -> Any:
+        """Return a sum or the like of several inputs, rounded after each, as the file does it."""
+        outputs = inputs[0]
+        for i, x in enumerate(inputs[1:]):
+            outputs = self._quantized((path, index, i - 1, "partial"), outputs)
+            outputs = call([outputs, x])
+        return outputs
 
     def _rounded(self, structure: Any, path: str, index: int, kind: str) -> Any:
         """Return a structure with its floating-point tensors rounded where there is a site."""
@@ -187,6 +204,8 @@ class Quantization:
         if collect is not None:
             collect(site, x)
             return x
+        if op_type(source_of(x)) == "OneHot":
+            x = tf.nn.relu(x)  # the converter would give ONE_HOT integers, which it does not take
         return self.ranges.quantized(site, x, training)
 
 

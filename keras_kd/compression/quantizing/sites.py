@@ -28,6 +28,9 @@ _SAME_RANGE_OPERATIONS = {
     "Squeeze", "StopGradient", "Swapaxes", "Transpose",
 }  # fmt: skip
 
+# What the file computes two inputs at a time.
+_PAIRWISE = (_layers.Add, _layers.Multiply, _layers.Maximum, _layers.Minimum)
+
 # Activations that the converter joins with the operator before them.
 _JOINED = ("relu", "relu6")
 # What an activation returns, so that the file's operator has the scale that it asks for.
@@ -50,7 +53,8 @@ class Site:
         output: Which of its outputs, or of what it is given.
         kind: `"output"`, `"input"` of the model, `"given"`: an input of a layer with a kernel that
             nothing else rounds, `"between"`: what a separable convolution hands from its first
-            kernel to its second, or `"activation"`: what its activation function is given.
+            kernel to its second, `"activation"`: what its activation function is given, or
+            `"partial"`: what the first inputs of a sum, product or maximum come to.
         fixed: A range that the operator asks for, or `None`.
     """
 
@@ -174,9 +178,12 @@ class _Finder:
             joined = getattr(activation, "__name__", "") in _JOINED
             if activation is not None and not (joined and self._takes_activation(call)):
                 self._sites.append(Site(call.path, call.index, 0, "activation"))
+        elif isinstance(operation, _PAIRWISE):
+            partial = range(len(call.inputs) - 2)
+            self._sites += [Site(call.path, call.index, i, "partial") for i in partial]
         for i, tensor in enumerate(call.outputs):
             key = id(source_of(tensor))
-            if key in self._quantized or key in self._left:
+            if key in self._quantized or key in self._left or 0 in tensor.shape:
                 continue
             if self._keeps_range(call) or self._joins_with_next(call, key):
                 (self._quantized if self._keeps_range(call) else self._left).add(key)
