@@ -134,7 +134,13 @@ def compress(folder):
     # No backups are left, and no files that were only begun.
     names = [file.name for file in (folder / "run").iterdir()]
     assert not [name for name in names if ".attempt_" in name or name[0] == "."], names
-    return {**weights(made.model), **histories, "outputs": made.predict(floats()[0])}
+    notes = json.dumps([stage["state"]["notes"] for stage in kept["stages"]])
+    return {
+        **weights(made.model),
+        **histories,
+        "outputs": made.predict(floats()[0]),
+        "notes": np.frombuffer(notes.encode(), "uint8"),
+    }
 
 
 def export(folder, channels=4):

@@ -19,6 +19,7 @@ whole epoch.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -287,7 +288,8 @@ class RunFolder:
         structure = f"{stem}.structure.keras"
         kept = structure in self._content.get("files", {}) or (self.path / structure).exists()
         state = state_from_json(
-            content["state"],
+            # The stages that follow add to it, and this one's stays what it was.
+            copy.deepcopy(content["state"]),
             self._load_model(self._checked(content["model"])),
             self._load_model(self._checked(structure)) if kept else None,
         )

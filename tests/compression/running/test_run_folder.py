@@ -15,7 +15,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.compression.running.epoch_backup import EpochBackup
-from keras_kd.compression.running.run_folder import differences
+from keras_kd.compression.running.run_folder import RunFolder, differences
 from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
 from keras_kd.system.folder_lock import held_folder
 
@@ -403,6 +403,29 @@ def test_the_path_of_a_model_is_not_read_from_the_record(tmp_path):
     file.write_text(file.read_text().replace("stage_1_prune.keras", "../elsewhere.keras"))
     with pytest.raises(ValueError, match="elsewhere"):
         _short((x, y), tmp_path / "a")
+
+
+def test_a_resumed_stage_leaves_the_record_of_the_one_before(tmp_path, monkeypatch):
+    x, y = _whole_arrays()
+    stages = [kd.Prune(0.5, epochs=0), kd.Cluster(4, epochs=0)]
+    _short((x, y), tmp_path / "whole", stages=stages)
+    keep = RunFolder.keep
+
+    def interrupt(self, index, *arguments):
+        if index == 1:
+            raise KeyboardInterrupt
+        keep(self, index, *arguments)
+
+    monkeypatch.setattr(RunFolder, "keep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _short((x, y), tmp_path / "killed", stages=stages)
+    monkeypatch.undo()
+    _short((x, y), tmp_path / "killed", stages=stages)
+    whole, killed = (
+        json.loads((tmp_path / name / "run.json").read_text())["stages"]
+        for name in ("whole", "killed")
+    )
+    assert [stage["state"] for stage in killed] == [stage["state"] for stage in whole]
 
 
 def test_what_killed_processes_left_is_removed(tmp_path):
