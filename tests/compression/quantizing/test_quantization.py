@@ -407,7 +407,7 @@ def test_the_same_numbers_as_tf_mot():
     theirs(x, training=True)  # sets the ranges of its kernels
     for name, values in view.ranges.to_json().items():
         path = name.split(":")[0]
-        layer = f"quant_{path}/" if path else "quantize_layer/"
+        layer = f"quant_{path}/" if path else "quantize_layer"
         found = [
             variable
             for variable in theirs.variables
