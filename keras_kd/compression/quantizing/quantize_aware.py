@@ -150,7 +150,11 @@ class QuantizeAware(Stage):
 
     def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
         """Say what has few bits, what is folded and what stays float."""
-        kernels, sites = self._find(student)
+        return self._plans(student, *self._find(student))
+
+    def _plans(
+        self, student: keras.Model, kernels: Sequence[QuantizedKernel], sites: Sites
+    ) -> dict[str, LayerPlan]:
         bits = {kernel.path: kernel.bits for kernel in kernels}
         plan: dict[str, LayerPlan] = {}
         for path, layer in leaf_layers(student):
@@ -172,7 +176,7 @@ class QuantizeAware(Stage):
     def run(self, state: StudentState, teaching: Any) -> None:
         """Train for few bits; the state's model stays a Keras 3 model."""
         kernels, sites = self._find(state.model, state)
-        plan = self.layer_plans(state.model, [])
+        plan = self._plans(state.model, kernels, sites)
         with teaching.keras_trainer(state, self.make_optimizer) as trainer:
             quantization = Quantization(
                 state.model,
