@@ -15,7 +15,7 @@ SEAMS = {
     "keras_kd.litert.runtime",
 }  # fmt: skip
 TO_BE_MOVED = {
-    "keras_kd.caching.teacher_pass", "keras_kd.compression.compress",
+    "keras_kd.compression.compress",
     "keras_kd.compression.running.drop_limit", "keras_kd.compression.running.run_plan",
     "keras_kd.compression.running.saved_measures", "keras_kd.compression.running.stage_runs",
     "keras_kd.compression.running.teaching", "keras_kd.compression.shrinking.shrink_model",

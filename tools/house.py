@@ -121,8 +121,9 @@ def private_names_of_keras():
 
 
 def is_private(name):
-    """Whether a name is private to its library, and not Python's own."""
-    return name.startswith("_") and not name.startswith("__") and name != "_"
+    """Whether a name is private to its library, and not Python's own (named tuples have some)."""
+    of_python = name.startswith("__") or name in ("_", "_asdict", "_fields", "_replace")
+    return name.startswith("_") and not of_python
 
 
 def private_uses(modules):
