@@ -30,6 +30,8 @@ from .measuring.budget import Budget as Budget
 from .measuring.budget import BudgetExceeded as BudgetExceeded
 from .measuring.compare import Comparison as Comparison
 from .measuring.compare import compare as compare
+from .measuring.device_cost import DeviceCost as DeviceCost
+from .measuring.device_cost import device_cost as device_cost
 from .measuring.evaluate import evaluate_tflite as evaluate_tflite
 from .measuring.result import BenchmarkResult as BenchmarkResult
 from .measuring.result import TFLiteResult as TFLiteResult

@@ -78,6 +78,7 @@ class Measuring:
             path,
             self._batches(path, self._file_input_shape(path), notes, None),
             model=None if self._model is None else self._model.model,
+            device=self._settings["device"],
         )
         self._results[path] = result
         return {
@@ -196,6 +197,24 @@ def table(files: Sequence[Mapping[str, Any]]) -> str:
                 _count(entry.get("zipped_bytes")),
                 "–" if entry.get("latency_ms") is None else f"{entry['latency_ms']:.3g}",
                 _count(entry.get("parameters", entry.get("constants"))),
+            ]
+        )
+    return text_table(rows)
+
+
+def device_table(costs: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a device makes of the files as a table, a row a file."""
+    rows = [["file", "device", "on the NPU", "on the CPU", "SRAM", "flash", "cycles", "ms"]]
+    for cost in costs:
+        left = ", ".join(f"{name} x{count}" for name, count in cost["cpu_operators"].items())
+        rows.append(
+            [
+                str(cost["path"]),
+                str(cost["device"]),
+                f"{cost['npu_operators']} of {cost['operators']}",
+                left or "–",
+                *(_count(cost[key]) for key in ("sram_bytes", "flash_bytes", "cycles")),
+                f"{cost['latency_ms']:.3g}",
             ]
         )
     return text_table(rows)

@@ -40,6 +40,9 @@ class Budget:
         min_accuracy: Least share of right answers, between 0 and 1.
         min_agreement: Least share of answers which are those of the Keras model, between 0 and 1.
         max_latency_ms: Longest median latency, in milliseconds, on the machine that measures.
+        min_npu_share: Least share of the operators that run on the accelerator, between 0 and 1.
+            This and the next need `keras_kd.evaluate_tflite(..., device=)`.
+        max_sram: Most on-chip memory of the device, in bytes.
 
     Raises:
         TypeError: If a limit is not a number.
@@ -59,6 +62,8 @@ class Budget:
     min_accuracy: float | None = None
     min_agreement: float | None = None
     max_latency_ms: float | None = None
+    min_npu_share: float | None = None
+    max_sram: int | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -127,21 +132,32 @@ class Budget:
                         f"Accuracy is {result.accuracy:.2%}, {drop:.2f} points below the reference "
                         f"of {reference:.2%}, over max_drop={self.max_drop}."
                     )
-        for name, least, share, needs in (
-            ("min_accuracy", self.min_accuracy, result.accuracy, labels),
-            ("min_agreement", self.min_agreement, result.agreement, "the Keras model"),
+        cost = result.device_cost
+        on_npu = None if cost is None else cost.npu_share
+        for what, name, least, share, needs in (
+            ("Accuracy", "min_accuracy", self.min_accuracy, result.accuracy, labels),
+            ("Agreement", "min_agreement", self.min_agreement, result.agreement, "the Keras model"),
+            ("The share on the NPU", "min_npu_share", self.min_npu_share, on_npu, "a `device`"),
         ):
             if least is None:
                 continue
             if share is None:
                 yield f"{name}={least} could not be checked: it needs {needs}."
             elif share < least:
-                yield f"{name[4:].capitalize()} is {share:.2%}, under {name}={least}."
+                yield f"{what} is {share:.2%}, under {name}={least}."
         if self.max_latency_ms is not None and result.latency_ms > self.max_latency_ms:
             yield (
                 f"The median latency is {result.latency_ms:.3g} ms, over "
                 f"max_latency_ms={self.max_latency_ms}."
             )
+        if self.max_sram is not None:
+            if cost is None:
+                yield f"max_sram={self.max_sram} could not be checked: it needs a `device`."
+            elif cost.sram_bytes > self.max_sram:
+                yield (
+                    f"{cost.device} needs {cost.sram_bytes:,} bytes of SRAM, over "
+                    f"max_sram={self.max_sram:,}."
+                )
 
     def enforce(self, result: TFLiteResult, reference_accuracy: float | None = None) -> None:
         """Raise `BudgetExceeded` unless all limits are kept.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.answers import by_output, check_task
 from keras_kd.measuring.benchmark import measure
 from keras_kd.measuring.confidence import DEFAULT_BINS
+from keras_kd.measuring.device_cost import device_cost
 from keras_kd.measuring.joint_metrics import JointMetrics
 from keras_kd.measuring.metrics import FileMetrics
 from keras_kd.measuring.positions import Positions
@@ -46,6 +48,7 @@ def evaluate_tflite(
     runs: int = 50,
     warmup: int = 10,
     calibration_bins: int = DEFAULT_BINS,
+    device: str | None = None,
     verbose: bool = True,
 ) -> TFLiteResult:
     """Run a TFLite file in LiteRT and measure it.
@@ -90,6 +93,8 @@ def evaluate_tflite(
         runs: How many runs are timed, at batch 1, on the first sample. Defaults to `50`.
         warmup: How many runs go before them. Defaults to `10`.
         calibration_bins: Number of bins of the expected calibration error. Defaults to `15`.
+        device: An Arm Ethos-U that `keras_kd.device_cost` estimates the file for, as
+            `"ethos-u55-128"`. Defaults to `None`.
         verbose: Whether a bar shows the progress over data that takes long. Defaults to `True`.
 
     Returns:
@@ -116,6 +121,7 @@ def evaluate_tflite(
     ):
         number(name, value, least=1, whole=True, optional=True)
     check_task(task)
+    cost = None if device is None else device_cost(path, device)
     check_ends(data, max_samples)
     runtime = LiteRuntime(path, threads, xnnpack=None)
     names = runtime.output_names
@@ -166,7 +172,8 @@ def evaluate_tflite(
     values = {}
     for part in (asked, joint):
         values.update({} if part is None else part.result())
-    return _result(runtime, scores, values, first, runs, warmup)
+    result = _result(runtime, scores, values, first, runs, warmup)
+    return dataclasses.replace(result, device_cost=cost)
 
 
 def _result(

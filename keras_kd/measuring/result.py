@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from keras_kd.measuring.device_cost import DeviceCost
+
 # What `benchmark_tflite` called otherwise when it returned a dict.
 _OLD_NAMES = {
     "median_ms": "latency_ms", "p90_ms": "latency_p90_ms", "p99_ms": "latency_p99_ms",
@@ -127,6 +129,8 @@ class TFLiteResult:
         zero_constants: How many of them are zero.
         constant_types: How many of them are of each type.
         sparse_tensors: How many tensors are stored in a sparse encoding.
+        device_cost: What `keras_kd.device_cost` estimates for the device that was asked for, or
+            `None`.
     """
 
     path: str
@@ -168,6 +172,7 @@ class TFLiteResult:
     zero_constants: int
     constant_types: dict[str, int]
     sparse_tensors: int
+    device_cost: DeviceCost | None = None
 
     @property
     def sparsity(self) -> float:
@@ -176,7 +181,8 @@ class TFLiteResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes, and `sparsity`, as a dict which `json.dumps` accepts."""
-        return {**dataclasses.asdict(self), "sparsity": self.sparsity}
+        cost = None if self.device_cost is None else self.device_cost.to_dict()
+        return {**dataclasses.asdict(self), "device_cost": cost, "sparsity": self.sparsity}
 
     def __str__(self) -> str:
         """Return a few readable lines."""
@@ -187,6 +193,9 @@ class TFLiteResult:
             ("constants", f"{self.constants:,}, {self.sparsity:.1%} of them zero"),
             ("operators", ", ".join(f"{name} x{n}" for name, n in self.operators.items())),
         ]
+        if self.device_cost is not None:
+            rows.append(("device", self.device_cost.device))
+            rows += self.device_cost.rows()
         return "\n".join([self.path, *(f"{name:<15} {text}" for name, text in rows)])
 
     def _quality(self) -> list[tuple[str, str]]:

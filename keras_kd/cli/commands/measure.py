@@ -45,6 +45,10 @@ given without a split, the split test is taken where there is one.""",
         Option("min_agreement", "smallest part of equal answers of file and --model, from 0 to 1",
                type=Number(), metavar="PART"),
         Option("max_latency_ms", "largest median latency", type=Number(), metavar="MS"),
+        Option("device", "an Arm Ethos-U that the files are estimated for, as ethos-u55-128"),
+        Option("min_npu_share", "smallest part of the operators on the NPU of --device, from 0 to "
+               "1", type=Number(), metavar="PART"),
+        Option("max_sram", "most on-chip memory of --device", type=Number(int), metavar="BYTES"),
         *run_options(None),
     ),
 )  # fmt: skip
@@ -56,6 +60,8 @@ _LIMITS = (
     "min_accuracy",
     "min_agreement",
     "max_latency_ms",
+    "min_npu_share",
+    "max_sram",
 )
 
 
@@ -74,6 +80,9 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         raise ValueError("--max-drop is against a model: give --model, or --teacher.")
     if settings["min_agreement"] is not None and settings["model"] is None:
         raise ValueError("--min-agreement is about a model: give --model.")
+    for limit in ("min_npu_share", "max_sram"):
+        if settings[limit] is not None and settings["device"] is None:
+            raise ValueError(f"--{limit.replace('_', '-')} is about a device: give --device.")
     model, teacher = (
         load_model(path, settings["custom_objects"]) if path is not None else None
         for path in (settings["model"], settings["teacher"])
@@ -111,9 +120,11 @@ def _accuracy(files: list[dict[str, Any]], path: str | None) -> float | None:
 
 
 def _outcome(result: Mapping[str, Any]) -> Outcome:
-    from keras_kd.cli.measuring import table
+    from keras_kd.cli.measuring import device_table, table
 
     lines = [f"Data: {result['data']}", table(result["files"])]
+    costs = [entry["device_cost"] for entry in result["files"] if entry.get("device_cost")]
+    lines += [device_table(costs)] if costs else []
     for sentences in result["not_kept"].values():
         lines += [f"Not kept: {sentence}" for sentence in sentences]
     if result["limits"] and not result["not_kept"]:

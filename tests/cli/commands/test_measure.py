@@ -55,6 +55,18 @@ def test_a_budget_that_is_not_kept_ends_with_3(keras_kd, exported, work):
     assert "30 examples" in out
 
 
+def test_what_a_device_makes_of_the_file(keras_kd_json, keras_kd, exported):
+    pytest.importorskip("ethosu.vela")
+    words = ["measure", exported, "--data", "test.npz", "--device", "ethos-u55-128"]
+    code, result = keras_kd_json(*words, "--min-npu-share", "0.5", "--max-sram", "100000")
+    assert code == 3  # a float32 file runs on the processor
+    cost = result["files"][0]["device_cost"]
+    assert cost["npu_operators"] == 0 and sum(cost["cpu_operators"].values()) == cost["operators"]
+    assert [s for s in result["not_kept"][exported] if "min_npu_share=0.5" in s]
+    code, out, _ = keras_kd(*words)
+    assert code == 0 and f"0 of {cost['operators']}" in out
+
+
 def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, materials, distilled):
     train = str(materials / "train.npz")
     code, result = keras_kd_json("measure", exported, "--data", train, "--part", "validation")
@@ -76,6 +88,7 @@ def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, material
         (["small.keras"], "Add --scale 255"),
         (["small.keras", "--max-drop", "1"], "give --model, or --teacher"),
         (["small.keras", "--min-agreement", "1"], "give --model"),
+        (["small.keras", "--max-sram", "1"], "give --device"),
         (["train.npz"], "train.npz"),
         ([], "needs FILE"),
     ],
