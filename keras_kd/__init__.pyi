@@ -30,6 +30,8 @@ from .measuring.budget import Budget as Budget
 from .measuring.budget import BudgetExceeded as BudgetExceeded
 from .measuring.compare import Comparison as Comparison
 from .measuring.compare import compare as compare
+from .measuring.device_benchmark import DeviceBenchmark as DeviceBenchmark
+from .measuring.device_benchmark import read_device_benchmark as read_device_benchmark
 from .measuring.device_cost import DeviceCost as DeviceCost
 from .measuring.device_cost import device_cost as device_cost
 from .measuring.evaluate import evaluate_tflite as evaluate_tflite

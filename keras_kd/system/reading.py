@@ -32,7 +32,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         OSError: If it cannot be read.
         ValueError: If it is not whole JSON, nested too deeply or too large; names the file.
     """
-    return parse_json(_text(path), path)
+    return parse_json(read_text(path), path)
 
 
 def parse_json(text: str | bytes, source: str | os.PathLike[str]) -> Any:
@@ -61,7 +61,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
             file.
     """
     try:
-        content: dict[str, Any] = tomllib.loads(_text(path))
+        content: dict[str, Any] = tomllib.loads(read_text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"'{path}' is not a TOML file: {error}.") from None
     _of_bounded_depth(content, path)
@@ -113,7 +113,13 @@ def is_out_of_proportion(size: int, stored: int) -> bool:
     return size > max(_SMALL, _MOST_EXPANSION * stored)
 
 
-def _text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Return what a file of text in UTF-8 holds.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not such text, or too large; names the file.
+    """
     size = os.stat(path).st_size
     if size > _MOST_TEXT:
         raise ValueError(f"'{path}' is refused: {size:,} bytes are too many for such a file.")
