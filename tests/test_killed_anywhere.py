@@ -269,7 +269,7 @@ def kill_everywhere(name, top):
     (top / "record.json").write_text(json.dumps({"moments": moments, "trials": record}))
 
 
-@pytest.mark.slow
+@pytest.mark.promise
 @pytest.mark.parametrize("name", WORK)
 def test_what_is_killed_ends_as_what_was_not(tmp_path, name):
     done = subprocess.run(

@@ -95,7 +95,7 @@ def _process(code):
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
 
-@pytest.mark.slow
+@pytest.mark.promise
 def test_a_chain_that_is_killed_everywhere_ends_with_the_same_weights(tmp_path):
     whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
     done = _process(f"import test_killed_chain as t; t.run({whole!r})")

@@ -1,3 +1,7 @@
+import pytest
+
+
+@pytest.mark.promise
 def test_runs_in_quick_mode(run_quick):
     run = run_quick("image_classification")
     assert list(run.files) == [

@@ -1,6 +1,9 @@
 import json
 
+import pytest
 
+
+@pytest.mark.promise
 def test_runs_in_quick_mode(run_quick):
     run = run_quick("language_model", "perplexity")
     assert list(run.files) == [

@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[2] / "examples/notebooks").glob("*.ipynb"))
-CHEAP = "regression"  # the others take what their scripts take
+SHORTEST = "regression"  # the others take what their scripts take
 
 
 def output_of(notebook):
@@ -21,12 +21,13 @@ def output_of(notebook):
     )
 
 
+def mark_of(path):
+    return pytest.mark.promise if path.stem == SHORTEST else pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, id=path.stem, marks=() if path.stem == CHEAP else pytest.mark.slow)
-        for path in NOTEBOOKS
-    ],
+    [pytest.param(path, id=path.stem, marks=mark_of(path)) for path in NOTEBOOKS],
 )
 def test_a_notebook_runs(path, tmp_path, environment, monkeypatch):
     for name, value in environment(path.stem).items():

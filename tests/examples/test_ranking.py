@@ -1,3 +1,7 @@
+import pytest
+
+
+@pytest.mark.promise
 def test_runs_in_quick_mode(run_quick):
     run = run_quick("ranking")
     assert list(run.files) == [

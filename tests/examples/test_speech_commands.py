@@ -1,7 +1,7 @@
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.promise
 def test_runs_in_quick_mode(run_quick):
     run = run_quick("speech_commands")
     assert list(run.files) == [

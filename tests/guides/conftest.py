@@ -14,17 +14,12 @@ GUIDES = pathlib.Path(__file__).parents[2] / "docs" / "guides"
 def run_guide(tmp_path, monkeypatch):
     """Run the blocks of a guide in order, in an empty folder, and return what they define.
 
-    Blocks with the text `without` are left out; the rest of the arguments are names that the
-    blocks find defined.
+    Keyword arguments are names that the blocks find defined.
     """
 
-    def run(name, *, without=None, **given):
+    def run(name, **given):
         blocks = re.findall(r"^```python\n(.*?)^```", (GUIDES / name).read_text(), re.S | re.M)
         assert blocks
-        if without is not None:
-            kept = [block for block in blocks if without not in block]
-            assert len(kept) == len(blocks) - 1
-            blocks = kept
         monkeypatch.chdir(tmp_path)
         namespace = {"__name__": "guide", **given}
         for number, block in enumerate(blocks, start=1):

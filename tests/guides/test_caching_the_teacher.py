@@ -1,6 +1,9 @@
 """The code of the guide to caching runs."""
 
+import pytest
 
+
+@pytest.mark.promise
 def test_code(run_guide, tmp_path):
     names = run_guide("caching_the_teacher.md")
     for folder in ("teacher", "top_k", "views", "seeded"):

@@ -2,9 +2,12 @@
 
 import pathlib
 
+import pytest
+
 from keras_kd.litert.model_file import ModelFile
 
 
+@pytest.mark.promise
 def test_code(run_guide):
     names = run_guide("exporting.md")
     assert names["embeddings"].shape == (5, 64)

@@ -13,6 +13,7 @@ from keras_kd.backend import load_keras
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "getting_started.md"
 
 
+@pytest.mark.promise
 def test_code(run_guide, capsys, monkeypatch):
     names = run_guide("../getting_started.md")
     (shown,) = re.findall(r"^```text\n(.*?)^```", PAGE.read_text(), re.S | re.M)

@@ -1,6 +1,9 @@
 """The code of the guide to measuring runs."""
 
+import pytest
 
+
+@pytest.mark.promise
 def test_code(run_guide, capsys):
     names = run_guide("measuring.md")
     result = names["result"]

@@ -10,6 +10,7 @@ import pytest
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "microcontrollers.md"
 
 
+@pytest.mark.promise
 def test_code(run_guide, tmp_path, capsys, write_micro_stubs):
     names = run_guide("microcontrollers.md")
     written = names["written"]

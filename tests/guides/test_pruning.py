@@ -1,6 +1,9 @@
 """The code of the guide to pruning runs."""
 
+import pytest
 
+
+@pytest.mark.promise
 def test_code(run_guide):
     names = run_guide("pruning.md")
     assert names["history"].history["sparsity"][-1] > 0.7

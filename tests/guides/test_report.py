@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 
+
+@pytest.mark.promise
 def test_code(run_guide, tmp_path):
     names = run_guide("report.md")
     content = json.loads((tmp_path / "exports" / "report.json").read_text())

@@ -1,6 +1,9 @@
 """The code of the guide to students runs."""
 
+import pytest
 
+
+@pytest.mark.promise
 def test_code(run_guide):
     costs = run_guide("students.md")["costs"]
     small, wide, deep = (costs[key] for key in [(8, 1), (16, 1), (16, 3)])

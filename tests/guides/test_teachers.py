@@ -1,6 +1,9 @@
 """The code of the guide to teachers runs."""
 
+import pytest
 
+
+@pytest.mark.promise
 def test_code(run_guide, tmp_path):
     names = run_guide("teachers.md")
     assert (tmp_path / "chain" / "chain_2.keras").exists()

@@ -1,6 +1,9 @@
 """The tour runs."""
 
+import pytest
 
+
+@pytest.mark.promise
 def test_tour(run_guide, tmp_path):
     names = run_guide("../tour.md")
     files = names["files"]

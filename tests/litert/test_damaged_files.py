@@ -113,6 +113,6 @@ def test_damaged_files(tmp_path):
     assert survive(tmp_path, 3, seed=3) >= 1  # the first one is cut short
 
 
-@pytest.mark.slow
+@pytest.mark.promise
 def test_hundreds_of_damaged_files(tmp_path):
     assert survive(tmp_path, 300, seed=1) >= 100

@@ -90,7 +90,7 @@ def written(folder, quantization):
     return path.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.promise
 @pytest.mark.parametrize("form", ["reference", "float32", "dynamic", "int16x8"])
 def test_thousands_of_mutated_files(form, tmp_path):
     content = REFERENCE.read_bytes() if form == "reference" else written(tmp_path, form)

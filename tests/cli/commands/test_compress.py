@@ -51,7 +51,6 @@ def test_prune_and_quantize(keras_kd_json, words, work):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_to_a_size(keras_kd_json, words):
     code, result = keras_kd_json(
         "compress", *words, "--prune", "0.9", "--epochs", "0", "--max-zipped-bytes", "2900",

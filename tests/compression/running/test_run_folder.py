@@ -97,7 +97,7 @@ def _weights(model):
     return [np.asarray(weight) for weight in model.weights]
 
 
-@pytest.mark.slow
+@pytest.mark.promise
 def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path):
     _, whole = _finished(tmp_path / "whole")
     folder = tmp_path / "killed"
