@@ -19,8 +19,7 @@ TO_BE_MOVED = {
     "keras_kd.compression.running.drop_limit", "keras_kd.compression.running.run_plan",
     "keras_kd.compression.running.saved_measures", "keras_kd.compression.running.stage_runs",
     "keras_kd.compression.running.teaching", "keras_kd.compression.shrinking.shrink_model",
-    "keras_kd.datasets.loading", "keras_kd.distilling.backup", "keras_kd.distilling.distiller",
-    "keras_kd.distilling.mutual", "keras_kd.export.layer_calls",
+    "keras_kd.datasets.loading", "keras_kd.export.layer_calls",
 }  # fmt: skip
 
 

@@ -122,10 +122,10 @@ def compress(
     taught = None if example is None else example.taught
     stages = _check_arguments(distiller, stages, taught is not None)
     distiller.check_models()
-    distiller._check_validation(validation_data)
+    distiller.check_validation(validation_data)
     inputs = None if example is None else example.inputs
     with distiller.distribute_strategy.scope():
-        distiller._check_data(example)
+        distiller.check_data(example)
     student = distiller.student
     limit = check_limit(
         max_drop, reference, retries, validation_data, distiller._compile_metrics is not None

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.distilling.trainer import begin_at_epoch
 from keras_kd.system.backups import read_backup, remove_backup, write_backup
 
 _WEIGHTS, _PROGRESS, _STATES = "model.weights.h5", "progress.json", "states.npz"
@@ -115,7 +116,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 "of this package, for its own runs), or remove the folder to begin again."
             )
         # Where `fit` takes its first epoch from; what an earlier training left is forgotten.
-        model._initial_epoch = self._epoch
+        begin_at_epoch(model, self._epoch)
 
     def _restore(self, progress: Any, states: list[np.ndarray], file: pathlib.Path) -> None:
         model = self.model
@@ -193,7 +194,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Remove the backups."""
-        self.model._initial_epoch = None
+        begin_at_epoch(self.model, None)
         if self.delete_checkpoint:
             self.delete()
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_kd.data.first_batch import (
-    FirstBatch,
-    check_batched,
-    check_finite_data,
-    check_inputs,
-    first_batch,
-    validation_batch,
-    without_losing_the_first,
-)
+from keras_kd.data.first_batch import FirstBatch
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.checks.arguments import (
@@ -26,35 +18,25 @@ from keras_kd.distilling.checks.arguments import (
     check_weights,
 )
 from keras_kd.distilling.checks.compatibility import (
-    check_all_labels,
     check_first_outputs,
-    check_student_losses,
     check_taught_outputs,
     check_teacher,
-    label_ranges,
-    resolve_losses,
 )
-from keras_kd.distilling.checks.labels import (
-    LabelRange,
-    short_label_errors,
-    with_checked_labels,
-)
-from keras_kd.distilling.epochs import check_epoch, with_epoch_begin
+from keras_kd.distilling.checks.student_loss import check_batch, require_labels, resolve_losses
 from keras_kd.distilling.loss_means import LossMeans
 from keras_kd.distilling.objective import NO_TEACHER, Objective
-from keras_kd.distilling.precision import with_loss_scale
-from keras_kd.distilling.schedules import Scheduled, deserialize, deserialize_loss, serialize
-from keras_kd.distilling.trainer import DistributedModel
+from keras_kd.distilling.schedules import Scheduled, serialize
+from keras_kd.distilling.trainer import Trainer
 from keras_kd.models.outputs import output_names
 from keras_kd.models.views import View
 from keras_kd.models.weights import check_apart, check_finite_weights
-from keras_kd.system.arguments import optimizer_rate
+from keras_kd.system.arguments import number
 from keras_kd.teachers.adapted_teacher import Adapters, unadapted
 from keras_kd.teachers.callable_teacher import CallableTeacher, as_teacher, supports_jit
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Distiller(DistributedModel):
+class Distiller(Trainer):
     """Trains a student on its labels and on a frozen teacher.
 
     One step runs the teacher once, in inference mode and outside the gradient tape, and the
@@ -149,8 +131,6 @@ class Distiller(DistributedModel):
         (`stop_distillation_at`).
     """
 
-    optimizer: Any
-
     def __init__(
         self,
         teacher: Any,
@@ -167,15 +147,11 @@ class Distiller(DistributedModel):
     ) -> None:
         super().__init__(name=name, **kwargs)
         check_model(student, "student")
-        losses = check_losses(distillation_losses, student)
-        if not losses and student_loss_weight != 1:
-            raise ValueError(
-                "`distillation_losses` is empty, so the teacher would teach nothing. Received: "
-                f"distillation_losses={distillation_losses!r}. Pass a loss, such as "
-                "keras_kd.losses.KLDivergence(temperature=4.0), or student_loss_weight=1.0."
-            )
+        losses = check_losses(distillation_losses, student, student_loss_weight)
         self.student = student
-        self.stop_distillation_at = check_epoch(stop_distillation_at)
+        self.stop_distillation_at = number(
+            "stop_distillation_at", stop_distillation_at, least=0, whole=True, optional=True
+        )
         # Layers among them belong to the teacher: they are neither trained nor saved.
         self._adapters = Adapters(teacher_inputs, teacher_outputs)
         self.objective = Objective(
@@ -250,11 +226,14 @@ class Distiller(DistributedModel):
         """The names of the student's outputs, by which losses and metrics may be given."""
         return output_names(self.student)
 
-    def _step(self) -> Any:
-        optimizer: Any = getattr(self, "optimizer", None)
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        # What learning rate schedules are evaluated at, also where gradients are accumulated.
-        return 0 if optimizer is None else optimizer._iterations
+    def learners(self) -> list[Distiller]:
+        """Return this distiller, as a list."""
+        return [self]
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether a weight, a temperature or the end of distillation depends on the epoch."""
+        return self.objective.schedules.by_epoch or self.stop_distillation_at is not None
 
     def compile(
         self,
@@ -300,7 +279,6 @@ class Distiller(DistributedModel):
                 "compile a loss that is computed in chunks; it fuses the whole one. Leave out "
                 "`chunk_size`, or compile(..., jit_compile=False)."
             )
-        self._compile_loss = self._compile_metrics = None
         super().compile(
             optimizer=optimizer,
             loss=resolve_losses(loss, self.student),
@@ -309,15 +287,10 @@ class Distiller(DistributedModel):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
-        optimizer_rate(self.optimizer, "compile")
-        if kwargs.get("auto_scale_loss", True):
-            self.optimizer = with_loss_scale(self.optimizer, self.student)
-        self.objective.student_loss = self._compile_loss
+        self.objective.student_loss = self.student_loss()
 
-    def _resolve_auto_jit_compile(self) -> bool:
-        # Keras asks the layers of the model that is compiled, and the teacher is not among them.
-        possible = super()._resolve_auto_jit_compile() and supports_jit(self.objective.teacher)
-        return possible and not self._losses_in_chunks()
+    def _supports_xla(self) -> bool:
+        return supports_jit(self.objective.teacher) and not self._losses_in_chunks()
 
     def _losses_in_chunks(self) -> list[Any]:
         parts = keras.tree.flatten(self.distillation_losses)
@@ -329,12 +302,6 @@ class Distiller(DistributedModel):
         if config is not None:
             config["evaluate_distillation"] = self.evaluate_distillation
         return config
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile with the arguments of `get_compile_config()`."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Return the student's outputs."""
@@ -352,7 +319,7 @@ class Distiller(DistributedModel):
         training: bool = True,
     ) -> Any:
         """Return the student's loss on labels plus its regularisers, without the teacher."""
-        if self._compile_loss is None and not self.losses:
+        if self.compile_arguments.loss is None and not self.losses:
             return keras.ops.zeros(())
         return super().compute_loss(x, class_labels(y), y_pred, sample_weight, training)
 
@@ -366,7 +333,7 @@ class Distiller(DistributedModel):
         """Teach the student one batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if y is None:
-            self._require_labels()
+            require_labels(self.compile_arguments.loss, self.student_loss_weight)
         signals = self.objective.teacher_signals(x)
         with tf.GradientTape() as tape:
             y_pred, features = self.objective.student_pass(self.student, x, training=True)
@@ -374,10 +341,7 @@ class Distiller(DistributedModel):
             loss = losses["loss"] + self._regularisation()
             scaled_loss = self.optimizer.scale_loss(loss)
         trained = self.student if self.objective.stopped else self
-        variables = trained.trainable_weights
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(scaled_loss, variables), variables, strict=True)
-        )
+        self._descend(tape, scaled_loss, trained.trainable_weights)
         self._track(losses, loss, x)
         return self._results(signals, x, y, y_pred, sample_weight)
 
@@ -399,18 +363,10 @@ class Distiller(DistributedModel):
                 results.pop(name, None)
         return results
 
-    def _regularisation(self) -> Any:
-        losses = [
-            keras.ops.cast(self._aggregate_additional_loss(loss), "float32") for loss in self.losses
-        ]
-        return keras.ops.sum(keras.ops.stack(losses)) if losses else 0.0
-
     def _track(self, losses: dict[str, Any], total: Any, x: Any) -> None:
-        batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        batch_size, replicas = self._track_loss(total, x)
         scaled = {name: value * replicas for name, value in losses.items()}
         self.loss_means.update_state(scaled, sample_weight=batch_size)
-        self._loss_tracker.update_state(total * replicas, sample_weight=batch_size)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train the student, as `keras.Model.fit` does, after one look at the data.
@@ -423,37 +379,10 @@ class Distiller(DistributedModel):
         if self.objective.stopped:
             self.objective.stopped = False
             self.train_function = self.test_function = None
-        if self.compiled:
-            self.check_models()
-            x, batch = without_losing_the_first(x)
-            with self.distribute_strategy.scope():
-                weights = kwargs.get("sample_weight", (*args, *[None] * 9)[8])
-                batch = batch or first_batch(x, y, weights)
-                self._check_data(batch)
-                self._check_validation(kwargs.get("validation_data", (*args, *[None] * 6)[5]))
-            ranges = self.label_ranges(batch)
-            x = with_checked_labels(x, ranges)
-            if "validation_data" in kwargs:
-                kwargs["validation_data"] = with_checked_labels(kwargs["validation_data"], ranges)
-            if kwargs.get("class_weight") and batch is not None and batch.labels is None:
-                raise ValueError(
-                    "`fit` received `class_weight`, which weighs an example by its label, but the "
-                    "data holds no labels. Pass labels `y`, or leave `class_weight` out."
-                )
-        if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
-            # These come in an order of their own; Keras warns of its own default otherwise.
-            kwargs.setdefault("shuffle", False)
-        with short_label_errors():
-            if self.objective.schedules.by_epoch or self.stop_distillation_at is not None:
-                return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
-            return super().fit(x, y, *args, **kwargs)
+        return super().fit(x, y, *args, **kwargs)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set what depends on the epoch; `fit` calls this before each, a loop of one's own should.
-
-        Args:
-            epoch: The epoch, counted from 0.
-        """
+        """Set what depends on the epoch; `fit` calls this before each, your own loop should too."""
         self.objective.schedules.begin_epoch(epoch)
         stop = self.stop_distillation_at
         stopped = stop is not None and epoch >= stop
@@ -467,50 +396,23 @@ class Distiller(DistributedModel):
         self.test_function = None
         self.make_train_function(force=True)
 
-    def _require_labels(self) -> None:
-        if self._compile_loss is not None and self.student_loss_weight != 0:
-            raise ValueError(
-                f"`student_loss_weight` is {self.student_loss_weight}, but the data holds no "
-                "labels. Pass labels `y`, or build the Distiller with student_loss_weight=0.0 to "
-                "learn from the teacher alone."
-            )
-
     def check_models(self) -> None:
-        """Refuse weights that are NaN or infinite, and a student that shares some of the teacher.
-
-        Raises:
-            ValueError: Naming the layers.
-        """
+        """Refuse weights that are NaN or infinite, and a student that shares the teacher's."""
         teacher = self.objective.teacher
         check_apart(self.student, teacher)
         check_finite_weights(self.student, "student")
         check_finite_weights(teacher, "teacher")
 
-    def label_ranges(self, batch: FirstBatch | None) -> list[LabelRange]:
-        """Return the class numbers that the losses on labels read.
-
-        Args:
-            batch: A first batch, or `None`.
-        """
-        if batch is None or batch.labels is None or self._compile_loss is None:
-            return []
-        return label_ranges(self._compile_loss._user_loss, self.student, batch.inputs)
-
-    def _check_data(self, batch: FirstBatch | None) -> None:
+    def check_data(self, batch: FirstBatch | None) -> None:
+        """Refuse training data that does not fit, and build what needs a batch for its shape."""
         if batch is None:
             return
-        check_batched(batch, self.student)
-        check_finite_data(batch, self.student)
+        losses = self.compile_arguments.loss
+        check_batch(batch, self.student, losses, self.student_loss_weight)
         taught = batch.taught
-        if self.objective.distils and self.teacher is None and taught is None:
-            raise ValueError(NO_TEACHER)
-        if batch.labels is None:
-            self._require_labels()
-        elif self._compile_loss is not None:
-            losses = self._compile_loss._user_loss
-            check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
-            check_student_losses(losses, self.student, batch.inputs)
         if self.objective.distils:
+            if self.teacher is None and taught is None:
+                raise ValueError(NO_TEACHER)
             self.objective.build(self.student, batch.inputs, taught)
             self.teaching_layers = self.objective.layers
             if taught is None:
@@ -524,36 +426,17 @@ class Distiller(DistributedModel):
         check_apart(self.student, self.objective.teacher)
         self.built = True
 
-    def _check_validation(self, data: Any) -> None:
-        """Refuse validation data on which an epoch would end in an error."""
-        try:
-            batch = validation_batch(data)
-            if batch is None:
-                return
-            check_batched(batch, self.student)
-            check_inputs(batch, self.student)
-            check_finite_data(batch, self.student)
-            if batch.labels is not None and self._compile_loss is not None:
-                losses = self._compile_loss._user_loss
-                check_all_labels(losses, class_labels(batch.labels), self.student, batch.inputs)
-        except ValueError as error:
-            raise ValueError(f"In `validation_data`: {error}") from None
-
     def save_own_variables(self, store: Any) -> None:
         """Save the states of random layers, which Keras leaves out: resuming needs them."""
-        for i, state in enumerate(self._random_states()):
+        for i, state in enumerate(self.random_states()):
             store[str(i)] = state.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         """Load the states of random layers; others stay where the layers are not the same."""
-        states = self._random_states()
+        states = self.random_states()
         if len(store.keys()) == len(states):
             for i, state in enumerate(states):
                 state.assign(store[str(i)])
-
-    def _random_states(self) -> list[keras.Variable]:
-        layers = self._flatten_layers()
-        return [generator.state for layer in layers for generator in layer._seed_generators]
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, without the teacher."""
@@ -561,30 +444,8 @@ class Distiller(DistributedModel):
             "name": self.name,
             "teacher": None,
             "student": keras.saving.serialize_keras_object(self.student),
-            "distillation_losses": [
-                keras.tree.map_structure(serialize, loss) for loss in self.distillation_losses
-            ],
-            "distillation_loss_weights": [serialize(w) for w in self.distillation_loss_weights],
-            "student_loss_weight": serialize(self.student_loss_weight),
+            **self.objective.get_config(),
             "teacher_inputs": serialize(self._adapters.inputs),
             "teacher_outputs": serialize(self._adapters.outputs),
             "stop_distillation_at": self.stop_distillation_at,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Distiller:
-        """Make a distiller from `get_config()`; its teacher must be set before `fit`."""
-        config = dict(config)
-        for key in (
-            "teacher",
-            "student",
-            "distillation_loss_weights",
-            "student_loss_weight",
-            "teacher_inputs",
-            "teacher_outputs",
-        ):
-            config[key] = deserialize(config.get(key), custom_objects)
-        config["distillation_losses"] = deserialize_loss(
-            config["distillation_losses"], custom_objects
-        )
-        return cls(**config)

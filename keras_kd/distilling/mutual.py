@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_kd.data.first_batch import (
-    FirstBatch,
-    check_batched,
-    check_finite_data,
-    first_batch,
-    without_losing_the_first,
-)
+from keras_kd.data.first_batch import FirstBatch
 from keras_kd.data.labels import class_labels
 from keras_kd.distilling.checks.arguments import check_model
-from keras_kd.distilling.checks.compatibility import (
-    check_all_labels,
-    check_first_outputs,
-    check_student_losses,
-    check_teacher,
-)
-from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
+from keras_kd.distilling.checks.compatibility import check_first_outputs, check_teacher
+from keras_kd.distilling.checks.student_loss import check_batch
 from keras_kd.distilling.distiller import Distiller
-from keras_kd.distilling.epochs import with_epoch_begin
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.distilling.objective import Objective, TeacherSignals
-from keras_kd.distilling.precision import with_loss_scale
-from keras_kd.distilling.schedules import Scheduled, deserialize, deserialize_loss, serialize
+from keras_kd.distilling.schedules import Scheduled, serialize
+from keras_kd.distilling.trainer import CompileArguments, Trainer
 from keras_kd.models.features import FeatureReader
 from keras_kd.models.weights import check_apart, check_finite_weights
-from keras_kd.system.arguments import optimizer_rate
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class MutualDistiller(keras.Model):
+class MutualDistiller(Trainer):
     """Trains peers on their labels and on each other; there is no trained teacher.
 
     One step runs every peer once. The loss of a peer is that of a `keras_kd.Distiller`, the
@@ -85,8 +72,6 @@ class MutualDistiller(keras.Model):
         Zhang et al., Deep Mutual Learning, 2018, arXiv:1706.00384. There the losses are weighted
         1 : 1, as with the default weight, and peers are updated one after the other.
     """
-
-    optimizer: Any
 
     def __init__(
         self,
@@ -147,10 +132,9 @@ class MutualDistiller(keras.Model):
         """The peers, in order."""
         return [distiller.student for distiller in self.distillers]
 
-    def _step(self) -> Any:
-        optimizer: Any = getattr(self, "optimizer", None)
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        return 0 if optimizer is None else optimizer._iterations
+    def learners(self) -> list[Distiller]:
+        """Return the distillers of the peers."""
+        return self.distillers
 
     def compile(
         self,
@@ -167,8 +151,8 @@ class MutualDistiller(keras.Model):
             optimizer: One optimizer for all peers; what it remembers, as Adam's moments, it
                 remembers for each weight by itself. `global_clipnorm` counts the gradients of all
                 peers. Defaults to `"rmsprop"`.
-            loss: The loss on labels of every peer, as for `keras_kd.Distiller`. Defaults to
-                `None`.
+            loss: The loss on labels of every peer, as for `keras_kd.Distiller.compile`; so are
+                the other arguments. Defaults to `None`.
             loss_weights: Weights of the outputs' losses. Defaults to `None`.
             metrics: Metrics of every peer, reported as `peer_0_accuracy`. Defaults to `None`.
             weighted_metrics: Metrics that use sample weights. Defaults to `None`.
@@ -178,40 +162,18 @@ class MutualDistiller(keras.Model):
             ValueError: As `keras_kd.Distiller.compile`.
         """
         for distiller, pairs in zip(self.distillers, self._objectives, strict=True):
-            distiller.compile(
-                None,
-                keras.tree.map_structure(_fresh, loss),
-                loss_weights,
-                keras.tree.map_structure(_fresh, metrics),
-                keras.tree.map_structure(_fresh, weighted_metrics),
-            )
+            fresh = CompileArguments(loss, loss_weights, metrics, weighted_metrics).fresh()
+            distiller.compile(None, loss, loss_weights, fresh.metrics, fresh.weighted_metrics)
             for pair in pairs:
-                pair.student_loss = distiller._compile_loss
-        super().compile(
-            optimizer=optimizer,
-            loss=loss,
-            loss_weights=loss_weights,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            **kwargs,
-        )
-        optimizer_rate(self.optimizer, "compile")
+                pair.student_loss = distiller.student_loss()
+        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
         # Losses and metrics are those of the peers.
-        self._compile_loss = self._compile_metrics = None
-        if kwargs.get("auto_scale_loss", True):
-            for peer in self.peers:
-                self.optimizer = with_loss_scale(self.optimizer, peer)
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile with the arguments of `get_compile_config()`."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
+        self.forget_measures()
 
     @property
     def metrics(self) -> list[Any]:
         """The metrics of every peer, behind the sum of their losses."""
-        own = [self._loss_tracker] if self.compiled else []
+        own = super().metrics[:1] if self.compiled else []
         return own + [metric for distiller in self.distillers for metric in distiller.metrics]
 
     def get_metrics_result(self) -> dict[str, Any]:
@@ -219,7 +181,7 @@ class MutualDistiller(keras.Model):
         return self._named([distiller.get_metrics_result() for distiller in self.distillers])
 
     def _named(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        named = {"loss": self._loss_tracker.result()}
+        named = {"loss": self.metrics[0].result()}
         for distiller, result in zip(self.distillers, results, strict=True):
             named.update({f"{distiller.name}_{name}": value for name, value in result.items()})
         return named
@@ -236,10 +198,7 @@ class MutualDistiller(keras.Model):
             losses = self._taught_losses(passes, y, sample_weight)
             totals = self._totals(losses)
             scaled_loss = self.optimizer.scale_loss(sum(totals))
-        variables = self.trainable_weights
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(scaled_loss, variables), variables, strict=True)
-        )
+        self._descend(tape, scaled_loss, self.trainable_weights)
         return self._results(passes, losses, totals, True, x, y, sample_weight)
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -299,108 +258,46 @@ class MutualDistiller(keras.Model):
         ):
             distiller._track(values, total, x)
             results.append(distiller._results(distilled, x, y, y_pred, sample_weight))
-        batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(sum(totals) * replicas, sample_weight=batch_size)
+        self._track_loss(sum(totals), x)
         return self._named(results)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train the peers, as `keras.Model.fit` does, after one look at the data.
-
-        Raises:
-            ValueError: As `keras_kd.Distiller.fit`.
-        """
-        if self.compiled:
-            _check_peers(self.peers)
-            for i, peer in enumerate(self.peers):
-                check_finite_weights(peer, f"peers[{i}]")
-            x, batch = without_losing_the_first(x)
-            batch = batch or first_batch(x, y, kwargs.get("sample_weight"))
-            self._check_data(batch)
-            validation = kwargs.get("validation_data", (*args, *[None] * 6)[5])
-            for distiller in self.distillers:
-                distiller._check_validation(validation)
-            ranges = self.distillers[0].label_ranges(batch)
-            x = with_checked_labels(x, ranges)
-            if "validation_data" in kwargs:
-                kwargs["validation_data"] = with_checked_labels(validation, ranges)
-        if isinstance(x, (tf.data.Dataset, Iterator)) and len(args) <= 6:
-            kwargs.setdefault("shuffle", False)
-        with short_label_errors():
-            return super().fit(**with_epoch_begin(self, x, y, *args, **kwargs))
-
     def begin_epoch(self, epoch: int) -> None:
-        """Set what depends on the epoch; `fit` calls this before each, a loop of one's own should.
-
-        Args:
-            epoch: The epoch, counted from 0.
-        """
+        """Set what depends on the epoch; `fit` calls this before each, your own loop should too."""
         for pairs in self._objectives:
             for pair in pairs:
                 pair.schedules.begin_epoch(epoch)
 
-    def _check_data(self, batch: FirstBatch | None) -> None:
+    def check_models(self) -> None:
+        """Refuse weights that are NaN or infinite, and peers that share some."""
+        _check_peers(self.peers)
+        for i, peer in enumerate(self.peers):
+            check_finite_weights(peer, f"peers[{i}]")
+
+    def check_data(self, batch: FirstBatch | None) -> None:
+        """Refuse training data that does not fit, and build what needs a batch for its shape."""
         if batch is None:
             return
         for distiller, pairs in zip(self.distillers, self._objectives, strict=True):
-            check_batched(batch, distiller.student)
-            check_finite_data(batch, distiller.student)
-            labels = class_labels(batch.labels)
-            if batch.labels is None:
-                distiller._require_labels()
-            elif distiller._compile_loss is not None:
-                losses = distiller._compile_loss._user_loss
-                check_all_labels(losses, labels, distiller.student, batch.inputs)
-                check_student_losses(losses, distiller.student, batch.inputs)
-            self._build(distiller, labels, batch.inputs)
+            student, loss = distiller.student, distiller.compile_arguments.loss
+            check_batch(batch, student, loss, distiller.student_loss_weight)
+            y_pred = student(batch.inputs, training=False)
+            if batch.labels is not None:
+                distiller.build_measures(class_labels(batch.labels), y_pred)
+            distiller.built = True
             for pair in pairs:
                 if pair.distils:
-                    pair.build(distiller.student, batch.inputs)
-                    check_first_outputs(
-                        pair.teacher, distiller.student, pair.distillation_losses, batch.inputs
-                    )
+                    pair.build(student, batch.inputs)
+                    losses = pair.distillation_losses
+                    check_first_outputs(pair.teacher, student, losses, batch.inputs)
         self._track_teaching_layers()
         self.built = True
         if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
-
-    def _build(self, distiller: Distiller, labels: Any, inputs: Any) -> None:
-        # Keras builds what it compiled itself; variables made inside the step would be lost on
-        # several devices.
-        with self.distribute_strategy.scope():
-            y_pred = distiller.student(inputs, training=False)
-            for part in (distiller._compile_loss, distiller._compile_metrics):
-                if part is not None and not part.built and labels is not None:
-                    part.build(labels, y_pred)
-        distiller.built = True
+            self.optimizer.build(self.trainable_variables)
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, with the peers."""
-        config = self.distillers[0].get_config()
-        return {
-            "name": self.name,
-            "peers": [serialize(peer) for peer in self.peers],
-            **{
-                key: config[key]
-                for key in (
-                    "distillation_losses",
-                    "distillation_loss_weights",
-                    "student_loss_weight",
-                )
-            },
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> MutualDistiller:
-        """Make a mutual distiller from `get_config()`."""
-        config = dict(config)
-        for key in ("peers", "distillation_loss_weights", "student_loss_weight"):
-            config[key] = deserialize(config[key], custom_objects)
-        config["distillation_losses"] = deserialize_loss(
-            config["distillation_losses"], custom_objects
-        )
-        return cls(**config)
+        peers = [serialize(peer) for peer in self.peers]
+        return {"name": self.name, "peers": peers, **self.distillers[0].objective.get_config()}
 
 
 def _check_peers(peers: Any) -> None:
@@ -418,10 +315,3 @@ def _check_peers(peers: Any) -> None:
             )
         for j, other in enumerate(peers[:i]):
             check_apart(peer, other, (f"peers[{i}]", f"peers[{j}]"))
-
-
-def _fresh(loss_or_metric: Any) -> Any:
-    kinds = (keras.metrics.Metric, keras.losses.Loss)
-    if isinstance(loss_or_metric, kinds):
-        return type(loss_or_metric).from_config(loss_or_metric.get_config())
-    return loss_or_metric

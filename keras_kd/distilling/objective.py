@@ -21,7 +21,7 @@ from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
 from keras_kd.distilling.checks.compatibility import check_layers
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.loss_values import evaluate_loss, layer_paths_of, unique_names
-from keras_kd.distilling.schedules import Scheduled, Schedules, is_schedule
+from keras_kd.distilling.schedules import Scheduled, Schedules, is_schedule, serialize
 from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.models.features import FeatureReader, feature_shape, find_layer, traced_shapes
 from keras_kd.models.views import View
@@ -134,6 +134,17 @@ class Objective:
     def trainable_variables(self) -> list[keras.Variable]:
         """The variables of `layers` that are trained."""
         return [variable for layer in self.layers for variable in layer.trainable_variables]
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the losses and their weights as arguments of a distiller, serialised."""
+        weights = [serialize(weight) for weight in self.distillation_loss_weights]
+        return {
+            "distillation_losses": [
+                keras.tree.map_structure(serialize, loss) for loss in self.distillation_losses
+            ],
+            "distillation_loss_weights": weights,
+            "student_loss_weight": serialize(self.student_loss_weight),
+        }
 
     def build(self, student: Any, example: Any = None, taught: TaughtInputs | None = None) -> None:
         """Make the projections of the hints.

@@ -1,12 +1,22 @@
-"""DistributedModel: what `keras.Model.fit` lacks under strategies of several workers."""
+"""What trainers have in common, and the only place for Keras's private names of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
+from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
+
+from keras_kd.data.first_batch import FirstBatch, first_batch, without_losing_the_first
+from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
+from keras_kd.distilling.checks.student_loss import check_validation, label_ranges
+from keras_kd.distilling.schedules import deserialize, deserialize_loss
+from keras_kd.models.graph import flat_layers
+from keras_kd.system.arguments import optimizer_rate
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -16,14 +26,322 @@ def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
     ) and strategy.num_replicas_in_sync > len(strategy.extended.worker_devices)
 
 
-class DistributedModel(keras.Model):
-    """A model whose `fit` and `evaluate` run under every synchronous strategy of TensorFlow.
+@dataclasses.dataclass(frozen=True)
+class CompileArguments:
+    """The losses and metrics that a model was compiled with.
 
-    Under `tf.distribute.MultiWorkerMirroredStrategy` those of `keras.Model` fail (Keras 3.15): on
-    the first batch, which they average over the workers to learn its shape, and on the logs, which
-    they average along an axis that scalars do not have. The logs of an epoch are here always the
-    metrics of all replicas, also where a step returns a part of them.
+    They stand in an object of their own because Keras saves what it finds among a model's
+    attributes, such as metrics in a list.
+
+    Attributes:
+        loss: The loss, or a structure of losses like the outputs'. Defaults to `None`.
+        loss_weights: Weights of the outputs' losses. Defaults to `None`.
+        metrics: The metrics. Defaults to `None`.
+        weighted_metrics: The metrics that use sample weights. Defaults to `None`.
+        output_names: The names of the outputs, by which all may be given. Defaults to `None`.
     """
+
+    loss: Any = None
+    loss_weights: Any = None
+    metrics: Any = None
+    weighted_metrics: Any = None
+    output_names: Sequence[str] | None = None
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether there are metrics of either kind."""
+        return self.metrics is not None or self.weighted_metrics is not None
+
+    def fresh(self) -> CompileArguments:
+        """Return these arguments with copies of the losses and metrics that keep a state."""
+        parts = {
+            name: keras.tree.map_structure(_fresh, getattr(self, name))
+            for name in ("loss", "metrics", "weighted_metrics")
+        }
+        return dataclasses.replace(self, **parts)
+
+    def loss_function(self) -> Any:
+        """Return a function `(y, y_pred, sample_weight) -> scalar`, or `None` without a loss."""
+        if self.loss is None:
+            return None
+        return CompileLoss(self.loss, self.loss_weights, output_names=self.output_names)
+
+    def metrics_object(self) -> Any:
+        """Return the metrics as one `keras.metrics.Metric`, or `None` without metrics."""
+        if not self.has_metrics:
+            return None
+        return CompileMetrics(self.metrics, self.weighted_metrics, output_names=self.output_names)
+
+
+def compile_arguments(model: keras.Model) -> CompileArguments:
+    """Return the losses and metrics that a model was compiled with.
+
+    Args:
+        model: A trainer of this package, or another `keras.Model`; one that is not compiled has
+            none.
+    """
+    if isinstance(model, Trainer):
+        return model.compile_arguments
+    loss, metrics = model._compile_loss, model._compile_metrics
+    return CompileArguments(
+        getattr(loss, "_user_loss", None),
+        getattr(loss, "_user_loss_weights", None),
+        getattr(metrics, "_user_metrics", None),
+        getattr(metrics, "_user_weighted_metrics", None),
+        getattr(loss or metrics, "output_names", None),
+    )
+
+
+def begin_at_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Let a `fit` whose callbacks are called just now begin at an epoch.
+
+    Args:
+        model: The model that is trained.
+        epoch: The epoch, counted from 0; `None` for the one that `fit` was given.
+    """
+    model._initial_epoch = epoch
+
+
+def with_loss_scale(optimizer: Any, student: keras.Model) -> Any:
+    """Return an optimizer that scales the loss where a layer of the student computes in float16.
+
+    Keras looks at the policy of the model that is compiled, which here is not the student.
+
+    Args:
+        optimizer: An optimizer, or `None`.
+        student: The student.
+    """
+    if optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer
+    if all(layer.dtype_policy.compute_dtype != "float16" for layer in flat_layers(student)):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
+
+
+class EpochBegin(keras.callbacks.Callback):
+    """Calls `trainer.begin_epoch` before every epoch.
+
+    Args:
+        trainer: What is trained.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Pass the epoch on."""
+        self.trainer.begin_epoch(epoch)
+
+
+def with_epoch_begin(trainer: Any, callbacks: Any) -> Any:
+    """Return the callbacks of `fit` with an `EpochBegin` before them.
+
+    Args:
+        trainer: What is trained.
+        callbacks: A callback, several, a `keras.callbacks.CallbackList`, which is changed, or
+            `None`.
+    """
+    callback = EpochBegin(trainer)
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        kept = [c for c in callbacks.callbacks if not isinstance(c, EpochBegin)]
+        callbacks.callbacks[:] = [callback, *kept]
+        return callbacks
+    callbacks = callbacks or []
+    return [callback, *(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])]
+
+
+class Trainer(keras.Model):
+    """What `Distiller` and `MutualDistiller` stand on: a model that trains students.
+
+    It keeps the arguments of `compile`, looks at the data before `fit`, tells which epoch begins,
+    and runs under every synchronous strategy of TensorFlow. Under
+    `tf.distribute.MultiWorkerMirroredStrategy` `fit` and `evaluate` of `keras.Model` fail (Keras
+    3.15): on the first batch, which they average over the workers to learn its shape, and on the
+    logs, which they average along an axis that scalars do not have. The logs of an epoch are here
+    always the metrics of all replicas, also where a step returns a part of them.
+
+    Attributes:
+        compile_arguments: The losses and metrics given to `compile`.
+    """
+
+    optimizer: Any
+    compile_arguments = CompileArguments()
+
+    def learners(self) -> Sequence[Any]:
+        """Return the distillers that are trained, each with one `student`."""
+        raise NotImplementedError
+
+    @property
+    def by_epoch(self) -> bool:
+        """Whether anything depends on the epoch."""
+        return True
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch; `fit` calls this before each, your own loop should too.
+
+        Args:
+            epoch: The epoch, counted from 0.
+        """
+        raise NotImplementedError
+
+    def check_models(self) -> None:
+        """Refuse models that cannot be trained.
+
+        Raises:
+            ValueError: Naming the layers.
+        """
+        raise NotImplementedError
+
+    def check_data(self, batch: FirstBatch | None) -> None:
+        """Refuse training data that does not fit, and build what needs a batch for its shape.
+
+        Args:
+            batch: A first batch; `None` where there was no look at it.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        raise NotImplementedError
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training, as `keras.Model.compile` does, and keep what it was given."""
+        self.forget_measures()
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+        names = getattr(self, "output_names", None)
+        self.compile_arguments = CompileArguments(
+            loss, loss_weights, metrics, weighted_metrics, names
+        )
+        optimizer_rate(self.optimizer, "compile")
+        if kwargs.get("auto_scale_loss", True):
+            for learner in self.learners():
+                self.optimizer = with_loss_scale(self.optimizer, learner.student)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile with the arguments of `get_compile_config()`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def forget_measures(self) -> None:
+        """Train without Keras's own losses and metrics; it would keep those of an earlier time."""
+        self._compile_loss = self._compile_metrics = None
+
+    def student_loss(self) -> Any:
+        """Return the compiled loss, called as `loss(y, y_pred, sample_weight)`, or `None`."""
+        return self._compile_loss
+
+    def build_measures(self, labels: Any, y_pred: Any) -> None:
+        """Make the variables of the compiled loss and metrics, which Keras would make in a step.
+
+        Args:
+            labels: Labels of a batch.
+            y_pred: The outputs for it.
+        """
+        for part in (self._compile_loss, self._compile_metrics):
+            if part is not None and not part.built:
+                part.build(labels, y_pred)
+
+    def random_states(self) -> list[keras.Variable]:
+        """Return the states of random layers, which are not among the weights."""
+        return [state.state for layer in flat_layers(self) for state in layer._seed_generators]
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as `keras.Model.fit` does, after one look at the data.
+
+        Raises:
+            ValueError: If models or data do not fit.
+        """
+        bound = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs)
+        arguments = dict(bound.arguments)
+        del arguments["self"]
+        if self.compiled:
+            self._look_at_data(arguments)
+        if isinstance(arguments["x"], (tf.data.Dataset, Iterator)):
+            # These come in an order of their own; Keras warns of its own default otherwise.
+            arguments.setdefault("shuffle", False)
+        if self.by_epoch:
+            arguments["callbacks"] = with_epoch_begin(self, arguments.get("callbacks"))
+        with short_label_errors():
+            return super().fit(**arguments)
+
+    def check_validation(self, data: Any) -> None:
+        """Refuse validation data on which an epoch would end in an error.
+
+        Args:
+            data: What `fit` takes as `validation_data`.
+
+        Raises:
+            ValueError: Saying what does not fit.
+        """
+        for learner in self.learners():
+            check_validation(data, learner.student, learner.compile_arguments.loss)
+
+    def _look_at_data(self, arguments: dict[str, Any]) -> None:
+        self.check_models()
+        x, batch = without_losing_the_first(arguments["x"])
+        validation = arguments.get("validation_data")
+        with self.distribute_strategy.scope():
+            batch = batch or first_batch(x, arguments["y"], arguments.get("sample_weight"))
+            self.check_data(batch)
+            self.check_validation(validation)
+        first, ranges = self.learners()[0], []
+        if batch is not None and batch.labels is not None:
+            ranges = label_ranges(first.compile_arguments.loss, first.student, batch.inputs)
+        arguments["x"] = with_checked_labels(x, ranges)
+        arguments["validation_data"] = with_checked_labels(validation, ranges)
+        if arguments.get("class_weight") and batch is not None and batch.labels is None:
+            raise ValueError(
+                "`fit` received `class_weight`, which weighs an example by its label, but the "
+                "data holds no labels. Pass labels `y`, or leave `class_weight` out."
+            )
+
+    def _descend(self, tape: tf.GradientTape, loss: Any, variables: Sequence[Any]) -> None:
+        """Take a step down the gradient of a loss that `optimizer.scale_loss` returned."""
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def _track_loss(self, total: Any, x: Any) -> tuple[Any, int]:
+        """Count the loss of a batch into the mean; return the batch's size and the replicas."""
+        batch_size = tf.shape(keras.tree.flatten(x)[0])[0]
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(total * replicas, sample_weight=batch_size)
+        return batch_size, replicas
+
+    def _regularisation(self) -> Any:
+        """Return the sum of the losses that layers add, divided by the number of replicas."""
+        losses = [
+            keras.ops.cast(self._aggregate_additional_loss(loss), "float32") for loss in self.losses
+        ]
+        return keras.ops.sum(keras.ops.stack(losses)) if losses else 0.0
+
+    def _step(self) -> Any:
+        optimizer: Any = getattr(self, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        # What learning rate schedules are evaluated at, also where gradients are accumulated.
+        return 0 if optimizer is None else optimizer._iterations
+
+    def _supports_xla(self) -> bool:
+        """Return whether XLA can compile what Keras does not find among the layers."""
+        return True
+
+    def _resolve_auto_jit_compile(self) -> bool:
+        return super()._resolve_auto_jit_compile() and self._supports_xla()
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         if iterator is not None and self._distribute_strategy is not None:
@@ -52,3 +370,24 @@ class DistributedModel(keras.Model):
             return logs
         results = self.get_metrics_result()
         return {name: results.get(name, value) for name, value in logs.items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
+        """Make a trainer from `get_config()`; the teacher of a `Distiller` must be set again."""
+        config = dict(config)
+        for key in _SERIALIZED & config.keys():
+            config[key] = deserialize(config[key], custom_objects)
+        losses = deserialize_loss(config["distillation_losses"], custom_objects)
+        return cls(**{**config, "distillation_losses": losses})
+
+
+_SERIALIZED = {
+    "teacher", "student", "peers", "distillation_loss_weights", "student_loss_weight",
+    "teacher_inputs", "teacher_outputs",
+}  # fmt: skip
+
+
+def _fresh(part: Any) -> Any:
+    if isinstance(part, (keras.metrics.Metric, keras.losses.Loss)):
+        return type(part).from_config(part.get_config())
+    return part

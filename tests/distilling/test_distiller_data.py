@@ -83,7 +83,7 @@ def test_other_validation_data_is_left_alone(kind):
     distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence())
     distiller.compile("sgd", SparseCE(from_logits=True))
     if kind == "without labels":
-        distiller._check_validation(data)
+        distiller.check_validation(data)
         return
     history = distiller.fit(X, Y, validation_data=data, verbose=0).history
     assert np.isfinite(history["val_loss"]).all()

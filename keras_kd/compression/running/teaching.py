@@ -149,7 +149,7 @@ class Teaching:
             self._training_data(),
             self.backup,
             [*trainer.weights, *trainer.optimizer.variables, *variables],
-            trainer._random_states(),
+            trainer.random_states(),
             epochs=epochs,
             callbacks=callbacks,
             watching=self.callbacks,

@@ -13,7 +13,7 @@ from keras_kd.compression.shrinking.plan import ShrinkPlan, check_shrinkable, ma
 from keras_kd.data.batches import as_batches
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
-from keras_kd.distilling.checks.compatibility import resolve_losses
+from keras_kd.distilling.checks.student_loss import resolve_losses
 from keras_kd.models.graph import graph_of, input_structure, output_structure
 from keras_kd.models.weights import check_finite_weights
 

@@ -40,11 +40,12 @@ def check_model(model: Any, role: str) -> None:
         )
 
 
-def check_losses(losses: Any, student: keras.Model) -> list[Any]:
+def check_losses(losses: Any, student: keras.Model, student_loss_weight: Any) -> list[Any]:
     """Return the distillation losses as a list, those given by output name in output order.
 
     Raises:
-        ValueError: If an element is not a loss, or names an output that does not exist.
+        ValueError: If an element is not a loss, or names an output that does not exist; or if
+            there are none, although the loss on labels does not count alone.
     """
     if losses is None:
         raise ValueError(
@@ -52,6 +53,12 @@ def check_losses(losses: Any, student: keras.Model) -> list[Any]:
             "keras_kd.losses.KLDivergence(temperature=4.0), or a list of losses."
         )
     losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
+    if not losses and student_loss_weight != 1:
+        raise ValueError(
+            "`distillation_losses` is empty, so the teacher would teach nothing. Received: "
+            f"distillation_losses={losses!r}. Pass a loss, such as "
+            "keras_kd.losses.KLDivergence(temperature=4.0), or student_loss_weight=1.0."
+        )
     accepted = (DistillationLoss, Hint, keras.distillation.DistillationLoss)
     for loss in losses:
         parts = [part for part, _ in leaves(loss) if part is not None]

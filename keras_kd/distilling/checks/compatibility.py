@@ -9,7 +9,6 @@ import keras
 
 from keras_kd.data.finite import check_finite
 from keras_kd.data.taught_inputs import TaughtInputs
-from keras_kd.distilling.checks.labels import LabelRange
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence
@@ -18,15 +17,12 @@ from keras_kd.losses.shared.soft_targets import SoftTargetsLoss, check_temperatu
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.models.features import feature_shape
 from keras_kd.models.graph import output_structure
-from keras_kd.models.outputs import check_labels, output_names
 from keras_kd.models.probabilities import (
     PROBABILITIES,
-    check_student_loss,
     last_activation,
     look_like_probabilities,
-    student_loss_for,
 )
-from keras_kd.models.structures import Path, arrange, at, leaves
+from keras_kd.models.structures import Path, at, leaves
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher, unadapted
 from keras_kd.teachers.callable_teacher import CallableTeacher
 from keras_kd.teachers.ensemble import Ensemble
@@ -321,120 +317,6 @@ _ENOUGH_VALUES = 16
 def _are_distributions(values: Any) -> bool:
     several = values.ndim > 1 and values.shape[-1] > 1
     return several and look_like_probabilities(values)
-
-
-def check_all_labels(losses: Any, labels: Any, student: keras.Model, inputs: Any) -> None:
-    """Refuse labels that the losses on labels cannot read.
-
-    Args:
-        losses: The losses, as given to `compile`.
-        labels: Labels.
-        student: The student.
-        inputs: A batch of inputs, for students whose outputs only a pass tells.
-
-    Raises:
-        ValueError: As `check_labels`.
-    """
-    names = output_names(student)
-    for loss, classes, path in _losses_on_labels(losses, student, inputs):
-        try:
-            label = at(labels, path, names) if keras.tree.is_nested(labels) else labels
-        except (LookupError, TypeError):
-            continue
-        if label is not None and not keras.tree.is_nested(label):
-            check_labels(loss, label, classes)
-
-
-def label_ranges(losses: Any, student: keras.Model, inputs: Any) -> list[LabelRange]:
-    """Return the class numbers that the losses read; the arguments are `check_all_labels`'s."""
-    return [
-        LabelRange(path, output_names(student), classes, loss.get_config().get("ignore_class"))
-        for loss, classes, path in _losses_on_labels(losses, student, inputs)
-        if isinstance(loss, keras.losses.SparseCategoricalCrossentropy) and classes is not None
-    ]
-
-
-def _losses_on_labels(
-    losses: Any, student: keras.Model, inputs: Any
-) -> list[tuple[Any, int | None, Path]]:
-    """Return the loss of each output that has one, with the output's last size and path."""
-    outputs = output_structure(student)
-    if outputs is None:
-        outputs = student(inputs, training=False)
-    losses = arrange(losses, outputs, output_names(student), "loss")
-    found = []
-    for output, path in leaves(outputs):
-        try:
-            loss = at(losses, path) if keras.tree.is_nested(losses) else losses
-        except (LookupError, TypeError):
-            continue
-        if loss is not None:
-            found.append((loss, output.shape[-1] if len(output.shape) else None, path))
-    return found
-
-
-def check_student_losses(losses: Any, student: keras.Model, inputs: Any) -> None:
-    """Run the student on a first batch, where only that tells whether it gives probabilities.
-
-    Args:
-        losses: The losses on labels, as `resolve_losses` returns them.
-        student: The student.
-        inputs: A batch of inputs.
-
-    Raises:
-        ValueError: As `check_student_loss`.
-    """
-    ends = last_activation(student)
-    if ends is not None and None not in keras.tree.flatten(ends):
-        return
-    outputs = student(inputs, training=False)
-    losses = arrange(losses, outputs, output_names(student), "loss")
-    for output, path in leaves(outputs):
-        try:
-            loss = at(losses, path) if keras.tree.is_nested(losses) else losses
-        except (LookupError, TypeError):
-            continue
-        check_student_loss(loss, output)
-
-
-def resolve_losses(loss: Any, student: keras.Model) -> Any:
-    """Return the losses on labels, cross-entropies by name read as the student ends.
-
-    Raises:
-        ValueError: If a loss contradicts the student's last activation.
-    """
-    activations = last_activation(student)
-    if loss is None or activations is None:
-        return student_loss_for(loss, None) if isinstance(loss, str) else loss
-    names = output_names(student)
-    if not keras.tree.is_nested(loss):
-        flat = keras.tree.flatten(activations)
-        if len(set(map(str, flat))) == 1:
-            return student_loss_for(loss, flat[0])
-        if not isinstance(loss, str):
-            return loss
-        # One name for outputs that end differently is one loss for each of them.
-        return keras.tree.map_structure(lambda end: student_loss_for(loss, end), activations)
-    arranged = arrange(loss, output_structure(student), names, "loss")
-    if arranged is loss:
-        return _resolve(loss, activations)
-    # It stays a dictionary: `loss_weights`, labels and metrics are keyed by the same names.
-    losses = _resolve(arranged, activations)
-    return dict(zip(names or [], losses if isinstance(losses, list) else [losses], strict=True))
-
-
-def _resolve(loss: Any, activations: Any) -> Any:
-    if loss is None:
-        return None
-    if isinstance(loss, dict) and isinstance(activations, dict):
-        return {key: _resolve(part, activations.get(key)) for key, part in loss.items()}
-    if isinstance(loss, (list, tuple)) and isinstance(activations, (list, tuple)):
-        if len(loss) == len(activations):
-            return type(loss)(map(_resolve, loss, activations))
-        return loss
-    if keras.tree.is_nested(loss) or keras.tree.is_nested(activations):
-        return loss
-    return student_loss_for(loss, activations)
 
 
 def check_layers(

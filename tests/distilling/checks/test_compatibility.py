@@ -9,14 +9,16 @@ from keras_kd.distilling.checks.arguments import (
     check_weights,
 )
 from keras_kd.distilling.checks.compatibility import (
-    check_all_labels,
     check_first_outputs,
     check_layers,
     check_shapes,
-    check_student_losses,
     check_taught_outputs,
     check_teacher,
     compared_outputs,
+)
+from keras_kd.distilling.checks.student_loss import (
+    check_all_labels,
+    check_student_losses,
     resolve_losses,
 )
 from keras_kd.distilling.hints import Hint
@@ -103,8 +105,8 @@ def test_labels_are_matched_to_losses_by_name():
 
 def test_losses_by_name_are_arranged():
     loss = KLDivergence()
-    assert check_losses([{"y": loss}], model()) == [[None, loss]]
-    assert check_losses({"x": loss}, model(outputs=("x",))) == [[loss]]
+    assert check_losses([{"y": loss}], model(), 0.5) == [[None, loss]]
+    assert check_losses({"x": loss}, model(outputs=("x",)), 0.5) == [[loss]]
 
 
 @pytest.mark.parametrize("weights", [["1.0"], [None], [True]])

@@ -1,0 +1,160 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd.distilling.trainer import (
+    CompileArguments,
+    EpochBegin,
+    compile_arguments,
+    with_epoch_begin,
+    with_loss_scale,
+)
+
+SparseCE = keras.losses.SparseCategoricalCrossentropy
+
+
+def network(width=4, policy=None):
+    hidden = keras.layers.Dense(width, name="hidden")
+    return keras.Sequential([keras.Input((4,)), hidden, keras.layers.Dense(2, dtype=policy)])
+
+
+def trained(kind):
+    losses = kd.losses.KLDivergence(2.0)
+    if kind == "mutual":
+        return kd.MutualDistiller([network(), network(3)], losses)
+    return kd.Distiller(network(), network(), losses)
+
+
+@pytest.mark.parametrize("kind", ["distiller", "mutual", "plain"])
+def test_the_arguments_of_compile_are_kept(kind):
+    model = network() if kind == "plain" else trained(kind)
+    assert compile_arguments(model) == CompileArguments()
+    loss, metrics = SparseCE(from_logits=True), [keras.metrics.SparseCategoricalAccuracy()]
+    model.compile("sgd", loss, metrics=metrics, weighted_metrics=["mse"])
+    arguments = compile_arguments(model)
+    assert arguments.loss is loss
+    assert (arguments.metrics, arguments.weighted_metrics) == (metrics, ["mse"])
+    assert arguments.metrics[0] is metrics[0]
+    model.compile("sgd", loss)
+    assert compile_arguments(model).metrics is None or kind == "plain"
+
+
+def test_a_named_loss_is_kept_as_what_it_means():
+    distiller = trained("distiller")
+    distiller.compile("sgd", "sparse_categorical_crossentropy", loss_weights=[2.0])
+    arguments = distiller.compile_arguments
+    assert arguments.loss.from_logits is True
+    assert arguments.loss_weights == [2.0]
+    assert not arguments.has_metrics
+    assert arguments.metrics_object() is None
+    assert CompileArguments().loss_function() is None
+
+
+def test_loss_and_metrics_are_made_again():
+    names = ["a", "b"]
+    arguments = CompileArguments(
+        {"a": "mse", "b": "mae"}, {"a": 2.0, "b": 3.0}, {"a": [keras.metrics.MeanSquaredError()]},
+        output_names=names,
+    )  # fmt: skip
+    y = [np.array([[1.0], [3.0]], "float32"), np.array([[0.0], [4.0]], "float32")]
+    zeros = [np.zeros((2, 1), "float32")] * 2
+    assert float(arguments.loss_function()(y, zeros)) == pytest.approx(2.0 * 5.0 + 3.0 * 2.0)
+    measured = arguments.fresh().metrics_object()
+    measured.update_state(y, zeros)
+    assert float(measured.result()["a_mean_squared_error"]) == pytest.approx(5.0)
+    # The copies have a state of their own.
+    assert float(arguments.metrics["a"][0].result()) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["distiller", "mutual"])
+def test_metrics_in_a_list_are_not_saved_as_a_part_of_the_model(kind, tmp_path):
+    import h5py
+
+    model = trained(kind)
+    metrics = [keras.metrics.SparseCategoricalAccuracy()]
+    model.compile("sgd", SparseCE(from_logits=True), metrics=metrics, weighted_metrics=metrics)
+    model.fit(np.ones((4, 4), "float32"), np.zeros(4), verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    names = []
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        file.visit(names.append)
+    assert not [name for name in names if "accuracy" in name or "compile" in name]
+
+
+@pytest.mark.parametrize("kind", ["distiller", "mutual"])
+def test_arguments_of_fit_by_position_are_those_by_name(kind):
+    model = trained(kind)
+    model.compile("sgd", SparseCE(from_logits=True))
+    x, y = np.ones((4, 4), "float32"), np.zeros(4)
+    callback = keras.callbacks.History()
+    history = model.fit(x, y, 2, 3, 0, [callback], 0.0, (x, y)).history
+    assert len(history["val_loss"]) == len(callback.history["loss"]) == 3
+    with pytest.raises(ValueError, match="validation_data"):
+        model.fit(x, y, 2, 3, 0, None, 0.0, (x, y + 5))
+    losses = kd.losses.KLDivergence()
+    if kind == "distiller":
+        silent = kd.Distiller(network(), network(), losses, student_loss_weight=0.0)
+    else:
+        silent = kd.MutualDistiller([network(), network()], losses, student_loss_weight=0.0)
+    silent.compile("sgd")
+    with pytest.raises(ValueError, match="class_weight"):
+        silent.fit(x, class_weight={0: 2.0}, verbose=0)
+
+
+class Recorder:
+    def __init__(self):
+        self.epochs = []
+
+    def begin_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+
+def test_epochs_are_passed_on():
+    recorder = Recorder()
+    EpochBegin(recorder).on_epoch_begin(3)
+    assert recorder.epochs == [3]
+
+
+@pytest.mark.parametrize("kind", ["none", "one", "list"])
+def test_the_callback_is_added_before_those_given(kind):
+    own = keras.callbacks.Callback()
+    given = {"none": None, "one": own, "list": [own]}[kind]
+    callbacks = with_epoch_begin(Recorder(), given)
+    assert isinstance(callbacks[0], EpochBegin)
+    assert callbacks[1:] == ([] if kind == "none" else [own])
+
+
+def test_a_list_that_was_given_is_not_changed():
+    given = [keras.callbacks.Callback()]
+    with_epoch_begin(Recorder(), given)
+    assert len(given) == 1
+
+
+def test_a_callback_list_is_taken_over():
+    callbacks, recorder = keras.callbacks.CallbackList([]), Recorder()
+    for _ in range(2):
+        assert with_epoch_begin(recorder, callbacks) is callbacks
+    callbacks.on_epoch_begin(4)
+    assert recorder.epochs == [4]
+
+
+def test_a_float16_student_gets_a_loss_scale():
+    optimizer = with_loss_scale(keras.optimizers.SGD(), network(policy="mixed_float16"))
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(optimizer.inner_optimizer, keras.optimizers.SGD)
+    assert with_loss_scale(optimizer, network(policy="mixed_float16")) is optimizer
+
+
+def test_a_layer_inside_a_nested_model_counts():
+    inputs = keras.Input((4,))
+    nested = keras.Model(inputs, network(policy="mixed_float16")(inputs))
+    optimizer = with_loss_scale(keras.optimizers.SGD(), nested)
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_other_students_keep_their_optimizer(policy):
+    optimizer = keras.optimizers.SGD()
+    assert with_loss_scale(optimizer, network(policy=policy)) is optimizer
+    assert with_loss_scale(None, network(policy=policy)) is None
