@@ -58,10 +58,15 @@ def _children(parent: Any) -> list[tuple[str, Any]]:
         return []
     if isinstance(parent, keras.Model):
         return [(layer.name, layer) for layer in sublayers(parent)]
-    held = [(name.lstrip("_"), value) for name, value in vars(parent).items()]
+    return inner_layers(parent)
+
+
+def inner_layers(layer: Any) -> list[tuple[str, Any]]:
+    """Return the layers inside of a layer, each with the attribute that holds it or its name."""
+    held = [(name.lstrip("_"), value) for name, value in vars(layer).items()]
     named = [(name, child) for name, child in held if isinstance(child, keras.layers.Layer)]
     known = {id(child) for _, child in named}
-    others = [x for x in flat_layers(parent, False, False) if id(x) not in known]
+    others = [x for x in flat_layers(layer, False, False) if id(x) not in known]
     return named + [(child.name, child) for child in others]
 
 

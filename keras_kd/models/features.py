@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.models.graph import flat_layers
+from keras_kd.models.calls import changed_calls, inner_layers
 
 
 def find_layer(model: Any, path: str) -> Any:
@@ -45,10 +45,8 @@ def _inner_layers(layer: Any) -> dict[str, Any]:
     if not isinstance(layer, keras.layers.Layer):
         return {}
     # Keras numbers the names of layers that were given none: "softmax_3" tells nobody anything.
-    held = {name.lstrip("_"): value for name, value in vars(layer).items()}
-    named = {name: child for name, child in held.items() if isinstance(child, keras.layers.Layer)}
-    inner = flat_layers(layer, include_self=False, recursive=False)
-    return {**named, **{child.name: child for child in inner}}
+    inner = inner_layers(layer)
+    return {**dict(inner), **{child.name: child for _, child in inner}}
 
 
 def _no_layer(model: Any, path: str) -> str:
@@ -93,6 +91,7 @@ class FeatureReader:
         self._model_name = model.name
         self._lock = threading.Lock()
         self._open = 0
+        self._watching = contextlib.ExitStack()
         self._local = threading.local()
 
     @contextlib.contextmanager
@@ -107,8 +106,7 @@ class FeatureReader:
         with self._lock:
             self._open += 1
             if self._open == 1:
-                for path, layer in self._layers.items():
-                    _watch(layer, path, self._local)
+                self._watching.enter_context(changed_calls(self._layers, self._keep))
         try:
             yield features
         finally:
@@ -116,8 +114,14 @@ class FeatureReader:
             with self._lock:
                 self._open -= 1
                 if self._open == 0:
-                    for layer in self._layers.values():
-                        _unwatch(layer)
+                    self._watching.close()
+
+    def _keep(self, path: str, layer: Any, call: Any, args: Any, kwargs: Any) -> Any:
+        outputs = call(*args, **kwargs)
+        features = getattr(self._local, "features", None)
+        if features is not None:
+            features[path] = outputs
+        return outputs
 
     def run(self, model: Any, inputs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
         """Call `model` once.
@@ -141,30 +145,6 @@ class FeatureReader:
                 "`return_attention_scores=True`.)"
             )
         return outputs, features
-
-
-def _watch(layer: Any, path: str, local: Any) -> None:
-    previous = layer.__dict__.get("call")
-    original = layer.call
-
-    @tf.autograph.experimental.do_not_convert
-    def call(*args: Any, **kwargs: Any) -> Any:
-        outputs = original(*args, **kwargs)
-        features = getattr(local, "features", None)
-        if features is not None:
-            features[path] = outputs
-        return outputs
-
-    call.previous = previous  # type: ignore[attr-defined]
-    object.__setattr__(layer, "call", call)
-
-
-def _unwatch(layer: Any) -> None:
-    previous = layer.__dict__["call"].previous
-    if previous is None:
-        object.__delattr__(layer, "call")
-    else:
-        object.__setattr__(layer, "call", previous)
 
 
 def feature_shape(model: Any, path: str) -> tuple[int | None, ...] | None:
