@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -34,6 +35,7 @@ def check(
     exports: str | Sequence[str] = _FORMATS,
     *,
     convert: bool = False,
+    verbose: bool = True,
 ) -> ModelCheck:
     """Say what stages and exports will do with each layer of a model, before anything is trained.
 
@@ -52,6 +54,8 @@ def check(
             some seconds for a small model. The student is converted as `QuantizeAware` receives
             it, calibrated with random numbers. Defaults to `False`: only what is known
             beforehand is said.
+        verbose: Whether a bar on the terminal shows which stage or export is looked at. Defaults
+            to `True`.
 
     Returns:
         A `ModelCheck`. Printing it gives a summary; `table()` a line for each layer; `problems`
@@ -77,12 +81,13 @@ def check(
     problems = [] if alone else _order_problems(chosen or [])
     earlier: list[Stage] = []
     current = model
-    for stage in chosen or []:
+    copyable = functools.cache(lambda: remade(model))
+    for stage in _watched(chosen or [], "Checking stages", verbose):
         before = [] if alone else earlier
         try:
             plans = stage_plans(stage, current, before)
             if not before:
-                remade(model)  # `compress` works on a copy
+                copyable()  # `compress` works on a copy
             after = current if alone else stage_preview(stage, current)
         except ValueError as error:
             problems.append(_problem(stage.name, error))
@@ -101,7 +106,7 @@ def check(
     notes: dict[str, tuple[str, ...]] = {}
     operators: dict[str, dict[str, int]] = {}
     parts = _parts(current)
-    for quantization in exports:
+    for quantization in _watched(exports, "Checking exports", verbose):
         found = plan_export(current, parts, quantization, trained)
         refusal, plans = found.refusal, found.layers
         if convert and not refusal:
@@ -124,6 +129,16 @@ def check(
         notes,
         operators,
     )
+
+
+def _watched(steps: Iterable[Any], title: str, verbose: bool) -> Iterator[Any]:
+    """Hand out stages or formats; on a terminal, a bar names the one that is looked at."""
+    from tqdm import tqdm
+
+    with tqdm(list(steps), desc=title, leave=False, disable=None if verbose else True) as bar:
+        for step in bar:
+            bar.set_postfix_str(getattr(step, "name", step))
+            yield step
 
 
 def _check_arguments(

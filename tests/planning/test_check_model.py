@@ -1,6 +1,8 @@
 """kd.check: what it says is what the stages and exports do, in the same words."""
 
+import io
 import json
+import sys
 import warnings
 
 import keras
@@ -10,6 +12,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.litert.model_file import ModelFile
+from keras_kd.planning import check_model
 from keras_kd.planning.model_check import LayerCheck
 
 
@@ -315,6 +318,26 @@ def test_prints_narrow_and_whole():
     assert len([line for line in lines if not line.startswith("[")]) == len(found.rows) + 1
     kept = json.loads(json.dumps(found.to_dict()))
     assert kept["ok"] and kept["rows"][1]["cells"]["prune"]["action"] == "prune 75%"
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_a_bar_on_the_terminal_names_what_is_looked_at(monkeypatch, verbose):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    kd.check(special(), [kd.Prune()], exports="dynamic", verbose=verbose)
+    shown = sys.stderr.getvalue()
+    assert ("prune" in shown, "dynamic" in shown) == (verbose, verbose)
+
+
+def test_a_model_is_made_again_once(monkeypatch):
+    made = []
+    remade = check_model.remade
+    monkeypatch.setattr(check_model, "remade", lambda model: made.append(remade(model)))
+    assert kd.check(special(), exports=[]).stages and len(made) == 1
 
 
 def test_wrong_arguments():

@@ -46,8 +46,9 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 
     stages = make_stages(settings["stages"] or [])
     loaded = load_model(settings["model"], settings["custom_objects"])
-    exports = {"exports": settings["exports"]} if settings["exports"] else {}
-    found = kd.check(loaded.model, stages or None, convert=settings["convert"], **exports)
+    arguments: dict[str, Any] = {"exports": settings["exports"]} if settings["exports"] else {}
+    arguments |= {"convert": settings["convert"], "verbose": not console.quiet}
+    found = kd.check(loaded.model, stages or None, **arguments)
     # Without stages, what single ones would refuse is for information.
     asked = set(found.exports if settings["exports"] or stages else ())
     asked |= {"stages", *found.stages} if stages else set()

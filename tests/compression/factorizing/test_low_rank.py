@@ -101,15 +101,17 @@ def test_equal_at_full_rank(build, shape, split, kind):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_truncated_kernels_are_those_of_numpy():
-    layer = layers.Dense(7)
-    layer.build((None, 9))
-    kernel = np.random.default_rng(0).normal(size=(9, 7))
-    layer.set_weights([kernel, np.zeros(7)])
+@pytest.mark.parametrize("shape", [(9, 7), (7, 9)])
+def test_truncated_kernels_are_those_of_numpy(shape):
+    layer = layers.Dense(shape[1])
+    layer.build((None, shape[0]))
+    kernel = np.random.default_rng(0).normal(size=shape)
+    layer.set_weights([kernel, np.zeros(shape[1])])
     (way,) = factorizations(layer)
     u, s, v = np.linalg.svd(kernel.astype("float32").astype("float64"), full_matrices=False)
     first, second = way.make(3)
     np.testing.assert_allclose(first @ second, (u[:, :3] * s[:3]) @ v[:3], atol=1e-9)
+    np.testing.assert_allclose(way.singular_values, s, rtol=1e-10)
     assert way.parameters(3) == 3 * (9 + 7) and way.full_rank == 7
     energies = np.cumsum(s**2) / (s**2).sum()
     for rank in range(1, 8):
