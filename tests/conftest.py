@@ -18,6 +18,15 @@ import numpy as np
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark as `promise` the cases of a test that its mark `fast_cases` does not name."""
+    for item in items:
+        mark = item.get_closest_marker("fast_cases")
+        if mark is not None and item.callspec.id not in mark.args:
+            item.add_marker("promise")
+
+
 @pytest.fixture(autouse=True)
 def _seeds():
     random.seed(0)

@@ -58,6 +58,7 @@ assert "TF_USE_LEGACY_KERAS" not in os.environ
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.promise
 def test_another_backend_is_refused_with_the_line_to_change():
     # The other backends are not installed: Keras is told to say that it runs on one.
     done = run('import keras; keras.backend.backend = lambda: "jax"; import keras_kd')

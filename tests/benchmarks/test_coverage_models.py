@@ -49,6 +49,7 @@ def test_batch_norms_divide_by_the_root_of_the_mean_square(load_script):
     assert not np.asarray(norm.moving_mean).any() and norm.momentum == 0.99
 
 
+@pytest.mark.promise
 def test_keeps_errors_and_goes_on_where_it_stopped(benchmark, tmp_path, monkeypatch, capsys):
     script = tmp_path / "script.py"
     script.write_text("import time\ntime.sleep(60)")

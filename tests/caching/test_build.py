@@ -80,6 +80,7 @@ def shards_in(folder):
         return 0
 
 
+@pytest.mark.promise
 def test_a_killed_build_goes_on_where_it_was(tmp_path):
     folder = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", SETUP + BUILD, str(folder)])

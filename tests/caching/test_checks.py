@@ -191,6 +191,7 @@ CODES = {
 }
 
 
+@pytest.mark.fast_cases("layer-None", "function-2", "ensemble-None")
 @pytest.mark.parametrize("views", [None, 2])
 @pytest.mark.parametrize("make", CODES.values(), ids=CODES)
 def test_a_teacher_whose_code_was_changed_is_refused(model, make, views, tmp_path, monkeypatch):

@@ -132,6 +132,7 @@ def test_float16_is_read_as_float32_and_refuses_what_it_cannot_hold(tmp_path):
         cache(model, batches(), tmp_path / "large", dtype="float16")
 
 
+@pytest.mark.promise
 def test_top_k_keeps_the_mass_of_the_others(tmp_path):
     model = teacher(classes=6)
     taught = cache(model, batches(), tmp_path, top_k=2, temperature=2.0)
@@ -289,6 +290,7 @@ def test_an_ensemble_may_be_the_teacher(tmp_path):
         cache(ensemble, batches(), tmp_path, layers=["teacher_1/hidden"])
 
 
+@pytest.mark.promise
 def test_views_store_the_augmented_inputs_of_several_epochs(tmp_path):
     model, epochs = teacher(), []
 
@@ -357,6 +359,7 @@ def test_every_worker_reads_its_shard(tmp_path):
     np.testing.assert_array_equal(parts[1][2], whole[5])
 
 
+@pytest.mark.promise
 def test_compress_goes_on_with_it(tmp_path):
     model = teacher()
     taught = cache(model, batches(), tmp_path)

@@ -22,6 +22,7 @@ def network(units):
 
 
 @pytest.mark.parametrize("as_dataset", [False, True])
+@pytest.mark.promise
 def test_contrastive_loss_trains_beside_the_loss_on_labels(as_dataset):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(32, 5)).astype("float32")

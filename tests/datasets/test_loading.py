@@ -74,6 +74,7 @@ def test_other_errors_pass(tmp_path, monkeypatch):
     assert not isinstance(error.value, FileNotFoundError)
 
 
+@pytest.mark.promise
 def test_importing_keras_kd_does_not_import_tfds():
     code = "import sys, keras_kd; assert 'tensorflow_datasets' not in sys.modules"
     root = pathlib.Path(__file__).parents[2]

@@ -30,6 +30,7 @@ def short_recipe():
     recipes.RECIPES["digits"] = recipe
 
 
+@pytest.mark.promise
 def test_whole_run_and_going_on(short_recipe, tmp_path):
     lines = []
     result = run_demo("digits", tmp_path, seeds=2, say=lines.append)

@@ -224,6 +224,7 @@ def test_projection_learns_and_is_no_part_of_the_student():
     [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 2}],
     ids=lambda options: next(iter(options)),
 )
+@pytest.mark.promise
 def test_options_of_compile_do_not_change_what_is_learnt(options):
     weights = []
     for chosen in ({"jit_compile": False}, options):
@@ -315,6 +316,7 @@ def test_predict_gives_the_students_outputs():
 # Saving
 
 
+@pytest.mark.promise
 def test_saving_leaves_the_teacher_out_and_training_goes_on_after_loading(tmp_path):
     teacher, student = network(50), network(3)
     x, y = examples()

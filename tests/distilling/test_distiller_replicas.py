@@ -129,6 +129,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("losses", ["ours", "of_keras", "mutual"])
+@pytest.mark.promise
 def test_two_devices_train_as_one(results, losses):
     result = results[losses]
     assert result["variables"] == (12 if losses == "mutual" else 6)
@@ -136,6 +137,7 @@ def test_two_devices_train_as_one(results, losses):
 
 
 @pytest.mark.parametrize("losses", ["ours", "of_keras", "mutual"])
+@pytest.mark.promise
 def test_two_devices_log_as_one(results, losses):
     result = results[losses]
     assert result["same_logs"]

@@ -76,6 +76,7 @@ class Kill(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "arguments", [{}, {"stop_distillation_at": 3}, {"stop_distillation_at": 1}]
 )
+@pytest.mark.promise
 def test_a_killed_run_resumes_to_the_weights_of_one_that_was_not(tmp_path, arguments):
     x, y = examples()
     whole = make(**arguments)
@@ -97,6 +98,7 @@ def test_a_killed_run_resumes_to_the_weights_of_one_that_was_not(tmp_path, argum
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.promise
 def test_a_process_killed_by_a_signal_resumes(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
@@ -132,6 +134,7 @@ def test_a_process_killed_by_a_signal_resumes(tmp_path):
         np.testing.assert_allclose(value, resumed[f"arr_{i}"], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.promise
 def test_a_subclassed_student_resumes_too(tmp_path):
     class Student(keras.Model):
         def __init__(self):

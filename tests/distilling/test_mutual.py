@@ -70,6 +70,7 @@ def test_one_step_of_three_peers_by_hand():
     assert history["loss"][0] == pytest.approx(sum(totals), rel=1e-5)
 
 
+@pytest.mark.promise
 def test_two_peers_with_hints_learn_as_in_a_distiller_of_their_own():
     x, y = examples()
     keras.utils.set_random_seed(3)
@@ -92,6 +93,7 @@ def test_two_peers_with_hints_learn_as_in_a_distiller_of_their_own():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.promise
 def test_peers_come_to_agree_and_to_be_right():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(512, 5)).astype("float32")
@@ -121,6 +123,7 @@ def test_evaluation_works_before_training_and_reports_every_peer():
         assert results[f"peer_{i}_accuracy"] == pytest.approx(accuracy)
 
 
+@pytest.mark.promise
 def test_a_saved_model_goes_on_as_the_one_that_was_not(tmp_path):
     x, y = examples()
     losses = [kd.losses.KLDivergence(2.0), kd.Hint("hidden", "hidden")]

@@ -197,6 +197,7 @@ def test_wrong_epoch_is_refused(epoch):
 # Saving, stages
 
 
+@pytest.mark.promise
 def test_schedules_survive_saving(tmp_path):
     teacher, student = network(6, "t"), network(4, "s")
     distiller = kd.Distiller(
@@ -227,6 +228,7 @@ def test_schedules_survive_saving(tmp_path):
         assert histories[1][name] == pytest.approx(values, rel=1e-5), name
 
 
+@pytest.mark.promise
 def test_stages_keep_what_schedules_have_come_to():
     distiller = kd.Distiller(
         network(6, "t"),

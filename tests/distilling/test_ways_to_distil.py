@@ -59,6 +59,7 @@ def test_soft_labels_without_ground_truth():
     assert accuracy(student, x_new, y_new) > 0.93
 
 
+@pytest.mark.promise
 def test_soft_labels_with_ground_truth_that_is_partly_wrong():
     weights = rule()
     x, x_new = inputs(192, seed=0), inputs(500, seed=1)
@@ -96,6 +97,7 @@ def test_soft_labels_that_were_stored():
 # A student that knows something already
 
 
+@pytest.mark.promise
 def test_a_student_pretrained_on_other_data():
     weights, student, untrained = rule(), network(), network()
     other = weights + 0.5 * rule(seed=9)
@@ -156,6 +158,7 @@ def test_multi_label():
     assert right() > 0.93
 
 
+@pytest.mark.promise
 def test_segmentation_by_pixel():
     """A pixel's class is the channel that is brightest around it."""
     x = keras.Input((8, 8, 3))
@@ -195,6 +198,7 @@ def padded_sentences(count, seed):
     return tokens.astype("int32")
 
 
+@pytest.mark.promise
 def test_token_classification_with_padding():
     tokens, new = padded_sentences(256, 0), padded_sentences(64, 1)
     teacher, student = tagger(CLASSES), tagger(8)
@@ -301,6 +305,7 @@ def balanced_accuracy(model, x, y):
     return np.mean([np.mean(predicted[y == label] == label) for label in (0, 1)])
 
 
+@pytest.mark.promise
 def test_class_weight_helps_a_rare_class():
     (x, y), (x_new, y_new) = rare_class(1024, 0), rare_class(4000, 1)
     plain, weighted = network(2), network(2)
@@ -321,6 +326,7 @@ def test_class_weight_helps_a_rare_class():
     assert balanced_accuracy(weighted, x_new, y_new) > balanced_accuracy(plain, x_new, y_new) + 0.1
 
 
+@pytest.mark.promise
 def test_weights_by_class_of_the_distillation_alone():
     (x, y), (x_new, y_new) = rare_class(1024, 0), rare_class(4000, 1)
     everywhere, student = network(2), network(2)

@@ -16,6 +16,7 @@ def outputs(path, **inputs):
 
 
 @pytest.mark.parametrize("batch_size", [1, None])
+@pytest.mark.promise
 def test_embeddings_are_stored_in_4_bits(tmp_path, batch_size):
     keras.utils.set_random_seed(0)
     i = keras.Input((6,), name="words", dtype="int32")

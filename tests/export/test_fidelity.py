@@ -70,6 +70,7 @@ def test_a_half_precision_overflow_is_told(tmp_path):
     assert "quantization='float16'" in text
 
 
+@pytest.mark.promise
 def test_a_compressed_student_is_measured(tmp_path):
     class Written:
         quantization_aware = False

@@ -33,6 +33,7 @@ def normalized_over_one(i):
     )
 
 
+@pytest.mark.promise
 def test_a_normalization_over_an_axis_of_one_runs(tmp_path):
     student, x = compressed((8, 1), normalized_over_one)
     for data in (None, x):
@@ -65,6 +66,7 @@ def small_network(i):
         ({"weight_bits": 4}, "float16"),
     ],
 )
+@pytest.mark.promise
 def test_other_formats_hold_the_trained_weights(tmp_path, arguments, form):
     student, x = compressed((8, 8, 1), small_network, **arguments)
     if form != "float16":

@@ -36,6 +36,7 @@ def runner(path, name):
     return lambda **inputs: signature(**inputs)
 
 
+@pytest.mark.fast_cases("int8")
 @pytest.mark.parametrize("quantization", ["float32", "int8", "int4"])
 def test_answers_and_embeddings_from_one_file(tmp_path, quantization):
     model = cnn()

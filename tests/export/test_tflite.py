@@ -253,6 +253,7 @@ def test_mixed_precision_is_exported_in_float32(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU])
 @pytest.mark.parametrize("quantization", ["float32", "dynamic", "int8"])
+@pytest.mark.promise
 def test_recurrent_layers_need_no_flex(
     tmp_path: pathlib.Path, layer: type[keras.layers.RNN], quantization: str
 ) -> None:
@@ -491,6 +492,7 @@ class Written:
 
 @pytest.mark.parametrize("quantization", ["float32", "int8"])
 @pytest.mark.parametrize("flatten", [False, True])
+@pytest.mark.promise
 def test_a_model_which_writes_itself(
     tmp_path: pathlib.Path, quantization: str, flatten: bool
 ) -> None:
@@ -542,6 +544,7 @@ def quantization_aware():
     return model
 
 
+@pytest.mark.promise
 def test_a_quantization_aware_model_needs_no_representative_data(tmp_path: pathlib.Path) -> None:
     model, x = quantization_aware(), images()
     with warnings.catch_warnings():
@@ -562,6 +565,7 @@ def test_a_quantization_aware_model_needs_no_representative_data(tmp_path: pathl
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int16x8", "dynamic"])
+@pytest.mark.promise
 def test_filters_that_pruning_emptied(tmp_path, quantization):
     # The scale of a channel that is all zero must not become zero or infinite.
     model = cnn()

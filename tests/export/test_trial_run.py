@@ -45,6 +45,7 @@ def ids_that_begin_at_100() -> keras.Model:
     return keras.Model(i, layers.Dense(3)(layers.Flatten()(z)))
 
 
+@pytest.mark.fast_cases("masked-int8", "mask-as-input-float32", "ids-from-100-dynamic")
 @pytest.mark.parametrize("quantization", ["float32", "int8", "dynamic"])
 @pytest.mark.parametrize(
     ("make", "data"),

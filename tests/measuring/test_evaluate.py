@@ -128,6 +128,7 @@ def test_one_unit(tmp_path: pathlib.Path, activation: str | None) -> None:
         evaluate(path, (x, np.array([1, 0, 1, 2])))
 
 
+@pytest.mark.fast_cases("average-True", "one minus-False", "clip-True")
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("end", ["average", "one minus", "hard sigmoid", "clip"])
 def test_one_unit_of_probabilities_without_a_sigmoid(

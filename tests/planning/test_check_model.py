@@ -99,6 +99,7 @@ PREFIX = {
 
 
 @pytest.mark.parametrize("name", STAGES)
+@pytest.mark.promise
 def test_says_before_what_the_records_say_after(name):
     found = kd.check(special(), STAGES[name](), exports=[])
     assert found.ok

@@ -75,6 +75,7 @@ def test_every_callable_teaches_as_the_model_does(make, teacher, expected, tmp_p
     assert distiller.teacher is given
 
 
+@pytest.mark.promise
 def test_evaluation_compression_and_saving_work_with_a_function(teacher, tmp_path):
     distiller = trained(a_function(teacher, tmp_path))
     x, y = examples()

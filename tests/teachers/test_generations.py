@@ -46,6 +46,7 @@ def test_each_model_of_a_chain_is_taught_by_the_one_before_it():
     assert trained.histories == [{"loss": [1.0]}, {"loss": [2.0]}]
 
 
+@pytest.mark.promise
 def test_a_chain_through_distillers_brings_the_student_to_the_teacher():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(256, 4)).astype("float32")

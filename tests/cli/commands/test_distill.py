@@ -46,6 +46,7 @@ def test_the_recipe_repeats_the_run(distilled, tmp_path, keras_kd_json):
     assert result["history"] == kept["history"]
 
 
+@pytest.mark.promise
 def test_a_killed_run_goes_on(work, monkeypatch, keras_kd):
     words = [*BASE, "--scale", "255", "--epochs", "3", "--out", "run"]
     words += ["--learning-rate", "0.02", "--batch-size", "16"]

@@ -81,6 +81,7 @@ def test_few_values_a_kernel_and_a_keras_3_model(data):
     assert result.evaluate(data)["accuracy"] == pytest.approx(history["val_accuracy"][-1])
 
 
+@pytest.mark.promise
 def test_values_equal_those_of_tf_mot(data):
     def build(module):
         return module.Sequential(
@@ -111,6 +112,7 @@ def test_values_equal_those_of_tf_mot(data):
 
 
 @pytest.mark.parametrize("initialization", ["kmeans++", "density", "linear", "random"])
+@pytest.mark.promise
 def test_a_channel_may_have_values_of_its_own(data, initialization):
     student = keras.Sequential(
         [
@@ -169,6 +171,7 @@ def test_pruned_and_clustered_in_one_pipeline(data):
     assert [text.split()[0] for text in records["hidden"].done] == ["pruned", "clustered"]
 
 
+@pytest.mark.promise
 def test_hints_and_layers_inside_of_layers(data):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
@@ -226,6 +229,7 @@ class _Unbuilt(layers.Layer):
         return x
 
 
+@pytest.mark.promise
 def test_layers_of_custom_layers_are_clustered_and_found_again(data, tmp_path):
     inputs = keras.Input((8, 8, 1))
     x = _Unbuilt(name="custom")(layers.Flatten()(inputs))
@@ -241,6 +245,7 @@ def test_layers_of_custom_layers_are_clustered_and_found_again(data, tmp_path):
     )
 
 
+@pytest.mark.promise
 def test_a_padded_tagger_counts_the_real_positions_alone():
     keras.utils.set_random_seed(0)
     words = np.array([[1, 2, 0, 0, 0, 0, 0, 0]] * 16, "int32")

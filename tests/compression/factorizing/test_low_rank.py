@@ -151,6 +151,7 @@ def test_a_kernel_of_low_rank_is_found_and_nothing_is_lost(data):
     assert isinstance(result.model.get_layer("low_low_rank"), layers.Conv2D)
 
 
+@pytest.mark.promise
 def test_full_rank_by_force_through_compress(data):
     student = _randomize(
         keras.Sequential(
@@ -184,6 +185,7 @@ def test_ratio_and_budget_are_met():
         LowRank(max_parameters=50).check(model, [])
 
 
+@pytest.mark.promise
 def test_taught_after_it_with_a_hint_at_the_old_name(data):
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
@@ -215,6 +217,7 @@ def test_taught_after_it_with_a_hint_at_the_old_name(data):
     assert any(text.startswith("'features_low_rank' pruned to") for text in record.done)
 
 
+@pytest.mark.promise
 def test_saved_loaded_quantized(data, tmp_path):
     keras.utils.set_random_seed(0)
     student = keras.Sequential(

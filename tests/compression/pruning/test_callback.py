@@ -88,6 +88,7 @@ class _Kill(keras.callbacks.Callback):
     ("pruning_first", "arguments"),
     [(True, {"frequency": 4}), (False, {"scope": "global"}), (True, {"sparsity_m_by_n": (2, 4)})],
 )
+@pytest.mark.promise
 def test_a_killed_run_ends_with_the_weights_of_the_other(tmp_path, pruning_first, arguments):
     def callbacks(*more):
         pair = [
@@ -130,6 +131,7 @@ def test_checkpoints_are_pruned_and_load_into_plain_models(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.promise
 def test_several_steps_an_execution():
     constant = import_tfmot().sparsity.keras.ConstantSparsity(0.5, 3, -1, 3)
     # With updates in steps that begin an execution, both are the same.
@@ -182,6 +184,7 @@ def test_a_later_epoch_begins_where_the_schedule_is():
     assert history.history["sparsity"] == [0.5]
 
 
+@pytest.mark.promise
 def test_data_that_does_not_know_its_length():
     x, y = _arrays()
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda x, y: True)
@@ -221,6 +224,7 @@ def test_names_that_match_nothing_are_refused():
 
 
 @pytest.mark.parametrize("pruning_first", [True, False])
+@pytest.mark.promise
 def test_zeros_survive_early_stopping_in_either_order(pruning_first):
     model = _model()
     stop = keras.callbacks.EarlyStopping("loss", mode="max", patience=5, restore_best_weights=True)

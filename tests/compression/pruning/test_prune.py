@@ -61,6 +61,7 @@ def _dense(k=keras):
         ),
     ],
 )
+@pytest.mark.promise
 def test_masks_and_weights_equal_those_of_tf_mot(data, network, pattern, sparsities):
     keras.utils.set_random_seed(3)
     model = network()
@@ -182,12 +183,14 @@ def test_early_end_still_reaches_the_sparsity(data):
     assert (model.get_layer("logits").get_weights()[0] == 0).mean() == pytest.approx(0.9, abs=0.01)
 
 
+@pytest.mark.promise
 def test_data_of_unknown_length_is_counted(distiller, data):
     unknown = data.filter(lambda x, y: True)
     compressed = compress(distiller, unknown, stages=[Prune(0.5, epochs=1)], verbose=0)
     assert compressed.sparsity == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.promise
 def test_subclassed_students_are_pruned(data):
     @keras.saving.register_keras_serializable(package="tests")
     class Net(keras.Model):

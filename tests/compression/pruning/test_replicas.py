@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import json, sys
 import numpy as np
@@ -61,6 +63,7 @@ json.dump(results, open(sys.argv[1], "w"))
 """
 
 
+@pytest.mark.promise
 def test_two_devices_prune_as_one(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])

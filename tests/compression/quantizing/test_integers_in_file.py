@@ -9,6 +9,8 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.compression.compress import compress
 
+pytestmark = pytest.mark.promise
+
 
 @pytest.fixture(scope="module")
 def data():

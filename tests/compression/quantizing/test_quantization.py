@@ -231,6 +231,7 @@ def as_arrays(outputs):
     return [np.asarray(part) for part in keras.tree.flatten(outputs)]
 
 
+@pytest.mark.fast_cases("convolutional", "subclassed", "several", "custom", "lstm")
 @pytest.mark.parametrize("name", [*INTEGER, *PARTLY_FLOAT])
 def test_any_model_is_trained_saved_and_left_as_it_was(name, tmp_path):
     student = {**INTEGER, **PARTLY_FLOAT}[name]()
@@ -261,6 +262,7 @@ def test_any_model_is_trained_saved_and_left_as_it_was(name, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.fast_cases("convolutional", "several")
 @pytest.mark.parametrize("name", INTEGER)
 def test_the_file_computes_as_the_model_does(name, tmp_path):
     student = INTEGER[name]()
@@ -273,6 +275,7 @@ def test_the_file_computes_as_the_model_does(name, tmp_path):
         assert measured.float_operators == {}
 
 
+@pytest.mark.fast_cases("custom-prune", "convolutional-prune_cluster", "lstm-cluster")
 @pytest.mark.parametrize("chain", ["prune", "cluster", "prune_cluster", "channel"])
 @pytest.mark.parametrize("name", ["convolutional", "custom", "lstm", "attention"])
 def test_zeros_and_shared_values_stay_through_the_chain(name, chain):
@@ -374,6 +377,7 @@ def test_ways_to_run_a_step_are_equal(arguments):
     np.testing.assert_allclose(*ranges, atol=1e-4)
 
 
+@pytest.mark.promise
 def test_mixed_precision(tmp_path):
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
@@ -491,6 +495,7 @@ def replicas(tmp_path_factory):
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("stage", ["quantize", "cluster"])
 def test_two_devices_train_as_one(replicas, stage):
     (single, _, _, history), (mirrored, left, gelu, other) = replicas[stage]

@@ -140,6 +140,7 @@ def test_file_agrees_with_the_model(compressed, tmp_path):
     assert np.abs(outputs - result.predict(images)).max() <= 1.01 * step
 
 
+@pytest.mark.promise
 def test_filters_emptied_by_pruning_keep_their_bias_in_the_file(data, tmp_path):
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(8, 3, use_bias=False, name="conv")(inputs)
@@ -194,6 +195,7 @@ def test_a_pruned_model_is_saved_and_loaded(distiller, data, tmp_path):
 
 
 @pytest.mark.parametrize("ranges", ["minmax", "percentile", "mse", "learned"])
+@pytest.mark.promise
 def test_calibration_takes_ranges_from_the_data(ranges, data):
     student = _plain()
     before = [weight.copy() for weight in student.get_weights()]
@@ -256,6 +258,7 @@ def test_bad_arguments(arguments):
         QuantizeAware(**arguments)
 
 
+@pytest.mark.promise
 def test_16_bit_activations(data, tmp_path):
     result = compress(
         make_distiller(_plain()), data, stages=[QuantizeAware(0, activation_bits=16)], verbose=0
@@ -268,6 +271,7 @@ def test_16_bit_activations(data, tmp_path):
     assert kd.evaluate_tflite(path, data, result, runs=1, warmup=0).agreement >= 0.95
 
 
+@pytest.mark.promise
 def test_masks_hold_where_tf_mot_has_none(data):
     # Conv2DTranspose is quantized, but TF-MOT's prune-preserving scheme does not know it.
     student = keras.Sequential(
@@ -305,6 +309,7 @@ def test_what_stays_float_is_told(data):
     assert "float" in records["norm"].not_done[0] and not records["late"].not_done
 
 
+@pytest.mark.promise
 def test_regularisers_of_the_student_count(data):
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(4, 3, kernel_regularizer=keras.regularizers.L2(10.0))(inputs)
@@ -318,6 +323,7 @@ def test_regularisers_of_the_student_count(data):
     assert history["loss"][0] - plain == pytest.approx(10 * float((kernel**2).sum()), rel=0.05)
 
 
+@pytest.mark.promise
 def test_hints_inside_nested_models_and_projections_learn(data, tmp_path):
     backbone = residual_network((8, 8, 1), 3, [4], [1], "backbone")
     image = keras.Input((8, 8, 1))
@@ -343,6 +349,7 @@ def test_without_labels(data):
     assert result.history["quantize_aware"]["kl_divergence"][0] > 0
 
 
+@pytest.mark.promise
 def test_data_may_bring_the_teachers_outputs(data):
     distiller = make_distiller(residual_network((8, 8, 1), 3, [4], [1], "student"))
     teacher = distiller.teacher
@@ -429,6 +436,7 @@ def test_config_round_trip():
     assert float(stage.make_optimizer().learning_rate) == pytest.approx(0.2)
 
 
+@pytest.mark.promise
 def test_zeros_of_a_student_pruned_earlier_survive(distiller, data):
     pruned = compress(distiller, data, stages=[Prune(0.5, epochs=1)], verbose=0).model
     again = make_distiller(pruned)
@@ -444,6 +452,7 @@ def test_zeros_of_a_student_pruned_earlier_survive(distiller, data):
     assert checked >= 2
 
 
+@pytest.mark.promise
 def test_average_pooling_keeps_the_range_of_its_input(tmp_path, data):
     # As between the blocks of a DenseNet; TFLite pools only within one range.
     inputs = keras.Input((8, 8, 1))
@@ -463,6 +472,7 @@ def test_average_pooling_keeps_the_range_of_its_input(tmp_path, data):
     assert kd.evaluate_tflite(path, data).agreement >= 0.9
 
 
+@pytest.mark.promise
 def test_training_further_takes_the_model(distiller, data):
     pruned = compress(distiller, data, stages=[Prune(0.5, epochs=0)], verbose=0)
     with pytest.raises(ValueError, match=r"received CompressedModel\. Pass its"):
@@ -470,6 +480,7 @@ def test_training_further_takes_the_model(distiller, data):
     kd.Distiller(distiller.teacher, pruned.model, [kd.losses.KLDivergence()])
 
 
+@pytest.mark.promise
 def test_embedding_and_conv1d_are_trained_for_8_bits(tmp_path):
     keras.utils.set_random_seed(0)
     tokens = keras.Input((12,), dtype="int32", name="tokens")
@@ -531,6 +542,7 @@ def _of_signs(model):
 
 
 @pytest.mark.parametrize("change", [_in_bfloat16, _in_steps, _of_signs])
+@pytest.mark.promise
 def test_equal_weights_learn_by_themselves_unless_they_were_clustered(change):
     keras.utils.set_random_seed(0)
     generator = np.random.default_rng(0)

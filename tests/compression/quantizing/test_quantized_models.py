@@ -68,6 +68,7 @@ def compressed(student, *stages, x=X):
 
 
 @pytest.mark.parametrize("build", [in_code, in_lists, nested_in_code])
+@pytest.mark.promise
 def test_ranges_find_their_layers_in_a_model_that_was_loaded(build, tmp_path):
     result = compressed(build(), kd.QuantizeAware(epochs=0))
     result.save(tmp_path / "model.keras")
@@ -84,6 +85,7 @@ def test_records_of_a_subclassed_student_say_what_was_done():
     assert conv.clusters == 4 and conv.bits == 8
 
 
+@pytest.mark.promise
 def test_a_run_is_resumed_with_the_ranges_of_a_subclassed_student(tmp_path):
     student = in_code()
     stages = [kd.QuantizeAware(epochs=0)]
@@ -121,6 +123,7 @@ def largest_of_three(x):
 
 
 @pytest.mark.parametrize("merge", [sum_of_four, product_of_three, largest_of_three])
+@pytest.mark.promise
 def test_a_merge_of_several_inputs_computes_in_integers(merge, tmp_path):
     image = keras.Input((8, 8, 3))
     x = layers.GlobalAveragePooling2D()(merge(image))
@@ -145,6 +148,7 @@ def encoded_operation(kind):
 
 @pytest.mark.parametrize("encode", [encoded_layer, encoded_sum, encoded_operation])
 @pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.promise
 def test_one_hot_inputs_are_exported(encode, alone, tmp_path):
     kind, numbers = keras.Input((1,), dtype="int32"), keras.Input((4,))
     x = encode(kind)
@@ -230,6 +234,7 @@ def shifted_by_an_operation(x):
 @pytest.mark.parametrize(
     "constant", [scaled_by_a_layer, scaled_by_an_operation, shifted_by_an_operation]
 )
+@pytest.mark.promise
 def test_constants_that_a_model_holds_are_inputs_like_others(constant):
     given = keras.Input((4,))
     student = keras.Model(given, layers.Dense(3)(constant(layers.Dense(3)(given))))
@@ -243,6 +248,7 @@ def test_constants_that_a_model_holds_are_inputs_like_others(constant):
     "norm",
     [layers.LayerNormalization(), layers.LayerNormalization((1, 2)), layers.GroupNormalization(2)],
 )
+@pytest.mark.promise
 def test_the_mean_of_a_normalization_is_not_rounded_to_the_step_of_its_input(norm, tmp_path):
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, bias_initializer="ones")(image)

@@ -105,6 +105,7 @@ def zeros(model, name):
     return np.asarray(model.get_layer(name).kernel) == 0
 
 
+@pytest.mark.promise
 @pytest.mark.filterwarnings("ignore:Training ended before the schedule")
 @pytest.mark.filterwarnings("ignore:At the end of the training a callback")
 def test_zeros_survive_the_weights_of_the_best_epoch():
@@ -122,6 +123,7 @@ def test_zeros_survive_the_weights_of_the_best_epoch():
             assert len(np.unique(made.model.get_layer("hidden").kernel)) <= 4
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("when", ["in the epoch that ends it", "before", "after it"])
 def test_a_killed_run_with_early_stopping_ends_as_an_undisturbed_one(tmp_path, monkeypatch, when):
     stages = [
@@ -164,6 +166,7 @@ def test_a_killed_run_with_early_stopping_ends_as_an_undisturbed_one(tmp_path, m
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7, err_msg=one.path)
 
 
+@pytest.mark.promise
 def test_other_callbacks_do_not_resume_a_stage(tmp_path, monkeypatch):
     save = EpochBackup.save
 

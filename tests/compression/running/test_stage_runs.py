@@ -119,6 +119,7 @@ def test_what_is_too_gentle_to_do_anything_is_not_tried(exact, data):
     np.testing.assert_allclose(result.model.get_layer("logits").bias, 0.0)
 
 
+@pytest.mark.promise
 def test_reference_is_the_teacher_if_asked_for(exact, data):
     exact.student.get_layer("logits").bias.assign([1000.0, 0.0, 0.0])
     for reference, drop in (("student", 0.0), ("teacher", pytest.approx(66.7, abs=12.0))):

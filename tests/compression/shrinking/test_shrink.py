@@ -91,6 +91,7 @@ def test_hints_with_parameters_or_a_layer_are_made_anew():
     assert given.kernel.shape == (6, 8)
 
 
+@pytest.mark.promise
 def test_dropped_blocks_take_their_hints_along(wide):
     distiller = _distiller(wide, kd.Hint("block1_1_out", "block2_2_2_conv"))
     compressed = kd.compress(distiller, _data(), stages=[kd.Shrink(drop="block2_2_add")], verbose=0)
@@ -100,6 +101,7 @@ def test_dropped_blocks_take_their_hints_along(wide):
     assert records["block2_2_1_conv"].parameters == 0
 
 
+@pytest.mark.promise
 def test_taylor_asks_the_objective(wide):
     # The second half of the stem leads nowhere, though its weights are the largest.
     distiller = _distiller(wide)
@@ -119,6 +121,7 @@ def test_taylor_asks_the_objective(wide):
     np.testing.assert_array_equal(compressed.model.get_layer("stem_conv").kernel, kernel[..., 4:])
 
 
+@pytest.mark.promise
 def test_later_stages_follow():
     wide = residual_network((8, 8, 1), 3, [8], [1], "wide")
     stages = [kd.Shrink(0.5, epochs=0), kd.Prune(0.5), kd.QuantizeAware()]

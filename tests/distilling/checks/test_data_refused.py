@@ -143,6 +143,7 @@ FORMS = {
 }
 
 
+@pytest.mark.fast_cases("3-dataset-True", "-1-generator-False", "0.5-sequence-True")
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("label", [3, -1, 0.5])
