@@ -60,6 +60,7 @@ def sharpened(teacher):
 
 
 @pytest.mark.parametrize("network", [plain, of_keras_hub])
+@pytest.mark.promise
 def test_learns_from_top_k_logits_and_not_from_the_padding(network, tmp_path):
     keras.utils.set_random_seed(0)
     teacher, student = sharpened(network(2, "teacher")), network(1, "student")
