@@ -67,11 +67,11 @@ def model_result(
             their histories are taken. Defaults to `None`: `keras_model`, if it is a compressed one.
         layers: Whether to list the layers of `keras_model`, with their sizes in the file if it can
             be read; or the list itself. Defaults to `True`.
-        **entries: Further keys of `keras_kd.report.schema.ModelResult`, which replace what was
+        **entries: Further keys of a report's model, which replace what was
             found: `parameters`, `samples`, `per_class`, `confusion`, `calibration`, ...
 
     Returns:
-        A dict in the form of `keras_kd.report.schema.ModelResult`.
+        A dict in the form of a report's model.
 
     Raises:
         TypeError: If `file_result` or `history` is of another type.
@@ -123,6 +123,7 @@ def make_result(
     seconds: Mapping[str, float] | None = None,
     notes: Iterable[str] = (),
     packages: Iterable[str] = (),
+    shipped: str | None = None,
 ) -> dict[str, Any]:
     """Return the result of rows that `model_result` made, for `write_report`.
 
@@ -139,9 +140,11 @@ def make_result(
         seconds: How long each part took. Defaults to `None`.
         notes: Sentences that a reader needs. Defaults to none.
         packages: Further distributions whose versions matter. Defaults to none.
+        shipped: Key of the model that the page begins with and the card is about. Defaults to
+            `None`: the smallest file within a point of the teacher, else the most accurate student.
 
     Returns:
-        A dict in the form of `keras_kd.report.schema.Result`.
+        A dict in the form of a report.
 
     Example:
 
@@ -169,6 +172,8 @@ def make_result(
     }
     if recipe is not None:
         result["recipe"] = dict(recipe)
+    if shipped is not None:
+        result["shipped"] = shipped
     if seconds is not None:
         result["seconds"] = dict(seconds)
     return result

@@ -26,10 +26,10 @@ def model_card(
     What only its author can know stands as `TODO` in it: intended use, data, limits, license.
 
     Args:
-        result: A dict in the form of `keras_kd.report.schema.Result`. Derived keys may be absent.
+        result: A dict in the form of a report. Derived keys may be absent.
         path: The Markdown file.
         model: The key of the model that the card is about; the others stand in the table beside
-            it. Defaults to `None`: the only student, or, of several, all of them.
+            it. Defaults to `None`: the one that is shipped, else all students.
         overwrite: Whether to replace a file at `path`, and what was written into it by hand.
             Defaults to `False`.
 
@@ -48,6 +48,7 @@ def model_card(
     ```
     """
     full = complete_result(result)
+    model = full.get("shipped") if model is None else model
     students = [entry for entry in full["models"] if entry["key"] != "teacher"]
     if model is None:
         shown = students or full["models"]

@@ -8,9 +8,15 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from keras_kd.report.numbers import bytes_text, milliseconds_text, percent_text, ratio_text
+from keras_kd.report.numbers import (
+    bytes_text,
+    change_text,
+    milliseconds_text,
+    percent_text,
+    ratio_text,
+)
 from keras_kd.report.pareto import COSTS, cost_of, drawable, front_keys
-from keras_kd.report.schema import SCHEMA_VERSION, with_current_names
+from keras_kd.report.schema import SCHEMA_VERSION, check_result, with_current_names
 from keras_kd.system.json_values import plain
 
 # A file counts as close to the teacher up to this many percentage points.
@@ -23,7 +29,7 @@ def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of `result` with everything filled in that follows from its measurements.
 
     Args:
-        result: A dict in the form of `keras_kd.report.schema.Result`.
+        result: A dict in the form of a report.
 
     Returns:
         A copy in which each model has `accuracy`, `ratio_to_teacher`, `accuracy_drop_points` and
@@ -35,9 +41,6 @@ def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: If `result` is not a dict.
         ValueError: If keys are missing or values are of another type.
     """
-    # Here, so that `python -m keras_kd.report.json_schema` finds its module not yet imported.
-    from keras_kd.report.json_schema import check_result
-
     if not isinstance(result, Mapping):
         raise TypeError(f"A report is made from a dict; received {type(result).__name__}.")
     full: dict[str, Any] = plain(copy.deepcopy(dict(result)), otherwise=str)
@@ -174,6 +177,53 @@ def headline(models: Sequence[Mapping[str, Any]]) -> list[str]:
             "which flatters the picked ones a little."
         )
     return sentences
+
+
+def lead(result: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """Return what the page begins with: one sentence, and three numbers with a caption each.
+
+    Args:
+        result: A completed result.
+
+    Returns:
+        They are of the `shipped` model; without one, of the smallest file within a point of the
+        teacher, else of the most accurate student. `("", [])` where no accuracy is known.
+    """
+    known = [model for model in result["models"] if model["accuracy"]["mean"] is not None]
+    by_key = {model["key"]: model for model in known}
+    teacher = by_key.get("teacher")
+    students = [model for model in known if model is not teacher]
+    students = [model for model in students if model["file"] is not None] or students or known
+    if not students:
+        return "", []
+    best = max(students, key=lambda model: model["accuracy"]["mean"])
+    close = [model for model in _close(students) if teacher and model["file"] is not None]
+    shown = by_key.get(result.get("shipped")) or min(
+        close, key=lambda model: (cost_of(model, "bytes"), _points_lost(model)), default=best
+    )
+    spread = shown["accuracy"]["std"]
+    seeds = f", {len(shown['accuracy']['values'])} seeds" if spread is not None else ""
+    figures = [
+        (
+            percent_text(shown["accuracy"]["mean"]),
+            f"accuracy of {shown['title']}"
+            + (f" (± {100 * spread:.1f}{seeds})" if spread is not None else ""),
+        )
+    ]
+    sentence = f"{shown['title']}: {_facts(shown, teacher)}."
+    if "student_alone" in by_key and "distilled" in by_key:
+        alone, taught = by_key["student_alone"], by_key["distilled"]
+        sentence = _distilled_sentence(alone, taught)
+        gain = 100 * (taught["accuracy"]["mean"] - alone["accuracy"]["mean"])
+        figures.append((f"{gain:+.1f}".replace("-", "−"), "points from the teacher"))
+    elif (drop := shown["accuracy_drop_points"]) is not None:
+        figures.append((change_text(drop), "points against the teacher"))
+    if (file := shown["file"]) is not None:
+        ratio = shown["ratio_to_teacher"]["bytes"]
+        size = bytes_text(file["bytes"])
+        of_teacher = (ratio_text(ratio), f"of the teacher's file ({size})")
+        figures.append((size, "in the file") if ratio in (None, 1.0) else of_teacher)
+    return sentence, figures
 
 
 def _points_lost(model: Mapping[str, Any]) -> float:

@@ -27,7 +27,7 @@ def write_report(
     over the network. Killed while writing, neither name holds half a file.
 
     Args:
-        result: A dict in the form of `keras_kd.report.schema.Result`. Derived keys may be absent.
+        result: A dict in the form of a report. Derived keys may be absent.
             The path of a `.tflite` file is relative to `folder`, or, where no such file is there,
             to the working directory.
         folder: Where `report.html` and `report.json` go. It is created if it is missing.
@@ -80,7 +80,7 @@ def read_report(
             of a new report. Defaults to `None`: they stay relative to the JSON file's.
 
     Returns:
-        The completed result, in the form of `keras_kd.report.schema.Result`.
+        The completed result, in the form of a report.
 
     Raises:
         FileNotFoundError: If there is no such file.

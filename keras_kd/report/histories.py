@@ -14,7 +14,7 @@ from keras_kd.system.reading import read_json
 
 
 def curves_of(title: str, history: Any) -> list[dict[str, Any]]:
-    """Return histories in the form of `keras_kd.report.schema.Curve`.
+    """Return histories in the form of a report's curves.
 
     Args:
         title: The title of a history that brings none.
@@ -61,7 +61,7 @@ def stages_of(compressed: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any
         compressed: What `kd.compress` returned, or the folder that was its `path`.
 
     Returns:
-        Lists in the form of `keras_kd.report.schema.StageResult` and `Curve`.
+        Lists in the form of a report's stages and curves.
 
     Raises:
         ValueError: If the folder holds no run of `kd.compress`.

@@ -33,7 +33,7 @@ def layer_results(
             looked at.
 
     Returns:
-        A list in the form of `keras_kd.report.schema.LayerResult`, and what of the file in bytes
+        A list in the form of a report's layers, and what of the file in bytes
         belongs to no layer (the graph, names, scales and metadata), or `None` without a file.
 
     Raises:

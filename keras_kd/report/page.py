@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_kd.report import numbers
 from keras_kd.report.classes import class_rows, confusion_tables
+from keras_kd.report.derive import lead
 from keras_kd.report.pareto import cost_of, drawable
 from keras_kd.report.plots.curve_plots import training_curves
 from keras_kd.report.plots.front_plot import accuracy_against, letters
@@ -68,6 +69,7 @@ def render_page(result: dict[str, Any]) -> str:
         .render(
             result=result,
             models=models,
+            lead=lead(result),
             files=files,
             letters=letters(models),
             operators=sorted({name for model in files for name in model["file"]["operators"]}),

@@ -60,7 +60,7 @@ def format_table(result: Mapping[str, Any]) -> str:
     """Return the table of a result as text: a row a model, columns aligned.
 
     Args:
-        result: A dict in the form of `keras_kd.report.schema.Result`. Derived keys may be absent.
+        result: A dict in the form of a report. Derived keys may be absent.
 
     Returns:
         Lines without a final newline. `points` is the change in accuracy against the teacher in

@@ -107,7 +107,7 @@ def _read_results(paths: Sequence[str]) -> list[dict[str, Any]]:
 def _report_of(
     results: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], folder: pathlib.Path
 ) -> dict[str, Any]:
-    """Return the result that a report is made of, in the form of `keras_kd.report.schema.Result`.
+    """Return the result that a report is made of, in the form of a report.
 
     Args:
         results: As `_read_results` gives them.
