@@ -1,5 +1,6 @@
 import json
 import pathlib
+import shutil
 import zipfile
 
 import keras
@@ -82,6 +83,7 @@ KINDS = {
 }
 
 
+@pytest.mark.fast_cases("True-3-distiller", "False-epoch-plain")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("save_freq", ["epoch", 3])
 @pytest.mark.parametrize("pruned", [False, True])
@@ -108,10 +110,26 @@ def test_a_killed_fit_ends_as_one_that_was_not(tmp_path, kind, save_freq, pruned
     assert not (tmp_path / "backup").exists()
 
 
-def interrupted(folder, **arguments):
+@pytest.fixture(scope="module")
+def whole():
+    """A model of a training that was not interrupted, which no test trains."""
+    model = plain()
+    fit(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The folder of an interrupted training, which tests copy."""
+    folder = tmp_path_factory.mktemp("kept")
     with pytest.raises(Killed):
-        fit(plain(), kd.BackupAndRestore(folder, **arguments), Kill(2, 3))
-    return sorted(path.name for path in pathlib.Path(folder).iterdir())
+        fit(plain(), kd.BackupAndRestore(folder), Kill(2, 3))
+    return folder
+
+
+@pytest.fixture
+def interrupted(kept, tmp_path):
+    return pathlib.Path(shutil.copytree(kept, tmp_path / "backup"))
 
 
 def damage_by_cutting(file):
@@ -130,23 +148,20 @@ def damage_by_emptying(file):
 
 @pytest.mark.parametrize("damage", [damage_by_cutting, damage_by_a_bit, damage_by_emptying])
 @pytest.mark.parametrize("both", [False, True])
-def test_a_damaged_backup_means_the_one_before_and_a_warning(tmp_path, damage, both):
-    whole = plain()
-    fit(whole)
-    names = interrupted(tmp_path)
+def test_a_damaged_backup_means_the_one_before_and_a_warning(interrupted, whole, damage, both):
+    names = sorted(path.name for path in interrupted.iterdir())
     assert names == ["backup.before.zip", "backup.zip"]
     for name in names if both else names[1:]:
-        damage(tmp_path / name)
+        damage(interrupted / name)
     resumed = plain()
     with pytest.warns(UserWarning, match=r"backup\.zip' is damaged"):
-        history = fit(resumed, kd.BackupAndRestore(tmp_path))
+        history = fit(resumed, kd.BackupAndRestore(interrupted))
     assert history.epoch[0] == (0 if both else 1)
     same(whole, resumed)
 
 
-def test_a_backup_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
-    interrupted(tmp_path)
-    before = (tmp_path / "backup.zip").read_bytes()
+def test_a_backup_that_cannot_be_written_leaves_the_one_before(interrupted, monkeypatch):
+    before = (interrupted / "backup.zip").read_bytes()
 
     def full(self, path, *args, **kwargs):
         pathlib.Path(path).write_bytes(b"half")
@@ -155,24 +170,26 @@ def test_a_backup_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeyp
     model = plain()
     monkeypatch.setattr(keras.Model, "save_weights", full)
     with pytest.raises(OSError, match=r"backup\.zip.*no space"):
-        fit(model, kd.BackupAndRestore(tmp_path))
-    assert (tmp_path / "backup.zip").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.before.zip", "backup.zip"]
+        fit(model, kd.BackupAndRestore(interrupted))
+    assert (interrupted / "backup.zip").read_bytes() == before
+    assert sorted(path.name for path in interrupted.iterdir()) == [
+        "backup.before.zip",
+        "backup.zip",
+    ]
 
 
-def test_backups_of_another_model_are_refused(tmp_path):
-    interrupted(tmp_path)
+def test_backups_of_another_model_are_refused(interrupted):
     other = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
     other.compile("adam", CE)
     with pytest.raises(ValueError, match="backup_dir"):
-        fit(other, kd.BackupAndRestore(tmp_path))
+        fit(other, kd.BackupAndRestore(interrupted))
     inputs = keras.Input((6,))
     x = layers.Dense(9, activation="relu", name="hidden")(inputs)
     x = layers.BatchNormalization(name="bn")(layers.Dropout(0.4, name="drop")(x))
     wider = keras.Model(inputs, layers.Dense(3, name="logits")(x))
     wider.compile("adam", CE)
     with pytest.raises(ValueError, match="backup_dir"):
-        fit(wider, kd.BackupAndRestore(tmp_path))
+        fit(wider, kd.BackupAndRestore(interrupted))
 
 
 def test_a_backup_of_keras_is_refused_with_a_sentence(tmp_path):

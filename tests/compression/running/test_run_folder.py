@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,6 +223,7 @@ def arrays_of(data):
     return tuple(np.concatenate(part) for part in zip(*data.as_numpy_iterator(), strict=True))
 
 
+@pytest.mark.promise
 def test_a_run_goes_on_in_a_process_that_did_other_things(tmp_path, monkeypatch):
     """As in a notebook: other random numbers were drawn, and arrays are shuffled by `compress`."""
 
@@ -262,6 +264,7 @@ def test_a_run_goes_on_in_a_process_that_did_other_things(tmp_path, monkeypatch)
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.promise
 def test_projections_of_the_distiller_stay_as_they_are():
     run = make_run()
     distiller = run["distiller"]
@@ -279,6 +282,7 @@ def test_projections_of_the_distiller_stay_as_they_are():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.promise
 def test_other_validation_data_are_told(tmp_path, recwarn):
     arguments = {**make_run(), "stages": [kd.Prune(0.5, epochs=0)], "verbose": 0}
     kd.compress(**arguments, path=tmp_path)
@@ -323,20 +327,21 @@ def _short(train, path, **changes):
     return kd.compress(**{**run, "train": train}, path=path, verbose=0)
 
 
+@pytest.mark.fast_cases("arrays", "dataset")
 @pytest.mark.parametrize("kind", _KINDS)
-@pytest.mark.parametrize("changed", ["one label", "one value"])
-def test_a_folder_of_other_training_data_is_refused(tmp_path, kind, changed):
+def test_a_folder_of_other_training_data_is_refused(tmp_path, kind):
     x, y = _whole_arrays()
     _short(_KINDS[kind](x, y), tmp_path)
     _short(_KINDS[kind](x, y), tmp_path)
-    if changed == "one label":
-        y[-1] = (y[-1] + 1) % 3
-    else:
-        x[20, 0, 0, 0] += 1e-3
-    with pytest.raises(ValueError, match="train contents"):
-        _short(_KINDS[kind](x, y), tmp_path)
+    one_label, one_value = y.copy(), x.copy()
+    one_label[-1] = (y[-1] + 1) % 3
+    one_value[20, 0, 0, 0] += 1e-3
+    for changed in ((x, one_label), (one_value, y)):
+        with pytest.raises(ValueError, match="train contents"):
+            _short(_KINDS[kind](*changed), tmp_path)
 
 
+@pytest.mark.promise
 def test_data_that_changes_from_pass_to_pass_is_not_compared(tmp_path):
     x, y = _whole_arrays()
 
@@ -348,6 +353,7 @@ def test_data_that_changes_from_pass_to_pass_is_not_compared(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["dataset", "sequence"])
+@pytest.mark.promise
 def test_of_large_data_the_first_and_last_batch_are_told(tmp_path, kind, monkeypatch, recwarn):
     monkeypatch.setattr("keras_kd.compression.running.run_plan._SMALL", 0)
     x, y = _whole_arrays()
@@ -359,28 +365,37 @@ def test_of_large_data_the_first_and_last_batch_are_told(tmp_path, kind, monkeyp
         _short(_KINDS[kind](x, y), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["stage_1_prune.keras", "stage_1_prune.projections.npz"])
-@pytest.mark.parametrize("damage", ["replaced", "missing"])
-def test_files_of_another_run_are_refused(tmp_path, name, damage):
-    x, y = _whole_arrays()
+def _two_prunings(run, path):
+    stages = [kd.Prune(0.5, epochs=1), kd.Prune(0.6, epochs=0, name="again")]
+    arguments = {**run, "stages": stages, "train": _whole_arrays(), "validation_data": None}
+    return kd.compress(**arguments, path=path, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """The folder of a run that was killed in its second stage, and that of another one."""
+    folders = tmp_path_factory.mktemp("two_runs")
     for seed, folder in enumerate("ab"):
         run = make_run()
         for layer in run["distiller"].student.layers:
             layer.set_weights([w + 0.1 * seed for w in layer.get_weights()])
-        stages = [kd.Prune(0.5, epochs=1), kd.Prune(0.6, epochs=0, name="again")]
-        kd.compress(**{**run, "stages": stages, "train": (x, y)}, path=tmp_path / folder, verbose=0)
-    content = json.loads((tmp_path / "a" / "run.json").read_text())
-    content["stages"].pop()  # as if killed in the second stage
-    (tmp_path / "a" / "run.json").write_text(json.dumps(content))
+        _two_prunings(run, folders / folder)
+    content = json.loads((folders / "a" / "run.json").read_text())
+    content["stages"].pop()
+    (folders / "a" / "run.json").write_text(json.dumps(content))
+    return folders
+
+
+@pytest.mark.parametrize("name", ["stage_1_prune.keras", "stage_1_prune.projections.npz"])
+@pytest.mark.parametrize("damage", ["replaced", "missing"])
+def test_files_of_another_run_are_refused(two_runs, tmp_path, name, damage):
+    folder = shutil.copytree(two_runs / "a", tmp_path / "a")
     if damage == "missing":
-        (tmp_path / "a" / name).unlink()
+        (folder / name).unlink()
     else:
-        (tmp_path / "b" / name).replace(tmp_path / "a" / name)
-    stages = [kd.Prune(0.5, epochs=1), kd.Prune(0.6, epochs=0, name="again")]
+        shutil.copy(two_runs / "b" / name, folder / name)
     with pytest.raises(ValueError, match=name):
-        kd.compress(
-            **{**make_run(), "stages": stages, "train": (x, y)}, path=tmp_path / "a", verbose=0
-        )
+        _two_prunings(make_run(), folder)
 
 
 def test_a_folder_of_the_version_before_is_resumed(tmp_path):
@@ -405,6 +420,7 @@ def test_the_path_of_a_model_is_not_read_from_the_record(tmp_path):
         _short((x, y), tmp_path / "a")
 
 
+@pytest.mark.promise
 def test_a_resumed_stage_leaves_the_record_of_the_one_before(tmp_path, monkeypatch):
     x, y = _whole_arrays()
     stages = [kd.Prune(0.5, epochs=0), kd.Cluster(4, epochs=0)]
