@@ -4,9 +4,12 @@ import json
 import pathlib
 import re
 
+import pytest
+
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
 
+@pytest.mark.promise
 def test_the_program_runs(tmp_path, monkeypatch):
     (program,) = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.S | re.M)
     assert len(program.splitlines()) <= 35

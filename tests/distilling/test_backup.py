@@ -83,7 +83,7 @@ KINDS = {
 }
 
 
-@pytest.mark.fast_cases("True-3-distiller", "False-epoch-plain")
+@pytest.mark.fast_cases("False-epoch-plain")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("save_freq", ["epoch", 3])
 @pytest.mark.parametrize("pruned", [False, True])

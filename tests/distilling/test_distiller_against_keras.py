@@ -286,6 +286,7 @@ CHECKS = [
 
 @pytest.mark.parametrize(("check", "failure"), CHECKS, ids=lambda x: getattr(x, "__name__", ""))
 @pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.promise
 def test_ours_does_what_keras_does_not(cls, check, failure, tmp_path):
     arguments = [tmp_path] if check is checkpoint_without_the_teacher else []
     if cls is kd.Distiller:

@@ -58,6 +58,7 @@ def fitted(distiller, x, y, loss, **compile_and_fit):
     return distiller.fit(x, y, batch_size=16, verbose=0, shuffle=False, **fit).history
 
 
+@pytest.mark.fast_cases("dict", "nested")
 @pytest.mark.parametrize("arrange", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
 def test_a_loss_per_output_with_none_to_skip(arrange):
     teacher, student = several(6, arrange, "t"), several(4, arrange, "s")

@@ -165,6 +165,7 @@ def test_a_subclassed_student_resumes_too(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.fast_cases("val_accuracy")
 @pytest.mark.parametrize("monitor", ["val_accuracy", "val_loss"])
 def test_model_checkpoint_keeps_the_best_epoch(tmp_path, monitor):
     x, y = examples()
@@ -247,6 +248,7 @@ def test_the_student_is_saved_by_itself(tmp_path):
     )
 
 
+@pytest.mark.promise
 def test_rebuilt_from_its_configurations_it_trains_the_same():
     keras.utils.set_random_seed(0)
     teacher = network(6, "teacher")

@@ -121,6 +121,7 @@ def test_a_student_pretrained_on_other_data():
 # Other outputs than one class an example
 
 
+@pytest.mark.promise
 def test_regression_passes_a_teacher_that_is_wrong():
     weights, student = rule(2), network(2)
     x, x_new = inputs(512, seed=0), inputs(500, seed=1)
@@ -234,6 +235,7 @@ def test_token_classification_with_padding():
     np.testing.assert_array_equal(student.get_layer("embedding").get_weights()[0][0], padding)
 
 
+@pytest.mark.promise
 def test_several_outputs_with_several_tasks():
     kinds, sizes = rule(), rule(1, seed=8)
 

@@ -42,11 +42,7 @@ def export(model, path, quantization, x, **kwargs):
     )
 
 
-FORMS = [
-    pytest.param("float32", 1e-5, marks=pytest.mark.promise),
-    ("int8", 0.06),
-    pytest.param("int16x8", 0.03, marks=pytest.mark.promise),
-]
+FORMS = [("float32", 1e-5), ("int8", 0.06), ("int16x8", 0.03)]
 
 
 def assert_same(model, path, x, tolerance) -> None:
@@ -55,6 +51,7 @@ def assert_same(model, path, x, tolerance) -> None:
     assert error <= tolerance * expected.std()
 
 
+@pytest.mark.fast_cases("2d-int8-0.06", "any-size-float32-1e-05")
 @pytest.mark.parametrize(("quantization", "tolerance"), FORMS)
 @pytest.mark.parametrize(
     ("shape", "layer"),
@@ -81,6 +78,7 @@ def test_bilinear_upsampling_stays_bilinear(tmp_path):
     assert_same(model, path, samples((6, 6, 2)), 1e-5)
 
 
+@pytest.mark.fast_cases("causal-int8-0.06", "depthwise2d-int16x8-0.03", "separable2d-float32-1e-05")
 @pytest.mark.parametrize(("quantization", "tolerance"), FORMS)
 @pytest.mark.parametrize(
     ("shape", "layer"),
@@ -103,6 +101,9 @@ def test_dilated_convolutions_stay_one_operator(tmp_path, shape, layer, quantiza
     assert_same(model, path, x, tolerance)
 
 
+@pytest.mark.fast_cases(
+    "layer-int8-0.06", "group2d-int16x8-0.03", "rms-int8-0.06", "unit-float32-1e-05"
+)
 @pytest.mark.parametrize(("quantization", "tolerance"), FORMS)
 @pytest.mark.parametrize(
     ("shape", "layer"),

@@ -22,7 +22,7 @@ MODELS = {
 TOLERANCES = {"float32": 1e-5, "dynamic": 0.05, "int8": 0.15, "int4": 0.35}
 
 
-@pytest.mark.fast_cases("bidirectional-float32", "sequences-int8")
+@pytest.mark.fast_cases("sequences-int8")
 @pytest.mark.parametrize(
     ("name", "quantization"),
     [

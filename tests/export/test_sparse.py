@@ -47,6 +47,7 @@ def both(model, folder: pathlib.Path, quantization: str, data) -> tuple[bytes, b
     return (folder / "dense.tflite").read_bytes(), (folder / "sparse.tflite").read_bytes()
 
 
+@pytest.mark.fast_cases("int8")
 @pytest.mark.parametrize("quantization", ["float32", "float16", "int8"])
 def test_convolutions_are_smaller_and_compute_the_same(tmp_path, quantization):
     with warnings.catch_warnings():

@@ -75,6 +75,7 @@ def test_each_quantization_gives_the_models_outputs(
         assert ModelFile(path.read_bytes()).float_operators() == []
 
 
+@pytest.mark.promise
 def test_quantized_files_are_smaller(tmp_path: pathlib.Path) -> None:
     model, x = cnn(flatten=True), images()
     size = {
@@ -111,6 +112,7 @@ def test_the_batch_is_one_where_shapes_would_be_computed(tmp_path: pathlib.Path)
     assert "SHAPE" not in operators(path)
 
 
+@pytest.mark.fast_cases("8")
 @pytest.mark.parametrize("batch_size", [None, 1, 8])
 def test_a_given_batch_size_is_kept(tmp_path: pathlib.Path, batch_size: int | None) -> None:
     model, x = cnn(flatten=True), images(11)
@@ -158,6 +160,7 @@ def test_several_inputs_and_outputs_keep_names_and_order(
     np.testing.assert_allclose(outputs["mood"], mood, atol=tolerance)
 
 
+@pytest.mark.fast_cases("class-class_", "my input-1-my_input_1")
 @pytest.mark.parametrize(
     ("name", "written"),
     [
@@ -503,6 +506,7 @@ def test_a_model_which_writes_itself(
     assert result.inputs[0]["shape"][0] == (1 if flatten else None)
 
 
+@pytest.mark.promise
 def test_tf_keras_model_keeps_names_and_order(tmp_path: pathlib.Path) -> None:
     import tf_keras
 

@@ -37,6 +37,7 @@ def tokens(count=8):
     }
 
 
+@pytest.mark.promise
 def test_a_text_classifier_teaches_another_with_a_hint_inside_its_backbone():
     teacher, student = classifier(2, 8, "teacher"), classifier(1, 4, "student")
     path = f"{teacher.backbone.name}/transformer_layer_1"
