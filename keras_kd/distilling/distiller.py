@@ -326,7 +326,9 @@ class Distiller(Trainer):
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
-        """Update the student's metrics, and return them all."""
+        """Update the student's metrics, and return them; without labels, those that need none."""
+        if y is None:
+            return self.metrics_result(labels=False)
         return super().compute_metrics(x, class_labels(y), y_pred, sample_weight=sample_weight)
 
     def train_step(self, data: Any) -> dict[str, Any]:

@@ -371,6 +371,21 @@ class Trainer(keras.Model):
         results = self.get_metrics_result()
         return {name: results.get(name, value) for name, value in logs.items()}
 
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return the present values of all metrics; those on labels once labels were seen."""
+        return self.metrics_result()
+
+    def metrics_result(self, labels: bool = True) -> dict[str, Any]:
+        """Return the present values of all metrics, or of those alone that need no labels."""
+        found: dict[str, Any] = {}
+        on_labels = self._compile_metrics
+        for metric in self.metrics:
+            if metric is on_labels and not (labels and on_labels.built):
+                continue
+            result = metric.result()
+            found.update(result if isinstance(result, dict) else {metric.name: result})
+        return found
+
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Make a trainer from `get_config()`; the teacher of a `Distiller` must be set again."""

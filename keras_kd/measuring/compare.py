@@ -6,8 +6,7 @@ import dataclasses
 import os
 from typing import Any
 
-from keras_kd.data.data import check_ends, limited, with_progress
-from keras_kd.data.numpy_batches import iterate
+from keras_kd.data.numpy_batches import check_ends, iterate, limited, with_progress
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.answers import by_output, check_task
 from keras_kd.measuring.per_layer import LayerComparison, LayerDifference

@@ -11,8 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.data.data import check_ends, limited, with_progress
-from keras_kd.data.numpy_batches import iterate
+from keras_kd.data.numpy_batches import check_ends, iterate, limited, with_progress
 from keras_kd.litert.macs import count_macs, operator_types
 from keras_kd.litert.origin import origin
 from keras_kd.litert.runtime import LiteRuntime

@@ -226,6 +226,18 @@ def test_loss_scale_can_be_left_out_and_stays_when_given():
     assert distiller.optimizer is own
 
 
+def test_without_labels_the_metrics_are_those_of_the_validation_data():
+    x, y = examples()
+    distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence(), None, 0.0)
+    distiller.compile("adam", SparseCE(from_logits=True), metrics=["accuracy"])
+    unlabelled = tf.data.Dataset.from_tensor_slices(x).batch(8)
+    logs = distiller.fit(unlabelled, validation_data=(x, y), epochs=2, verbose=0).history
+    assert "accuracy" not in logs and len(logs["val_accuracy"]) == 2
+    assert distiller.evaluate(x, y, verbose=0, return_dict=True)["accuracy"] == pytest.approx(
+        logs["val_accuracy"][-1]
+    )
+
+
 def test_half_precision_student_with_hint_regulariser_and_schedule():
     def make():
         student = network(4, "student")

@@ -21,6 +21,12 @@ def test_facts(result, tmp_path):
     assert "prune (4 epochs)" in text and "Made up for a test." in text
 
 
+def test_the_card_is_of_the_model_that_is_shipped(result, tmp_path):
+    result["shipped"] = "int8"
+    card = model_card(result, tmp_path / "CARD.md").read_text()
+    assert card.startswith("# Pruned and int8: Fashion-MNIST")
+
+
 def test_what_only_the_author_knows_is_left_open(result, tmp_path):
     text = model_card(result, tmp_path / "CARD.md").read_text()
     for heading in ("Intended use", "Out of scope", "Data", "Limits", "License"):

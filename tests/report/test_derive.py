@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_kd.report import complete_result
+from keras_kd.report.derive import lead
 
 
 def by_key(result, key):
@@ -168,3 +169,33 @@ def test_nothing_was_measured_with_labels(result):
         for seed in model["seeds"].values():
             seed["accuracy"] = None
     assert complete_result(result)["headline"] == []
+
+
+def test_the_page_begins_with_a_sentence_and_three_numbers(result):
+    full = complete_result(result)
+    sentence, figures = lead(full)
+    assert sentence in full["headline"] and sentence.startswith("Taught by the teacher")
+    assert [value for value, _ in figures] == ["93.3 %", "+1.2", "1/100"]
+    assert "Pruned and int8" in figures[0][1] and "3 seeds" in figures[0][1]
+    shift(result, "distilled", -1.3)
+    assert "within that spread" in lead(complete_result(result))[0]
+    assert lead(complete_result(result))[1][1][0] == "−0.1"
+
+
+def test_the_page_begins_with_the_model_that_is_shipped(result):
+    result["shipped"] = "distilled"
+    assert lead(complete_result(result))[1][0][0] == "93.2 %"
+    result["shipped"] = "a misspelt key"
+    with pytest.raises(ValueError, match="shipped"):
+        complete_result(result)
+
+
+def test_the_page_begins_with_the_only_student(result):
+    result["models"] = [result["models"][0], result["models"][4]]
+    sentence, figures = lead(complete_result(result))
+    assert sentence.startswith("Pruned and int8: 93.30 % accuracy")
+    assert [value for value, _ in figures] == ["93.3 %", "−0.70", "1/100"]
+    for model in result["models"]:
+        for seed in model["seeds"].values():
+            seed["accuracy"] = None
+    assert lead(complete_result(result)) == ("", [])
