@@ -145,6 +145,7 @@ def test_an_interrupted_build_of_other_data_is_not_gone_on_with(tmp_path):
         cache(teacher, batches(), tmp_path)
 
 
+@pytest.mark.promise
 def test_views_go_on_too(tmp_path):
     teacher, batches = setup()
     options = {"views": 2}

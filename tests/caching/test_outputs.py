@@ -158,6 +158,7 @@ def test_top_k_keeps_the_mass_of_the_others(tmp_path):
         cache(model, batches(), tmp_path / "none", top_k=2)
 
 
+@pytest.mark.promise
 def test_shuffled_and_rebatched_behind_the_cache(tmp_path):
     model = teacher(classes=6)
     data = tf.data.Dataset.from_tensor_slices(arrays()).batch(8)
@@ -315,6 +316,7 @@ def test_views_store_the_augmented_inputs_of_several_epochs(tmp_path):
     trained(model, cache(model, data, tmp_path, layers=["hidden"], views=3), kl_and_hint())
 
 
+@pytest.mark.promise
 def test_fit_reads_another_view_in_every_epoch(tmp_path):
     model = teacher()
     counter = tf.Variable(0.0)

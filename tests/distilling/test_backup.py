@@ -146,6 +146,7 @@ def damage_by_emptying(file):
     file.write_bytes(b"")
 
 
+@pytest.mark.fast_cases("False-damage_by_a_bit", "True-damage_by_cutting")
 @pytest.mark.parametrize("damage", [damage_by_cutting, damage_by_a_bit, damage_by_emptying])
 @pytest.mark.parametrize("both", [False, True])
 def test_a_damaged_backup_means_the_one_before_and_a_warning(interrupted, whole, damage, both):

@@ -188,6 +188,7 @@ def test_model_checkpoint_keeps_the_best_epoch(tmp_path, monitor):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.promise
 def test_early_stopping_restores_the_best_student():
     x, y = examples()
     distiller = make()
@@ -214,6 +215,7 @@ def test_tensorboard_writes(tmp_path):
     assert list(tmp_path.rglob("events*"))
 
 
+@pytest.mark.promise
 def test_csv_logger_marks_the_losses_that_are_not_computed_any_more(tmp_path):
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     make(stop_distillation_at=1).fit(*examples(), epochs=2, callbacks=[log], **FIT)

@@ -65,6 +65,7 @@ def test_convolutions_are_smaller_and_compute_the_same(tmp_path, quantization):
         np.testing.assert_allclose(outputs[1][name], values, atol=1e-6)
 
 
+@pytest.mark.promise
 def test_what_the_delegate_cannot_run_stays_dense(tmp_path):
     model = convolutions()
     model = pruned(keras.Model(model.input, layers.Dense(128, name="head")(model.output)))
@@ -90,6 +91,7 @@ def test_a_file_is_left_dense_where_nothing_is_won(tmp_path, quantization, spars
     assert small == whole
 
 
+@pytest.mark.promise
 def test_embeddings_in_float16_stay_dense_and_the_rest_does_not(tmp_path):
     # XNNPACK would give the embedding of memory that nobody has written.
     keras.utils.set_random_seed(0)

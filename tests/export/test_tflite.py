@@ -333,6 +333,7 @@ def test_operators_left_in_float_are_named(tmp_path: pathlib.Path) -> None:
     assert [o.name for o in ModelFile(path.read_bytes()).float_operators()] == ["SIN"]
 
 
+@pytest.mark.promise
 def test_sparse_encoding_makes_a_pruned_file_smaller(tmp_path: pathlib.Path) -> None:
     keras.utils.set_random_seed(0)
     i = keras.Input((64,), name="x")
@@ -408,6 +409,7 @@ def test_a_model_quantized_by_keras_is_refused(tmp_path: pathlib.Path) -> None:
         export(model, tmp_path / "a.tflite")
 
 
+@pytest.mark.fast_cases("int8")
 @pytest.mark.parametrize("quantization", ["float32", "int8"])
 def test_attention(tmp_path: pathlib.Path, quantization: str) -> None:
     keras.utils.set_random_seed(0)

@@ -3,9 +3,12 @@
 import pathlib
 import re
 
+import pytest
+
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "check.md"
 
 
+@pytest.mark.promise
 def test_code(run_guide, capsys):
     (shown,) = re.findall(r"^```text\n(.*?)^```", GUIDE.read_text(), re.S | re.M)
     names = run_guide("check.md")

@@ -1,6 +1,9 @@
 """The code of the guide to temperatures and weights runs."""
 
+import pytest
 
+
+@pytest.mark.promise
 def test_code(run_guide):
     names = run_guide("temperatures_and_weights.md")
     logged = names["history"].history

@@ -52,6 +52,7 @@ def test_a_file_which_xnnpack_refuses_is_measured_without(sparse: pathlib.Path) 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
+@pytest.mark.promise
 def test_peak_memory_grows_with_the_weights(tmp_path: pathlib.Path) -> None:
     peaks = []
     for width in (8, 2048):

@@ -137,6 +137,7 @@ def test_an_int8_file_is_dequantized(files: dict[str, pathlib.Path]) -> None:
     assert all(0 < row.relative_error < 0.05 for row in rows.values())
 
 
+@pytest.mark.promise
 def test_nested_models_a_fixed_batch_and_names_in_a_row(folder: pathlib.Path) -> None:
     keras.utils.set_random_seed(0)
     backbone = keras.Sequential(

@@ -124,6 +124,7 @@ def test_masks_pass():
     ],
     ids=["MobileNetV2", "ResNet50"],
 )
+@pytest.mark.promise
 def test_networks_of_keras_applications(make):
     model = make()
     rng = np.random.default_rng(0)
