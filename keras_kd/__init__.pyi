@@ -16,6 +16,8 @@ from .compression.shrinking.plan import ShrinkPlan as ShrinkPlan
 from .compression.shrinking.shrink import Shrink as Shrink
 from .compression.shrinking.shrink_model import shrink as shrink
 from .compression.shrinking.shrink_model import shrink_plan as shrink_plan
+from .compression.stages.stage import Plan as Plan
+from .compression.stages.stage import Stage as Stage
 from .distilling.backup import BackupAndRestore as BackupAndRestore
 from .distilling.distiller import Distiller as Distiller
 from .distilling.hints import Hint as Hint
@@ -38,5 +40,6 @@ from .measuring.evaluate import evaluate_tflite as evaluate_tflite
 from .measuring.result import BenchmarkResult as BenchmarkResult
 from .measuring.result import TFLiteResult as TFLiteResult
 from .models.costs import model_cost as model_cost
+from .models.layer_plan import LayerPlan as LayerPlan
 from .planning.check_model import check as check
 from .planning.fit_size import compress_to_size as compress_to_size

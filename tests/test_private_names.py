@@ -14,13 +14,7 @@ SEAMS = {
     "keras_kd.compression.stages.kernels", "keras_kd.compression.pruning.masks",
     "keras_kd.litert.runtime",
 }  # fmt: skip
-TO_BE_MOVED = {
-    "keras_kd.compression.compress",
-    "keras_kd.compression.running.drop_limit", "keras_kd.compression.running.run_plan",
-    "keras_kd.compression.running.saved_measures", "keras_kd.compression.running.stage_runs",
-    "keras_kd.compression.running.teaching", "keras_kd.compression.shrinking.shrink_model",
-    "keras_kd.datasets.loading", "keras_kd.export.layer_calls",
-}  # fmt: skip
+TO_BE_MOVED = {"keras_kd.datasets.loading", "keras_kd.export.layer_calls"}
 
 
 @pytest.fixture(scope="module")

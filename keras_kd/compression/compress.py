@@ -19,20 +19,15 @@ from keras_kd.compression.running.stage_callbacks import stage_callbacks
 from keras_kd.compression.running.stage_runs import StageRuns
 from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import already_pruned
-from keras_kd.compression.stages.order import check_order
-from keras_kd.compression.stages.stage import (
-    Stage,
-    StudentState,
-    stage_plans,
-    stage_preview,
-)
-from keras_kd.compression.stages.stage_list import check_stages
+from keras_kd.compression.stages.order import check_order, check_stages
+from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.data.batches import PassOrder, as_batches, refuse_endless, shuffled_batches
 from keras_kd.data.first_batch import first_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
 from keras_kd.models.calls import name_operations, operation_names
 from keras_kd.models.copying import copy_layer, copy_state, described
+from keras_kd.models.graph import is_graph
 from keras_kd.system.folder_lock import held_folder
 
 
@@ -128,15 +123,16 @@ def compress(
         distiller.check_data(example)
     student = distiller.student
     limit = check_limit(
-        max_drop, reference, retries, validation_data, distiller._compile_metrics is not None
+        max_drop, reference, retries, validation_data, distiller.compile_arguments.has_metrics
     )
     check_order(stages)
     watching = stage_callbacks(callbacks, stages)
     preview = student
     for i, stage in enumerate(stages):
-        stage_plans(stage, preview, stages[:i])
+        plan = stage.plan(preview, stages[:i])
+        plan.check()
         if i + 1 < len(stages):
-            preview = stage_preview(stage, preview)
+            preview = plan.preview()
     if distiller.objective.distils:
         with distiller.distribute_strategy.scope():
             distiller.objective.build(student, inputs, taught)
@@ -150,8 +146,8 @@ def compress(
         if path is not None:
             held.enter_context(held_folder(path))
             arguments = {"max_drop": max_drop, "reference": reference, "retries": retries}
-            plan = run_plan(distiller, stages, train, validation_data, arrays, **arguments)
-            folder = RunFolder(path, plan, student, seed)
+            folder_of = run_plan(distiller, stages, train, validation_data, arrays, **arguments)
+            folder = RunFolder(path, folder_of, student, seed)
             seed = folder.seed
         teaching = Teaching(distiller, train, validation_data, verbose, order)
         runs = StageRuns(student, teaching, copied, folder, limit, reference, seed, watching)
@@ -229,8 +225,7 @@ def _cannot_be_copied(model: keras.Model, error: Exception) -> ValueError:
 
 
 def _from_configuration(model: keras.Model) -> keras.Model:
-    graph = isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
-    if not graph:
+    if not is_graph(model):
         return type(model).from_config(model.get_config())
     if type(model).__module__.split(".")[0] != "keras":
         # A class of its own may share layers outside of the graph, which a clone would not.

@@ -1,4 +1,4 @@
-"""TF-MOT and `tf_keras`, imported when a stage needs them."""
+"""TF-MOT, imported when a stage needs it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,3 @@ def import_tfmot() -> Any:
         else:
             os.environ[_VARIABLE] = before
     return tfmot
-
-
-def import_tf_keras() -> Any:
-    """Import `tf_keras` (Keras 2), which TF-MOT works on.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: If TF-MOT or `tf_keras` is not installed.
-    """
-    import_tfmot()
-    import tf_keras
-
-    return tf_keras

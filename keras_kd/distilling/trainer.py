@@ -52,11 +52,16 @@ class CompileArguments:
         """Whether there are metrics of either kind."""
         return self.metrics is not None or self.weighted_metrics is not None
 
-    def fresh(self) -> CompileArguments:
-        """Return these arguments with copies of the losses and metrics that keep a state."""
+    def fresh(self, losses: bool = True) -> CompileArguments:
+        """Return these arguments with copies of the losses and metrics that keep a state.
+
+        Args:
+            losses: Whether losses are copied, too, for which a class needs a `get_config`. Defaults
+                to `True`.
+        """
         parts = {
             name: keras.tree.map_structure(_fresh, getattr(self, name))
-            for name in ("loss", "metrics", "weighted_metrics")
+            for name in ("loss", "metrics", "weighted_metrics")[0 if losses else 1 :]
         }
         return dataclasses.replace(self, **parts)
 
@@ -90,6 +95,11 @@ def compile_arguments(model: keras.Model) -> CompileArguments:
         getattr(metrics, "_user_weighted_metrics", None),
         getattr(loss or metrics, "output_names", None),
     )
+
+
+def less_is_better(metric: keras.metrics.Metric) -> bool:
+    """Whether a metric, used once, is better the smaller it is."""
+    return getattr(metric, "_direction", None) == "down"
 
 
 def begin_at_epoch(model: keras.Model, epoch: int | None) -> None:

@@ -20,3 +20,8 @@ def hash_of_weights(model: Any) -> str | None:
         digest.update(f"{values.dtype} {values.shape};".encode())
         digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def paths_above(path: str) -> list[str]:
+    """Return the path of a layer and those of the layers that it is inside of, outwards."""
+    return [path.rsplit("/", n)[0] for n in range(path.count("/") + 1)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,16 +18,176 @@ from keras_kd.compression.factorizing.low_rank import LowRank
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
 from keras_kd.compression.shrinking.shrink import Shrink
-from keras_kd.compression.stages.order import check_order
-from keras_kd.compression.stages.stage import Stage, stage_plans, stage_preview
-from keras_kd.compression.stages.stage_list import check_stages
+from keras_kd.compression.stages.order import check_order, check_stages
+from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import QUANTIZATIONS
 from keras_kd.models.graph import graph_of, is_graph
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
-from keras_kd.planning.export_plans import plan_export, with_operators
-from keras_kd.planning.model_check import LayerCheck, ModelCheck, Problem
-from keras_kd.planning.trial import try_export
+from keras_kd.models.layers import paths_above
+from keras_kd.planning.export_plans import plan_export, try_export, with_operators
+from keras_kd.system.text_table import text_table
+
+_WIDTH = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCheck:
+    """One layer, or one operator such as `x + 3.0`.
+
+    Attributes:
+        path: Its name; `"backbone/block1"` inside a nested model.
+        class_name: Its class.
+        output_shape: The shape of its output, or `None` where it has several or is not known.
+        parameters: Number of its weights.
+        cells: A `LayerPlan` by the name of the stage or export; a stage that has nothing to do
+            with the layer is left out.
+    """
+
+    path: str
+    class_name: str
+    output_shape: tuple[int | None, ...] | None
+    parameters: int
+    cells: dict[str, LayerPlan]
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that a stage or an export will refuse.
+
+    Attributes:
+        where: The name of the stage or export, or `"stages"` for their order.
+        message: The message that it will be refused with.
+        layers: The paths of the layers that it is about; empty for the whole model.
+    """
+
+    where: str
+    message: str
+    layers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCheck:
+    """What the stages and exports will do with a model. Printing it gives a summary.
+
+    Attributes:
+        model_name: Name of the model.
+        parameters: Number of its weights.
+        stages: Names of the stages, in order.
+        exports: The formats.
+        rows: A `LayerCheck` for each layer, those that stages will make included.
+        problems: What will be refused.
+        notes: What exports need or warn of, by format.
+        operators: How often each operator occurs in the file, by format, where the conversion was
+            tried.
+    """
+
+    model_name: str
+    parameters: int
+    stages: tuple[str, ...]
+    exports: tuple[str, ...]
+    rows: tuple[LayerCheck, ...]
+    problems: tuple[Problem, ...]
+    notes: dict[str, tuple[str, ...]]
+    operators: dict[str, dict[str, int]]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no stage and no export will refuse the model."""
+        return not self.problems
+
+    def __getitem__(self, path: str) -> LayerCheck:
+        """Return the row of a layer by its path."""
+        for row in self.rows:
+            if row.path == path:
+                return row
+        raise KeyError(path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as a dict which `json.dumps` accepts."""
+        return {**dataclasses.asdict(self), "ok": self.ok}
+
+    def __str__(self) -> str:
+        """Return what each stage and export will do, equal layers in one line."""
+        lines = [f"{self.model_name}: {len(self.rows)} layers, {self.parameters:,} parameters"]
+        for problem in self.problems:
+            where = "the order of " if problem.where == "stages" else ""
+            text = f"{where}{problem.where} will be refused: {problem.message}"
+            lines += ["", *_wrapped(text, "")]
+        for column in self.stages:
+            lines += ["", column, *self._groups(column)]
+        for column in self.exports:
+            lines += ["", f"export {column}", *self._groups(column)]
+            notes = list(self.notes[column])
+            if column in self.operators:
+                counted = _counted(Counter(self.operators[column]))
+                notes.append(f"operators: {counted}")
+            lines += [line for note in notes for line in _wrapped(f"  {note}", "  ")]
+        return "\n".join(lines)
+
+    def table(self) -> str:
+        """Return the full table: a line for each layer, a column for each stage and export."""
+        columns = [*self.stages, *self.exports]
+        lines = [["layer", "class", "output", "parameters", *columns]]
+        reasons: dict[tuple[str, str], int] = {}
+        for row in self.rows:
+            cells = []
+            for column in columns:
+                cell = row.cells.get(column, LayerPlan("–"))
+                key = (cell.reason, cell.advice)
+                mark = f" [{reasons.setdefault(key, len(reasons) + 1)}]" if cell.reason else ""
+                cells.append(f"{cell.action}{mark}")
+            shape = "" if row.output_shape is None else _shape(row.output_shape)
+            lines.append([row.path, row.class_name, shape, f"{row.parameters:,}", *cells])
+        notes = [f"[{n}] {_sentence(*key)}" for key, n in reasons.items()]
+        return "\n".join([text_table(lines, left=len(lines[0]), rule=False), *notes])
+
+    def _groups(self, column: str) -> list[str]:
+        groups: dict[LayerPlan, list[LayerCheck]] = {}
+        for row in self.rows:
+            if column in row.cells:
+                plan = dataclasses.replace(row.cells[column], operators="")
+                groups.setdefault(plan, []).append(row)
+        if set(groups) <= {LayerPlan("refused")}:
+            return ["  refused"] if groups else ["  no layer that it knows of"]
+        width = min(max(len(plan.action) for plan in groups), 30)
+        lines = []
+        for plan, rows in groups.items():
+            indent = " " * (width + 4)
+            lines += _wrapped(
+                f"  {plan.action:<{width}}  {_named(rows, bool(plan.reason))}", indent
+            )
+            if plan.reason:
+                lines += _wrapped(f"{indent}{_sentence(plan.reason, plan.advice)}", indent)
+        return lines
+
+
+def _named(rows: Sequence[LayerCheck], one_by_one: bool) -> str:
+    """Return the layers of a group: by name where a reason is given and they are few."""
+    if one_by_one and len(rows) <= 3:
+        return ", ".join(f"'{row.path}' ({row.class_name})" for row in rows)
+    return _counted(Counter(row.class_name for row in rows))
+
+
+def _counted(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in counts.most_common())
+
+
+def _sentence(reason: str, advice: str) -> str:
+    return f"{reason}; {advice}" if advice else reason
+
+
+def _shape(shape: Sequence[int | None]) -> str:
+    return "×".join("?" if size is None else str(size) for size in shape[1:])
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    if len(text) - len(text.lstrip()) < len(indent) and not text.startswith(" "):
+        text = indent + text
+    return textwrap.wrap(
+        text, _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
 
 _FORMATS = tuple(name for name in QUANTIZATIONS if name != "int4")
 
@@ -83,19 +246,21 @@ def check(
     current = model
     copyable = functools.cache(lambda: remade(model))
     for stage in _watched(chosen or [], "Checking stages", verbose):
-        before = [] if alone else earlier
+        plan = stage.plan(current, [] if alone else earlier)
         try:
-            plans = stage_plans(stage, current, before)
-            if not before:
+            plan.check()
+            if alone or not earlier:
                 copyable()  # `compress` works on a copy
-            after = current if alone else stage_preview(stage, current)
+            after = current if alone else plan.preview()
         except ValueError as error:
-            problems.append(_problem(stage.name, error))
-            refused = getattr(error, "layers", {})
+            refused = plan.layers if isinstance(error, RefusedLayers) else {}
+            problems.append(Problem(stage.name, str(error), tuple(refused)))
             for path, row in rows.items():
-                row.cells[stage.name] = LayerPlan("refused", refused.get(path, ""))
+                row.cells[stage.name] = LayerPlan(
+                    "refused", refused[path].reason if path in refused else ""
+                )
         else:
-            _fill(rows, _parts(current), stage.name, plans)
+            _fill(rows, _parts(current), stage.name, plan.layers)
             if not alone:
                 current = after
                 rows = _with_new_rows(rows, _parts(current))
@@ -172,11 +337,6 @@ def _order_problems(stages: Sequence[Stage]) -> list[Problem]:
     return []
 
 
-def _problem(where: str, error: ValueError) -> Problem:
-    layers = tuple(error.layers) if isinstance(error, RefusedLayers) else ()
-    return Problem(where, str(error), layers)
-
-
 def _parts(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """Return path and layer (or operation) of all that a model is made of, without inputs."""
     parts: list[tuple[str, Any]] = []
@@ -221,11 +381,10 @@ def _fill(
     rows: dict[str, LayerCheck],
     parts: Iterable[tuple[str, Any]],
     column: str,
-    plans: dict[str, LayerPlan],
+    plans: Mapping[str, LayerPlan],
 ) -> None:
     """Write plans into a column. What is said of a model is said of the layers inside it."""
     for path, _ in parts:
-        above = [path.rsplit("/", n)[0] for n in range(path.count("/") + 1)]
-        plan = next((plans[p] for p in above if p in plans), None)
+        plan = next((plans[p] for p in paths_above(path) if p in plans), None)
         if plan is not None:
             rows[path].cells[column] = plan

@@ -16,7 +16,7 @@ from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.compression.running.run_folder import differences
 from keras_kd.compression.running.run_plan import run_plan
 from keras_kd.compression.running.stage_callbacks import stage_callbacks
-from keras_kd.compression.stages.stage import Stage, stage_plans, stage_preview
+from keras_kd.compression.stages.stage import Stage
 from keras_kd.data.batches import PassOrder, as_batches
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import export_tflite
@@ -129,27 +129,20 @@ def compress_to_size(
             return None, _NOTHING_IS_DONE
         if not trained:
             chosen = [stage.changed(epochs=0) for stage in chosen]
-        keep = trained and folder is not None
+        kept = folder if trained else None
         model = compress(
             distiller,
             train,
             validation_data if trained else None,
             stages=chosen,
-            path=folder / f"strength_{strength:.4f}" if keep and folder else None,
+            path=None if kept is None else kept / f"strength_{strength:.4f}",
             callbacks=callbacks if trained else None,
             verbose=verbose if trained else 0,
         )
         with tempfile.TemporaryDirectory() as temporary:
-            file = pathlib.Path(temporary) / "student.tflite"
-            export_tflite(
-                model,
-                folder / "student.tflite" if keep and folder else file,
-                quantization,
-                representative_data=samples,
-                verbose=False,
-            )
-            written = folder / "student.tflite" if keep and folder else file
-            return model, zipped_size(written) if zipped else file_size(written)
+            file = (kept or pathlib.Path(temporary)) / "student.tflite"
+            export_tflite(model, file, quantization, representative_data=samples, verbose=False)
+            return model, zipped_size(file) if zipped else file_size(file)
 
     settings = {
         "quantization": quantization,
@@ -205,12 +198,10 @@ def _stages_at(strength: float, stages: Sequence[Stage], student: Any) -> list[S
     chosen: list[Stage] = []
     for stage in stages:
         weaker = stage.at_strength(strength)
-        try:
-            stage_plans(weaker, student, chosen)
-        except ValueError:
-            continue
-        chosen.append(weaker)
-        student = stage_preview(weaker, student)
+        plan = weaker.plan(student, chosen)
+        if not plan.refused:
+            chosen.append(weaker)
+            student = plan.preview()
     return chosen
 
 

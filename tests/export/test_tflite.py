@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+from keras_kd.compression.tfmot import import_tfmot
 from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
@@ -534,7 +534,7 @@ def test_tf_keras_model_keeps_names_and_order(tmp_path: pathlib.Path) -> None:
 
 
 def quantization_aware():
-    tfmot, tf_keras = import_tfmot(), import_tf_keras()
+    tfmot, tf_keras = import_tfmot(), pytest.importorskip("tf_keras")
     tf_keras.utils.set_random_seed(0)
     model = tf_keras.Sequential(
         [

@@ -8,6 +8,9 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.compression.compress import copy_model
+from keras_kd.compression.factorizing.low_rank import plan_by_energy, ways_of
+from keras_kd.compression.factorizing.split_layers import split_layers
+from keras_kd.compression.stages.layer_choice import LayerChoice
 from keras_kd.models.copying import copy_layer
 from keras_kd.teachers import fold_batch_norms
 from keras_kd.teachers.fastest_form import in_bfloat16
@@ -51,10 +54,17 @@ ADAPTED = {
     "IntegerLookup": _integers,
     "Discretization": _bins,
 }
+
+
+def _factorized(model, name):
+    ways, _ = ways_of(model, LayerChoice("LowRank", name))
+    return split_layers(model, plan_by_energy(ways, 1.0, force=True))[0]
+
+
 WAYS = {
     "compress": copy_model,
     "shrink": lambda model: kd.shrink(model, 0.5, layers="hidden"),
-    "low rank": lambda model: kd.LowRank(energy=1.0, force=True, layers="out").preview(model),
+    "low rank": lambda model: _factorized(model, "out"),
     "fold": fold_batch_norms,
     "bfloat16": in_bfloat16,
 }

@@ -13,7 +13,7 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.planning import check_model
-from keras_kd.planning.model_check import LayerCheck
+from keras_kd.planning.check_model import LayerCheck
 
 
 @keras.saving.register_keras_serializable(package="test_check")
@@ -143,7 +143,7 @@ def test_shrink_and_what_later_stages_see():
     assert found["conv"].cells["shrink"].action == "16 to 8 channels"
     assert found["logits"].cells["shrink"].reason == "its channels are the model's output"
     rank = int(found["hidden"].cells["low_rank"].action.split()[1])
-    preview = stages[1].preview(stages[0].preview(model))
+    preview = stages[1].plan(stages[0].plan(model).preview()).preview()
     assert preview.get_layer("hidden").kernel.shape == (rank, 16)
     paths = [row.path for row in found.rows]
     assert paths.index("hidden_low_rank") == paths.index("hidden") - 1
@@ -165,7 +165,7 @@ def test_refusals_are_the_errors_that_stages_raise():
     stages = [kd.Shrink(0.5), kd.LowRank()]
     for stage in stages:
         (problem,) = (p for p in found.problems if p.where == stage.name)
-        assert problem.message == raised(lambda stage=stage: stage.check(subclassed, []))
+        assert problem.message == stage.plan(subclassed).refused
     *used, unused = found.rows
     assert {row.cells["prune"].action for row in used} == {"prune 50%"}
     assert {row.cells["quantize_aware"].action for row in used} == {"8 bits"}

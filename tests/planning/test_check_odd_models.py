@@ -191,7 +191,7 @@ def test_a_layer_is_named_where_it_is_to_blame():
 
 def test_a_stage_or_function_of_the_user_that_fails_is_a_problem():
     class Failing(Stage):
-        def check(self, student, earlier):
+        def make_plan(self, student, earlier):
             raise KeyError("mine")
 
     model = MODELS["shared"]()

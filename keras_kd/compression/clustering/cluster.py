@@ -2,25 +2,176 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_kd.compression.clustering.clustered_kernels import (
-    INITIALIZATIONS,
-    ClusteredKernels,
-    is_clustered_by_channel,
-)
 from keras_kd.compression.pruning.prune import Prune
+from keras_kd.compression.stages.kept import Kept, groups_of, zeros_of
 from keras_kd.compression.stages.kernels import prunable_weights
-from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
+from keras_kd.compression.stages.layer_choice import first_reasons
 from keras_kd.compression.stages.layer_record import already_pruned, distinct_values, leaf_layers
-from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.compression.stages.stage import Plan, Stage, StudentState
+from keras_kd.compression.tfmot import import_tfmot
 from keras_kd.models.layer_plan import LayerPlan, Reason, advice_of
+from keras_kd.models.views import read_as
 from keras_kd.system.arguments import number
+
+INITIALIZATIONS = {
+    "kmeans++": "KMEANS_PLUS_PLUS",
+    "density": "DENSITY_BASED",
+    "linear": "LINEAR",
+    "random": "RANDOM",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Clustered:
+    """A kernel that is clustered, and what TF-MOT does it with."""
+
+    variable: keras.Variable
+    algorithm: Any
+    centroids: keras.Variable
+    mask: np.ndarray | None
+    zero: np.ndarray | None
+
+    def values(self) -> tf.Tensor:
+        """Return the kernel with every weight at its centroid; gradients reach both."""
+        kernel = tf.convert_to_tensor(self.variable.value)
+        if self.mask is not None:
+            kernel = kernel * tf.constant(self.mask, kernel.dtype)
+            # The centroid of the zeros stays zero, as in TF-MOT.
+            self.centroids.assign(tf.where(tf.constant(self.zero), 0.0, self.centroids.value))
+        return self.algorithm.get_clustered_weight(
+            self.algorithm.get_pulling_indices(kernel), kernel
+        )
+
+
+class ClusteredKernels:
+    """A student seen with clustered kernels; a view (`keras_kd.models.views`).
+
+    Args:
+        model: The student.
+        kernels: The kernels to cluster, by the path of their layer.
+        number_of_clusters: Number of values of a kernel, or of a channel.
+        initialization: A key of `INITIALIZATIONS`.
+        by_channel: Tells of a path whether its channels are clustered one by one.
+        pruned: Whether zeros stay zero, in the other kernels as well.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        kernels: Mapping[str, Sequence[keras.Variable]],
+        number_of_clusters: int,
+        initialization: str,
+        by_channel: Callable[[str], bool],
+        pruned: bool,
+    ) -> None:
+        self._model = model
+        self._layer = keras.layers.Layer(name="centroids", dtype="float32")
+        self._layer.built = True
+        self._clustered: list[_Clustered] = []
+        self._kept: list[tuple[keras.Variable, Kept]] = []
+        treated = set()
+        for path, variables in kernels.items():
+            for variable in variables:
+                treated.add(id(variable))
+                values = keras.ops.convert_to_numpy(variable.value)
+                channels = by_channel(path) and _every_channel_has(values, number_of_clusters)
+                mask = zeros_of(variable) if pruned else None
+                if not channels and distinct_values(values) <= number_of_clusters:
+                    self._kept.append((variable, Kept(mask, groups_of(variable, False))))
+                else:
+                    self._clustered.append(
+                        self._make(variable, number_of_clusters, initialization, channels, mask)
+                    )
+        others = [v for v in model.trainable_variables if id(v) not in treated] if pruned else []
+        for variable in others:
+            kept = Kept(zeros_of(variable) if len(variable.shape) > 1 else None)
+            if kept:
+                self._kept.append((variable, kept))
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layer that holds the centroids."""
+        return [self._layer]
+
+    @contextlib.contextmanager
+    def applied(self, training: bool = False) -> Iterator[None]:
+        """Let one call of the model inside the block read clustered kernels."""
+        with read_as(self._model, self._values()):
+            yield
+
+    def bake(self) -> None:
+        """Write the clustered values into the kernels."""
+        for variable, values in self._values():
+            variable.assign(values)
+
+    def _values(self) -> list[tuple[keras.Variable, tf.Tensor]]:
+        clustered = [(part.variable, part.values()) for part in self._clustered]
+        return clustered + [(variable, kept(variable)) for variable, kept in self._kept]
+
+    def _make(
+        self,
+        variable: keras.Variable,
+        number_of_clusters: int,
+        initialization: str,
+        by_channel: bool,
+        mask: np.ndarray | None,
+    ) -> _Clustered:
+        clustering = import_tfmot().clustering.keras
+        from tensorflow_model_optimization.python.core.clustering.keras import (
+            clustering_algorithm,
+            clustering_centroids,
+        )
+
+        kind = clustering.CentroidInitialization[INITIALIZATIONS[initialization]]
+        initializers = clustering_centroids.CentroidsInitializerFactory
+        kernel = tf.constant(keras.ops.convert_to_numpy(variable.value))
+        first = initializers.get_centroid_initializer(kind)(
+            kernel, number_of_clusters, by_channel, "channels_last", mask is not None
+        ).get_cluster_centroids()
+        first = np.asarray(first)
+        centroids = self._layer.add_weight(
+            name=f"centroids_{len(self._clustered)}",
+            shape=first.shape,
+            initializer=lambda shape, dtype=None: keras.ops.cast(first, dtype),
+        )
+        algorithm = (
+            clustering_algorithm.ClusteringAlgorithmPerChannel
+            if by_channel
+            else clustering_algorithm.ClusteringAlgorithm
+        )
+        zero = None
+        if mask is not None:
+            nearest = np.abs(first).argmin(-1)
+            zero = np.arange(first.shape[-1]) == np.expand_dims(nearest, -1)
+        return _Clustered(
+            variable,
+            algorithm(centroids.value, data_format="channels_last"),
+            centroids,
+            mask,
+            zero,
+        )
+
+
+def is_clustered_by_channel(layer: Any) -> bool:
+    """Whether TF-MOT clusters layers of this kind channel by channel, if asked to."""
+    return type(layer).__name__ in ("Conv2D", "SeparableConv2D")
+
+
+def _every_channel_has(kernel: np.ndarray, number_of_clusters: int) -> bool:
+    # TF-MOT needs the same number of centroids in each channel, which a channel of zeros lacks.
+    channels = np.moveaxis(kernel, -1, 0)
+    return all(distinct_values(channel) > number_of_clusters for channel in channels)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -46,14 +197,11 @@ class Cluster(Stage):
             `number_of_clusters` values of its own, which costs less accuracy and makes a larger
             zipped file. Where a channel holds no more values than that (one that was pruned empty,
             say), its kernel is clustered as a whole. Defaults to `False`.
-        layers: The layers to cluster: a name, a list of names, or a function that takes a layer
-            and tells. A name is a layer's own (`"conv1"`), its path inside a nested model
-            (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
-            all that can be.
-        exclude: The layers to spare, given in the same way. Defaults to `None`: none.
-        optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
-        learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-4`.
-        name: Name of the stage in the history. Defaults to `"cluster"`.
+        layers: The layers to cluster, as in `Stage`. Defaults to `None`: all that can be.
+        exclude: The layers to spare, as in `Stage`. Defaults to `None`: none.
+        optimizer: As in `Stage`. Defaults to `None`: Adam.
+        learning_rate: As in `Stage`. Defaults to `None`: `1e-4`.
+        name: As in `Stage`. Defaults to `"cluster"`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -88,7 +236,7 @@ class Cluster(Stage):
         learning_rate: Any = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(epochs, optimizer, learning_rate, name)
+        super().__init__(epochs, optimizer, learning_rate, name, layers, exclude)
         self.number_of_clusters = number(
             "number_of_clusters",
             number_of_clusters,
@@ -105,14 +253,9 @@ class Cluster(Stage):
             )
         self.initialization = initialization
         self.per_channel = bool(per_channel)
-        self.choice = LayerChoice("Cluster", layers, exclude)
 
-    def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse a student without kernels, and names of layers that cannot be clustered."""
-        self.layer_plans(student, earlier)
-
-    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
-        """Say which layers are clustered, and why others are not."""
+    def make_plan(self, student: keras.Model, earlier: Sequence[Stage]) -> Plan:
+        """Decide which layers are clustered, and why others are not."""
         pruned = already_pruned(student) or any(isinstance(stage, Prune) for stage in earlier)
         if pruned and self.number_of_clusters < 3:
             raise ValueError(
@@ -123,19 +266,23 @@ class Cluster(Stage):
         kernels, skipped = self._layers_to_cluster(student)
         self.choice.check(student, skipped)
         if not kernels:
-            reasons = "; ".join(f"'{path}': {reason}" for path, reason in list(skipped.items())[:5])
             raise ValueError(
                 f"Cluster finds no kernel to cluster in model '{student.name}'"
-                f"{f' ({reasons})' if reasons else ''}. It clusters the kernels of trainable "
+                f"{first_reasons(skipped)}. It clusters the kernels of trainable "
                 "Dense, convolutional, Embedding, recurrent and attention layers that have more "
                 "weights than clusters: leave this stage out, or ask for fewer clusters."
             )
-        plan = {path: LayerPlan(f"cluster to {self.number_of_clusters}") for path in kernels}
-        return plan | {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
+        layers = {path: LayerPlan(f"cluster to {self.number_of_clusters}") for path in kernels}
+        layers |= {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
+        return Plan(layers, functools.partial(self._apply, kernels, layers))
 
-    def run(self, state: StudentState, teaching: Any) -> None:
-        """Train with clustered weights; the state's model stays a Keras 3 model."""
-        kernels, skipped = self._layers_to_cluster(state.model)
+    def _apply(
+        self,
+        kernels: Mapping[str, Sequence[keras.Variable]],
+        layers: Mapping[str, LayerPlan],
+        state: StudentState,
+        teaching: Any,
+    ) -> None:
         leaves = dict(leaf_layers(state.model))
         with teaching.keras_trainer(state, self.make_optimizer) as trainer:
             view = ClusteredKernels(
@@ -149,7 +296,10 @@ class Cluster(Stage):
             trainer.look_through(view)
             state.history[self.name] = teaching.fit(trainer, self.epochs)
         view.bake()
-        self._take_notes(state, kernels, skipped)
+        state.take_notes(layers, "not clustered", lambda path: None)
+        for path, weights in kernels.items():
+            by_channel = self.per_channel and is_clustered_by_channel(leaves[path])
+            self._take_note(state, path, weights, by_channel)
 
     def gentler(self) -> Stage | None:
         """Return a stage of twice as many clusters, up to 256."""
@@ -185,38 +335,19 @@ class Cluster(Stage):
                 del kernels[path]
         return kernels, skipped
 
-    def _take_notes(
-        self, state: StudentState, kernels: dict[str, Any], skipped: dict[str, str]
+    def _take_note(
+        self,
+        state: StudentState,
+        path: str,
+        weights: Sequence[keras.Variable],
+        by_channel: bool,
     ) -> None:
-        leaves = dict(leaf_layers(state.model))
-        for path, weights in kernels.items():
-            values = [np.asarray(weight.value) for weight in weights]
-            by_channel = (
-                self.per_channel
-                and is_clustered_by_channel(leaves[path])
-                and max(map(distinct_values, values)) > self.number_of_clusters
-            )
-            count = max(distinct_values(kernel, by_channel) for kernel in values)
-            note = state.note(path)
-            if count > self.number_of_clusters:
-                note.not_done.append(f"not clustered: TF-MOT left it {count} values")
-                continue
-            note.clustered = "channel" if by_channel else "kernel"
-            note.done.append(f"clustered to {count} values{' a channel' if by_channel else ''}")
-        for path, reason in skipped.items():
-            state.note(path).not_done.append(f"not clustered: {reason}")
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the configuration."""
-        return {
-            **super().get_config(),
-            "number_of_clusters": self.number_of_clusters,
-            "initialization": self.initialization,
-            "per_channel": self.per_channel,
-            **self.choice.get_config(),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Stage:
-        """Make a stage from `get_config()`."""
-        return super().from_config(choice_from_config(config))
+        values = [np.asarray(weight.value) for weight in weights]
+        by_channel = by_channel and max(map(distinct_values, values)) > self.number_of_clusters
+        count = max(distinct_values(kernel, by_channel) for kernel in values)
+        note = state.note(path)
+        if count > self.number_of_clusters:
+            note.not_done.append(f"not clustered: TF-MOT left it {count} values")
+            return
+        note.clustered = "channel" if by_channel else "kernel"
+        note.done.append(f"clustered to {count} values{' a channel' if by_channel else ''}")

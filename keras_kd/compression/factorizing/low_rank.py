@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_kd.compression.factorizing.ranks import (
-    Plan,
-    plan_by_budget,
-    plan_by_energy,
-    plan_by_ratio,
-    ways_of,
-)
+from keras_kd.compression.factorizing.factorization import Factorization, factorizations
 from keras_kd.compression.factorizing.split_layers import split_layers
-from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
+from keras_kd.compression.stages.layer_choice import LayerChoice, first_reasons
 from keras_kd.compression.stages.layer_record import already_pruned
-from keras_kd.compression.stages.stage import Stage, StudentState
-from keras_kd.models.graph import is_graph
+from keras_kd.compression.stages.stage import Plan, Stage, StudentState
+from keras_kd.models.graph import graph_layers, is_graph
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.system.arguments import number
 
@@ -48,14 +43,11 @@ class LowRank(Stage):
         epochs: Number of epochs of training after the factorization; 0 for none. Defaults to `1`.
         force: Whether to factorize also where it saves nothing; with `energy=1.0` the outputs are
             those of the student before. Defaults to `False`.
-        layers: The layers to factorize: a name, a list of names, or a function that takes a layer
-            and tells. A name is a layer's own (`"conv1"`), its path inside a nested model
-            (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
-            all that can be.
-        exclude: The layers to spare, given in the same way. Defaults to `None`: none.
-        optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
-        learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-3`.
-        name: Name of the stage in the history. Defaults to `"low_rank"`.
+        layers: The layers to factorize, as in `Stage`. Defaults to `None`: all that can be.
+        exclude: The layers to spare, as in `Stage`. Defaults to `None`: none.
+        optimizer: As in `Stage`. Defaults to `None`: Adam.
+        learning_rate: As in `Stage`. Defaults to `None`: `1e-3`.
+        name: As in `Stage`. Defaults to `"low_rank"`.
 
     Raises:
         ValueError: If an argument is out of range, or more than one goal is given.
@@ -91,7 +83,7 @@ class LowRank(Stage):
         learning_rate: Any = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(epochs, optimizer, learning_rate, name)
+        super().__init__(epochs, optimizer, learning_rate, name, layers, exclude)
         goals = {"energy": energy, "ratio": ratio, "max_parameters": max_parameters}
         given = [goal for goal, value in goals.items() if value is not None]
         if len(given) > 1:
@@ -113,15 +105,10 @@ class LowRank(Stage):
         self.ratio = ratio
         self.max_parameters = max_parameters
         self.force = bool(force)
-        self.choice = LayerChoice("LowRank", layers, exclude)
         self._may_save_nothing = False
 
-    def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse a student without a graph of layers, and one in which nothing is saved."""
-        self.layer_plans(student, earlier)
-
-    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
-        """Say which layers are written as two, at which rank, and why others are not."""
+    def make_plan(self, student: keras.Model, earlier: Sequence[Stage]) -> Plan:
+        """Decide which layers are written as two, at which rank, and why others are not."""
         if not is_graph(student) or not student.inputs:
             raise ValueError(
                 f"LowRank rebuilds the graph of layers, which model '{student.name}' "
@@ -134,44 +121,51 @@ class LowRank(Stage):
                 "factors. Give the student as it was before, and prune after: "
                 "stages=[LowRank(...), Prune(...)]."
             )
-        plan, skipped = self._plan(student)
-        self.choice.check(student, skipped)
-        if not plan and not self._may_save_nothing:
-            reasons = "; ".join(f"'{path}': {reason}" for path, reason in list(skipped.items())[:5])
-            raise ValueError(
-                f"LowRank saves no weight in model '{student.name}' with {self._goal()} "
-                f"({reasons}). Ask for less, or leave this stage out."
-            )
-        plans = {
-            path: LayerPlan(f"rank {rank} of {way.full_rank}") for path, (way, rank) in plan.items()
+        ranks, skipped = self._ranks(student)
+        layers = {
+            path: LayerPlan(f"rank {rank} of {way.full_rank}")
+            for path, (way, rank) in ranks.items()
         }
-        return plans | {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
+        layers |= {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
+        error = None
+        try:
+            self.choice.check(student, skipped)
+            if not ranks and not self._may_save_nothing:
+                raise ValueError(
+                    f"LowRank saves no weight in model '{student.name}' with {self._goal()}"
+                    f"{first_reasons(skipped)}. Ask for less, or leave this stage out."
+                )
+        except ValueError as found:  # a plan that saves nothing can be applied all the same
+            error = found
+        return Plan(
+            layers,
+            functools.partial(self._apply, ranks, layers),
+            lambda: split_layers(student, ranks)[0],
+            error,
+        )
 
-    def preview(self, student: keras.Model) -> keras.Model:
-        """Return the student with its layers factorized."""
-        return split_layers(student, self._plan(student)[0])[0]
-
-    def run(self, state: StudentState, teaching: Any) -> None:
-        """Factorize and train; the state's model stays a Keras 3 model."""
-        plan, skipped = self._plan(state.model)
-        if not plan and not self._may_save_nothing:
+    def _apply(
+        self, ranks: Ranks, layers: Mapping[str, LayerPlan], state: StudentState, teaching: Any
+    ) -> None:
+        if not ranks and not self._may_save_nothing:
             warnings.warn(
                 f"LowRank: with {self._goal()} nothing is saved after the stages before it.",
                 stacklevel=2,
             )
         with teaching.distiller.distribute_strategy.scope():
-            state.model, parts = split_layers(state.model, plan)
+            state.model, parts = split_layers(state.model, ranks)
         state.parts.update(parts)
-        for path, (way, rank) in plan.items():
-            state.note(path).done.append(
+
+        def done(path: str) -> str:
+            way, rank = ranks[path]
+            return (
                 f"split at rank {rank} of {way.full_rank} ({way.kind}), "
                 f"{way.parameters(rank)} of {way.kernel_size} weights, "
                 f"{way.energy(rank):.1%} of the energy"
             )
-        for path, reason in skipped.items():
-            state.note(path).not_done.append(f"not split: {reason}")
-        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
-            state.history[self.name] = teaching.fit(trainer, self.epochs)
+
+        state.take_notes(layers, "not split", done)
+        teaching.train_student(state, self)
 
     def gentler(self) -> Stage | None:
         """Return a stage that loses half as much energy, or keeps half as many weights again."""
@@ -194,39 +188,134 @@ class LowRank(Stage):
         stage._may_save_nothing = strength < 1.0
         return stage
 
-    def _plan(self, model: keras.Model) -> tuple[Plan, dict[str, str]]:
+    def _ranks(self, model: keras.Model) -> tuple[Ranks, dict[str, str]]:
         ways, skipped = ways_of(model, self.choice)
         if self.max_parameters is not None:
-            plan = plan_by_budget(ways, model.count_params(), self.max_parameters)
+            ranks = plan_by_budget(ways, model.count_params(), self.max_parameters)
         elif self.ratio is not None:
-            plan = plan_by_ratio(ways, self.ratio, self.force)
+            ranks = plan_by_ratio(ways, self.ratio, self.force)
         else:
-            plan = plan_by_energy(ways, float(self.energy or 0.0), self.force)
+            ranks = plan_by_energy(ways, float(self.energy or 0.0), self.force)
         for path in ways:
-            if path not in plan:
+            if path not in ranks:
                 skipped[path] = Reason(
                     f"two factors with {self._goal()} save no weight",
                     f"lower `{self._goal().partition('=')[0]}`",
                 )
-        return plan, skipped
+        return ranks, skipped
 
     def _goal(self) -> str:
         if self.max_parameters is not None:
             return f"max_parameters={self.max_parameters}"
         return f"energy={self.energy}" if self.ratio is None else f"ratio={self.ratio}"
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the configuration."""
-        return {
-            **super().get_config(),
-            "energy": self.energy,
-            "ratio": self.ratio,
-            "max_parameters": self.max_parameters,
-            "force": self.force,
-            **self.choice.get_config(),
-        }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Stage:
-        """Make a stage from `get_config()`."""
-        return super().from_config(choice_from_config(config))
+Ranks = dict[str, tuple[Factorization, int]]
+Ways = Mapping[str, Sequence[Factorization]]
+
+
+def ways_of(
+    model: Any, choice: LayerChoice
+) -> tuple[dict[str, list[Factorization]], dict[str, str]]:
+    """Find the layers of a Keras 3 model that can be written as two.
+
+    Args:
+        model: A built functional or sequential model.
+        choice: The layers to treat.
+
+    Returns:
+        The ways by the path of the layer, and the reason by path for the other layers with weights.
+    """
+    ways: dict[str, list[Factorization]] = {}
+    skipped: dict[str, str] = {}
+    for path, layer in graph_layers(model):
+        if not layer.weights:
+            continue
+        if isinstance(layer, keras.Model):
+            skipped[path] = "it is a subclassed model, which has no graph of layers"
+            continue
+        found: Any = factorizations(layer)
+        spared = None if isinstance(found, str) else choice.reason_to_spare(path, layer)
+        if isinstance(found, str) or spared:
+            skipped[path] = spared or found
+        else:
+            ways[path] = found
+    return ways, skipped
+
+
+def plan_by_energy(ways: Ways, energy: float, force: bool = False) -> Ranks:
+    """Choose the way with the fewest weights that keeps `energy`, where it saves weights.
+
+    Args:
+        ways: As of `ways_of`.
+        energy: Part of the squared singular values to keep.
+        force: Whether to choose one where it saves nothing, too. Defaults to `False`.
+    """
+    plan: Ranks = {}
+    for path, found in ways.items():
+        options = [(way, way.rank_of(energy)) for way in found]
+        way, rank = min(options, key=lambda option: option[0].parameters(option[1]))
+        if force or way.parameters(rank) < way.kernel_size:
+            plan[path] = (way, rank)
+    return plan
+
+
+def plan_by_ratio(ways: Ways, ratio: float, force: bool = False) -> Ranks:
+    """Choose the way that keeps most energy with at most `ratio` of the kernel's weights.
+
+    Args:
+        ways: As of `ways_of`.
+        ratio: Largest part of the kernel's weights that its factors may have.
+        force: Whether to choose one where it saves nothing, too. Defaults to `False`.
+    """
+    plan: Ranks = {}
+    for path, found in ways.items():
+        options = [
+            (way, min(int(ratio * way.kernel_size / way.parameters_per_rank), way.full_rank))
+            for way in found
+        ]
+        options = [
+            (way, max(rank, 1))
+            for way, rank in options
+            if force or (rank >= 1 and way.parameters(rank) < way.kernel_size)
+        ]
+        if options:
+            plan[path] = max(options, key=lambda option: option[0].energy(option[1]))
+    return plan
+
+
+def plan_by_budget(ways: Ways, parameters: int, max_parameters: int) -> Ranks:
+    """Choose the largest common energy whose plan meets a budget.
+
+    Args:
+        ways: As of `ways_of`.
+        parameters: Number of weights of the model.
+        max_parameters: Number of weights that it may have.
+
+    Raises:
+        ValueError: If rank 1 in every layer is not enough.
+    """
+    if parameters <= max_parameters:
+        return {}
+    least = plan_by_energy(ways, 0.0)
+    smallest = parameters - saved(least)
+    if smallest > max_parameters:
+        raise ValueError(
+            f"LowRank cannot bring the student down to max_parameters={max_parameters}: it has "
+            f"{parameters} weights, and {smallest} with rank 1 in every layer that can be "
+            f"factorized. Ask for more than {smallest}, or use a smaller student."
+        )
+    low, high, best = 0.0, 1.0, least
+    for _ in range(40):
+        middle = (low + high) / 2
+        plan = plan_by_energy(ways, middle)
+        if parameters - saved(plan) <= max_parameters:
+            low, best = middle, plan
+        else:
+            high = middle
+    return best
+
+
+def saved(plan: Ranks) -> int:
+    """Return the number of weights that a plan saves."""
+    return sum(way.kernel_size - way.parameters(rank) for way, rank in plan.values())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import tensorflow as tf
 
-from keras_kd.compression.pruning.after_step import run_after_step, stop_after_step
 from keras_kd.compression.pruning.state import PruningState
 from keras_kd.compression.pruning.times import PruningTimes, final_sparsity, sparsity_at
 from keras_kd.compression.stages.kernels import PrunableWeight
@@ -16,6 +17,7 @@ from keras_kd.models.weights import check_finite_weights
 
 if TYPE_CHECKING:
     from keras_kd.compression.pruning.prune import Prune
+
 
 _AHEAD = 4096
 
@@ -37,14 +39,20 @@ class PruningCallback(keras.callbacks.Callback):
             `keras_kd.Distiller`, its student.
         steps_per_epoch: Number of steps of an epoch, for data that does not know its length.
             Defaults to `None`.
+        kernels: The kernels to prune by the path of their layer. Defaults to `None`: those that
+            `prune` finds in the model.
     """
 
     def __init__(
-        self, prune: Prune, model: keras.Model | None = None, steps_per_epoch: int | None = None
+        self,
+        prune: Prune,
+        model: keras.Model | None = None,
+        steps_per_epoch: int | None = None,
+        kernels: Mapping[str, Sequence[PrunableWeight]] | None = None,
     ) -> None:
         super().__init__()
-        self.kernels: dict[str, list[PrunableWeight]] = {}
-        self.skipped: dict[str, str] = {}
+        self._given_kernels = kernels is not None
+        self.kernels = kernels or {}
         self._prune = prune
         self._pruned_model = model
         self._given_steps = steps_per_epoch
@@ -61,7 +69,8 @@ class PruningCallback(keras.callbacks.Callback):
         if pruned is None:
             pruned = model.student if isinstance(model, Distiller) else model
         check_finite_weights(pruned, "model")
-        self.kernels, self.skipped = self._prune.kernels_of(pruned)
+        if not self._given_kernels:
+            self.kernels = self._prune.kernels_of(pruned)[0]
         weights = [weight for found in self.kernels.values() for weight in found]
         self._state = PruningState(weights, self._prune.new_masks, model.distribute_strategy)
         self._prepared = True
@@ -217,3 +226,46 @@ class PruningCallback(keras.callbacks.Callback):
         stop_after_step(self.model, self._name)
         if self.model.__dict__.get(self._name) is self._state:
             object.__delattr__(self.model, self._name)
+
+
+_HOOKS = "_keras_kd_after_step"
+
+
+def run_after_step(model: keras.Model, name: str, function: Callable[[], None]) -> None:
+    """Let `function` run at the end of every `train_step` of `model`.
+
+    It becomes a part of the compiled step, so it also runs within `steps_per_execution`, under
+    XLA and in the replicas of a strategy.
+
+    Args:
+        model: The model that is trained.
+        name: A name for the function; it replaces one of the same name.
+        function: Called without arguments while the step is traced.
+    """
+    hooks = model.__dict__.get(_HOOKS)
+    if hooks is None:
+        hooks = {}
+        step = model.train_step
+
+        @tf.autograph.experimental.do_not_convert
+        def train_step(*args: Any, **kwargs: Any) -> Any:
+            logs = step(*args, **kwargs)
+            for hook in hooks.values():
+                hook()
+            return logs
+
+        object.__setattr__(model, _HOOKS, hooks)
+        object.__setattr__(model, "train_step", train_step)
+    hooks[name] = function
+    model.make_train_function(force=True)
+
+
+def stop_after_step(model: keras.Model, name: str) -> None:
+    """Undo `run_after_step`; the last one leaves the model as it was."""
+    hooks = model.__dict__.get(_HOOKS, {})
+    if hooks.pop(name, None) is None:
+        return
+    model.train_function = None
+    if not hooks:
+        object.__delattr__(model, _HOOKS)
+        object.__delattr__(model, "train_step")

@@ -16,9 +16,9 @@ def tfmot_masks(
     weights: Sequence[PrunableWeight],
     values: Sequence[tf.Tensor],
     sparsity: tf.Tensor,
-    block_size: tuple[int, int] = (1, 1),
+    block_size: Sequence[int] = (1, 1),
     block_pooling_type: str = "AVG",
-    sparsity_m_by_n: tuple[int, int] | None = None,
+    sparsity_m_by_n: Sequence[int] | None = None,
 ) -> list[tf.Tensor]:
     """Return TF-MOT's masks, each kernel by itself.
 
@@ -75,7 +75,7 @@ def _mask_without_sorting(values: tf.Tensor, sparsity: tf.Tensor) -> tf.Tensor:
 
 
 def _block_mask(
-    engine: Any, matrix: tf.Tensor, block_size: tuple[int, int], pooling_type: str
+    engine: Any, matrix: tf.Tensor, block_size: Sequence[int], pooling_type: str
 ) -> tf.Tensor:
     from tensorflow_model_optimization.python.core.sparsity.keras import pruning_utils
 

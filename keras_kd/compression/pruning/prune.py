@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,8 +14,8 @@ from keras_kd.compression.pruning.masks import global_masks, tfmot_masks
 from keras_kd.compression.pruning.prune_arguments import check_prune_arguments
 from keras_kd.compression.pruning.times import default_schedule
 from keras_kd.compression.stages.kernels import PrunableWeight, prunable_weights
-from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
-from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.compression.stages.layer_choice import first_reasons
+from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.compression.tfmot import import_tfmot
 from keras_kd.models.layer_plan import LayerPlan, Reason
 
@@ -60,14 +61,11 @@ class Prune(Stage):
             look rows up, are left alone. The masks are chosen once, as in TF-MOT, before the first
             step or after the fraction `begin`.
             Defaults to `None`.
-        layers: The layers to prune: a name, a list of names, or a function that takes a layer and
-            tells. A name is a layer's own (`"conv1"`), its path inside a nested model
-            (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
-            all that can be.
-        exclude: The layers to spare, given in the same way. Defaults to `None`: none.
-        optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
-        learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-3`.
-        name: Name of the stage in the history. Defaults to `"prune"`.
+        layers: The layers to prune, as in `Stage`. Defaults to `None`: all that can be.
+        exclude: The layers to spare, as in `Stage`. Defaults to `None`: none.
+        optimizer: As in `Stage`. Defaults to `None`: Adam.
+        learning_rate: As in `Stage`. Defaults to `None`: `1e-3`.
+        name: As in `Stage`. Defaults to `"prune"`.
 
     Raises:
         ValueError: If an argument is out of range, or two of them exclude each other.
@@ -113,42 +111,45 @@ class Prune(Stage):
         learning_rate: Any = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(epochs, optimizer, learning_rate, name)
-        checked = check_prune_arguments(
-            sparsity,
-            begin,
-            end,
-            frequency,
-            scope,
-            max_layer_sparsity,
-            block_size,
-            block_pooling_type,
-            sparsity_m_by_n,
-        )
-        self.sparsity, self.block_size, self.sparsity_m_by_n = checked
-        self.begin = float(begin)
-        self.end = float(end)
-        self.schedule = schedule
-        self.frequency = frequency
-        self.scope = scope
-        self.max_layer_sparsity = max_layer_sparsity
-        self.block_pooling_type = block_pooling_type
-        self.choice = LayerChoice("Prune", layers, exclude)
+        super().__init__(epochs, optimizer, learning_rate, name, layers, exclude)
+        self.sparsity, self.begin, self.end = sparsity, begin, end
+        self.schedule, self.frequency = schedule, frequency
+        self.scope, self.max_layer_sparsity = scope, max_layer_sparsity
+        self.block_size, self.block_pooling_type = block_size, block_pooling_type
+        self.sparsity_m_by_n = sparsity_m_by_n
+        check_prune_arguments(self)
 
-    def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse a student without kernels, and names of layers that cannot be pruned."""
-        self.kernels_of(student)
-
-    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
-        """Say which layers are pruned, and why others are not."""
+    def make_plan(self, student: keras.Model, earlier: Sequence[Stage]) -> Plan:
+        """Decide which layers are pruned, and why others are not."""
         kernels, skipped = self.kernels_of(student)
         action = f"prune {self.sparsity:.0%}"
         if self.schedule is not None or self.scope == "global":
             action = "prune"
         elif self.sparsity_m_by_n is not None:
             action = "prune {} of {}".format(*self.sparsity_m_by_n)
-        plan = {path: LayerPlan(action) for path in kernels}
-        return plan | {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
+        layers = {path: LayerPlan(action) for path in kernels}
+        layers |= {path: LayerPlan.spared(reason) for path, reason in skipped.items()}
+        return Plan(layers, functools.partial(self._apply, kernels, layers))
+
+    def _apply(
+        self,
+        kernels: Mapping[str, Sequence[PrunableWeight]],
+        layers: Mapping[str, LayerPlan],
+        state: StudentState,
+        teaching: Any,
+    ) -> None:
+        pruning = PruningCallback(self, state.model, teaching.steps_per_epoch, kernels)
+        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
+            pruning.prepare(trainer)
+            if self.epochs == 0:
+                pruning.prune_at_once()
+            state.history[self.name] = teaching.fit(
+                trainer, self.epochs, [pruning], pruning.variables
+            )
+        state.pruned = True
+        state.take_notes(
+            layers, "not pruned", lambda path: f"pruned to {pruning.sparsity_of(path):.1%} zeros"
+        )
 
     def kernels_of(
         self, model: keras.Model
@@ -172,10 +173,9 @@ class Prune(Stage):
             skipped |= {path: _LOOKED_UP for path in summed if path not in kernels}
         self.choice.check(model, skipped)
         if not kernels:
-            reasons = "; ".join(f"'{path}': {reason}" for path, reason in list(skipped.items())[:5])
             raise ValueError(
                 f"Prune finds no kernel to prune in model '{model.name}'"
-                f"{f' ({reasons})' if reasons else ''}. "
+                f"{first_reasons(skipped)}. "
                 "It prunes the kernels of trainable Dense, convolutional, Embedding, recurrent "
                 "and attention layers: leave this stage out, or make such a layer trainable."
             )
@@ -247,22 +247,6 @@ class Prune(Stage):
         """
         return PruningCallback(self, model, steps_per_epoch)
 
-    def run(self, state: StudentState, teaching: Any) -> None:
-        """Train with masks; the state's model stays a Keras 3 model."""
-        pruning = PruningCallback(self, state.model, teaching.steps_per_epoch)
-        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
-            pruning.prepare(trainer)
-            if self.epochs == 0:
-                pruning.prune_at_once()
-            state.history[self.name] = teaching.fit(
-                trainer, self.epochs, [pruning], pruning.variables
-            )
-        state.pruned = True
-        for path in pruning.kernels:
-            state.note(path).done.append(f"pruned to {pruning.sparsity_of(path):.1%} zeros")
-        for path, reason in pruning.skipped.items():
-            state.note(path).not_done.append(f"not pruned: {reason}")
-
     def gentler(self) -> Stage | None:
         """Return a stage that keeps half as many weights again; `None` where it has no sparsity."""
         sparsity = 1.0 - 1.5 * (1.0 - self.sparsity)
@@ -276,32 +260,12 @@ class Prune(Stage):
             return self
         return self.changed(sparsity=round(strength * self.sparsity, 4))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the configuration."""
-        schedule = self.schedule
-        return {
-            **super().get_config(),
-            "sparsity": self.sparsity,
-            "begin": self.begin,
-            "end": self.end,
-            "schedule": None if schedule is None else schedule.get_config(),
-            "frequency": self.frequency,
-            "scope": self.scope,
-            "max_layer_sparsity": self.max_layer_sparsity,
-            "block_size": self.block_size,
-            "block_pooling_type": self.block_pooling_type,
-            "sparsity_m_by_n": self.sparsity_m_by_n,
-            **self.choice.get_config(),
-        }
-
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Stage:
         """Make a stage from `get_config()`."""
-        config = choice_from_config(config)
         schedule = config.get("schedule")
         if isinstance(schedule, dict):
             schedules = import_tfmot().sparsity.keras
-            config["schedule"] = getattr(schedules, schedule["class_name"]).from_config(
-                schedule["config"]
-            )
+            made = getattr(schedules, schedule["class_name"]).from_config(schedule["config"])
+            config = {**config, "schedule": made}
         return super().from_config(config)

@@ -2,65 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from keras_kd.system.arguments import number
+
+if TYPE_CHECKING:
+    from keras_kd.compression.pruning.prune import Prune
 
 _DEFAULT_SPARSITY = 0.5
 
 
-def check_prune_arguments(
-    sparsity: Any,
-    begin: Any,
-    end: Any,
-    frequency: Any,
-    scope: Any,
-    max_layer_sparsity: Any,
-    block_size: Any,
-    block_pooling_type: Any,
-    sparsity_m_by_n: Any,
-) -> tuple[float, tuple[int, int], tuple[int, int] | None]:
-    """Check the arguments of `Prune`, which describes them.
-
-    Returns:
-        The sparsity, the block size, and the zeros in each group of weights or `None`.
+def check_prune_arguments(prune: Prune) -> None:
+    """Check the arguments of a `Prune`, which describes them, and give them their types.
 
     Raises:
         ValueError: If one is out of range, or two exclude each other.
     """
     number(
         "sparsity",
-        sparsity,
+        prune.sparsity,
         least=0,
         below=1,
         owner="Prune",
         advice="It is the fraction of zeros: for three zeros in four weights write Prune(0.75).",
     )
-    number("end", end, least=0, most=1, owner="Prune", advice="It is a fraction of the training.")
+    advice = "It is a fraction of the training"
+    number("end", prune.end, least=0, most=1, owner="Prune", advice=f"{advice}.")
     number(
         "begin",
-        begin,
+        prune.begin,
         least=0,
-        most=end,
+        most=prune.end,
         owner="Prune",
-        advice="It is a fraction of the training, not above `end`.",
+        advice=f"{advice}, not above `end`.",
     )
-    number("frequency", frequency, least=1, whole=True, optional=True, owner="Prune")
-    if block_pooling_type not in ("AVG", "MAX"):
+    number("frequency", prune.frequency, least=1, whole=True, optional=True, owner="Prune")
+    if prune.block_pooling_type not in ("AVG", "MAX"):
         raise ValueError(
-            f'Prune: `block_pooling_type` must be "AVG" or "MAX", but received '
-            f"{block_pooling_type!r}."
+            'Prune: `block_pooling_type` must be "AVG" or "MAX", but received '
+            f"{prune.block_pooling_type!r}."
         )
-    block = _two_integers("block_size", block_size, "(1, 4)")
-    m_by_n = None
-    if sparsity_m_by_n is not None:
-        m_by_n = _two_integers("sparsity_m_by_n", sparsity_m_by_n, "(2, 4)")
-        sparsity = _check_m_by_n(m_by_n, block, sparsity)
-    _check_scope(scope, max_layer_sparsity, sparsity, block, m_by_n)
-    return float(sparsity), block, m_by_n
+    prune.begin, prune.end = float(prune.begin), float(prune.end)
+    prune.block_size = _two_integers("block_size", prune.block_size, "(1, 4)")
+    if prune.sparsity_m_by_n is not None:
+        prune.sparsity_m_by_n = _two_integers("sparsity_m_by_n", prune.sparsity_m_by_n, "(2, 4)")
+        prune.sparsity = _check_m_by_n(prune.sparsity_m_by_n, prune.block_size, prune.sparsity)
+    prune.sparsity = float(prune.sparsity)
+    _check_scope(prune)
 
 
-def _check_m_by_n(m_by_n: tuple[int, int], block: tuple[int, int], sparsity: float) -> float:
+def _check_m_by_n(m_by_n: Sequence[int], block: Sequence[int], sparsity: float) -> float:
     zeros, group = m_by_n
     if zeros >= group:
         raise ValueError(
@@ -80,16 +72,11 @@ def _check_m_by_n(m_by_n: tuple[int, int], block: tuple[int, int], sparsity: flo
     return zeros / group
 
 
-def _check_scope(
-    scope: Any,
-    ceiling: Any,
-    sparsity: float,
-    block: tuple[int, int],
-    m_by_n: tuple[int, int] | None,
-) -> None:
+def _check_scope(prune: Prune) -> None:
+    scope, ceiling = prune.scope, prune.max_layer_sparsity
     if scope not in ("layer", "global"):
         raise ValueError(f'Prune: `scope` must be "layer" or "global", but received {scope!r}.')
-    if scope == "global" and (block != (1, 1) or m_by_n is not None):
+    if scope == "global" and (prune.block_size != (1, 1) or prune.sparsity_m_by_n is not None):
         raise ValueError(
             'Prune: `scope="global"` compares single weights of all layers, which '
             '`block_size` and `sparsity_m_by_n` do not prune. Use scope="layer" with them.'
@@ -104,10 +91,10 @@ def _check_scope(
     number(
         "max_layer_sparsity",
         ceiling,
-        least=sparsity,
+        least=prune.sparsity,
         most=1,
         owner="Prune",
-        advice=f"Below sparsity={sparsity} the sparsity could not be reached.",
+        advice=f"Below sparsity={prune.sparsity} the sparsity could not be reached.",
     )
 
 

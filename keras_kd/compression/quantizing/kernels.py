@@ -16,6 +16,7 @@ from keras_kd.compression.stages.kernels import kernel_axes
 from keras_kd.compression.tfmot import import_tfmot
 from keras_kd.litert.four_bits import LEAST_WEIGHTS
 from keras_kd.models.graph import kernel_of
+from keras_kd.models.layers import paths_above
 
 _layers = keras.layers
 
@@ -97,8 +98,7 @@ def quantizable_kernels(
             if chosen is None or id(variable) in seen or "float" not in str(variable.dtype):
                 continue
             seen.add(id(variable))
-            above = [path.rsplit("/", n)[0] for n in range(path.count("/") + 1)]
-            shared = next((known[p] for p in above if p in known), None)
+            shared = next((known[p] for p in paths_above(path) if p in known), None)
             found.append(
                 QuantizedKernel(
                     path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,13 +22,13 @@ from keras_kd.compression.quantizing.quantization import Quantization
 from keras_kd.compression.quantizing.ranges import RANGES, Ranges, measure_of
 from keras_kd.compression.quantizing.sites import Sites, find_sites
 from keras_kd.compression.running.teaching import as_dataset
-from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
 from keras_kd.compression.stages.layer_record import leaf_layers
-from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.models.calls import operations_of, trace_calls
 from keras_kd.models.graph import input_tensors
 from keras_kd.models.layer_plan import LayerPlan, Reason
+from keras_kd.models.layers import paths_above
 from keras_kd.system.arguments import number
 
 _INSIDE = Reason(
@@ -66,9 +67,9 @@ class QuantizeAware(Stage):
             rounded. Defaults to `1`.
         calibration_batches: Number of training batches that the first ranges are taken from.
             Defaults to `10`.
-        optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
-        learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-4`.
-        name: Name of the stage in the history. Defaults to `"quantize_aware"`.
+        optimizer: As in `Stage`. Defaults to `None`: Adam.
+        learning_rate: As in `Stage`. Defaults to `None`: `1e-4`.
+        name: As in `Stage`. Defaults to `"quantize_aware"`.
         weight_bits: Bits of a weight, `8` or `4`, or a dictionary of them by name, path or pattern
             of layers, all others having 8. What an `"int4"` file holds in 8 bits is trained for 8:
             depthwise, transposed and recurrent kernels, and those of fewer than 1,024 numbers.
@@ -78,11 +79,8 @@ class QuantizeAware(Stage):
             `"percentile"` (99.99 % of the values) and `"mse"` (the smallest squared error), which
             stay as they were measured, or `"learned"`: begun by `"mse"` and trained by gradient.
             Defaults to `"percentile"`.
-        layers: The layers to quantize: a name, a list of names, or a function `layer -> bool`. A
-            name is a layer's own (`"conv1"`), its path inside a nested model
-            (`"backbone/conv1"`) or a shell pattern of either (`"block3_*"`). Defaults to `None`:
-            all.
-        exclude: The layers that stay float, given in the same way. Defaults to `None`: none.
+        layers: The layers to quantize, as in `Stage`. Defaults to `None`: all.
+        exclude: The layers that stay float, as in `Stage`. Defaults to `None`: none.
         weight_quantizer: A function `bits -> quantizer` that returns a
             `tfmot.quantization.keras.quantizers.Quantizer` for kernels as matrices with a column
             per channel. Defaults to `None`: `LastValueQuantizer`.
@@ -112,6 +110,7 @@ class QuantizeAware(Stage):
     """
 
     default_learning_rate = 1e-4
+    unsaved = ("weight_quantizer", "activation_quantizer")
 
     def __init__(
         self,
@@ -129,7 +128,7 @@ class QuantizeAware(Stage):
         weight_quantizer: Callable[[int], Any] | None = None,
         activation_quantizer: Callable[[int], Any] | None = None,
     ) -> None:
-        super().__init__(epochs, optimizer, learning_rate, name)
+        super().__init__(epochs, optimizer, learning_rate, name, layers, exclude)
         self.calibration_batches = number(
             "calibration_batches", calibration_batches, least=1, whole=True, owner="QuantizeAware"
         )
@@ -140,19 +139,31 @@ class QuantizeAware(Stage):
         self.weight_bits = weight_bits
         self.activation_bits = activation_bits
         self.ranges = ranges
-        self.choice = LayerChoice("QuantizeAware", layers, exclude)
         self.weight_quantizer = weight_quantizer
         self.activation_quantizer = activation_quantizer
 
-    def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse a student without kernels, and names of layers that do not exist."""
-        self.layer_plans(student, earlier)
+    def make_plan(self, student: keras.Model, earlier: Sequence[Stage]) -> Plan:
+        """Decide what has few bits, what is folded and what stays float."""
+        operations = operations_of(student)
+        reasons = {p: self._spared(p, layer) for p, layer in operations.items()}
+        spared = {path: reason for path, reason in reasons.items() if reason is not None}
+        self.choice.check(student, {})
+        kernels = self._kernels(student, spared)
+        if not kernels:
+            raise ValueError(
+                f"QuantizeAware finds no kernel to quantize in model '{student.name}'. It "
+                f"quantizes {', '.join(kind.__name__ for kind in KERNEL_LAYERS)}, Embedding and "
+                "recurrent layers, and those inside of other layers. Leave this stage out and "
+                'export with quantization="int8", which needs no training.'
+            )
+        specs = keras.tree.map_structure(
+            lambda x: tf.TensorSpec(x.shape, x.dtype), input_tensors(student)
+        )
+        sites = find_sites(trace_calls(student, specs), spared)
+        layers = self._layer_plans(student, kernels, sites)
+        return Plan(layers, functools.partial(self._apply, spared, sites, layers))
 
-    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
-        """Say what has few bits, what is folded and what stays float."""
-        return self._plans(student, *self._find(student))
-
-    def _plans(
+    def _layer_plans(
         self, student: keras.Model, kernels: Sequence[QuantizedKernel], sites: Sites
     ) -> dict[str, LayerPlan]:
         bits = {kernel.path: kernel.bits for kernel in kernels}
@@ -173,10 +184,16 @@ class QuantizeAware(Stage):
                 plan[path] = LayerPlan.spared(_INSIDE, "float")
         return plan
 
-    def run(self, state: StudentState, teaching: Any) -> None:
-        """Train for few bits; the state's model stays a Keras 3 model."""
-        kernels, sites = self._find(state.model, state)
-        plan = self._plans(state.model, kernels, sites)
+    def _apply(
+        self,
+        spared: Mapping[str, str],
+        sites: Sites,
+        layers: Mapping[str, LayerPlan],
+        state: StudentState,
+        teaching: Any,
+    ) -> None:
+        clustered = {path: note.clustered for path, note in state.notes.items() if note.clustered}
+        kernels = self._kernels(state.model, spared, state.pruned, clustered)
         with teaching.keras_trainer(state, self.make_optimizer) as trainer:
             quantization = Quantization(
                 state.model,
@@ -201,42 +218,32 @@ class QuantizeAware(Stage):
         state.quantization_aware = True
         state.quantization = quantization.to_json()
         state.quantization["weight_bits"] = {kernel.path: kernel.bits for kernel in kernels}
-        self._take_notes(state, kernels, plan)
+        self._take_notes(state, kernels, layers)
 
     def gentler(self) -> Stage | None:
         """Return a stage of twice as many epochs; one that is not trained has none."""
         return self.changed(epochs=2 * self.epochs) if self.epochs else None
 
-    def _find(
-        self, student: keras.Model, state: StudentState | None = None
-    ) -> tuple[list[QuantizedKernel], Sites]:
-        operations = operations_of(student)
-        reasons = {p: self._spared(p, layer) for p, layer in operations.items()}
-        spared = {path: reason for path, reason in reasons.items() if reason is not None}
-        self.choice.check(student, {})
-        notes = {} if state is None else state.notes
-        kernels = quantizable_kernels(
-            operations,
+    def _kernels(
+        self,
+        student: keras.Model,
+        spared: Mapping[str, str],
+        pruned: bool = False,
+        clustered: Mapping[str, str] | None = None,
+    ) -> list[QuantizedKernel]:
+        return quantizable_kernels(
+            operations_of(student),
             lambda path, layer: None if path in spared else self._bits(path, layer),
-            pruned=state is not None and state.pruned,
-            clustered={path: note.clustered for path, note in notes.items() if note.clustered},
+            pruned,
+            clustered,
         )
-        if not kernels:
-            raise ValueError(
-                f"QuantizeAware finds no kernel to quantize in model '{student.name}'. It "
-                f"quantizes {', '.join(kind.__name__ for kind in KERNEL_LAYERS)}, Embedding and "
-                "recurrent layers, and those inside of other layers. Leave this stage out and "
-                'export with quantization="int8", which needs no training.'
-            )
-        specs = keras.tree.map_structure(
-            lambda x: tf.TensorSpec(x.shape, x.dtype), input_tensors(student)
-        )
-        return kernels, find_sites(trace_calls(student, specs), spared)
 
     def _spared(self, path: str, layer: Any) -> str | None:
         """Return why a layer stays float, for itself or for a layer that it is inside of."""
-        above = [path.rsplit("/", n)[0] for n in range(path.count("/") + 1)]
-        reasons = [self.choice.reason_to_spare(p, layer if p == path else _Named(p)) for p in above]
+        reasons = [
+            self.choice.reason_to_spare(p, layer if p == path else _Named(p))
+            for p in paths_above(path)
+        ]
         if self.choice.layers is not None and any(reason is None for reason in reasons):
             return None
         return next((reason for reason in reasons if reason is not None), None)
@@ -274,22 +281,6 @@ class QuantizeAware(Stage):
                 note.done.append("written as a depthwise convolution of 8-bit weights")
             elif layer.reason:
                 note.not_done.append(f"{'partly' if bits else 'stays'} float: {layer.reason}")
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the configuration."""
-        return {
-            **super().get_config(),
-            "calibration_batches": self.calibration_batches,
-            "weight_bits": self.weight_bits,
-            "activation_bits": self.activation_bits,
-            "ranges": self.ranges,
-            **self.choice.get_config(),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Stage:
-        """Make a stage from `get_config()`."""
-        return super().from_config(choice_from_config(config))
 
 
 class _Named:

@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.compression.quantizing.quantization import quantization_from_json
-from keras_kd.compression.running.saved_measures import measures_from_json, measures_to_json
 from keras_kd.compression.running.stage_record import StageRecord, record_from_json, stage_table
 from keras_kd.compression.running.student_files import (
     OLD_STUDENT,
@@ -30,6 +29,7 @@ from keras_kd.compression.stages.layer_record import LayerRecord, kernel_values,
 from keras_kd.data.batches import as_batches, refuse_endless
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
+from keras_kd.distilling.trainer import CompileArguments
 from keras_kd.models.opening import describe
 from keras_kd.system.files import atomic_path
 from keras_kd.system.reading import parse_json
@@ -46,6 +46,8 @@ class CompressedModel:
         history: The history of each stage, by its name: one list a metric.
         quantization_aware: Whether the model was trained for few bits.
         quantization: The quantizers of such a model as a dictionary, `None` for others.
+        loss: The loss on labels, `loss(y, y_pred, sample_weight)`, or `None`.
+        metrics: The metrics as one `keras.metrics.Metric`, or `None`.
         stages: A `StageRecord` for the student as it was, and one for each stage: what ran, with
             its figures.
     """
@@ -56,8 +58,7 @@ class CompressedModel:
         layers: list[LayerRecord],
         history: dict[str, dict[str, list[float]]],
         quantization_aware: bool,
-        loss: Any = None,
-        metrics: Any = None,
+        measures: CompileArguments | None = None,
         stages: Sequence[StageRecord] = (),
         quantization: Mapping[str, Any] | None = None,
     ) -> None:
@@ -68,8 +69,9 @@ class CompressedModel:
         self.stages = list(stages)
         self.quantization = quantization
         self._view = None if quantization is None else quantization_from_json(quantization, model)
-        self._loss = loss
-        self._metrics = metrics
+        self._measures = measures or CompileArguments()
+        self.loss = self._measures.loss_function()
+        self.metrics = self._measures.metrics_object()
 
     @property
     def name(self) -> str:
@@ -152,7 +154,7 @@ class CompressedModel:
         data = as_batches(data, "data")
         refuse_endless(data, "data")
         data = as_dataset(data)
-        if self._loss is None and self._metrics is None:
+        if self.loss is None and self.metrics is None:
             raise ValueError(
                 "There is no loss and no metric to evaluate: the distiller was compiled without, "
                 "or this model was loaded from a file, which cannot hold functions of one's own "
@@ -160,23 +162,23 @@ class CompressedModel:
                 "`predict`."
             )
         mean = keras.metrics.Mean(name="loss")
-        if self._metrics is not None:
-            self._metrics.reset_state()
+        if self.metrics is not None:
+            self.metrics.reset_state()
 
         def step(x: Any, y: Any, sample_weight: Any) -> None:
             y_pred = self(x)
-            if self._loss is not None:
+            if self.loss is not None:
                 size = tf.shape(keras.tree.flatten(x)[0])[0]
                 mean.update_state(
-                    self._loss(class_labels(y), y_pred, sample_weight), sample_weight=size
+                    self.loss(class_labels(y), y_pred, sample_weight), sample_weight=size
                 )
-            if self._metrics is not None:
-                self._metrics.update_state(class_labels(y), y_pred, sample_weight)
+            if self.metrics is not None:
+                self.metrics.update_state(class_labels(y), y_pred, sample_weight)
 
         evaluate_batches(step, data)
-        results = {} if self._loss is None else {"loss": float(mean.result())}
-        if self._metrics is not None:
-            results |= {name: float(value) for name, value in self._metrics.result().items()}
+        results = {} if self.loss is None else {"loss": float(mean.result())}
+        if self.metrics is not None:
+            results |= {name: float(value) for name, value in self.metrics.result().items()}
         return results
 
     def write_saved_model(self, folder: str | os.PathLike[str]) -> None:
@@ -210,7 +212,7 @@ class CompressedModel:
                 "layers": [vars(record) for record in self.layers],
                 "stages": as_json([dataclasses.asdict(record) for record in self.stages]),
                 "quantization": self.quantization,
-                "measures": measures_to_json(self._loss, self._metrics),
+                "measures": _measures_to_json(self._measures),
                 "history": {
                     stage: {key: [float(v) for v in values] for key, values in history.items()}
                     for stage, history in self.history.items()
@@ -294,15 +296,13 @@ def _from_record(model: Any, content: Any) -> CompressedModel:
     stages = [record_from_json(record) for record in content.get("stages", [])]
     if not isinstance(content["history"], dict):
         raise ValueError("its histories")
-    loss, metrics = measures_from_json(content.get("measures", {}))
     quantization = content.get("quantization")
     return CompressedModel(
         model,
         layers,
         content["history"],
         quantization is not None,
-        loss,
-        metrics,
+        _measures_from_json(content.get("measures", {})),
         stages,
         quantization,
     )
@@ -316,3 +316,38 @@ def is_compressed(path: str | os.PathLike[str]) -> bool:
         ValueError: If it is damaged or no model file.
     """
     return describe(path, _RECORD).record is not None
+
+
+_MEASURES = {"loss": ("loss", "loss_weights"), "metrics": ("metrics", "weighted_metrics")}
+_ERRORS = (AttributeError, ImportError, NotImplementedError, OSError, TypeError, ValueError)
+
+
+def _measures_to_json(measures: CompileArguments) -> dict[str, Any]:
+    """Return what a model was compiled with as JSON, `None` for what Keras cannot serialize."""
+    return {name: _serialized(measures, keys) for name, keys in _MEASURES.items()}
+
+
+def _measures_from_json(content: Mapping[str, Any]) -> CompileArguments:
+    """Make it again, without what cannot be made again."""
+    parts = [_made(content.get(name), keys) for name, keys in _MEASURES.items()]
+    return CompileArguments(**{key: value for part in parts for key, value in part.items()})
+
+
+def _serialized(measures: CompileArguments, keys: tuple[str, str]) -> Any:
+    if all(getattr(measures, key) is None for key in keys):
+        return None
+    try:
+        parts = {key: keras.saving.serialize_keras_object(getattr(measures, key)) for key in keys}
+        return json.loads(json.dumps({**parts, "output_names": measures.output_names}))
+    except _ERRORS:
+        return None
+
+
+def _made(content: Any, keys: tuple[str, str]) -> dict[str, Any]:
+    if content is None:
+        return {}
+    try:
+        parts = {key: keras.saving.deserialize_keras_object(content[key]) for key in keys}
+    except _ERRORS:
+        return {}
+    return {**parts, "output_names": content["output_names"]}

@@ -12,6 +12,7 @@ from keras_kd.compression.running.stage_record import first_metric
 from keras_kd.compression.running.teaching import as_dataset, evaluate_batches
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
+from keras_kd.distilling.trainer import less_is_better
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.system.arguments import number
 
@@ -70,7 +71,7 @@ def check_direction(metrics: Any, name: str | None) -> None:
         ValueError: If less of it is better.
     """
     for metric in getattr(metrics, "metrics", []):
-        if metric.name == name and getattr(metric, "_direction", None) == "down":
+        if metric.name == name and less_is_better(metric):
             raise ValueError(
                 f"`max_drop` needs a metric of which more is better, but the first one is "
                 f"'{name}'. Put another one first in distiller.compile(metrics=[...])."
@@ -85,18 +86,17 @@ def drop_of(metrics: Mapping[str, float], reference: Mapping[str, float] | None)
     return 100.0 * (reference[name] - metrics[name])
 
 
-def evaluate_teacher(distiller: Any, metrics: Any, data: Any) -> dict[str, float]:
+def evaluate_teacher(distiller: Any, data: Any) -> dict[str, float]:
     """Return the metrics of the teacher.
 
     Args:
         distiller: The distiller.
-        metrics: Its metrics, as of `Teaching.metrics`.
         data: Data with labels, as batches.
 
     Raises:
         ValueError: If there is no teacher, and the data bring no outputs of one.
     """
-    metrics.reset_state()
+    metrics = distiller.compile_arguments.fresh(losses=False).metrics_object()
 
     def step(x: Any, y: Any, sample_weight: Any) -> None:
         if distiller.objective.teacher is None and not isinstance(x, TaughtInputs):

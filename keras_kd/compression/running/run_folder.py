@@ -32,15 +32,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression.running.epoch_backup import EpochBackup
-from keras_kd.compression.running.randomness import stage_seed
+from keras_kd.compression.running.epoch_backup import EpochBackup, stage_seed
 from keras_kd.compression.running.stage_record import StageRecord, record_from_json
 from keras_kd.compression.running.student_files import (
     OLD_STUDENT,
     as_json,
     classes_of,
     load_student,
-    save_student,
     state_from_json,
     state_to_json,
 )
@@ -237,11 +235,6 @@ class RunFolder:
         model = f"{stem}.keras"
         save(self.path / model)
         self._written(model)
-        if state.structure is not None:
-            structure = f"{stem}.structure.keras"
-            with atomic_path(self.path / structure) as temporary:
-                save_student(state.structure, temporary)
-            self._written(structure)
         self._write_variables(stem, variables)
         self._content["stages"].append(
             as_json(
@@ -285,20 +278,15 @@ class RunFolder:
                 f"'{self.path / 'run.json'}' gives '{content['model']}' as the model of a stage, "
                 f"which is not a file of this run. Give a new folder as `path`."
             )
-        structure = f"{stem}.structure.keras"
-        kept = structure in self._content.get("files", {}) or (self.path / structure).exists()
+        # Code is only taken from a file where the student that was given holds code itself.
+        safe_mode = "Lambda" not in self._kinds
         state = state_from_json(
             # The stages that follow add to it, and this one's stays what it was.
             copy.deepcopy(content["state"]),
-            self._load_model(self._checked(content["model"])),
-            self._load_model(self._checked(structure)) if kept else None,
+            load_student(self._checked(content["model"]), self._classes, safe_mode),
         )
         self._load_variables(stem, variables_of(state))
         return record_from_json(content["record"]), state
-
-    def _load_model(self, path: pathlib.Path) -> Any:
-        # Code is only taken from a file where the student that was given holds code itself.
-        return load_student(path, self._classes, safe_mode="Lambda" not in self._kinds)
 
     def records(self) -> list[StageRecord]:
         """Return the records of the stages that are done."""

@@ -144,7 +144,7 @@ def _is_composite(leaf: Any) -> bool:
 
 
 def _objective(distiller: Any) -> dict[str, Any]:
-    compiled = distiller._compile_loss
+    loss = distiller.compile_arguments.loss
     return {
         "distillation_losses": [
             keras.tree.map_structure(_serialized, loss) for loss in distiller.distillation_losses
@@ -153,9 +153,7 @@ def _objective(distiller: Any) -> dict[str, Any]:
             _serialized(weight) for weight in distiller.distillation_loss_weights
         ],
         "student_loss_weight": _serialized(distiller.student_loss_weight),
-        "student_loss": None
-        if compiled is None
-        else keras.tree.map_structure(_serialized, compiled._user_loss),
+        "student_loss": None if loss is None else keras.tree.map_structure(_serialized, loss),
     }
 
 

@@ -18,20 +18,21 @@ from keras_kd.compression.running.drop_limit import (
     drop_of,
     evaluate_teacher,
 )
-from keras_kd.compression.running.randomness import drawn_from, stage_seed
+from keras_kd.compression.running.epoch_backup import drawn_from, stage_seed
 from keras_kd.compression.running.run_folder import RunFolder
 from keras_kd.compression.running.stage_record import StageRecord, counts, first_metric, stage_line
 from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import layer_records
-from keras_kd.compression.stages.stage import Stage, StudentState, stage_plans
+from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.models.weights import check_finite_weights
 
 
+@dataclasses.dataclass(eq=False)
 class StageRuns:
     """Runs the stages of one call of `compress`.
 
-    Args:
+    Attributes:
         student: The student as given; it is not changed.
         teaching: The objective and the data.
         copy_student: Returns a copy of a Keras 3 student.
@@ -40,29 +41,19 @@ class StageRuns:
         reference: `"student"` or `"teacher"`: what drops are measured against.
         seed: What everything that is drawn at random begins with.
         callbacks: The user's callbacks of each stage.
+        records: What came out of the stages that are done, and the student before the first.
     """
 
-    def __init__(
-        self,
-        student: keras.Model,
-        teaching: Teaching,
-        copy_student: Callable[[keras.Model], keras.Model],
-        folder: RunFolder | None,
-        limit: DropLimit | None,
-        reference: str,
-        seed: int,
-        callbacks: Sequence[Sequence[keras.callbacks.Callback]],
-    ) -> None:
-        self.student = student
-        self.teaching = teaching
-        self.copy_student = copy_student
-        self.folder = folder
-        self.limit = limit
-        self.reference = reference
-        self.seed = seed
-        self.callbacks = callbacks
-        self.records: list[StageRecord] = []
-        self._reference: Mapping[str, float] | None = None
+    student: keras.Model
+    teaching: Teaching
+    copy_student: Callable[[keras.Model], keras.Model]
+    folder: RunFolder | None
+    limit: DropLimit | None
+    reference: str
+    seed: int
+    callbacks: Sequence[Sequence[keras.callbacks.Callback]]
+    records: list[StageRecord] = dataclasses.field(default_factory=list, init=False)
+    _reference: Mapping[str, float] | None = dataclasses.field(default=None, init=False)
 
     def run(self, stages: Sequence[Stage], state: StudentState) -> StudentState:
         """Run the stages that are not done yet, and return the student after the last one."""
@@ -78,7 +69,7 @@ class StageRuns:
             if verbose:
                 epochs = f"{stage.epochs} epoch{'' if stage.epochs == 1 else 's'}"
                 print(f"Stage {i + 1} of {len(stages)}: {type(stage).__name__}, {epochs}")
-            record, state = self._stage(i, stage, state)
+            record, state = self._stage(i, stage, state, stages[:i])
             self.records.append(record)
             if verbose:
                 print(f"{type(stage).__name__} {record.outcome}: {stage_line(record)}")
@@ -89,14 +80,12 @@ class StageRuns:
 
     def result(self, state: StudentState) -> CompressedModel:
         """Return the compressed model of a state."""
-        distiller = self.teaching.distiller
         return CompressedModel(
             state.model,
             layer_records(self.student, state),
             state.history,
             state.quantization_aware,
-            distiller.objective.student_loss if distiller._compile_loss is not None else None,
-            self.teaching.metrics(),
+            self.teaching.measures,
             self.records,
             state.quantization,
         )
@@ -110,12 +99,10 @@ class StageRuns:
             metrics = self._evaluate(result)
             reference: Mapping[str, float] | None = metrics
             if self.reference == "teacher" and validation is not None and first_metric(metrics):
-                reference = evaluate_teacher(
-                    self.teaching.distiller, self.teaching.metrics(), validation
-                )
+                reference = evaluate_teacher(self.teaching.distiller, validation)
             self._reference = reference
             if self.limit is not None:
-                check_direction(result._metrics, first_metric(metrics))
+                check_direction(result.metrics, first_metric(metrics))
             config = {} if not reference else {"reference": {self.reference: dict(reference)}}
             before = self._record(result, "student", "", config, "before", 0, 0.0, metrics=metrics)
             if folder is not None:
@@ -142,7 +129,7 @@ class StageRuns:
 
     def _evaluate(self, result: CompressedModel) -> dict[str, float]:
         data = self.teaching.validation_data
-        if data is None or (result._loss is None and result._metrics is None):
+        if data is None or (result.loss is None and result.metrics is None):
             return {}
         return result.evaluate(data)
 
@@ -173,7 +160,9 @@ class StageRuns:
             **counts(result.layers),
         )
 
-    def _stage(self, index: int, stage: Stage, state: StudentState) -> tuple[StageRecord, Any]:
+    def _stage(
+        self, index: int, stage: Stage, state: StudentState, earlier: Sequence[Stage]
+    ) -> tuple[StageRecord, StudentState]:
         kind, limit = type(stage).__name__, self.limit
         attempts: list[dict[str, Any]] = []
         seconds = 0.0
@@ -183,8 +172,7 @@ class StageRuns:
                 break
             trial = state if limit is None else self._copy(state)
             projections = self._projection_values(state)
-            taken = self._train(index, attempt, candidate, trial)
-            seconds += taken
+            seconds += self._train(index, attempt, candidate, trial, earlier)
             record = self._record(
                 self.result(trial),
                 stage.name,
@@ -202,7 +190,9 @@ class StageRuns:
             )
             for variable, value in projections:
                 variable.assign(value)
-            candidate = self._possible(candidate.gentler(), state)
+            candidate = candidate.gentler()
+            if candidate is not None and candidate.plan(state.model, earlier).refused:
+                candidate = None  # so little is nothing at all
             if self.teaching.verbose:
                 print(
                     f"{kind} costs {record.drop:.2f} points, and max_drop is {limit.points:g}: "
@@ -215,38 +205,33 @@ class StageRuns:
         )  # fmt: skip
         return record, state
 
-    def _possible(self, stage: Stage | None, state: StudentState) -> Stage | None:
-        """Return a gentler stage, or `None` where so little is nothing at all."""
-        if stage is None:
-            return None
-        try:
-            # The order of the stages was checked, and what the earlier ones did is in the model.
-            stage_plans(stage, state.model, [])
-        except ValueError:
-            return None
-        return stage
-
-    def _train(self, index: int, attempt: int, stage: Stage, state: StudentState) -> float:
+    def _train(
+        self,
+        index: int,
+        attempt: int,
+        stage: Stage,
+        state: StudentState,
+        earlier: Sequence[Stage],
+    ) -> float:
         backup = None if self.folder is None else self.folder.backup(index, attempt)
         self.teaching.backup, self.teaching.callbacks = backup, self.callbacks[index]
         start = time.perf_counter()
         check_finite_weights(state.model, f"student before the stage '{stage.name}'")
         try:
             with drawn_from(stage_seed(self.seed, index, attempt)):
-                stage.run(state, self.teaching)
+                stage.plan(state.model, earlier).apply(state, self.teaching)
         finally:
             self.teaching.backup, self.teaching.callbacks = None, ()
-        earlier = 0.0 if backup is None else backup.seconds_before
-        return earlier + time.perf_counter() - start
+        before = 0.0 if backup is None else backup.seconds_before
+        return before + time.perf_counter() - start
 
     def _copy(self, state: StudentState) -> StudentState:
-        # Nothing follows QuantizeAware: the model is one of Keras 3.
         rest = {
             field.name: copy.deepcopy(getattr(state, field.name))
             for field in dataclasses.fields(state)
-            if field.name not in ("model", "structure")
+            if field.name != "model"
         }
-        return StudentState(self.copy_student(state.model), structure=state.structure, **rest)
+        return StudentState(self.copy_student(state.model), **rest)
 
     def _projections(self, state: StudentState) -> list[Any]:
         distiller = self.teaching.distiller

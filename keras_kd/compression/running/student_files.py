@@ -82,23 +82,23 @@ def classes_of(model: keras.Model) -> dict[str, Any]:
 
 
 def state_to_json(state: StudentState) -> dict[str, Any]:
-    """Return everything that is known of a student but its models, as JSON can hold it."""
+    """Return everything that is known of a student but its model, as JSON can hold it."""
     content = {
         field.name: getattr(state, field.name)
         for field in dataclasses.fields(state)
-        if field.name not in ("model", "structure")
+        if field.name != "model"
     }
     content["notes"] = {path: dataclasses.asdict(note) for path, note in state.notes.items()}
     return as_json(content)
 
 
-def state_from_json(content: Mapping[str, Any], model: Any, structure: Any) -> StudentState:
-    """Make a state again from `state_to_json` and its models."""
-    fields = dict(content)
-    for name in ("weight_layers", "parts"):
-        fields[name] = {path: tuple(names) for path, names in fields[name].items()}
+def state_from_json(content: Mapping[str, Any], model: Any) -> StudentState:
+    """Make a state again from `state_to_json` and its model."""
+    known = {field.name for field in dataclasses.fields(StudentState)}
+    fields = {name: value for name, value in content.items() if name in known}
+    fields["parts"] = {path: tuple(names) for path, names in fields["parts"].items()}
     fields["notes"] = {path: LayerNotes(**note) for path, note in fields["notes"].items()}
-    return StudentState(model, structure=structure, **fields)
+    return StudentState(model, **fields)
 
 
 def config_of(value: Any) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,55 +12,44 @@ import keras
 import tensorflow as tf
 
 from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
-from keras_kd.compression.stages.stage import StudentState
+from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.data.batches import PassOrder, refuse_endless
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.objective import Objective
+from keras_kd.distilling.trainer import CompileArguments
 from keras_kd.models.features import feature_shape
 from keras_kd.system.quiet import without_retracing_warnings
 
 
+@dataclasses.dataclass(eq=False)
 class Teaching:
     """What a stage needs to go on teaching.
 
-    Args:
+    Attributes:
         distiller: A compiled `Distiller`; it is not changed.
         train: Training data, as a `tf.data.Dataset` of batches or a `keras.utils.PyDataset`.
         validation_data: Validation data, or `None`.
         verbose: Verbosity of `fit`.
         order: What `train` is made of, where its order is a function of the pass. Defaults to
             `None`.
-
-    Attributes:
         backup: Where the present training is kept epoch by epoch, or `None`.
         callbacks: The user's callbacks in the present stage.
     """
 
-    def __init__(
-        self,
-        distiller: Any,
-        train: Any,
-        validation_data: Any,
-        verbose: Any,
-        order: PassOrder | None = None,
-    ) -> None:
-        self.distiller = distiller
-        self.train = train
-        self.validation_data = validation_data
-        self.verbose = verbose
-        self._order = order
-        self.backup: EpochBackup | None = None
-        self.callbacks: Sequence[keras.callbacks.Callback] = ()
-        self._steps: int | None = None
-        self._refitted: dict[str, Hint] = {}
+    distiller: Any
+    train: Any
+    validation_data: Any
+    verbose: Any
+    order: PassOrder | None = None
+    backup: EpochBackup | None = dataclasses.field(default=None, init=False)
+    callbacks: Sequence[keras.callbacks.Callback] = dataclasses.field(default=(), init=False)
+    _refitted: dict[str, Hint] = dataclasses.field(default_factory=dict, init=False)
 
-    @property
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Number of batches in an epoch; an unknown number is counted once."""
-        if self._steps is None:
-            self._steps = count_batches(self.train)
-        return self._steps
+        return count_batches(self.train)
 
     def objective_for(self, state: StudentState) -> Objective:
         """Return the objective for a changed student, without hints at layers it lacks.
@@ -66,7 +57,7 @@ class Teaching:
         Raises:
             ValueError: If nothing would be left to learn from.
         """
-        objective = self.distiller.objective.without_missing_hints(state.model, state.layer_names)
+        objective = self.distiller.objective.without_missing_hints(state.model)
         if not objective.distillation_losses and objective.student_loss_weight == 0:
             raise ValueError(
                 "Every distillation loss is a hint at a layer that this stage removes, and "
@@ -85,8 +76,7 @@ class Teaching:
     def _refit(self, name: str, hint: Hint, state: StudentState) -> Hint:
         """Return a hint whose projections fit the layers of a student that lost channels."""
         hint = self._refitted.get(name, hint)
-        names = [state.layer_names.get(path, path) for path in hint.student_paths]
-        shapes = [feature_shape(state.model, path) for path in names]
+        shapes = [feature_shape(state.model, path) for path in hint.student_paths]
         if any(shape is None for shape in shapes):
             return hint
         refitted = hint.refitted([shape for shape in shapes if shape is not None])
@@ -109,18 +99,35 @@ class Teaching:
                 objective.distillation_loss_weights,
                 objective.student_loss_weight,
             )
-            loss = self.distiller._compile_loss
-            metrics, weighted_metrics = self.user_metrics()
+            given = self.measures
             trainer.compile(
                 make_optimizer(),
-                loss=None if loss is None else loss._user_loss,
-                loss_weights=None if loss is None else loss._user_loss_weights,
-                metrics=metrics,
-                weighted_metrics=weighted_metrics,
+                loss=given.loss,
+                loss_weights=given.loss_weights,
+                metrics=given.metrics,
+                weighted_metrics=given.weighted_metrics,
                 run_eagerly=self.distiller.run_eagerly,
                 jit_compile=self.distiller.jit_compile,
             )
             yield trainer
+
+    @property
+    def measures(self) -> CompileArguments:
+        """The losses and fresh copies of the metrics that the distiller was compiled with."""
+        return self.distiller.compile_arguments.fresh(losses=False)
+
+    def train_student(
+        self, state: StudentState, stage: Stage, callbacks: Sequence[Any] = ()
+    ) -> None:
+        """Train a student as its stage asks, and keep the history.
+
+        Args:
+            state: The student.
+            stage: The stage, whose epochs and optimizer are used.
+            callbacks: Keras callbacks of the stage. Defaults to none.
+        """
+        with self.keras_trainer(state, stage.make_optimizer) as trainer:
+            state.history[stage.name] = self.fit(trainer, stage.epochs, callbacks)
 
     def fit(
         self,
@@ -161,41 +168,13 @@ class Teaching:
     @property
     def examples(self) -> Any:
         """The training data to be looked at, in the same order in every process."""
-        return self.train if self._order is None else self._order.make(0, 0)
+        return self.train if self.order is None else self.order.make(0, 0)
 
     def _training_data(self) -> Any:
         """Return the training data, in the order of the epoch that comes next."""
-        if self._order is None or self.backup is None:
+        if self.order is None or self.backup is None:
             return self.train
-        return self._order.make(self.backup.seed, self.backup.epochs_done())
-
-    def user_metrics(self) -> tuple[Any, Any]:
-        """Return fresh copies of the metrics and weighted metrics given to `compile`."""
-        compiled = self.distiller._compile_metrics
-        if compiled is None:
-            return None, None
-        return (
-            keras.tree.map_structure(_fresh, compiled._user_metrics),
-            keras.tree.map_structure(_fresh, compiled._user_weighted_metrics),
-        )
-
-    def metrics(self) -> Any:
-        """Return the metrics as one object with `update_state`, `result` and `reset_state`.
-
-        Returns:
-            `None` if `compile` was given none.
-        """
-        compiled = self.distiller._compile_metrics
-        if compiled is None:
-            return None
-        metrics, weighted_metrics = self.user_metrics()
-        return type(compiled)(metrics, weighted_metrics, output_names=compiled.output_names)
-
-
-def _fresh(metric: Any) -> Any:
-    if isinstance(metric, keras.metrics.Metric):
-        return type(metric).from_config(metric.get_config())
-    return metric
+        return self.order.make(self.backup.seed, self.backup.epochs_done())
 
 
 def count_batches(data: Any) -> int:

@@ -62,10 +62,11 @@ def merged(call: Call) -> list[Axes] | str:
             shape = tuple(np.shape(argument))
             given.append(((None,) * len(shape), shape))
     rank = len(call.output_shapes[0])
-    return [tuple(_merged_axis(call, given, i - rank) for i in range(rank))]
+    return [tuple(merged_axis(call, given, i - rank) for i in range(rank))]
 
 
-def _merged_axis(call: Call, given: list[Any], position: int) -> Axis:
+def merged_axis(call: Call, given: list[Any], position: int) -> Axis:
+    """Return the common axis at a place, counted from the last, of tensors that are broadcast."""
     found = [(axes[position], shape[position]) for axes, shape in given if len(shape) >= -position]
     full = [axis for axis, size in found if size != 1]
     if not full:

@@ -71,15 +71,18 @@ def _einsum_dense(call: Call) -> list[Axes] | str:
     return after_activation(call, outputs)
 
 
-def _convolution(call: Call) -> list[Axes]:
+def _image(call: Call) -> tuple[Any, int, Axes]:
+    """Return a layer that slides over an image, the axis of its channels, and its input."""
     layer, x = call.operation, call.inputs[0]
     channels = channel_axis(layer, len(x))
     call.keep_all(x, f"{call.name} slides along this axis", but=channels)
+    return layer, channels, x
+
+
+def _convolution(call: Call) -> list[Axes]:
+    layer, channels, x = _image(call)
     out, taken = call.new(layer.filters), x[channels]
-    if layer.groups == 1:
-        kernel: Axis = taken
-    else:
-        kernel = _grouped(call, taken, out)
+    kernel = taken if layer.groups == 1 else _grouped(call, taken, out)
     call.weight(kernel_of(layer), *(None,) * layer.rank, kernel, out)
     call.weight(layer.bias, out)
     call.config(filters=lambda size: size(out))
@@ -111,9 +114,7 @@ def _grouped(call: Call, taken: Axis, out: np.ndarray) -> Axis:
 
 
 def _transposed_convolution(call: Call) -> list[Axes]:
-    layer, x = call.operation, call.inputs[0]
-    channels = channel_axis(layer, len(x))
-    call.keep_all(x, f"{call.name} slides along this axis", but=channels)
+    layer, channels, x = _image(call)
     out = call.new(layer.filters)
     call.weight(layer.kernel, *(None,) * layer.rank, out, x[channels])
     call.weight(layer.bias, out)
@@ -122,9 +123,7 @@ def _transposed_convolution(call: Call) -> list[Axes]:
 
 
 def _depthwise(call: Call) -> list[Axes]:
-    layer, x = call.operation, call.inputs[0]
-    channels = channel_axis(layer, len(x))
-    call.keep_all(x, f"{call.name} slides along this axis", but=channels)
+    layer, channels, x = _image(call)
     out = _repeated(x[channels], layer.depth_multiplier)
     call.weight(layer.kernel, *(None,) * layer.rank, x[channels], None)
     call.weight(layer.bias, out)
@@ -132,9 +131,7 @@ def _depthwise(call: Call) -> list[Axes]:
 
 
 def _separable(call: Call) -> list[Axes]:
-    layer, x = call.operation, call.inputs[0]
-    channels = channel_axis(layer, len(x))
-    call.keep_all(x, f"{call.name} slides along this axis", but=channels)
+    layer, channels, x = _image(call)
     out = call.new(layer.filters)
     spatial = (None,) * layer.rank
     between = _repeated(x[channels], layer.depth_multiplier)

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_kd.compression.shrinking.analysis import Call, Size
 from keras_kd.compression.shrinking.channel_groups import Axes, Axis
-from keras_kd.compression.shrinking.elementwise import merged, same
+from keras_kd.compression.shrinking.elementwise import merged, merged_axis, same
 from keras_kd.compression.shrinking.reshaping import reshaped
 from keras_kd.compression.shrinking.shape_rules import (
     concatenated,
@@ -168,19 +168,8 @@ def _matmul(call: Call) -> list[Axes] | str:
     call.summed((first[-1], second[-2]), any(_labelled_zeros(call)), "sums over them")
     call.join(first[-1], second[-2], f"it meets an axis of fixed size in {call.name}")
     rank = len(call.output_shapes[0])
-    batch: list[Axis] = []
-    for i in range(rank - 2):
-        position = i - rank
-        given = [
-            (x[position], shape[position])
-            for x, shape in zip(call.inputs, call.shapes, strict=True)
-            if len(x) >= -position
-        ]
-        full = [axis for axis, n in given if n != 1] or [axis for axis, _ in given]
-        for axis, n in given:
-            if n == 1:
-                call.keep(axis, f"it is spread over many in {call.name}")
-        batch.append(full[0] if len(full) == 1 else call.join(full[0], full[1]))
+    given = list(zip(call.inputs, call.shapes, strict=True))
+    batch = [merged_axis(call, given, i - rank) for i in range(rank - 2)]
     return [(*batch, first[-2], second[-1])]
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-from keras_kd.compression.shrinking.importance import Importance, taylor_scores
-from keras_kd.compression.shrinking.options import ShrinkOptions
-from keras_kd.compression.shrinking.plan import ShrinkPlan, check_shrinkable, make_plan
-from keras_kd.compression.stages.layer_choice import choice_from_config
-from keras_kd.compression.stages.stage import Stage, StudentState
+from keras_kd.compression.shrinking.importance import (
+    IMPORTANCES,
+    REDUCTIONS,
+    Importance,
+    taylor_scores,
+)
+from keras_kd.compression.shrinking.plan import ShrinkPlan, decide
+from keras_kd.compression.stages.layer_choice import Choice
+from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.models.layer_plan import LayerPlan
+from keras_kd.system.arguments import number
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -21,31 +26,42 @@ class Shrink(Stage):
     """Makes a student smaller by removing whole channels, attention heads and blocks.
 
     What is removed is gone from the model, which is a smaller Keras 3 model afterwards and is
-    trained with the teacher teaching. `keras_kd.shrink` does the same to a model alone, and
-    describes the arguments. Hints at layers that still exist go on; where the number of channels
-    changed their projections are made anew.
+    trained with the teacher teaching. `keras_kd.shrink` does the same to a model alone. Hints at
+    layers that still exist go on; where the number of channels changed their projections are made
+    anew.
 
     Args:
-        ratio: Fraction of the channels to remove. Defaults to `None`.
+        ratio: Fraction of the channels (and of the attention heads) to remove, at least 0 and
+            below 1. Defaults to `None`.
         epochs: Number of epochs of training afterwards; 0 for none. Defaults to `1`.
-        max_flops: FLOPs of one pass that may remain. Defaults to `None`.
+        max_flops: FLOPs of one pass over one example that may remain, two for each
+            multiply-accumulate (see `model_cost`). As few channels go as are needed. Defaults to
+            `None`.
         flops_ratio: Fraction of the FLOPs to remove at least. Defaults to `None`.
         max_parameters: Number of parameters that may remain. Defaults to `None`.
-        importance: `"l1"`, `"batch_norm"` or `"taylor"`; the last looks at the distiller's loss
-            on some batches of the training data. Defaults to `"l1"`.
+        importance: `"l1"`, the magnitude of a channel's weights; `"batch_norm"`, the magnitude of
+            its scale in batch normalisation; or `"taylor"`, the change of the loss, to first
+            order, when it goes: of the distiller's loss on some batches of the training data.
+            Defaults to `"l1"`.
         batches: Number of batches for `"taylor"`. Defaults to `10`.
-        scope: `"uniform"` or `"global"`. Defaults to `"uniform"`.
-        reduction: `"mean"` or `"sum"`. Defaults to `"mean"`.
-        min_channels: Channels of a layer that must remain. Defaults to `1`.
-        layers: The layers that may lose channels. Defaults to `None`, all.
-        exclude: The layers that keep their channels. Defaults to `None`.
-        drop: Blocks to drop, by name. Defaults to `None`.
-        depth: Fraction of the blocks to drop. Defaults to `None`.
-        layer_norm: Whether channels that a LayerNormalization normalises over may go. Defaults to
-            `False`.
-        optimizer: A Keras optimizer or its name. Defaults to `None`: Adam.
-        learning_rate: Learning rate of the default optimizer. Defaults to `None`: `1e-3`.
-        name: Name of the stage in the history. Defaults to `"shrink"`.
+        scope: `"uniform"` removes the same fraction everywhere; `"global"` ranks the channels of
+            the whole model. Defaults to `"uniform"`.
+        reduction: `"mean"` or `"sum"` of the importances in all the weights that must go with a
+            channel. Defaults to `"mean"`.
+        min_channels: Channels of a layer that must remain, where it has so many. Defaults to `1`.
+        layers: The layers that may lose channels, as in `Stage`. Channels that are coupled with
+            those of another layer stay. Defaults to `None`: all.
+        exclude: The layers that keep their channels, as in `Stage`. Defaults to `None`: none.
+        drop: Residual blocks to drop, by the name (or pattern) of the addition that ends them;
+            transformer layers, nested models or other layers whose output has the shape of their
+            input, by their own. Defaults to `None`.
+        depth: Fraction of such blocks to drop, those of least importance. Defaults to `None`.
+        layer_norm: Whether channels that a LayerNormalization normalises over may go. Its mean is
+            then that of the channels left, so that outputs are not those of the model with
+            channels at zero. Defaults to `False`.
+        optimizer: As in `Stage`. Defaults to `None`: Adam.
+        learning_rate: As in `Stage`. Defaults to `None`: `1e-3`.
+        name: As in `Stage`. Defaults to `"shrink"`.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -81,8 +97,8 @@ class Shrink(Stage):
         scope: str = "uniform",
         reduction: str = "mean",
         min_channels: int = 1,
-        layers: str | Sequence[str] | Callable[[Any], bool] | None = None,
-        exclude: str | Sequence[str] | Callable[[Any], bool] | None = None,
+        layers: Choice = None,
+        exclude: Choice = None,
         drop: str | Sequence[str] | None = None,
         depth: float | None = None,
         layer_norm: bool = False,
@@ -90,123 +106,120 @@ class Shrink(Stage):
         learning_rate: Any = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(epochs, optimizer, learning_rate, name)
-        self.options = ShrinkOptions(
-            ratio,
-            max_flops=max_flops,
-            flops_ratio=flops_ratio,
-            max_parameters=max_parameters,
-            importance=importance,
-            batches=batches,
-            scope=scope,
-            reduction=reduction,
-            min_channels=min_channels,
-            layers=layers,
-            exclude=exclude,
-            drop=drop,
-            depth=depth,
-            layer_norm=layer_norm,
-        )
-        self.plan: ShrinkPlan | None = None
+        super().__init__(epochs, optimizer, learning_rate, name, layers, exclude)
+        self.ratio, self.max_flops, self.flops_ratio = ratio, max_flops, flops_ratio
+        self.max_parameters, self.importance, self.batches = max_parameters, importance, batches
+        self.scope, self.reduction, self.min_channels = scope, reduction, min_channels
+        self.drop, self.depth, self.layer_norm = drop, depth, layer_norm
+        self._check_arguments()
 
-    def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse a student without a graph, names that do not exist, and a budget out of reach."""
-        self.layer_plans(student, earlier)
+    def _check_arguments(self) -> None:
+        for name, removed in (("ratio", "channels"), ("flops_ratio", "FLOPs"), ("depth", "blocks")):
+            number(
+                name,
+                getattr(self, name),
+                least=0,
+                below=1,
+                optional=True,
+                advice=f"It is the fraction of the {removed} that is removed: {name}=0.5 removes "
+                "half.",
+            )
+        for name in ("max_flops", "max_parameters"):
+            number(name, getattr(self, name), above=0, optional=True)
+        _check_choice("importance", self.importance, IMPORTANCES)
+        _check_choice("scope", self.scope, ("uniform", "global"))
+        _check_choice("reduction", self.reduction, REDUCTIONS)
+        for name in ("min_channels", "batches"):
+            number(name, getattr(self, name), least=1, whole=True)
+        budgets = [
+            name
+            for name in ("max_flops", "flops_ratio", "max_parameters")
+            if getattr(self, name) is not None
+        ]
+        if self.ratio is not None and budgets:
+            raise ValueError(
+                f"`ratio` says how many channels go, and `{budgets[0]}` asks for as many as are "
+                "needed: give one of them."
+            )
+        if self.max_flops is not None and self.flops_ratio is not None:
+            raise ValueError("`max_flops` and `flops_ratio` were both given: give one of them.")
+        if self.ratio is None and not budgets and not self.drop and not self.depth:
+            raise ValueError(
+                "There is nothing to remove: give `ratio=0.5` (a fraction of the channels), "
+                "`flops_ratio=`, `max_flops=`, `max_parameters=`, `drop=` or `depth=`."
+            )
 
-    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
-        """Say how many channels go from each layer, and why others keep theirs.
+    @property
+    def budgeted(self) -> bool:
+        """Whether the target is a budget."""
+        return any(v is not None for v in (self.max_flops, self.flops_ratio, self.max_parameters))
+
+    @property
+    def dropped_names(self) -> list[str]:
+        """The names in `drop`."""
+        return [self.drop] if isinstance(self.drop, str) else list(self.drop or ())
+
+    def make_plan(self, student: keras.Model, earlier: Sequence[Stage]) -> Plan:
+        """Decide how many channels go from each layer, and why others keep theirs.
 
         With `importance="taylor"` it is the plan by weights: which channels go, and with
         `scope="global"` how many of a layer, is known once data was seen.
         """
-        check_shrinkable(student, self.options)
-        plan = {}
-        for layer in self._plan_by_weights(student).layers:
-            if layer.after == 0:
-                plan[layer.name] = LayerPlan("drop")
-            elif layer.reason:
-                plan[layer.name] = LayerPlan.spared(layer.reason)
-            else:
-                plan[layer.name] = LayerPlan(layer.change)
-        return plan
+        kind = "l1" if self.importance == "taylor" else self.importance
+        plan = decide(student, self, Importance(kind))
+        return Plan(_layer_plans(plan), functools.partial(self._apply, plan), plan.apply)
 
-    def preview(self, student: keras.Model) -> keras.Model:
-        """Return the student without the channels that its weights alone speak against."""
-        return self._plan_by_weights(student).apply()
-
-    def run(self, state: StudentState, teaching: Any) -> None:
-        """Shrink the student and train it; the state's model stays a Keras 3 model."""
-        scores = None
-        if self.options.importance == "taylor":
-            scores = taylor_scores(
-                state.model, teaching.examples, _taught_loss(state, teaching), self.options.batches
-            )
-        plan = make_plan(state.model, self.options, Importance(self.options.importance, scores))
+    def _apply(self, plan: ShrinkPlan, state: StudentState, teaching: Any) -> None:
+        if self.importance == "taylor":
+            loss = _taught_loss(state, teaching)
+            scores = taylor_scores(state.model, teaching.examples, loss, self.batches)
+            plan = decide(state.model, self, Importance("taylor", scores))
         state.model = plan.apply()
-        self.plan = plan
-        with teaching.keras_trainer(state, self.make_optimizer) as trainer:
-            state.history[self.name] = teaching.fit(trainer, self.epochs)
-        for layer in plan.layers:
-            if layer.after == 0:
-                state.note(layer.name).done.append("dropped")
-            elif layer.reason:
-                state.note(layer.name).not_done.append(f"not shrunk: {layer.reason}")
-            else:
-                state.note(layer.name).done.append(f"shrunk from {layer.change}")
+        layers = {layer.name: layer for layer in plan.layers}
+
+        def done(path: str) -> str:
+            return f"shrunk from {layers[path].change}" if layers[path].after else "dropped"
+
+        state.take_notes(_layer_plans(plan), "not shrunk", done)
+        teaching.train_student(state, self)
 
     def gentler(self) -> Stage | None:
         """Return a stage that removes two thirds as much, or one of half as large a budget again.
 
         Blocks that are named in `drop` go in any case.
         """
-        options = self.options
         less = {
             name: round(value * 2 / 3, 4)
             for name in ("ratio", "flops_ratio", "depth")
-            if (value := getattr(options, name)) is not None
+            if (value := getattr(self, name)) is not None
         }
         if less and max(less.values()) < 0.05:
             return None
         for name in ("max_flops", "max_parameters"):
-            value = getattr(options, name)
+            value = getattr(self, name)
             if value is not None:
                 less[name] = round(1.5 * value)
         return self.changed(**less) if less else None
-
-    def changed(self, **arguments: Any) -> Stage:
-        """Return a copy of this stage with other options, or other arguments of every stage."""
-        options = {name: arguments.pop(name) for name in list(arguments) if name in _OPTIONS}
-        replaced = dataclasses.replace(self.options, **options)
-        return super().changed(**arguments, options=replaced)
 
     def at_strength(self, strength: float) -> Stage:
         """Return a stage of a part of the fractions; budgets and names stay what they are."""
         fractions = {
             name: round(strength * value, 6)
             for name in ("ratio", "flops_ratio", "depth")
-            if (value := getattr(self.options, name)) is not None
+            if (value := getattr(self, name)) is not None
         }
         return self.changed(**fractions)
 
-    def _plan_by_weights(self, student: keras.Model) -> ShrinkPlan:
-        kind = "l1" if self.options.importance == "taylor" else self.options.importance
-        return make_plan(student, self.options, Importance(kind))
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the configuration."""
-        return {
-            **super().get_config(),
-            **{key: value for key, value in vars(self.options).items()},
-            **self.options.choice.get_config(),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Stage:
-        """Make a stage from `get_config()`."""
-        return super().from_config(choice_from_config(config))
-
-
-_OPTIONS = {field.name for field in dataclasses.fields(ShrinkOptions)}
+def _layer_plans(plan: ShrinkPlan) -> dict[str, LayerPlan]:
+    return {
+        layer.name: LayerPlan("drop")
+        if layer.after == 0
+        else LayerPlan.spared(layer.reason)
+        if layer.reason
+        else LayerPlan(layer.change)
+        for layer in plan.layers
+    }
 
 
 def _taught_loss(state: StudentState, teaching: Any) -> Callable[[Any, Any, Any, Any], Any]:
@@ -218,3 +231,9 @@ def _taught_loss(state: StudentState, teaching: Any) -> Callable[[Any, Any, Any,
         return objective.losses(signals, y, y_pred, features, sample_weight)["loss"]
 
     return loss
+
+
+def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        quoted = ", ".join(f'"{k}"' for k in known)
+        raise ValueError(f"`{name}` must be one of {quoted}, but received {value!r}.")

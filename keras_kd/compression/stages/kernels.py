@@ -107,11 +107,6 @@ def prunable_weights(
     return kernels, skipped
 
 
-def layer_kernels(layer: Any) -> list[keras.Variable]:
-    """Return the kernels of a Keras 3 layer, with those of the layers that it is made of."""
-    return [weight.variable for weight in _kernels_of(layer, _weight_keys())]
-
-
 def _reason_to_skip(
     layer: Any,
     found: list[PrunableWeight],

@@ -11,7 +11,7 @@ import keras
 from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.models.copying import described
 
-_Choice = str | Sequence[str] | Callable[[Any], bool] | None
+Choice = str | Sequence[str] | Callable[[Any], bool] | None
 
 
 class LayerChoice:
@@ -19,16 +19,14 @@ class LayerChoice:
 
     Args:
         stage: Name of the stage, for errors.
-        layers: Those to treat: a name, a list of names, or a function that takes a layer and
-            tells. A name is a layer's own (`"conv1"`), its path (`"backbone/conv1"`) or a shell
-            pattern of either (`"block3_*"`). Defaults to `None`: all.
-        exclude: Those to spare, given in the same way. Defaults to `None`: none.
+        layers: Those to treat, as in `Stage`. Defaults to `None`: all.
+        exclude: Those to spare, as in `Stage`. Defaults to `None`: none.
 
     Raises:
         TypeError: If an argument is of another kind.
     """
 
-    def __init__(self, stage: str, layers: _Choice = None, exclude: _Choice = None) -> None:
+    def __init__(self, stage: str, layers: Choice = None, exclude: Choice = None) -> None:
         self._stage = stage
         self.layers = _checked(stage, "layers", layers)
         self.exclude = _checked(stage, "exclude", exclude)
@@ -70,21 +68,17 @@ class LayerChoice:
                     )
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments `layers` and `exclude`; functions serialised as Keras does it."""
+        """Return the arguments `layers` and `exclude`; functions serialized as Keras does it."""
         return {
             key: keras.saving.serialize_keras_object(value) if callable(value) else value
             for key, value in (("layers", self.layers), ("exclude", self.exclude))
         }
 
 
-def choice_from_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return `config` with the functions under `"layers"` and `"exclude"` made again."""
-    return {
-        key: keras.saving.deserialize_keras_object(value)
-        if key in ("layers", "exclude") and isinstance(value, dict)
-        else value
-        for key, value in config.items()
-    }
+def first_reasons(skipped: Mapping[str, str]) -> str:
+    """Return the reasons of some layers in brackets, for an error; `""` without any."""
+    reasons = "; ".join(f"'{path}': {reason}" for path, reason in list(skipped.items())[:5])
+    return f" ({reasons})" if reasons else ""
 
 
 def _checked(stage: str, argument: str, choice: Any) -> Any:

@@ -69,7 +69,7 @@ def leaf_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def kernel_values(layer: Any) -> list[np.ndarray]:
-    """Return the weights of two and more axes of a layer, of Keras 3 or `tf_keras`."""
+    """Return the weights of two and more axes of a layer."""
     return [
         np.asarray(value)
         for value, weight in zip(layer.get_weights(), layer.weights, strict=True)
@@ -116,15 +116,12 @@ def layer_records(original: Any, state: Any) -> list[LayerRecord]:
         original: The Keras 3 student as given to `compress`.
         state: The `StudentState` after the last stage.
     """
-    structure = dict(leaf_layers(state.structure or state.model))
-    renamed = {layer.name: layer for layer in state.model.layers} if state.weight_layers else {}
+    structure = dict(leaf_layers(state.model))
     records = []
     for path, layer in leaf_layers(original):
         parts = [part for part in state.parts.get(path, (path,)) if part in structure]
         holders = [structure[part] for part in parts]
         shapes = tuple(tuple(int(n) for n in w.shape) for h in holders for w in h.weights)
-        if state.weight_layers:
-            holders = [renamed[n] for part in parts for n in state.weight_layers.get(part, ())]
         kernels = [kernel for holder in holders for kernel in kernel_values(holder)]
         notes = _notes_of(path, parts, state.notes)
         counts = [distinct_values(kernel, notes.clustered == "channel") for kernel in kernels]

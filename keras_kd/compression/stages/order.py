@@ -1,12 +1,11 @@
-"""The order of the stages: one rule."""
+"""The list of stages that is given to `compress`, and its order: one rule."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from keras_kd.compression.stages.stage import Stage
+from keras_kd.compression.stages.stage import Stage, check_name
 
 # A stage may follow those above it. Each stands with why it cannot come after those below it.
 _ORDER = {
@@ -25,6 +24,38 @@ _ONCE = {
     "Cluster": "the weights share their values already. Keep one, with the smaller number of "
     "clusters.",
 }
+
+
+def check_stages(stages: Any) -> list[Stage]:
+    """Return the stages as a list.
+
+    Args:
+        stages: A stage, or some.
+
+    Raises:
+        TypeError: If one is no stage.
+        ValueError: If there is none, or two have one name or one that is a path.
+    """
+    stages = [stages] if isinstance(stages, Stage) else list(stages or [])
+    if not stages:
+        raise ValueError(
+            "`stages` is empty: there is nothing to do. Give at least one stage, such as "
+            "stages=[keras_kd.Prune(0.75, epochs=4), keras_kd.QuantizeAware(epochs=2)]."
+        )
+    for stage in stages:
+        if not isinstance(stage, Stage):
+            raise TypeError(
+                "`stages` takes stages such as keras_kd.Prune(0.75, epochs=4), but received "
+                f"{stage!r}."
+            )
+    names = [check_name(stage.name) for stage in stages]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"Two stages are named '{name}': the history could not tell them apart. Give one "
+                f'another name: {type(stages[names.index(name)]).__name__}(..., name="{name}_2").'
+            )
+    return stages
 
 
 def check_order(stages: Sequence[Stage]) -> None:

@@ -1,21 +1,26 @@
-"""Stage: one change to a student, with its teacher teaching."""
+"""Stage: one change to a student, with its teacher teaching, and the plan of it."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
+from keras_kd.compression.stages.layer_choice import Choice, LayerChoice
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.models.copying import described
-from keras_kd.models.layer_plan import LayerPlan
+from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
 from keras_kd.system.arguments import learning_rate as check_learning_rate
 from keras_kd.system.arguments import number
 from keras_kd.system.arguments import optimizer_rate as check_optimizer_rate
+
+if TYPE_CHECKING:
+    from keras_kd.compression.running.teaching import Teaching
 
 
 @dataclasses.dataclass
@@ -23,12 +28,7 @@ class StudentState:
     """The student between two stages.
 
     Attributes:
-        model: The student, of Keras 3 or, after quantization-aware training, of `tf_keras`.
-        layer_names: From the path of each layer of the original student to the present name of
-            the layer with the same output. Empty while no layer was renamed.
-        weight_layers: The same for the layers that hold the weights.
-        structure: The Keras 3 student that `model` was made from, where `model` is one of
-            `tf_keras`; else `None`.
+        model: The student, a Keras 3 model.
         parts: From the path of a layer that was split to the paths of the layers that it became.
         pruned: Whether weights were pruned.
         quantization_aware: Whether the model was trained for few bits.
@@ -38,9 +38,6 @@ class StudentState:
     """
 
     model: Any
-    layer_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    weight_layers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    structure: Any = None
     parts: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     pruned: bool = False
     quantization_aware: bool = False
@@ -52,12 +49,61 @@ class StudentState:
         """Return the notes on a layer, to be added to."""
         return self.notes.setdefault(path, LayerNotes())
 
+    def take_notes(
+        self, layers: Mapping[str, LayerPlan], left_out: str, done: Callable[[str], str | None]
+    ) -> None:
+        """Note for each layer of a plan what was done to it, or why it was left out.
+
+        Args:
+            layers: The plan's layers.
+            left_out: What was not done, such as `"not pruned"`; the plan's reason follows.
+            done: A function `path -> text` for the layers without a reason; `None` for no note.
+        """
+        for path, layer in layers.items():
+            if layer.reason:
+                self.note(path).not_done.append(f"{left_out}: {layer.reason}")
+            elif (text := done(path)) is not None:
+                self.note(path).done.append(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a stage will do with a student, decided before anything is trained.
+
+    `check` prints it, `compress` applies it, and the notes on the layers are made of it.
+
+    Args:
+        layers: A `LayerPlan` by the path of the layer: what is done to it, or why not. A layer that
+            is missing holds nothing that the stage could treat.
+        apply: A function `(state, teaching) -> None` that changes `state.model`, trains it and
+            takes notes.
+        preview: A function without arguments that returns a student with the layers that the stage
+            will leave, untrained; the stages after this one are planned on it. Defaults to `None`:
+            the layers stay what they are.
+        error: Why the stage refuses the student. Defaults to `None`: it does not.
+    """
+
+    layers: Mapping[str, LayerPlan]
+    apply: Callable[[StudentState, Teaching], None]
+    preview: Callable[[], keras.Model] = None  # type: ignore[assignment]  # `Stage.plan` sets it
+    error: Exception | None = None
+
+    @property
+    def refused(self) -> str:
+        """Why the stage refuses the student, or `""`."""
+        return "" if self.error is None else str(self.error)
+
+    def check(self) -> None:
+        """Raise the error of a plan that is refused."""
+        if self.error is not None:
+            raise self.error
+
 
 class Stage:
     """Base class of the stages of `compress`.
 
-    A stage gives a `check`, which refuses what the stage cannot treat before anything is trained,
-    and a `run`, which changes the student.
+    A stage of your own derives from it and gives `make_plan`. What its constructor takes are
+    attributes of the same names: `get_config` reads them there.
 
     Args:
         epochs: Number of epochs of training; 0 for none.
@@ -66,16 +112,21 @@ class Stage:
         learning_rate: Learning rate of the default optimizer, or of one given by name; a number
             or a schedule. Defaults to `None`: `default_learning_rate`.
         name: Name of the stage in the history and of its file: letters, digits and `_`, `-`, `.`
-            or spaces. Defaults to the class's name in lower case.
+            or spaces. Defaults to the class's name in snake case.
+        layers: The layers to treat: a name, a list of names, or a function `layer -> bool`. A name
+            is a layer's own (`"conv1"`), its path inside a nested model (`"backbone/conv1"`) or a
+            shell pattern of either (`"block3_*"`). Defaults to `None`: all that can be.
+        exclude: The layers to spare, given in the same way. Defaults to `None`: none.
 
     Raises:
+        TypeError: If `layers` or `exclude` is of another kind.
         ValueError: If an argument is out of range, `name` cannot be a part of a file's name, or
-            both an optimizer object and a learning
-            rate are given.
+            both an optimizer object and a learning rate are given.
     """
 
     default_learning_rate = 1e-3
     minimum_epochs = 0
+    unsaved: tuple[str, ...] = ()  # arguments that no configuration can hold
 
     def __init__(
         self,
@@ -83,17 +134,19 @@ class Stage:
         optimizer: Any = None,
         learning_rate: Any = None,
         name: str | None = None,
+        layers: Choice = None,
+        exclude: Choice = None,
     ) -> None:
         owner = type(self).__name__
         number("epochs", epochs, least=self.minimum_epochs, whole=True, owner=owner)
         if optimizer is not None and learning_rate is not None and not isinstance(optimizer, str):
             raise ValueError(
-                f"{type(self).__name__}: `learning_rate` was given beside an optimizer object, "
+                f"{owner}: `learning_rate` was given beside an optimizer object, "
                 "which has its own. Remove `learning_rate`, or give the optimizer by name."
             )
         if optimizer is not None and not isinstance(optimizer, (str, keras.optimizers.Optimizer)):
             raise ValueError(
-                f"{type(self).__name__}: `optimizer` must be a keras.optimizers.Optimizer or its "
+                f"{owner}: `optimizer` must be a keras.optimizers.Optimizer or its "
                 f"name, but received {optimizer!r}."
             )
         if learning_rate is not None:
@@ -102,7 +155,18 @@ class Stage:
         self.epochs = epochs
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.name = check_name(name or _default_name(type(self).__name__))
+        self.name = check_name(name or _default_name(owner))
+        self.choice = LayerChoice(owner, layers, exclude)
+
+    @property
+    def layers(self) -> Any:
+        """The layers to treat: a list of names, a function, or `None` for all."""
+        return self.choice.layers
+
+    @property
+    def exclude(self) -> Any:
+        """The layers to spare, in the same way."""
+        return self.choice.exclude
 
     def make_optimizer(self) -> keras.optimizers.Optimizer:
         """Return a fresh Keras 3 optimizer."""
@@ -140,79 +204,108 @@ class Stage:
             setattr(stage, name, value)
         return stage
 
-    def preview(self, student: keras.Model) -> keras.Model:
-        """Return a student with the layers that this stage will leave, untrained.
+    def plan(self, student: keras.Model, earlier: Sequence[Stage] = ()) -> Plan:
+        """Decide what this stage will do with a student; the one way in which that is asked.
 
-        The stages after this one are checked on it.
+        Raises nothing: what `make_plan` raises is the `error` of the plan, a layer's or function's
+        own exceptions as a `ValueError`.
 
         Args:
-            student: The student before this stage; it is not changed.
+            student: The student, with the layers that the earlier stages leave.
+            earlier: The stages that run before this one. Defaults to `()`.
         """
-        return student
+        try:
+            plan = self._asked(student, lambda: self.make_plan(student, earlier))
+        except (ValueError, ImportError) as error:
+            refused = error.layers if isinstance(error, RefusedLayers) else {}
+            layers = {path: LayerPlan("refused", text) for path, text in refused.items()}
+            return Plan(layers, _raising(error), _raising(error), error)
+        make = plan.preview or (lambda: student)
+        return dataclasses.replace(plan, preview=lambda: self._asked(student, make))
 
-    def check(self, student: keras.Model, earlier: Sequence[Stage]) -> None:
-        """Refuse a student or an order of stages that this stage cannot treat.
+    def make_plan(self, student: keras.Model, earlier: Sequence[Stage]) -> Plan:
+        """Return the plan of this stage for a student; `plan` calls it.
 
         Args:
-            student: The student, with the layers that the earlier stages will leave.
-            earlier: The stages that run before this one.
+            student: As in `plan`. The plan is applied to this very model.
+            earlier: As in `plan`.
 
         Raises:
-            ValueError: If so; the message names the layer and says what to do.
+            ValueError: If the stage cannot treat the student; the message names the layer and says
+                what to do.
         """
         raise NotImplementedError
 
-    def layer_plans(self, student: keras.Model, earlier: Sequence[Stage]) -> dict[str, LayerPlan]:
-        """Say what this stage will do with each layer, before anything is trained.
-
-        Args:
-            student: As in `check`.
-            earlier: As in `check`.
-
-        Returns:
-            The plans by the path of the layer. A layer that is left out holds nothing that the
-            stage could treat.
-
-        Raises:
-            ValueError: As `check`, in the same words.
-        """
-        self.check(student, earlier)
-        return {}
-
-    def run(self, state: StudentState, teaching: Any) -> None:
-        """Change the student.
-
-        Args:
-            state: The student; it is changed in place.
-            teaching: A `Teaching`: the objective, the data and the metrics.
-        """
-        raise NotImplementedError
+    def _asked(self, student: keras.Model, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except (ValueError, ImportError):
+            raise
+        except Exception as error:  # layers and functions of the user's may raise anything
+            raise ValueError(
+                f"{type(self).__name__} cannot treat model '{student.name}': {described(error)}. "
+                "Mend the layer that this comes from, or leave this stage out."
+            ) from error
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration."""
-        optimizer, rate = self.optimizer, self.learning_rate
-        if isinstance(optimizer, keras.optimizers.Optimizer):
-            optimizer = keras.optimizers.serialize(optimizer)
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            rate = keras.optimizers.schedules.serialize(rate)
+        """Return the arguments of the constructor, as a dictionary that Keras can save."""
+        names = [name for name in _arguments(type(self)) if name not in self.unsaved]
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise NotImplementedError(
+                f"{type(self).__name__}.get_config reads the arguments of the constructor from "
+                f"attributes of the same names, and there is none for `{missing[0]}`. Set "
+                f"`self.{missing[0]}`, or override `get_config`."
+            )
+        choice = self.choice.get_config()
         return {
-            "epochs": self.epochs,
-            "optimizer": optimizer,
-            "learning_rate": rate,
-            "name": self.name,
+            name: choice[name] if name in choice else _serialized(getattr(self, name))
+            for name in names
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Stage:
         """Make a stage from `get_config()`."""
-        config = dict(config)
-        if isinstance(config.get("optimizer"), dict):
-            config["optimizer"] = keras.optimizers.deserialize(config["optimizer"])
-        if isinstance(config.get("learning_rate"), dict):
-            config["learning_rate"] = keras.optimizers.schedules.deserialize(
-                config["learning_rate"]
-            )
-        return cls(**config)
+        made = {
+            "optimizer": keras.optimizers.deserialize,
+            "learning_rate": keras.optimizers.schedules.deserialize,
+            "layers": keras.saving.deserialize_keras_object,
+            "exclude": keras.saving.deserialize_keras_object,
+        }
+        return cls(
+            **{
+                key: made[key](value) if key in made and isinstance(value, dict) else value
+                for key, value in config.items()
+            }
+        )
+
+
+def _arguments(kind: type) -> list[str]:
+    """Return the names of what the constructor of a class takes, those it passes on as well."""
+    names: list[str] = []
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        names += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(dict.fromkeys(names))
+
+
+def _serialized(value: Any) -> Any:
+    if isinstance(value, keras.optimizers.Optimizer):
+        return keras.optimizers.serialize(value)
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        return keras.optimizers.schedules.serialize(value)
+    return value.get_config() if hasattr(value, "get_config") else value
+
+
+def _raising(error: Exception) -> Callable[..., Any]:
+    def refuse(*arguments: Any) -> None:
+        raise error
+
+    return refuse
 
 
 def check_name(name: Any) -> str:
@@ -228,43 +321,6 @@ def check_name(name: Any) -> str:
             f"Received: name={name!r}."
         )
     return name
-
-
-def stage_plans(
-    stage: Stage, student: keras.Model, earlier: Sequence[Stage]
-) -> dict[str, LayerPlan]:
-    """Ask a stage what it will do; the one way in which `check` and `compress` do so.
-
-    Args:
-        stage: The stage.
-        student: The student, with the layers that the earlier stages will leave.
-        earlier: The stages that run before this one.
-
-    Returns:
-        The plans by the path of the layer.
-
-    Raises:
-        ValueError: If the stage cannot treat the student, whatever a layer or a function of the
-            user's raised meanwhile.
-    """
-    return _asked(stage, student, lambda: stage.layer_plans(student, earlier))
-
-
-def stage_preview(stage: Stage, student: keras.Model) -> keras.Model:
-    """Return the student that a stage will leave, untrained, with the errors of `stage_plans`."""
-    return _asked(stage, student, lambda: stage.preview(student))
-
-
-def _asked(stage: Stage, student: keras.Model, question: Callable[[], Any]) -> Any:
-    try:
-        return question()
-    except (ValueError, ImportError):
-        raise
-    except Exception as error:  # layers and functions of the user's may raise anything
-        raise ValueError(
-            f"{type(stage).__name__} cannot treat model '{student.name}': {described(error)}. "
-            "Mend the layer that this comes from, or leave this stage out."
-        ) from error
 
 
 def _default_name(class_name: str) -> str:

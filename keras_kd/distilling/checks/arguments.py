@@ -31,9 +31,8 @@ def check_model(model: Any, role: str) -> None:
             )
         if any(c.__module__.startswith("tf_keras.") for c in type(inner).__mro__):
             raise ValueError(
-                f"`{role}` is a tf_keras model, as QuantizeAware leaves it, and is not trained "
-                "further: give the student as it was before that stage, and end with "
-                "keras_kd.QuantizeAware(epochs=...) again."
+                f"`{role}` is a model of tf_keras (Keras 2), which is not trained here. Build it "
+                "from the layers of `keras`."
             )
         raise ValueError(
             f"`{role}` must be a keras.Model, but received {type(model).__name__}: {model!r}."

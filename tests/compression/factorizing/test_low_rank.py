@@ -6,8 +6,7 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.compression.compress import compress
 from keras_kd.compression.factorizing.factorization import factorizations
-from keras_kd.compression.factorizing.low_rank import LowRank
-from keras_kd.compression.factorizing.ranks import plan_by_ratio, ways_of
+from keras_kd.compression.factorizing.low_rank import LowRank, plan_by_ratio, ways_of
 from keras_kd.compression.factorizing.split_layers import split_layers
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
@@ -179,10 +178,10 @@ def test_ratio_and_budget_are_met():
     total = model.count_params()
     for part in (0.9, 0.6, 0.4):
         stage = LowRank(max_parameters=int(part * total))
-        smaller = stage.preview(model)
+        smaller = stage.plan(model).preview()
         assert part * total * 0.8 < smaller.count_params() <= part * total
     with pytest.raises(ValueError, match=r"cannot bring the student down to max_parameters=50"):
-        LowRank(max_parameters=50).check(model, [])
+        LowRank(max_parameters=50).plan(model).check()
 
 
 @pytest.mark.promise

@@ -12,7 +12,7 @@ from keras_kd.compression.compress import compress
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
 from keras_kd.compression.running.compressed_model import load_compressed
-from keras_kd.compression.stages.stage import Stage
+from keras_kd.compression.stages.stage import Plan, Stage
 from keras_kd.data.taught_inputs import TaughtInputs
 from keras_kd.demo.networks import residual_network
 
@@ -364,11 +364,11 @@ def test_data_may_bring_the_teachers_outputs(data):
 
 
 class _NeverRuns(Stage):
-    def check(self, student, earlier):
-        pass
+    def make_plan(self, student, earlier):
+        return Plan({}, self.never)
 
-    def run(self, state, teaching):
-        raise AssertionError("a stage ran before all stages were checked")
+    def never(self, state, teaching):
+        raise AssertionError("a stage ran before all stages were planned")
 
 
 def _nothing_to_quantize():

@@ -17,7 +17,7 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.compression.running.epoch_backup import EpochBackup
 from keras_kd.compression.running.run_folder import RunFolder, differences
-from keras_kd.compression.tfmot import import_tf_keras, import_tfmot
+from keras_kd.compression.tfmot import import_tfmot
 from keras_kd.system.folder_lock import held_folder
 
 
@@ -37,7 +37,6 @@ def make_run(kill_after=None):
     """
     # Imported later, they would draw from the seeded generator in a fresh process alone.
     import_tfmot()
-    import_tf_keras()
     keras.utils.set_random_seed(0)
     student, teacher = make_student(), make_student(6, "teacher")
     distiller = kd.Distiller(

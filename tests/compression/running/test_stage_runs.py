@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.compression.stages.stage import Stage
+from keras_kd.compression.stages.stage import Plan, Stage
 
 
 class Spoil(Stage):
@@ -18,10 +18,10 @@ class Spoil(Stage):
         self.shift = shift
         self.trained = []
 
-    def check(self, student, earlier):
-        pass
+    def make_plan(self, student, earlier):
+        return Plan({}, self.spoil)
 
-    def run(self, state, teaching):
+    def spoil(self, state, teaching):
         bias = state.model.get_layer("logits").bias
         bias.assign_add([self.shift, 0.0, 0.0])
         state.history[self.name] = {}
@@ -101,11 +101,12 @@ def test_a_stage_is_left_out_at_last(exact, data, capsys, tmp_path):
 
 
 class Choosy(Spoil):
-    """Has nothing to do below a shift of 20, and says so in its check."""
+    """Has nothing to do below a shift of 20, and says so in its plan."""
 
-    def check(self, student, earlier):
+    def make_plan(self, student, earlier):
         if self.shift < 20.0:
             raise ValueError("too little")
+        return super().make_plan(student, earlier)
 
     def gentler(self):
         return Choosy(self.shift / 4, self.epochs, self.name)
@@ -186,10 +187,10 @@ def test_what_is_gentler_and_what_is_a_part():
     assert kd.LowRank(ratio=0.7).gentler() is None
     assert kd.LowRank(max_parameters=100).gentler().max_parameters == 150
     assert kd.LowRank(0.9).at_strength(0.5).energy == pytest.approx(0.95)
-    assert kd.Shrink(0.6).gentler().options.ratio == pytest.approx(0.4)
-    assert kd.Shrink(max_parameters=100).gentler().options.max_parameters == 150
+    assert kd.Shrink(0.6).gentler().ratio == pytest.approx(0.4)
+    assert kd.Shrink(max_parameters=100).gentler().max_parameters == 150
     assert kd.Shrink(drop="block").gentler() is None
-    assert kd.Shrink(flops_ratio=0.6).at_strength(0.5).options.flops_ratio == pytest.approx(0.3)
+    assert kd.Shrink(flops_ratio=0.6).at_strength(0.5).flops_ratio == pytest.approx(0.3)
 
 
 def test_functions_that_cannot_be_serialized_are_told_by_name(distiller, data, tmp_path):
@@ -206,4 +207,4 @@ def test_functions_that_cannot_be_serialized_are_told_by_name(distiller, data, t
     assert "lambda" in str(record.config["choice"]) and record.config["sparsity"] == 0.9
     assert run().stages[1] == record
     assert kd.Prune(0.9, exclude=spared).gentler().choice.exclude is spared
-    assert kd.Shrink(0.6, exclude=spared).gentler().options.exclude is spared
+    assert kd.Shrink(0.6, exclude=spared).gentler().exclude is spared

@@ -47,7 +47,7 @@ def test_the_student_is_smaller_and_taught(wide):
     assert records["logits"].shapes == ((4, 3), (3,))
     assert records["logits"].not_done == ("not shrunk: its channels are the model's output",)
     assert compressed.count_params() == compressed.model.count_params()
-    assert stage.plan.parameters == (wide.count_params(), compressed.count_params())
+    assert kd.shrink_plan(wide, 0.5).parameters == (wide.count_params(), compressed.count_params())
     assert {"kl_divergence", "val_accuracy"} <= set(compressed.history["shrink"])
     for now, then in zip(wide.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
@@ -165,3 +165,33 @@ def test_config_round_trip():
     copied = kd.Shrink.from_config(stage.get_config())
     assert copied.get_config() == stage.get_config()
     assert copied.epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "There is nothing to remove"),
+        ({"ratio": 50}, "ratio=50. It is .* ratio=0.5"),
+        ({"ratio": 1.0}, "at least 0 and below 1"),
+        ({"ratio": "half"}, "fraction of the channels"),
+        ({"flops_ratio": -0.1}, "fraction of the FLOPs"),
+        ({"depth": 1}, "fraction of the blocks"),
+        ({"max_flops": 0}, "`max_flops` must be a number above 0"),
+        ({"max_parameters": True}, "`max_parameters` must be a number above 0"),
+        ({"ratio": 0.5, "max_flops": 1e6}, "`ratio` says .* `max_flops`"),
+        ({"max_flops": 1e6, "flops_ratio": 0.5}, "`max_flops` and `flops_ratio`"),
+        ({"ratio": 0.5, "importance": "l2"}, '"l1", "batch_norm", "taylor", but received \'l2\''),
+        ({"ratio": 0.5, "scope": "local"}, '"uniform", "global"'),
+        ({"ratio": 0.5, "reduction": "max"}, '"mean", "sum"'),
+        ({"ratio": 0.5, "min_channels": 0}, "`min_channels` must be a whole number"),
+        ({"ratio": 0.5, "batches": 1.5}, "`batches` must be a whole number"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kd.Shrink(**arguments)
+
+
+def test_layers_of_the_wrong_kind():
+    with pytest.raises(TypeError, match="Shrink: `layers` must be the name of a layer"):
+        kd.Shrink(0.5, layers=3)

@@ -4,8 +4,7 @@ from keras import layers
 
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.stages.kernels import prunable_weights
-from keras_kd.compression.stages.layer_choice import LayerChoice, choice_from_config
-from keras_kd.compression.stages.stage import Stage
+from keras_kd.compression.stages.layer_choice import LayerChoice
 
 
 def _nested():
@@ -54,7 +53,7 @@ def test_layers_are_chosen_and_spared(chosen, exclude, expected):
 )
 def test_names_that_cannot_be_treated_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        Prune(**arguments).check(_nested(), [])
+        Prune(**arguments).plan(_nested()).check()
 
 
 def test_other_kinds_are_refused():
@@ -64,6 +63,6 @@ def test_other_kinds_are_refused():
 
 def test_config_round_trip():
     stage = Prune(layers=is_dense, exclude=["a"])
-    copied = Stage.from_config.__func__(Prune, choice_from_config(stage.get_config()))
+    copied = Prune.from_config(stage.get_config())
     assert copied.choice.layers is is_dense and copied.choice.exclude == ["a"]
     assert Prune.from_config(stage.get_config()).get_config() == stage.get_config()

@@ -59,3 +59,22 @@ def test_what_cannot_be_saved_is_said_at_evaluation(two, tmp_path):
     with pytest.raises(ValueError, match="functions of one's own that are not registered"):
         loaded.evaluate(two)
     np.testing.assert_array_equal(loaded.predict(two)["one"], result.predict(two)["one"])
+
+
+def test_a_loss_that_has_no_configuration_of_its_own(data, tmp_path):
+    class Scaled(keras.losses.Loss):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+
+        def call(self, y_true, y_pred):
+            return self.factor * keras.ops.sparse_categorical_crossentropy(y_true, y_pred, True)
+
+    inputs = keras.Input((8, 8, 1))
+    student = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs)))
+    distiller = kd.Distiller(None, student, [], student_loss_weight=1.0)
+    distiller.compile("sgd", loss=Scaled(2.0), metrics=["accuracy"])
+    result = kd.compress(distiller, data, data, stages=[kd.Prune(0.5)], max_drop=100.0, verbose=0)
+    assert result.evaluate(data)["loss"] > 0
+    result.save(tmp_path / "model.keras")
+    assert "accuracy" in kd.load_compressed(tmp_path / "model.keras").evaluate(data)

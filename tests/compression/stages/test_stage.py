@@ -1,0 +1,126 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd.models.layer_plan import RefusedLayers
+
+
+class Own(kd.Stage):
+    def __init__(self, size=2, epochs=0, **arguments):
+        super().__init__(epochs, **arguments)
+        self.size = size
+
+    def make_plan(self, student, earlier):
+        return kd.Plan({"logits": kd.LayerPlan(f"size {self.size}")}, self.change)
+
+    def change(self, state, teaching):
+        state.note("logits").done.append(f"size {self.size}")
+
+
+@pytest.fixture
+def student():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(inputs), name="student")
+
+
+@keras.saving.register_keras_serializable(package="test_stage")
+def is_dense(layer):
+    return isinstance(layer, keras.layers.Dense)
+
+
+def test_the_configuration_is_read_from_attributes():
+    rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    stage = Own(3, epochs=2, learning_rate=rate, layers=is_dense, exclude="a")
+    config = stage.get_config()
+    assert set(config) == {
+        "size", "epochs", "optimizer", "learning_rate", "name", "layers", "exclude"
+    }  # fmt: skip
+    assert (config["size"], config["name"], config["exclude"]) == (3, "own", ["a"])
+    copied = Own.from_config(config)
+    assert copied.layers is is_dense and copied.get_config() == config
+    stage = Own(optimizer=keras.optimizers.SGD(0.5))
+    assert float(Own.from_config(stage.get_config()).make_optimizer().learning_rate) == 0.5
+
+
+def test_an_argument_that_is_no_attribute_is_named():
+    class Forgetful(Own):
+        def __init__(self, depth=1):
+            super().__init__()
+
+    with pytest.raises(NotImplementedError, match="`depth`"):
+        Forgetful().get_config()
+
+
+def test_configurations_hold_what_they_held_before():
+    assert set(kd.QuantizeAware().get_config()) == {
+        "epochs", "optimizer", "learning_rate", "name", "calibration_batches", "weight_bits",
+        "activation_bits", "ranges", "layers", "exclude",
+    }  # fmt: skip
+    assert kd.Shrink(0.5).get_config() == {
+        "ratio": 0.5, "epochs": 1, "max_flops": None, "flops_ratio": None, "max_parameters": None,
+        "importance": "l1", "batches": 10, "scope": "uniform", "reduction": "mean",
+        "min_channels": 1, "layers": None, "exclude": None, "drop": None, "depth": None,
+        "layer_norm": False, "optimizer": None, "learning_rate": None, "name": "shrink",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("mine"), ImportError("mine"), KeyError("mine"), RefusedLayers({"a": "mine"})],
+)
+def test_a_plan_is_refused_and_raises_nothing(student, error):
+    class Failing(Own):
+        def make_plan(self, student, earlier):
+            raise error
+
+    plan = Failing().plan(student)
+    assert "mine" in plan.refused
+    assert [layer.action for layer in plan.layers.values()] == ["refused"] * ("a" in plan.layers)
+    kind = ValueError if isinstance(error, KeyError) else type(error)
+    for attempt in (plan.check, plan.preview, lambda: plan.apply(None, None)):
+        with pytest.raises(kind, match="mine"):
+            attempt()
+
+
+def test_a_preview_that_fails_names_the_stage(student):
+    class Failing(Own):
+        def make_plan(self, student, earlier):
+            return kd.Plan({}, self.change, lambda: student.get_layer(index=99))
+
+    plan = Failing().plan(student)
+    assert not plan.refused
+    with pytest.raises(ValueError):
+        plan.preview()
+    assert Own().plan(student).preview() is student
+
+
+STAGES = {
+    "shrink": lambda: kd.Shrink(0.5, epochs=0),
+    "low_rank": lambda: kd.LowRank(ratio=0.5, epochs=0),
+    "prune": lambda: kd.Prune(0.5, epochs=0),
+    "cluster": lambda: kd.Cluster(4, epochs=0),
+    "quantize_aware": lambda: kd.QuantizeAware(epochs=0),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_notes_are_what_was_planned(name):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(12, "relu", name="hidden")(inputs)
+    x = keras.layers.Dense(12, "relu", name="spared")(x)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
+    stage = STAGES[name]()
+    stage = type(stage).from_config({**stage.get_config(), "exclude": "spared"})
+    plan = stage.plan(model)
+    assert not plan.refused and model.get_layer("hidden").units == 12
+    distiller = kd.Distiller(None, model, [], student_loss_weight=1.0)
+    distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    data = (np.ones((8, 6), "float32"), np.zeros(8, "int32"))
+    done = kd.compress(distiller, data, stages=[stage], verbose=0)
+    for record in done.layers[1:]:
+        assert bool(record.done) == (not plan.layers[record.name].reason), record
+        assert bool(record.not_done) == bool(plan.layers[record.name].reason), record
+    cells = {row.path: row.cells for row in kd.check(model, stage, exports=[]).rows}
+    assert {path: cell[name] for path, cell in cells.items() if name in cell} == plan.layers
