@@ -67,6 +67,7 @@ def test_what_cannot_be_reached_is_refused_before_training(arguments):
         kd.compress_to_size(**arguments, max_bytes=1000, trainings=0)
 
 
+@pytest.mark.promise
 def test_strengths_at_which_a_stage_has_nothing_to_do(arguments):
     """A kernel of 128 weights is not clustered to more than 128 values."""
     keras.utils.set_random_seed(0)
