@@ -11,6 +11,7 @@ import pytest
 import keras_kd as kd
 
 
+@pytest.mark.promise
 def test_code(run_guide):
     names = run_guide("own_stage.md")
     found, again, stage = names["found"], names["again"], names["stages"][0]
@@ -37,6 +38,7 @@ def test_code(run_guide):
         kd.compress(names["distiller"], (names["x"], names["y"]), stages=[type(stage)(exclude="*")])
 
 
+@pytest.mark.promise
 def test_a_killed_run_resumes(run_guide):
     names = run_guide("own_stage.md", without="runs/rounded")
     data, stages = (names["x"], names["y"]), names["stages"][:1]

@@ -225,6 +225,7 @@ def test_lookups_are_refused_before_the_conversion(tmp_path):
     assert message == problem.message
 
 
+@pytest.mark.promise
 def test_exports_are_what_the_files_hold(tmp_path):
     model = special()
     found = kd.check(model, [], convert=True)

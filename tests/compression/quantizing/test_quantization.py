@@ -231,7 +231,7 @@ def as_arrays(outputs):
     return [np.asarray(part) for part in keras.tree.flatten(outputs)]
 
 
-@pytest.mark.fast_cases("convolutional", "subclassed", "several", "custom", "lstm")
+@pytest.mark.fast_cases("several", "custom", "lstm")
 @pytest.mark.parametrize("name", [*INTEGER, *PARTLY_FLOAT])
 def test_any_model_is_trained_saved_and_left_as_it_was(name, tmp_path):
     student = {**INTEGER, **PARTLY_FLOAT}[name]()
@@ -262,7 +262,7 @@ def test_any_model_is_trained_saved_and_left_as_it_was(name, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.fast_cases("convolutional", "several")
+@pytest.mark.fast_cases("several")
 @pytest.mark.parametrize("name", INTEGER)
 def test_the_file_computes_as_the_model_does(name, tmp_path):
     student = INTEGER[name]()
@@ -275,7 +275,7 @@ def test_the_file_computes_as_the_model_does(name, tmp_path):
         assert measured.float_operators == {}
 
 
-@pytest.mark.fast_cases("custom-prune", "convolutional-prune_cluster", "lstm-cluster")
+@pytest.mark.fast_cases("convolutional-prune_cluster")
 @pytest.mark.parametrize("chain", ["prune", "cluster", "prune_cluster", "channel"])
 @pytest.mark.parametrize("name", ["convolutional", "custom", "lstm", "attention"])
 def test_zeros_and_shared_values_stay_through_the_chain(name, chain):

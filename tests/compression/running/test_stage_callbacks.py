@@ -53,6 +53,7 @@ def stopping(patience=1):
     ]
 
 
+@pytest.mark.promise
 def test_a_list_runs_in_every_stage():
     worse = Worse()
     stages = [
