@@ -22,10 +22,10 @@ from .distilling.backup import BackupAndRestore as BackupAndRestore
 from .distilling.distiller import Distiller as Distiller
 from .distilling.hints import Hint as Hint
 from .distilling.mutual import MutualDistiller as MutualDistiller
-from .export.metadata import read_metadata as read_metadata
 from .export.micro.c_array import CArray as CArray
 from .export.micro.c_array import export_c_array as export_c_array
 from .export.tflite import export_tflite as export_tflite
+from .litert.metadata import read_metadata as read_metadata
 from .measuring.benchmark import benchmark_tflite as benchmark_tflite
 from .measuring.benchmark import benchmark_tflite_files as benchmark_tflite_files
 from .measuring.budget import Budget as Budget

@@ -14,7 +14,7 @@ from keras_kd.cli.model_files import LoadedModel, load_model
 from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resolve_preprocessing
 from keras_kd.cli.sources import Source, open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
-from keras_kd.export.metadata import read_metadata
+from keras_kd.litert.metadata import read_metadata
 from keras_kd.models.probabilities import gives_probabilities, last_activation
 from keras_kd.system.text_table import text_table
 

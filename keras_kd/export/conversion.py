@@ -1,4 +1,4 @@
-"""From a SavedModel to the bytes of a TFLite file."""
+"""From a SavedModel to a TFLite file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.export.signatures import Signature
 from keras_kd.export.tracing import loops
 from keras_kd.litert.model_file import ModelFile
-from keras_kd.litert.order import first_graph_first, order_inputs_and_outputs
+from keras_kd.litert.packing import numbers
 from keras_kd.system.quiet import capture_output
 
 # What an open batch can cost: shapes computed while running, which split the graph for delegates,
@@ -36,12 +36,12 @@ class Converted:
     """What a conversion gave.
 
     Attributes:
-        content: The file's bytes.
+        file: The file.
         signatures: Every signature by its name.
         batch_sizes: Size of every signature's batch dimension, `None` for any.
     """
 
-    content: bytes
+    file: ModelFile
     signatures: dict[str, Signature]
     batch_sizes: dict[str, int | None]
 
@@ -162,14 +162,13 @@ class Conversion:
                 layers = named_layers(f"{error}\n{captured.text}")
                 text = explain(error, captured.text, flex)
                 raise NotConvertedError(text, layers) from None
+            file = ModelFile(content)
             if quantization == "int4":
-                content = to_int4(content, self._source.weight_bits == 4)
-        content = first_graph_first(content, list(signatures))
+                file = to_int4(file, self._source.weight_bits == 4)
+        order_signatures(file, list(signatures))
         for key, signature in signatures.items():
-            content = order_inputs_and_outputs(
-                content, [i.name for i in signature.inputs], signature.outputs, key
-            )
-        return Converted(content, signatures, batch_sizes)
+            order_ends(file, key, [i.name for i in signature.inputs], signature.outputs)
+        return Converted(file, signatures, batch_sizes)
 
     def _prepare(self, signature: Signature, folder: pathlib.Path) -> None:
         if self._data is None:
@@ -220,7 +219,49 @@ class Conversion:
 
 
 def _costly(converted: Converted) -> int:
-    return sum(operator.name in _COSTLY for operator in ModelFile(converted.content).operators())
+    return sum(operator.name in _COSTLY for operator in converted.file.operators())
+
+
+def order_signatures(file: ModelFile, keys: Sequence[str]) -> None:
+    """Give the signatures of a file this order, and the first of them the file's first graph.
+
+    The converter sorts them by name, and runtimes which know no signatures run the first graph.
+    """
+    graphs, model = file.signature_graphs(), file.model
+    if len(keys) < 2:
+        return
+    # The graphs of signatures are not called by others, so two of them can change places.
+    index = graphs[keys[0]]
+    model.subgraphs[0], model.subgraphs[index] = model.subgraphs[index], model.subgraphs[0]
+    moved = {0: index, index: 0}
+    found = dict(zip(graphs, model.signatureDefs, strict=True))
+    for definition in found.values():
+        definition.subgraphIndex = moved.get(definition.subgraphIndex, definition.subgraphIndex)
+    model.signatureDefs = [found[key] for key in keys]
+
+
+def order_ends(file: ModelFile, key: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give a graph's inputs and outputs the order of the model which it was made from.
+
+    The converter sorts them by name, and runtimes address them by position. A file whose signature
+    has other names stays as it is.
+
+    Args:
+        file: The file.
+        key: The signature's name.
+        inputs: The signature's input names in the wanted order.
+        outputs: The signature's output names in the wanted order.
+    """
+    graph = file.model.subgraphs[file.signature_graphs().get(key, 0)]
+    orders = []
+    for names, named, present in zip(
+        (inputs, outputs), file.signature(key), (graph.inputs, graph.outputs), strict=True
+    ):
+        order = [named[name] for name in names] if set(names) == set(named) else []
+        if sorted(order) != sorted(numbers(present)):  # one tensor under two names, or none
+            return
+        orders.append(order)
+    graph.inputs, graph.outputs = orders
 
 
 class NotConvertedError(ValueError):

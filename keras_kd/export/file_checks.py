@@ -46,6 +46,7 @@ def refuse_custom_operators(
 
 def check_runs(
     temporary: pathlib.Path,
+    file: ModelFile,
     target: pathlib.Path,
     signatures: Mapping[str, Signature],
     samples: Sequence[Mapping[str, np.ndarray]] = (),
@@ -54,6 +55,7 @@ def check_runs(
 
     Args:
         temporary: The file.
+        file: What it holds, with the names of all tensors.
         target: Its final name, for messages.
         signatures: Its signatures by name.
         samples: Real inputs by name, each of batch size 1. Defaults to none: made-up numbers.
@@ -62,7 +64,7 @@ def check_runs(
         ValueError: If the file cannot be run.
     """
     inputs = next(iter(signatures.values())).inputs
-    if where := _without_range(ModelFile(temporary.read_bytes())):
+    if where := _without_range(file):
         raise ValueError(
             f"'{target}' was not written: LiteRT would abort on it, because what '{where}' "
             "computes does not vary, so that integers have no range for it. A normalization over "
@@ -75,10 +77,9 @@ def check_runs(
                 signature_outputs(temporary, samples=samples)
     except (ValueError, RuntimeError) as error:
         reason = str(error).replace(str(temporary), target.name)
-        content = temporary.read_bytes()
-        if where := _failed_layer(content, reason):
+        if where := _failed_layer(file, reason):
             reason += f" The operator comes from '{where}'."
-        if zero := _zero_kernels(content):
+        if zero := _zero_kernels(file):
             reason += (
                 f" All weights are zero in: {', '.join(zero)}. Prune less there, or leave these "
                 "layers out."
@@ -106,27 +107,22 @@ def _without_range(file: ModelFile) -> str | None:
     return None
 
 
-def _failed_layer(content: bytes, reason: str) -> str | None:
+def _failed_layer(file: ModelFile, reason: str) -> str | None:
     """Return the layer of the operator that LiteRT's error speaks of by its number."""
     found = re.search(r"Node number (\d+) \((\w+)\)", reason)
     if found is None:
         return None
-    operators = [o for o in ModelFile(content).operators() if not o.graph]
+    operators = [o for o in file.operators() if not o.graph]
     number = int(found.group(1))
     if number < len(operators) and operators[number].name == found.group(2):
         return place(operators[number])
     return None
 
 
-def _zero_kernels(content: bytes) -> list[str]:
+def _zero_kernels(file: ModelFile) -> list[str]:
     """Places of the operators whose kernels hold nothing but zeros: in 8 bits, their scale is 0."""
-    try:
-        file = ModelFile(content)
-        operators = file.operators()
-    except Exception:  # of a damaged file nothing is known
-        return []
     found = []
-    for operator in operators:
+    for operator in file.operators():
         for index in operator.input_indices if operator.name in WITH_WEIGHTS else ():
             tensor = file.tensor(operator.graph, index) if index >= 0 else None
             if tensor is not None and len(tensor.shape) >= 2 and tensor.data is not None:
@@ -136,6 +132,7 @@ def _zero_kernels(content: bytes) -> list[str]:
 
 def try_flex(
     content: bytes,
+    file: ModelFile,
     target: pathlib.Path,
     layers: Sequence[str],
     samples: Sequence[Mapping[str, np.ndarray]] = (),
@@ -147,6 +144,7 @@ def try_flex(
 
     Args:
         content: The file's bytes.
+        file: What they hold, with the names of all tensors.
         target: Its name.
         layers: The layers which need them, as far as they are known.
         samples: Real inputs by name, each of batch size 1. Defaults to none: made-up numbers.
@@ -159,17 +157,16 @@ def try_flex(
     """
     ran = True
     with tempfile.TemporaryDirectory() as name:
-        file = pathlib.Path(name) / target.name
-        file.write_bytes(content)
+        written = pathlib.Path(name) / target.name
+        written.write_bytes(content)
         try:
             with capture_output(False):
-                signature_outputs(file, flex=True, samples=samples)
+                signature_outputs(written, flex=True, samples=samples)
         except (ValueError, RuntimeError) as error:
             if "link the Flex delegate" not in str(error):
                 raise ValueError(f"'{target}' was not written. {error}") from None
             ran = False
-    operators = ModelFile(content).operators()
-    flex = [operator for operator in operators if operator.is_flex]
+    flex = [operator for operator in file.operators() if operator.is_flex]
     where = list(dict.fromkeys(layers or [place(operator) for operator in flex]))
     named = f"{_counted(Counter(o.name for o in flex))} (in {', '.join(where[:5])})"
     tried = (
@@ -223,21 +220,20 @@ def signature_outputs(
 
 
 def warnings_of(
-    content: bytes, target: pathlib.Path, quantization: str, integer_io: bool
+    file: ModelFile, target: pathlib.Path, quantization: str, integer_io: bool
 ) -> list[str]:
     """Return what did not become as small or as integer as was asked for, one sentence each.
 
     Args:
-        content: The file's bytes.
+        file: The file.
         target: Its name.
         quantization: What was asked for.
         integer_io: Whether integer inputs and outputs were.
     """
     if quantization == "int4":
-        return _above_4_bits(content, target)
+        return _above_4_bits(file, target)
     if quantization not in ("int8", "int16x8"):
         return []
-    file = ModelFile(content)
     sentences = []
     if kept := file.float_operators():
         places = ", ".join(dict.fromkeys(place(operator) for operator in kept[:5]))
@@ -253,8 +249,8 @@ def warnings_of(
     return sentences
 
 
-def _above_4_bits(content: bytes, target: pathlib.Path) -> list[str]:
-    kept = weights_above_4_bits(content)
+def _above_4_bits(file: ModelFile, target: pathlib.Path) -> list[str]:
+    kept = weights_above_4_bits(file)
     if not kept:
         return []
     parts = [

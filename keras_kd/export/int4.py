@@ -1,4 +1,4 @@
-"""Weights in 4 bits, through `ai-edge-quantizer`."""
+"""Weights in 4 bits, through `ai-edge-quantizer`, in the operators that read such weights."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import importlib.util
 import math
 import re
 from collections import Counter
+from typing import Any
 
-from keras_kd.export.embedding_lookup import gathers_to_lookups
-from keras_kd.litert.four_bits import LEAST_WEIGHTS
+import numpy as np
+
+from keras_kd.litert.constants import LEAST_WEIGHTS
 from keras_kd.litert.model_file import ModelFile
 
 # Where LiteRT has kernels for weights in 4 bits, and those where it has them for 8 bits only.
@@ -35,8 +37,8 @@ def check_installed() -> None:
         )
 
 
-def to_int4(content: bytes, trained: bool = False) -> bytes:
-    """Store the weights of a float32 file in 4 bits.
+def to_int4(file: ModelFile, trained: bool = False) -> ModelFile:
+    """Return a float32 file with its weights in 4 bits.
 
     Weights of dense layers, convolutions and embeddings get 4 bits with one scale for each output
     channel (each row of an embedding), chosen by OCTAV, which clips what few large weights would
@@ -46,11 +48,8 @@ def to_int4(content: bytes, trained: bool = False) -> bytes:
     to 8 bits while running, as with `"dynamic"`.
 
     Args:
-        content: A float32 TFLite file's bytes.
+        file: A float32 file.
         trained: Whether the weights were trained for 4 bits. Defaults to `False`.
-
-    Returns:
-        The bytes of the quantized file.
 
     Raises:
         ValueError: If the quantizer refuses the file.
@@ -61,7 +60,7 @@ def to_int4(content: bytes, trained: bool = False) -> bytes:
     check_installed()
     from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 
-    content = gathers_to_lookups(content)
+    gathers_to_lookups(file)
     recipe = recipe_manager.RecipeManager()
     name = qtyping.TFLOperationName
     for operation in _EIGHT:
@@ -69,49 +68,48 @@ def to_int4(content: bytes, trained: bool = False) -> bytes:
     algorithm = "min_max_uniform_quantize" if trained else "OCTAV"
     for operation in _FOUR:
         recipe.add_dynamic_config(".*", name(operation), num_bits=4, algorithm_key=algorithm)
-    for scope, operation in _small(content):
+    for scope, operation in _small(file):
         recipe.add_dynamic_config(f"^{re.escape(scope)}", name(operation), num_bits=8)
     try:
-        job = quantizer.Quantizer(bytearray(content), recipe.get_quantization_recipe())
+        job = quantizer.Quantizer(bytearray(file.packed()), recipe.get_quantization_recipe())
         quantized = job.quantize(enable_progress_report=False).quantized_model
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
         raise ValueError(
             f"ai-edge-quantizer could not store the weights in 4 bits: {error} "
             'Export with `quantization="int8"` or "dynamic".'
         ) from error
-    return bytes(quantized)
+    return ModelFile(quantized)
 
 
-def weights_above_4_bits(content: bytes) -> dict[str, Counter[str]]:
+def weights_above_4_bits(file: ModelFile) -> dict[str, Counter[str]]:
     """Return which operators kept weights of more than 4 bits.
 
     Args:
-        content: A quantized file's bytes.
+        file: A quantized file.
 
     Returns:
         By type of the weights (`"INT8"`, `"FLOAT32"`), how often each operator occurs. Kernels of
         fewer than 1,024 numbers do not count.
     """
     kept: dict[str, Counter[str]] = {}
-    for name, _, kind, size in _weights(content):
+    for name, _, kind, size in _weights(file):
         if name in WITH_WEIGHTS and size >= LEAST_WEIGHTS and kind in ("INT8", "FLOAT32"):
             kept.setdefault(kind, Counter())[name] += 1
     return kept
 
 
-def _small(content: bytes) -> list[tuple[str, str]]:
+def _small(file: ModelFile) -> list[tuple[str, str]]:
     """Output names and operations of those with few weights."""
     found = []
-    for name, output, kind, size in _weights(content):
+    for name, output, kind, size in _weights(file):
         name = _TFLITE_NAMES.get(name, name)
         if name in _FOUR and kind == "FLOAT32" and size < LEAST_WEIGHTS:
             found.append((output, name))
     return found
 
 
-def _weights(content: bytes) -> list[tuple[str, str, str, int]]:
+def _weights(file: ModelFile) -> list[tuple[str, str, str, int]]:
     """Operator, name of its output, type and number of elements of every constant matrix."""
-    file = ModelFile(content)
     found = []
     for operator in file.operators():
         if operator.name in ("DEQUANTIZE", "QUANTIZE", "RESHAPE") or not operator.outputs:
@@ -122,3 +120,101 @@ def _weights(content: bytes) -> list[tuple[str, str, str, int]]:
                 size = math.prod(tensor.shape)
                 found.append((operator.name, operator.outputs[0], tensor.kind, size))
     return found
+
+
+def gathers_to_lookups(file: ModelFile) -> bool:
+    """Turn GATHER operators on the rows of a float table into EMBEDDING_LOOKUP.
+
+    What a Keras `Embedding` becomes is GATHER, which gives numbers of its table's own type;
+    EMBEDDING_LOOKUP reads a quantized table and gives float32. It takes one dimension of indices:
+    reshapes are put around it where there are more.
+
+    Args:
+        file: The file, which is changed.
+
+    Returns:
+        Whether anything was.
+    """
+    changed = False
+    for number, graph in enumerate(file.model.subgraphs):
+        operators = []
+        for operator in graph.operators:
+            if not _reads_rows(file, number, operator):
+                operators.append(operator)
+                continue
+            changed = True
+            operators += _lookup(file, number, operator)
+        graph.operators = operators
+    return changed
+
+
+def _reads_rows(file: ModelFile, graph: int, operator: Any) -> bool:
+    """Whether an operator is a GATHER of rows of a constant float32 table by int32 indices."""
+    if file.operator_name(operator)[0] != "GATHER":
+        return False
+    table, indices = (file.tensor(graph, int(i)) for i in operator.inputs)
+    return (
+        getattr(operator.builtinOptions, "axis", 0) == 0
+        and not getattr(operator.builtinOptions, "batchDims", 0)
+        and table.constant
+        and (table.kind, indices.kind) == ("FLOAT32", "INT32")
+        and len(table.shape) == 2
+        and len(indices.shape) >= 1
+        # One reshape writes the output's shape: it can leave one size open.
+        and len(indices.open_dimensions) <= 1
+    )
+
+
+def _lookup(file: ModelFile, graph: int, operator: Any) -> list[Any]:
+    table, indices = (int(i) for i in operator.inputs)
+    output = int(operator.outputs[0])
+    given, made = file.tensor(graph, indices), file.tensor(graph, output)
+    before, after = [], []
+    if len(given.shape) > 1:
+        count, width = math.prod(given.shape), file.tensor(graph, table).shape[1]
+        open_size = bool(given.open_dimensions)
+        flat = _add_tensor(file, graph, f"{made.name}/indices", (count,), "INT32", open_size)
+        rows = _add_tensor(file, graph, f"{made.name}/rows", (count, width), "FLOAT32", open_size)
+        shape = made.signature if open_size else made.shape
+        before = [_reshape(file, graph, indices, flat, (-1,))]
+        after = [_reshape(file, graph, rows, output, shape)]
+        indices, output = flat, rows
+    lookup = file.schema.OperatorT(
+        opcodeIndex=file.operator_code("EMBEDDING_LOOKUP"),
+        inputs=[indices, table],
+        outputs=[output],
+    )
+    return [*before, lookup, *after]
+
+
+def _add_tensor(
+    file: ModelFile,
+    graph: int,
+    name: str,
+    shape: tuple[int, ...],
+    kind: str,
+    open_size: bool = False,
+    buffer: int = 0,
+) -> int:
+    tensor = file.schema.TensorT(
+        name=name.encode(), shape=list(shape), type=getattr(file.schema.TensorType, kind)
+    )
+    tensor.buffer = buffer
+    if open_size:
+        tensor.shapeSignature = [-1, *shape[1:]]
+    tensors = file.model.subgraphs[graph].tensors
+    tensors.append(tensor)
+    return len(tensors) - 1
+
+
+def _reshape(file: ModelFile, graph: int, source: int, target: int, shape: tuple[int, ...]) -> Any:
+    schema, name = file.schema, file.tensor(graph, target).name
+    buffer = file.add_buffer(np.array(shape, "<i4"))
+    constant = _add_tensor(file, graph, f"{name}/shape", (len(shape),), "INT32", buffer=buffer)
+    return schema.OperatorT(
+        opcodeIndex=file.operator_code("RESHAPE"),
+        inputs=[source, constant],
+        outputs=[target],
+        builtinOptionsType=schema.BuiltinOptions.ReshapeOptions,
+        builtinOptions=schema.ReshapeOptionsT(newShape=list(shape)),
+    )

@@ -15,6 +15,8 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
+from keras_kd.litert.model_file import ModelFile
+
 LABELS_FILE = "labels.txt"
 _BUFFER_NAME = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
@@ -25,43 +27,38 @@ _COLORS = {"RGB": 1, "GRAYSCALE": 2}
 
 
 def embed(
-    content: bytes,
+    file: ModelFile,
     inputs: Sequence[str],
     outputs: Sequence[str],
     class_names: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | str | None,
-) -> bytes:
+) -> None:
     """Put class names and preprocessing into a file.
 
     Args:
-        content: A TFLite file's bytes.
+        file: The file, which is changed. `with_labels` adds what stands behind its tables.
         inputs: Names of the inputs of its first graph.
         outputs: Names of its outputs; the class names belong to the first one.
         class_names: Names of the classes, or `None`.
         preprocessing: What was done to the input before the model saw it, or `None`.
-
-    Returns:
-        The changed bytes, or `content` itself if there is nothing to put in.
     """
     if class_names is None and preprocessing is None:
-        return content
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.read_model_from_bytearray(content)
-    buffer = schema.BufferT()
+        return
     described = _describe(inputs, outputs, class_names is not None, preprocessing)
-    buffer.data = np.frombuffer(described, np.uint8)
-    model.buffers.append(buffer)
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = _BUFFER_NAME, len(model.buffers) - 1
-    model.metadata = [*(model.metadata or ()), entry]
-    result = io.BytesIO(bytes(flatbuffer_utils.convert_object_to_bytearray(model)))
-    if class_names is not None:
-        with zipfile.ZipFile(result, "a") as archive:
-            # A fixed date: the same model gives the same file.
-            info = zipfile.ZipInfo(LABELS_FILE, (1980, 1, 1, 0, 0, 0))
-            archive.writestr(info, "\n".join(class_names).encode("utf-8"))
+    buffer = file.add_buffer(np.frombuffer(described, np.uint8))
+    entry = file.schema.MetadataT(_BUFFER_NAME, buffer)
+    file.model.metadata = [*(file.model.metadata or ()), entry]
+
+
+def with_labels(content: bytes, class_names: Sequence[str] | None) -> bytes:
+    """Return a file's bytes followed by the names of its classes, if there are any."""
+    if class_names is None:
+        return content
+    result = io.BytesIO(content)
+    with zipfile.ZipFile(result, "a") as archive:
+        # A fixed date: the same model gives the same file.
+        info = zipfile.ZipInfo(LABELS_FILE, (1980, 1, 1, 0, 0, 0))
+        archive.writestr(info, "\n".join(class_names).encode("utf-8"))
     return result.getvalue()
 
 

@@ -1,13 +1,10 @@
-"""What is known about an exported file, in a JSON file beside it."""
+"""What is written about an exported file into the JSON file beside it."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import json
-import os
-import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,67 +13,17 @@ import numpy as np
 from keras_kd._version import __version__
 from keras_kd.export.calibration import Calibration
 from keras_kd.export.signatures import Signature
+from keras_kd.litert.constants import count_constants
 from keras_kd.litert.model_file import ModelFile
-from keras_kd.system.reading import read_json
 
 FORMAT = "keras_kd.tflite"
 SCHEMA_VERSION = 1
 _PACKAGES = ("keras", "tensorflow", "ai-edge-litert")
 
 
-def metadata_path(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Return where the JSON of a file is: `student.tflite.json` beside `student.tflite`."""
-    path = pathlib.Path(path)
-    return path.with_name(f"{path.name}.json")
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what `export_tflite` wrote about a file.
-
-    The keys are `format` (`"keras_kd.tflite"`), `schema_version` (1), `file` (its name), `bytes`,
-    `sha256`, `quantization`, `class_names` (or `None`), `preprocessing` (or `None`), `inputs` and
-    `outputs` (of the first signature; each with `name`, `shape`, `dtype`, `scale` and
-    `zero_point`; a size of any value, and a scale where there is none, is `None`), `signatures`
-    (the same by the signature's name), `operators` (counts by name), `flex_operators` (names),
-    `was_run` (whether it was run before it was written, which is not possible with flex operators
-    where TensorFlow comes without its Flex delegate), `calibration` (`samples`, `batches` and
-    `missing_classes`, or `None`), `sparse_tensors` and `versions`.
-
-    Args:
-        path: The `.tflite` file.
-
-    Returns:
-        The JSON's content; `None` if there is no JSON, or one which describes another file.
-
-    Raises:
-        FileNotFoundError: If there is no file at `path`.
-
-    Example:
-
-    ```python
-    names = keras_kd.read_metadata("exports/student.tflite")["class_names"]
-    ```
-    """
-    content = pathlib.Path(path).read_bytes()
-    beside = metadata_path(path)
-    try:
-        found = read_json(beside)
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.get("sha256") != hashlib.sha256(content).hexdigest():
-        warnings.warn(
-            f"'{beside}' is not used: it describes another file than '{path}', which was changed "
-            "or written by something else since; export the model again.",
-            stacklevel=2,
-        )
-        return None
-    return found
-
-
 def describe(
     content: bytes,
+    file: ModelFile,
     name: str,
     quantization: str,
     signatures: Mapping[str, Signature],
@@ -86,10 +33,11 @@ def describe(
     preprocessing: Mapping[str, Any] | str | None,
     was_run: bool = True,
 ) -> dict[str, Any]:
-    """Return what is known about a file; see `read_metadata`.
+    """Return what is known about a file; see `keras_kd.read_metadata`.
 
     Args:
         content: The file's bytes.
+        file: What they hold, with the names of all tensors.
         name: Its name.
         quantization: How its numbers are stored.
         signatures: Its signatures.
@@ -99,7 +47,6 @@ def describe(
         preprocessing: What was done to the input, or `None`.
         was_run: Whether the file was run. Defaults to `True`.
     """
-    file = ModelFile(content)
     ends = {key: _ends(file, key, signature) for key, signature in signatures.items()}
     first = next(iter(ends.values()))
     flex = sorted({operator.name for operator in file.operators() if operator.is_flex})
@@ -125,7 +72,8 @@ def describe(
             "batches": calibration.batches,
             "missing_classes": calibration.missing_classes(units),
         },
-        "sparse_tensors": file.constants().sparse_tensors,
+        "sparse_tensors": count_constants(file).sparse_tensors,
+        "tensor_names": file.names(),
         "versions": {
             "keras_kd": __version__,
             **{package: importlib.metadata.version(package) for package in packages},

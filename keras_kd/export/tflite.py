@@ -19,7 +19,7 @@ from keras_kd.export.file_checks import (
     try_flex,
     warnings_of,
 )
-from keras_kd.export.labels_in_file import embed
+from keras_kd.export.labels_in_file import embed, with_labels
 from keras_kd.export.metadata import check_labels, describe
 from keras_kd.export.options import (
     INTEGER,
@@ -51,6 +51,7 @@ def export_tflite(
     batch_size: BatchSize | Mapping[str, BatchSize] = "auto",
     signatures: Mapping[str, Target] | None = None,
     allow_flex: bool = False,
+    keep_names: bool = False,
     class_names: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | str | None = None,
     verbose: bool = True,
@@ -61,7 +62,7 @@ def export_tflite(
     model is exported in float32. Inputs and outputs keep the model's names and order. The finished
     file is loaded in LiteRT and run before it takes its final name, on samples of
     `representative_data` if there are any; until then, a file which stood at `path` stays. Beside
-    it, `<name>.tflite.json` says what the file is: see `keras_kd.export.metadata.read_metadata`.
+    it, `<name>.tflite.json` says what the file is: see `keras_kd.read_metadata`.
     The converter's own text is shown only if the export fails.
 
     Args:
@@ -113,6 +114,9 @@ def export_tflite(
             linked in, which this package's runtime does not have: it is written without having
             been run, and a warning says so. Defaults to `False`: such an export is refused, and the
             operators and layers are named.
+        keep_names: Whether the file holds the names of inner tensors, as tools that draw its graph
+            show them. Defaults to `False`: they stand in the JSON beside the file, where
+            `keras_kd.compare(..., per_layer=True)` and the report find them.
         class_names: Names of the classes, one for each number of the first output (two for a
             single one). They are stored in the file as TFLite Metadata (`labels.txt`) and in the
             JSON. Defaults to `None`.
@@ -175,24 +179,26 @@ def export_tflite(
     if representative_data is not None:
         job.use_representative(representative_data)
     converted = job.run()
-    content = converted.content
-    operators = ModelFile(content).operators()
+    file = converted.file
+    operators = file.operators()
     flex = any(operator.is_flex for operator in operators)
     refuse_custom_operators(operators, target, allow_flex)
     if sparse:
-        content, sentence = _sparse(content, job, target, flex)
+        file, sentence = _sparse(file, job, target, flex)
         said.append(sentence)
     first = next(iter(converted.signatures.values()))
     inputs = [i.name for i in first.inputs]
-    content = embed(content, inputs, first.outputs, names, preprocessing)
+    embed(file, inputs, first.outputs, names, preprocessing)
+    content = with_labels(file.packed(keep_names), names)
     units = _units(first)
     ran = True
     samples = [] if job.calibration is None else job.calibration.some(SAMPLES)
     if flex:
-        ran, sentence = try_flex(content, target, job.flex_layers, samples)
+        ran, sentence = try_flex(content, file, target, job.flex_layers, samples)
         said.append(sentence)
     facts = describe(
         content,
+        file,
         target.name,
         quantization,
         converted.signatures,
@@ -205,12 +211,12 @@ def export_tflite(
     fidelity = None
     with written(target, content, facts) as temporary:
         if not flex:
-            check_runs(temporary, target, converted.signatures, samples)
+            check_runs(temporary, file, target, converted.signatures, samples)
             fidelity = measure_fidelity(source, temporary, samples) if samples else None
     remember_origin(target, model)
     if fidelity is not None and fidelity.is_poor:
         said.append(warning_of_fidelity(fidelity, source, target, samples, quantization))
-    said += warnings_of(content, target, quantization, integer_io)
+    said += warnings_of(file, target, quantization, integer_io)
     if job.calibration is not None and quantization in INTEGER:
         said += warnings_of_calibration(job.calibration, units, names)
     for sentence in filter(None, said):
@@ -220,14 +226,16 @@ def export_tflite(
     return target
 
 
-def _sparse(content: bytes, job: Conversion, target: pathlib.Path, flex: bool) -> tuple[bytes, str]:
+def _sparse(
+    file: ModelFile, job: Conversion, target: pathlib.Path, flex: bool
+) -> tuple[ModelFile, str]:
     if flex:
-        return content, (
+        return file, (
             f"'{target}' is written without sparse encoding: a file with flex operators cannot be "
             "compared with its dense form in LiteRT; leave `sparse=True` out."
         )
     samples = None if job.calibration is None else job.calibration.samples
-    return make_sparse(content, samples, target)
+    return make_sparse(file, samples, target)
 
 
 def _units(signature: Signature) -> int | None:

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from keras_kd.export.metadata import metadata_path
+from keras_kd.litert.metadata import metadata_path
 from keras_kd.system.files import atomic_path, check_writable
 
 
@@ -28,8 +28,9 @@ def written(
 ) -> Iterator[pathlib.Path]:
     """Write both files under temporary names, and move them into place behind the `with` block.
 
-    The block may look at the file, and keeps both from being moved by raising an error. Between
-    the two moves, the old JSON does not describe the new file: its checksum tells.
+    The block may run the file, beside which its JSON stands, and keeps both from being moved by
+    raising an error. Between the two moves, the old JSON does not describe the new file: its
+    checksum tells.
 
     Args:
         target: The file's final path.
@@ -46,4 +47,9 @@ def written(
     with atomic_path(metadata_path(target)) as temporary_json, atomic_path(target) as temporary:
         temporary.write_bytes(content)
         temporary_json.write_text(text, encoding="utf-8")
-        yield temporary
+        beside = metadata_path(temporary)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            yield temporary
+        finally:
+            beside.unlink(missing_ok=True)

@@ -1,22 +1,20 @@
-"""The numbers stored in a TFLite file."""
+"""The numbers stored in a TFLite file: how many they are, whose they are, and what they take."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-# Bits stored per element. Strings, resources and variants hold no weights.
-BITS = {
-    "FLOAT64": 64, "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16,
-    "INT64": 64, "UINT64": 64, "INT32": 32, "UINT32": 32, "INT16": 16, "UINT16": 16,
-    "INT8": 8, "UINT8": 8, "BOOL": 8, "INT4": 4, "UINT4": 4, "INT2": 2,
-}  # fmt: skip
-FLOATS = ("FLOAT64", "FLOAT32", "FLOAT16", "BFLOAT16")
+from keras_kd.litert.model_file import BITS, FLOATS, ModelFile, Tensor
+
+# Kernels with fewer numbers save next to nothing in fewer bits, and are often the first layer's:
+# the converter leaves them in float where only weights are quantized, and they get no 4 bits.
+LEAST_WEIGHTS = 1024
+# What only changes the form of a constant: its own consumers are the ones that say whose it is.
+_FORMS = ("DEQUANTIZE", "DENSIFY", "QUANTIZE", "CAST", "RESHAPE", "TRANSPOSE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,43 +44,86 @@ class Constants:
         return self.zeros / self.elements if self.elements else 0.0
 
 
-def count_constants(tensors: Iterable[tuple[Any, str, np.ndarray | None]]) -> Constants:
-    """Count the numbers in the tensors of a file, each buffer once.
+@dataclasses.dataclass(frozen=True)
+class StoredTensor:
+    """One constant.
 
-    Args:
-        tensors: Flatbuffer tables of the tensors, with their types and their stored bytes, if any.
+    Attributes:
+        name: Its name: the operations that it came from, joined by semicolons.
+        users: Names of the outputs of the operators that take it.
+        axes: Number of its axes.
+        elements: How many numbers it stands for.
+        zeros: How many of them stand for zero; `None` for what is no weight (a shape, an index).
+        bits: Bits of a number, or `None` for strings and the like.
+        bytes: Size of its buffer; 0 where that is the buffer of a constant before it, too.
     """
+
+    name: str
+    users: tuple[str, ...]
+    axes: int
+    elements: int
+    zeros: int | None
+    bits: int | None
+    bytes: int
+
+
+def count_constants(file: ModelFile) -> Constants:
+    """Count the numbers in a file, once where several signatures use them."""
     elements = zeros = sparse = parameters = 0
     types: Counter[str] = Counter()
-    seen: set[int] = set()
-    for tensor, kind, data in tensors:
-        if data is None or tensor.Buffer() in seen or not _is_weight(tensor, kind):
+    for _, _, tensor, _ in _constants(file):
+        found = _zeros(tensor)
+        if found is None:
             continue
-        seen.add(tensor.Buffer())
-        size = math.prod(tensor.Shape(k) for k in range(tensor.ShapeLength()))
-        stored, stored_zeros = count_zeros(data, kind, _zero_point(tensor))
-        if tensor.Sparsity() is not None:
-            sparse += 1
-            stored_zeros += size - stored
-        elements += size
-        parameters += size if size > 1 else 0
-        zeros += min(stored_zeros, size)
-        types[kind] += size
+        sparse += tensor.sparse
+        elements += tensor.elements
+        parameters += tensor.elements if tensor.elements > 1 else 0
+        zeros += found
+        types[tensor.kind] += tensor.elements
     return Constants(elements, zeros, dict(types.most_common()), sparse, parameters)
 
 
-def _is_weight(tensor: Any, kind: str) -> bool:
-    if kind in FLOATS:
-        return True
-    quantization = tensor.Quantization()
-    return kind in BITS and quantization is not None and quantization.ScaleLength() > 0
+def stored_tensors(file: ModelFile) -> list[StoredTensor]:
+    """Return the constants of a file, once where several signatures use them."""
+    users = [_users(file, graph) for graph in range(len(file.model.subgraphs))]
+    return [
+        StoredTensor(
+            name=tensor.name,
+            users=users[graph].get(index, ()),
+            axes=len(tensor.shape),
+            elements=tensor.elements,
+            zeros=_zeros(tensor),
+            bits=BITS.get(tensor.kind),
+            bytes=size,
+        )
+        for graph, index, tensor, size in _constants(file)
+    ]
 
 
-def _zero_point(tensor: Any) -> int:
-    quantization = tensor.Quantization()
-    if quantization is None or not quantization.ZeroPointLength():
-        return 0
-    return int(quantization.ZeroPoint(0))
+def _constants(file: ModelFile) -> Iterator[tuple[int, int, Tensor, int]]:
+    """Graph, index, tensor and bytes of every constant, none of whose buffers an earlier graph has.
+
+    Equal constants share a buffer, also within a graph: its bytes then count for the first.
+    """
+    before: set[int] = set()
+    for number, graph in enumerate(file.model.subgraphs):
+        here: set[int] = set()
+        for index in range(len(graph.tensors or ())):
+            tensor = file.tensor(number, index)
+            if tensor.data is not None and tensor.buffer not in before:
+                yield number, index, tensor, 0 if tensor.buffer in here else tensor.data.nbytes
+                here.add(tensor.buffer)
+        before |= here
+
+
+def _zeros(tensor: Tensor) -> int | None:
+    """How many numbers of a weight stand for zero; `None` for what is no weight."""
+    if tensor.data is None or tensor.kind not in BITS:
+        return None
+    if tensor.kind not in FLOATS and not tensor.scales:
+        return None
+    stored, zeros = count_zeros(tensor.data, tensor.kind, next(iter(tensor.zero_points), 0))
+    return min(zeros + (tensor.elements - stored if tensor.sparse else 0), tensor.elements)
 
 
 def count_zeros(data: np.ndarray, kind: str, zero_point: int) -> tuple[int, int]:
@@ -98,3 +139,21 @@ def count_zeros(data: np.ndarray, kind: str, zero_point: int) -> tuple[int, int]
         return unsigned.size, int(np.sum(without_sign == 0))
     values = data.view(f"<{'u' if kind.startswith('U') else 'i'}{bits // 8}")
     return values.size, int(np.sum(values == zero_point))
+
+
+def _users(file: ModelFile, graph: int) -> dict[int, tuple[str, ...]]:
+    """Return, by tensor, the names of the outputs of what takes it, changes of form passed."""
+    operators = [operator for operator in file.operators() if operator.graph == graph]
+
+    def names(index: int, depth: int) -> list[str]:
+        result: list[str] = []
+        for operator in operators:
+            if index in operator.input_indices:
+                result += operator.outputs
+                if operator.name in _FORMS and depth:
+                    made = operator.output_indices
+                    result += [name for output in made for name in names(output, depth - 1)]
+        return result
+
+    taken = {index for operator in operators for index in operator.input_indices}
+    return {index: tuple(dict.fromkeys(names(index, 3))) for index in taken}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import struct
 from collections.abc import Callable
-from typing import Any
 
 from keras_kd.litert.model_file import ModelFile, Operator
 
@@ -51,7 +49,7 @@ def count_macs(file: ModelFile, shapes: Shapes | None = None) -> Macs:
         return _Counter(
             file, shapes or (lambda graph, index: file.tensor(graph, index).shape)
         ).run()
-    except (LookupError, TypeError, ValueError, ArithmeticError, struct.error) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise ValueError(
             f"The file is damaged: its operators do not fit their tensors ({error})."
         ) from error
@@ -100,12 +98,12 @@ class _Counter:
         return shape
 
     def _loop(self, operator: Operator, times: int) -> None:
-        options = _table(operator, "WhileOptions")
-        trips = self._trips(operator, options.CondSubgraphIndex())
+        options = operator.options
+        trips = self._trips(operator, options.condSubgraphIndex)
         if trips is None:
             self._not_counted["WHILE"] = "how often it runs is not a constant"
             trips = 0
-        self._graph(options.BodySubgraphIndex(), times * trips)
+        self._graph(options.bodySubgraphIndex, times * trips)
 
     def _trips(self, loop: Operator, condition: int) -> int | None:
         """How often a loop runs whose condition is `counter < limit`, or several of these."""
@@ -131,14 +129,6 @@ class _Counter:
             return None
         values = tensor.data.view("<i4" if tensor.kind == "INT32" else "<i8")
         return int(values[0]) if values.size == 1 else None
-
-
-def _table(operator: Operator, kind: str) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
-
-    table = getattr(schema, kind)()
-    table.Init(operator.options.Bytes, operator.options.Pos)
-    return table
 
 
 _Shape = Callable[[str, int], Shape]
@@ -170,7 +160,7 @@ def _transposed_3d(operator: Operator, shape: _Shape) -> int:
 
 
 def _matrix_product(operator: Operator, shape: _Shape) -> int:
-    adjoint = operator.options is not None and _table(operator, "BatchMatMulOptions").AdjX()
+    adjoint = operator.options is not None and operator.options.adjX
     return math.prod(shape("out", 0)) * shape("in", 0)[-2 if adjoint else -1]
 
 

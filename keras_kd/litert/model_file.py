@@ -1,22 +1,75 @@
-"""What a TFLite file says about itself: its operators, tensors and constants."""
+"""The content of a TFLite file: its graphs, tensors and operators, to read and to edit."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_kd.litert.constants import FLOATS, Constants, count_constants
+from keras_kd.litert.packing import numbers, pack
 
 IDENTIFIER = b"TFL3"
+# Bits stored per element. Strings, resources and variants hold no weights.
+BITS = {
+    "FLOAT64": 64, "FLOAT32": 32, "FLOAT16": 16, "BFLOAT16": 16,
+    "INT64": 64, "UINT64": 64, "INT32": 32, "UINT32": 32, "INT16": 16, "UINT16": 16,
+    "INT8": 8, "UINT8": 8, "BOOL": 8, "INT4": 4, "UINT4": 4, "INT2": 2,
+}  # fmt: skip
+FLOATS = ("FLOAT64", "FLOAT32", "FLOAT16", "BFLOAT16")
 
 
-def _names(enumeration: type) -> dict[int, str]:
-    return {v: k for k, v in vars(enumeration).items() if isinstance(v, int)}
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor of a graph.
+
+    Attributes:
+        name: Its name in the file.
+        kind: Its type, as `"INT8"`.
+        shape: Its shape; 1 where `signature` leaves the size open.
+        signature: Its shape with -1 where any size is accepted.
+        scales: Scales of its quantization: none, one, or one for each channel.
+        zero_points: Zero points, as many as scales.
+        data: The bytes of a constant, or `None`.
+        buffer: Index of the buffer that holds them.
+        sparse: Whether they are stored in a sparse encoding.
+        variable: Whether it keeps its numbers from one run to the next.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    signature: tuple[int, ...]
+    scales: tuple[float, ...] = ()
+    zero_points: tuple[int, ...] = ()
+    data: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+    buffer: int = 0
+    sparse: bool = False
+    variable: bool = False
+
+    @property
+    def constant(self) -> bool:
+        """Whether its numbers stand in the file."""
+        return self.data is not None
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes its numbers take in memory; 0 for types without a fixed size."""
+        return (self.elements * BITS.get(self.kind, 0) + 7) // 8
+
+    @property
+    def open_dimensions(self) -> tuple[int, ...]:
+        """Positions in its shape where any size is accepted."""
+        return tuple(i for i, size in enumerate(self.signature) if size < 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,23 +79,21 @@ class Operator:
     Attributes:
         name: The builtin operator's name, as `"CONV_2D"`, or a custom operator's own.
         custom: Whether it is a custom operator (TensorFlow's own, "flex", ones included).
-        inputs: Names of its input tensors.
+        input_indices: Its input tensors, -1 for one which is left out.
+        output_indices: Its output tensors.
         outputs: Names of its output tensors.
         output_types: Types of its output tensors, as `"FLOAT32"`.
         graph: Position of its graph in the file; 0 is the one which is run.
-        input_indices: Its input tensors in that graph, -1 for one which is left out.
-        output_indices: Its output tensors in that graph.
-        options: The flatbuffer table of its options, or `None`.
+        options: Its options as an object of the schema, or `None`.
     """
 
     name: str
     custom: bool
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    output_types: tuple[str, ...]
+    input_indices: tuple[int, ...]
+    output_indices: tuple[int, ...]
+    outputs: tuple[str, ...] = ()
+    output_types: tuple[str, ...] = ()
     graph: int = 0
-    input_indices: tuple[int, ...] = ()
-    output_indices: tuple[int, ...] = ()
     options: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
@@ -52,107 +103,33 @@ class Operator:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor:
-    """One tensor of a graph.
+class Graph:
+    """One graph of a file: the model itself, or the body of a loop or a condition.
 
     Attributes:
-        name: Its name.
-        kind: Its type, as `"FLOAT32"`.
-        shape: Its shape as the file has it, 1 for a size which is not fixed.
-        data: The bytes of a constant, or `None`.
+        tensors: Its tensors.
+        operators: Its operators, in the order in which they run.
+        inputs: Indices of its inputs.
+        outputs: Indices of its outputs.
     """
 
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    data: np.ndarray | None = dataclasses.field(repr=False)
-
-
-def _check(model: Any, size: int) -> None:
-    """Refuse tables whose vectors are longer than the file, or whose indices lead out of it."""
-
-    def length(count: int, bytes_each: int = 4) -> int:
-        if not 0 <= count * bytes_each <= size:
-            raise ValueError(f"a vector has {count:,} entries")
-        return count
-
-    def index(number: int, count: int, least: int = 0) -> int:
-        if not least <= number < count:
-            raise ValueError(f"index {number} of {count}")
-        return number
-
-    buffers = length(model.BuffersLength())
-    total = 0
-    for i in range(buffers):
-        buffer = model.Buffers(i)
-        total += length(buffer.DataLength(), 1)
-        if buffer.DataLength():
-            buffer.DataAsNumpy()
-        elif buffer.Offset() > 1:
-            length(buffer.Offset() + buffer.Size(), 1)
-    length(total, 1)
-    codes, graphs = length(model.OperatorCodesLength()), length(model.SubgraphsLength())
-    if not graphs:
-        raise ValueError("it has no graph")
-    for i in range(codes):
-        code = model.OperatorCodes(i)
-        code.BuiltinCode(), code.DeprecatedBuiltinCode(), code.CustomCode()
-    entries = 0
-    tensors = []
-    for g in range(graphs):
-        graph = model.Subgraphs(g)
-        tensors.append(length(graph.TensorsLength()))
-        for i in range(tensors[g]):
-            tensor = graph.Tensors(i)
-            tensor.Name(), tensor.Type(), tensor.Sparsity(), tensor.IsVariable()
-            index(tensor.Buffer(), max(buffers, 1))
-            for count, get in (
-                (tensor.ShapeLength(), tensor.Shape),
-                (tensor.ShapeSignatureLength(), tensor.ShapeSignature),
-            ):
-                entries += length(count)
-                for k in range(length(count, 4)):
-                    get(k)
-            quantization = tensor.Quantization()
-            if quantization is not None:
-                entries += length(quantization.ScaleLength())
-                entries += length(quantization.ZeroPointLength(), 8)
-                quantization.ScaleAsNumpy(), quantization.ZeroPointAsNumpy()
-        ends = [(graph.InputsLength(), graph.Inputs), (graph.OutputsLength(), graph.Outputs)]
-        for i in range(length(graph.OperatorsLength())):
-            operator = graph.Operators(i)
-            index(operator.OpcodeIndex(), codes)
-            operator.BuiltinOptions()
-            for k in range(length(operator.OutputsLength())):
-                index(operator.Outputs(k), tensors[g])
-            ends.append((operator.InputsLength(), operator.Inputs))
-        for count, get in ends:
-            entries += length(count)
-            length(entries, 1)  # tables may share vectors, but not without bound
-            for k in range(count):
-                index(get(k), tensors[g], -1)
-    for i in range(length(model.SignatureDefsLength())):
-        definition = model.SignatureDefs(i)
-        count = tensors[index(definition.SubgraphIndex(), graphs)]
-        definition.SignatureKey()
-        ends = [
-            (definition.InputsLength(), definition.Inputs),
-            (definition.OutputsLength(), definition.Outputs),
-        ]
-        for entries, get in ends:
-            for k in range(length(entries)):
-                get(k).Name()
-                index(get(k).TensorIndex(), count)
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
 
 
 class ModelFile:
-    """The graph and constants in the content of a TFLite file.
+    """The content of a TFLite file, opened once, edited in steps and packed once.
 
-    Its tables are checked when it is made: no vector is longer than the file, and every index is
-    one of the file.
+    Its tables are checked when it is made: every index is one of the file.
 
     Args:
         content: The file's bytes.
+
+    Attributes:
+        model: The content as an object of the schema (`ModelT`), which may be changed.
+        schema: The module that holds the schema.
 
     Raises:
         ValueError: If the content is no whole TFLite file.
@@ -161,71 +138,140 @@ class ModelFile:
     def __init__(self, content: bytes | bytearray) -> None:
         from ai_edge_litert import schema_py_generated as schema
 
-        self._content = content
+        self.schema: Any = schema
         try:
-            self._model = schema.Model.GetRootAs(content, 0)
-            _check(self._model, len(content))
-        except (struct.error, LookupError, TypeError, ValueError, OverflowError) as error:
+            packed = schema.Model.GetRootAs(content, 0)
+            _check_extent(packed, len(content))
+            self.model: Any = schema.ModelT.InitFromObj(packed)
+            _take_in_what_follows(self.model, content)
+            _check_indices(self.model, len(content))
+        except (
+            struct.error, LookupError, TypeError, ValueError, OverflowError, AttributeError
+        ) as error:  # fmt: skip
             raise ValueError(f"The content is no whole TFLite file: {error}.") from None
         self._types = _names(schema.TensorType)
         self._operator_names = _names(schema.BuiltinOperator)
-        self._custom = schema.BuiltinOperator.CUSTOM
 
-    def _graphs(self) -> Iterator[Any]:
-        return (self._model.Subgraphs(i) for i in range(self._model.SubgraphsLength()))
+    def packed(self, keep_names: bool = True) -> bytes:
+        """Return the bytes of the file, in which whatever is equal is stored once.
 
-    @staticmethod
-    def _text(raw: bytes | None) -> str:
-        return raw.decode("utf-8", errors="replace") if raw else ""
+        Args:
+            keep_names: Whether the names of inner tensors are stored. Defaults to `True`.
+        """
+        return pack(self.model, IDENTIFIER, keep_names)
 
-    def _describe(self, graph: Any, index: int) -> tuple[str, str]:
-        return self.name_and_kind(graph.Tensors(index))
+    def names(self) -> list[list[str]]:
+        """Return the names of the tensors of every graph."""
+        return [[_text(t.name) for t in graph.tensors or ()] for graph in self.model.subgraphs]
 
-    def operators(self) -> list[Operator]:
-        """Return every operator of every graph in the file (bodies of loops included)."""
-        found = []
-        for number, graph in enumerate(self._graphs()):
-            for i in range(graph.OperatorsLength()):
-                operator = graph.Operators(i)
-                name, custom = self.operator_name(operator)
-                inputs = [operator.Inputs(k) for k in range(operator.InputsLength())]
-                outputs = [operator.Outputs(k) for k in range(operator.OutputsLength())]
-                described = [self._describe(graph, k) for k in outputs]
-                found.append(
-                    Operator(
-                        name=name,
-                        custom=custom,
-                        inputs=tuple(self._describe(graph, k)[0] for k in inputs if k >= 0),
-                        outputs=tuple(tensor for tensor, _ in described),
-                        output_types=tuple(kind for _, kind in described),
-                        graph=number,
-                        input_indices=tuple(inputs),
-                        output_indices=tuple(outputs),
-                        options=operator.BuiltinOptions(),
-                    )
-                )
-        return found
+    def set_names(self, names: Any) -> None:
+        """Give tensors without a name the one in `names`, a list as `names()` returns it."""
+        graphs = self.model.subgraphs
+        fits = isinstance(names, list) and [len(graph.tensors or ()) for graph in graphs] == [
+            len(graph) if isinstance(graph, list) else -1 for graph in names
+        ]
+        for graph, given in zip(graphs, names, strict=True) if fits else ():
+            for tensor, name in zip(graph.tensors or (), given, strict=True):
+                tensor.name = tensor.name or str(name).encode()
 
-    def raw_graphs(self) -> list[Any]:
-        """Return the flatbuffer's own objects for the file's graphs, the model itself first."""
-        return list(self._graphs())
+    @property
+    def has_names(self) -> bool:
+        """Whether inner tensors have names; `packed` leaves them out where that is asked for."""
+        ends = {*self.graph_inputs(0), *self.graph_outputs(0)}
+        inner = [name for i, name in enumerate(self.names()[0]) if i not in ends]
+        return any(inner) or not inner
 
-    def name_and_kind(self, tensor: Any) -> tuple[str, str]:
-        """Return the name and the type of a tensor of a raw graph."""
-        return self._text(tensor.Name()), self._types.get(tensor.Type(), str(tensor.Type()))
+    def graphs(self) -> list[Graph]:
+        """Return every graph of the file, the model itself first."""
+        return [
+            Graph(
+                tensors=tuple(self.tensor(g, i) for i in range(len(graph.tensors or ()))),
+                operators=tuple(self._graph_operators(g)),
+                inputs=tuple(i for i in numbers(graph.inputs) if i >= 0),
+                outputs=tuple(i for i in numbers(graph.outputs) if i >= 0),
+            )
+            for g, graph in enumerate(self.model.subgraphs)
+        ]
+
+    def tensor(self, graph: int, index: int) -> Tensor:
+        """Return a tensor of a graph."""
+        found = self.model.subgraphs[graph].tensors[index]
+        shape, signature = numbers(found.shape), numbers(found.shapeSignature)
+        scales: tuple[Any, ...] = ()
+        zero_points: tuple[Any, ...] = ()
+        if (quantization := found.quantization) is not None:
+            scales, zero_points = numbers(quantization.scale), numbers(quantization.zeroPoint)
+            zero_points = (*zero_points, *(0,) * len(scales))[: len(scales)]
+        return Tensor(
+            name=_text(found.name),
+            kind=self.type_name(found),
+            shape=shape,
+            signature=signature or shape,
+            scales=scales,
+            zero_points=zero_points,
+            data=self.stored(found.buffer),
+            buffer=found.buffer,
+            sparse=found.sparsity is not None,
+            variable=bool(found.isVariable),
+        )
+
+    def type_name(self, tensor: Any) -> str:
+        """Return the type of a tensor of the schema, as `"INT8"`."""
+        return self._types.get(tensor.type, str(tensor.type))
 
     def stored(self, buffer: int) -> np.ndarray | None:
         """Return the bytes stored in the buffer of that index, or `None` if it holds none."""
-        return self._buffer(buffer)
+        data = self.model.buffers[buffer].data if 0 < buffer < len(self.model.buffers) else None
+        return None if data is None or not len(data) else np.asarray(data, np.uint8)
+
+    def operators(self) -> list[Operator]:
+        """Return every operator of every graph in the file (bodies of loops included)."""
+        graphs = range(len(self.model.subgraphs))
+        return [operator for graph in graphs for operator in self._graph_operators(graph)]
+
+    def _graph_operators(self, number: int) -> Iterable[Operator]:
+        graph = self.model.subgraphs[number]
+        for operator in graph.operators or ():
+            name, custom = self.operator_name(operator)
+            outputs = numbers(operator.outputs)
+            made = [graph.tensors[index] for index in outputs]
+            yield Operator(
+                name=name,
+                custom=custom,
+                input_indices=numbers(operator.inputs),
+                output_indices=outputs,
+                outputs=tuple(_text(tensor.name) for tensor in made),
+                output_types=tuple(self.type_name(tensor) for tensor in made),
+                graph=number,
+                options=operator.builtinOptions,
+            )
 
     def operator_name(self, operator: Any) -> tuple[str, bool]:
-        """Return the name of an operator of a raw graph, and whether it is a custom operator."""
-        code = self._model.OperatorCodes(operator.OpcodeIndex())
+        """Return the name of an operator of the schema, and whether it is a custom operator."""
+        code = self.model.operatorCodes[operator.opcodeIndex]
         # Files older than schema 3a keep the code in the deprecated byte.
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-        custom = number == self._custom
-        name = self._text(code.CustomCode()) if custom else self._operator_names.get(number)
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        custom = number == self.schema.BuiltinOperator.CUSTOM
+        name = _text(code.customCode) if custom else self._operator_names.get(number)
         return name or str(number), custom
+
+    def operator_code(self, name: str) -> int:
+        """Return the index of a builtin operator in the file's table, to which it is added."""
+        number = getattr(self.schema.BuiltinOperator, name)
+        for i, code in enumerate(self.model.operatorCodes):
+            if code.builtinCode == number:
+                code.version = max(code.version, 1)
+                return i
+        added = self.schema.OperatorCodeT(
+            builtinCode=number, deprecatedBuiltinCode=min(number, 127), version=1
+        )
+        self.model.operatorCodes.append(added)
+        return len(self.model.operatorCodes) - 1
+
+    def add_buffer(self, data: np.ndarray) -> int:
+        """Add a buffer, and return its index."""
+        self.model.buffers.append(self.schema.BufferT(data=data.view(np.uint8).ravel()))
+        return len(self.model.buffers) - 1
 
     def operator_counts(self) -> dict[str, int]:
         """Return how often each operator occurs, the most frequent first."""
@@ -242,11 +288,8 @@ class ModelFile:
 
     def float_inputs_and_outputs(self) -> list[str]:
         """Return the names of the file's inputs and outputs which are floating point."""
-        graph = self._model.Subgraphs(0)
-        ends = [graph.Inputs(i) for i in range(graph.InputsLength())]
-        ends += [graph.Outputs(i) for i in range(graph.OutputsLength())]
-        described = [self._describe(graph, index) for index in ends]
-        return [name for name, kind in described if kind in FLOATS]
+        tensors = [self.tensor(0, i) for i in (*self.graph_inputs(0), *self.graph_outputs(0))]
+        return [tensor.name for tensor in tensors if tensor.kind in FLOATS]
 
     def output_operator(
         self, position: int = 0, through: Sequence[str] = ("DEQUANTIZE", "QUANTIZE")
@@ -257,8 +300,8 @@ class ModelFile:
             position: The output. Defaults to `0`.
             through: Names of operators that are passed over, to what computes their first input.
         """
-        wanted = self._model.Subgraphs(0).Outputs(position)
-        for operator in reversed([found for found in self.operators() if found.graph == 0]):
+        wanted = self.graph_outputs(0)[position]
+        for operator in reversed(list(self._graph_operators(0))):
             if wanted in operator.output_indices:
                 if operator.name not in through:
                     return operator
@@ -267,47 +310,16 @@ class ModelFile:
 
     def tensor_types(self) -> dict[str, int]:
         """Return how many tensors there are of each type, activations and constants together."""
-        kinds: Counter[str] = Counter()
-        for graph in self._graphs():
-            kinds.update(self._describe(graph, i)[1] for i in range(graph.TensorsLength()))
-        return dict(kinds.most_common())
-
-    def constants(self) -> Constants:
-        """Count the numbers stored in the file, each buffer once."""
-        return count_constants(
-            (tensor, self._types.get(tensor.Type(), ""), self._buffer(tensor.Buffer()))
-            for graph in self._graphs()
-            for tensor in (graph.Tensors(i) for i in range(graph.TensorsLength()))
-        )
-
-    def _buffer(self, index: int) -> np.ndarray | None:
-        if not 0 < index < self._model.BuffersLength():
-            return None
-        buffer = self._model.Buffers(index)
-        if buffer.DataLength():
-            return buffer.DataAsNumpy()
-        if buffer.Offset() > 1:  # files above 2 GB keep their buffers behind the flatbuffer
-            return np.frombuffer(
-                self._content, np.uint8, count=buffer.Size(), offset=buffer.Offset()
-            )
-        return None
-
-    def tensor(self, graph: int, index: int) -> Tensor:
-        """Return a tensor of a graph."""
-        tensor = self._model.Subgraphs(graph).Tensors(index)
-        name, kind = self._describe(self._model.Subgraphs(graph), index)
-        shape = tuple(tensor.Shape(k) for k in range(tensor.ShapeLength()))
-        return Tensor(name, kind, shape, self._buffer(tensor.Buffer()))
+        tensors = (tensor for graph in self.model.subgraphs for tensor in graph.tensors or ())
+        return dict(Counter(map(self.type_name, tensors)).most_common())
 
     def graph_inputs(self, graph: int) -> list[int]:
         """Return the indices of a graph's input tensors."""
-        found = self._model.Subgraphs(graph)
-        return [found.Inputs(k) for k in range(found.InputsLength())]
+        return list(numbers(self.model.subgraphs[graph].inputs))
 
     def graph_outputs(self, graph: int) -> list[int]:
         """Return the indices of a graph's output tensors."""
-        found = self._model.Subgraphs(graph)
-        return [found.Outputs(k) for k in range(found.OutputsLength())]
+        return list(numbers(self.model.subgraphs[graph].outputs))
 
     def describe_tensor(self, graph: int, index: int) -> dict[str, Any]:
         """Return shape, dtype, scale and zero point of a tensor.
@@ -320,24 +332,19 @@ class ModelFile:
             `shape` (`None` for a size of any value), `dtype` (as NumPy names it), `scale` and
             `zero_point` (`None` where the tensor is not quantized as a whole).
         """
-        tensor = self._model.Subgraphs(graph).Tensors(index)
-        sizes = [tensor.ShapeSignature(k) for k in range(tensor.ShapeSignatureLength())]
-        sizes = sizes or [tensor.Shape(k) for k in range(tensor.ShapeLength())]
-        quantization = tensor.Quantization()
-        scaled = quantization is not None and quantization.ScaleLength() == 1
+        tensor = self.tensor(graph, index)
+        scaled = len(tensor.scales) == 1
         return {
-            "shape": [None if size < 0 else int(size) for size in sizes],
-            "dtype": self._types[tensor.Type()].lower(),
-            "scale": float(quantization.Scale(0)) if scaled else None,
-            "zero_point": int(quantization.ZeroPoint(0)) if scaled else None,
+            "shape": [None if size < 0 else size for size in tensor.signature],
+            "dtype": tensor.kind.lower(),
+            "scale": tensor.scales[0] if scaled else None,
+            "zero_point": tensor.zero_points[0] if scaled else None,
         }
 
     def signature_graphs(self) -> dict[str, int]:
         """Return the index of every signature's graph, in the order of the file."""
-        definitions = [
-            self._model.SignatureDefs(i) for i in range(self._model.SignatureDefsLength())
-        ]
-        return {self._text(d.SignatureKey()): d.SubgraphIndex() for d in definitions}
+        definitions = self.model.signatureDefs or ()
+        return {_text(found.signatureKey): found.subgraphIndex for found in definitions}
 
     def signature(self, key: str | None = None) -> tuple[dict[str, int], dict[str, int]]:
         """Return the tensor index of every named input and output of a signature.
@@ -347,17 +354,76 @@ class ModelFile:
         Args:
             key: The signature's name. Defaults to `None`: that of the file's first graph.
         """
-        for i in range(self._model.SignatureDefsLength()):
-            definition = self._model.SignatureDefs(i)
-            wanted = definition.SubgraphIndex() == 0
-            if key is not None:
-                wanted = self._text(definition.SignatureKey()) == key
-            if not wanted:
-                continue
-            inputs = [definition.Inputs(k) for k in range(definition.InputsLength())]
-            outputs = [definition.Outputs(k) for k in range(definition.OutputsLength())]
-            return (
-                {self._text(entry.Name()): entry.TensorIndex() for entry in inputs},
-                {self._text(entry.Name()): entry.TensorIndex() for entry in outputs},
-            )
+        for found in self.model.signatureDefs or ():
+            if (found.subgraphIndex == 0) if key is None else (_text(found.signatureKey) == key):
+                return (
+                    {_text(entry.name): entry.tensorIndex for entry in found.inputs or ()},
+                    {_text(entry.name): entry.tensorIndex for entry in found.outputs or ()},
+                )
         return {}, {}
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    return {v: k for k, v in vars(enumeration).items() if isinstance(v, int)}
+
+
+def _text(raw: bytes | str | None) -> str:
+    return raw.decode("utf-8", errors="replace") if isinstance(raw, bytes) else raw or ""
+
+
+def _check_extent(packed: Any, size: int) -> None:
+    """Refuse a file with more tables than bytes: tables may be shared, but not without bound."""
+    graphs = packed.SubgraphsLength()
+    if not 0 < graphs <= size:
+        raise ValueError("it has no graph" if not graphs else f"a vector has {graphs:,} entries")
+    entries = packed.BuffersLength() + packed.OperatorCodesLength()
+    for i in range(graphs):
+        graph = packed.Subgraphs(i)
+        entries += graph.TensorsLength() + graph.OperatorsLength()
+        if not 0 <= entries <= size:
+            raise ValueError(f"a vector has {entries:,} entries")
+
+
+def _take_in_what_follows(model: Any, content: bytes | bytearray) -> None:
+    """Read what files above 2 GB keep behind the flatbuffer."""
+    for buffer in model.buffers or ():
+        if buffer.offset > 1 and (buffer.data is None or not len(buffer.data)):
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    for graph in model.subgraphs:
+        for operator in graph.operators or ():
+            if operator.largeCustomOptionsOffset > 1:
+                operator.customOptions = np.frombuffer(
+                    content,
+                    np.uint8,
+                    operator.largeCustomOptionsSize,
+                    operator.largeCustomOptionsOffset,
+                )
+                operator.largeCustomOptionsOffset = operator.largeCustomOptionsSize = 0
+
+
+def _check_indices(model: Any, size: int) -> None:
+    """Refuse indices that lead out of the file, and vectors that together are longer than it."""
+
+    def check(indices: Sequence[int], count: int, least: int = 0) -> None:
+        wrong = [index for index in indices if not least <= index < count]
+        if wrong:
+            raise ValueError(f"index {wrong[0]} of {count}")
+
+    model.buffers, codes = model.buffers or [], len(model.operatorCodes or ())
+    entries = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
+    for graph in model.subgraphs:
+        tensors, operators = graph.tensors or (), graph.operators or ()
+        check([tensor.buffer for tensor in tensors], max(len(model.buffers), 1))
+        check([operator.opcodeIndex for operator in operators], codes)
+        for outer, least in ((graph, -1), *((operator, 0) for operator in operators)):
+            check(numbers(outer.inputs), len(tensors), -1)
+            check(numbers(outer.outputs), len(tensors), least)
+            entries += len(numbers(outer.inputs)) + len(numbers(outer.outputs))
+        if entries > size:
+            raise ValueError(f"its vectors have {entries:,} entries")
+    for found in model.signatureDefs or ():
+        check([found.subgraphIndex], len(model.subgraphs))
+        tensors = model.subgraphs[found.subgraphIndex].tensors or ()
+        named = [*(found.inputs or ()), *(found.outputs or ())]
+        check([entry.tensorIndex for entry in named], len(tensors))

@@ -13,8 +13,8 @@ from keras_kd.data.input import Input
 from keras_kd.litert import probe
 from keras_kd.litert.loading import check_delegate, probe_file
 from keras_kd.litert.loading import check_file as check_file
+from keras_kd.litert.metadata import open_file
 from keras_kd.litert.model_file import ModelFile
-from keras_kd.litert.tables import rows_of_tables
 from keras_kd.system.arguments import number
 from keras_kd.system.quiet import capture_output
 
@@ -87,7 +87,7 @@ class LiteRuntime:
             raise ValueError(
                 f"'{path}' is damaged: a name in it is not text ({error}). Export the model again."
             ) from None
-        self.file = ModelFile(content)
+        self.file = open_file(self.path, content)
         named_inputs, named_outputs = self.file.signature()
         input_names = {index: name for name, index in named_inputs.items()}
         output_names = {index: name for name, index in named_outputs.items()}
@@ -243,7 +243,8 @@ class LiteRuntime:
             if target.dtype.kind == "f":
                 arrays[target.name] = generator.standard_normal(shape).astype(target.dtype)
             elif target.dtype.kind in "iub":
-                ids = generator.integers(0, rows_of_tables(self.file, detail["index"]) or 2, shape)
+                rows = _rows_of_tables(self.file, detail["index"])
+                ids = generator.integers(0, rows or 2, shape)
                 arrays[target.name] = ids.astype(target.dtype)
             else:
                 arrays[target.name] = np.zeros(shape, target.dtype)
@@ -259,3 +260,30 @@ def _dequantize(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
         return array
     scale, zero_point = detail["quantization"]
     return ((array.astype(np.float64) - zero_point) * scale).astype(np.float32)
+
+
+# Operators behind which an id is still itself; SELECT and ADD come from negative ids, which count
+# from the end.
+_CARRY = frozenset(
+    {
+        "ADD", "CAST", "EXPAND_DIMS", "RESHAPE", "SELECT", "SELECT_V2", "SLICE", "SQUEEZE",
+        "STRIDED_SLICE", "TRANSPOSE",
+    }
+)  # fmt: skip
+_TABLE_AND_IDS = {"GATHER": (0, 1), "EMBEDDING_LOOKUP": (1, 0)}
+
+
+def _rows_of_tables(file: ModelFile, index: int) -> int | None:
+    """Return the rows of the smallest table that an input looks up, `None` if it looks up none."""
+    carried = {index}
+    rows = []
+    for operator in file.operators():
+        if operator.graph or not carried & set(operator.input_indices):
+            continue
+        if operator.name in _TABLE_AND_IDS:
+            table, ids = (operator.input_indices[k] for k in _TABLE_AND_IDS[operator.name])
+            if ids in carried:
+                rows.append(file.tensor(0, table).shape[0])
+        elif operator.name in _CARRY:
+            carried.update(operator.output_indices)
+    return min(rows, default=None)

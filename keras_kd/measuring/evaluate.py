@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_kd.data.numpy_batches import check_ends, iterate, limited, with_progress
+from keras_kd.litert.constants import count_constants
 from keras_kd.litert.macs import count_macs, operator_types
 from keras_kd.litert.origin import origin
 from keras_kd.litert.runtime import LiteRuntime
@@ -192,7 +193,7 @@ def _result(
         without = measure([plain], runs, warmup, sample)[0].latency_ms
     # Only without a delegate does LiteRT know the shapes which the sample gave to all tensors.
     macs = count_macs(plain.file, plain.tensor_shape)
-    constants = runtime.file.constants()
+    constants = count_constants(runtime.file)
     inputs, outputs = runtime.describe_tensors()
     floats: dict[str, int] = {}
     for operator in runtime.file.float_operators():

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_kd.data.numpy_batches import Batch, safe_name
+from keras_kd.litert.metadata import without_names
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.differences import Differences
 from keras_kd.measuring.layer_names import LayerNames
@@ -82,6 +83,8 @@ class LayerComparison:
     def __init__(self, model: Any, path: Any) -> None:
         self._model = getattr(model, "model", model)
         self._runtime = LiteRuntime(path, xnnpack=False, preserve_all_tensors=True)
+        if not self._runtime.file.has_names:
+            raise ValueError(without_names(path))
         self._paths = layer_paths(self._model)
         self._reader = FeatureReader(self._model, self._paths)
         self._tensors: dict[str, int] = {}  # layer -> tensor

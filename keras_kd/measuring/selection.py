@@ -36,11 +36,7 @@ _ENDS = {
     "LOG_SOFTMAX": "linear",
     "TANH": "linear",
 }
-_WEIGHTED = {
-    "CONV_2D": "Conv2DOptions",
-    "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
-    "FULLY_CONNECTED": "FullyConnectedOptions",
-}
+_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
 def file_end(file: ModelFile, position: int) -> str | None:
@@ -54,10 +50,6 @@ def file_end(file: ModelFile, position: int) -> str | None:
     if operator is None:
         return None
     if operator.name in _WEIGHTED and operator.options is not None:
-        from ai_edge_litert import schema_py_generated as schema
-
-        options = getattr(schema, _WEIGHTED[operator.name])()
-        options.Init(operator.options.Bytes, operator.options.Pos)
-        fused = options.FusedActivationFunction()
-        return "linear" if fused == schema.ActivationFunctionType.NONE else None
+        fused = operator.options.fusedActivationFunction
+        return "linear" if fused == file.schema.ActivationFunctionType.NONE else None
     return _ENDS.get(operator.name)

@@ -23,7 +23,8 @@ from keras_kd.export.refusals import (
 )
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.tflite import export_tflite
-from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.constants import LEAST_WEIGHTS
+from keras_kd.litert.metadata import open_file
 from keras_kd.models.graph import calls_behind, calls_of, flat_layers, origin_of
 from keras_kd.models.layer_plan import LayerPlan
 from keras_kd.models.training_layers import acts_in_training_only
@@ -67,7 +68,7 @@ def try_export(model: keras.Model, paths: Sequence[str], quantization: str) -> T
             export_tflite(model, file, quantization, representative_data=data, verbose=False)
         except ValueError as error:
             return Trial(str(error).replace(str(file), file.name), {}, {}, {})
-        content = ModelFile(file.read_bytes())
+        content = open_file(file)
     layers: dict[str, Counter[str]] = {}
     for operator in content.operators():
         path = _layer_of(operator.outputs, paths)
@@ -134,8 +135,6 @@ _FOLDED_INTO = ("Conv1D", "Conv2D", "Conv3D", "Dense", "DepthwiseConv2D")
 # LiteRT has no kernels with weights of 4 bits for these, or for a part of what they become.
 _EIGHT_BITS = ("Conv1DTranspose", "Conv2DTranspose", "DepthwiseConv1D", "DepthwiseConv2D")
 _PARTLY_EIGHT_BITS = ("SeparableConv1D", "SeparableConv2D")
-# The converter leaves smaller kernels in float32 where only weights are quantized.
-_LEAST_WEIGHTS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,8 +216,8 @@ def _plan(layer: Any, quantization: str) -> LayerPlan:
         return LayerPlan(_VALUES[quantization])
     if quantization == "int4":
         return _four_bits(layer)
-    if quantization == "dynamic" and max(sizes) < _LEAST_WEIGHTS:
-        return LayerPlan("float32", f"its largest weight has fewer than {_LEAST_WEIGHTS:,} numbers")
+    if quantization == "dynamic" and max(sizes) < LEAST_WEIGHTS:
+        return LayerPlan("float32", f"its largest weight has fewer than {LEAST_WEIGHTS:,} numbers")
     return LayerPlan(_WEIGHTS[quantization])
 
 
@@ -231,8 +230,8 @@ def _four_bits(layer: Any) -> LayerPlan:
         return LayerPlan("8-bit weights", "LiteRT has no kernels with 4 bits for it")
     if name in _PARTLY_EIGHT_BITS:
         return LayerPlan("4- and 8-bit weights", "LiteRT has no depthwise kernels with 4 bits")
-    if max(shape.num_elements() for shape in kernels) < _LEAST_WEIGHTS:
-        reason = f"its largest weight has fewer than {_LEAST_WEIGHTS:,} numbers"
+    if max(shape.num_elements() for shape in kernels) < LEAST_WEIGHTS:
+        reason = f"its largest weight has fewer than {LEAST_WEIGHTS:,} numbers"
         return LayerPlan("8-bit weights", reason)
     return LayerPlan("4-bit weights")
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,10 +46,14 @@ def layer_results(
         layers = [_of_layer(path, layer) for path, layer in _leaves(model)]
     if file is None:
         return [layer.result for layer in layers], None
-    from keras_kd.litert.stored_tensors import stored_tensors
+    from keras_kd.litert.constants import stored_tensors
+    from keras_kd.litert.metadata import open_file, without_names
 
     content = pathlib.Path(file).read_bytes()
-    for tensor in stored_tensors(content):
+    opened = open_file(file, content)
+    if not opened.has_names:
+        warnings.warn(without_names(file), stacklevel=2)
+    for tensor in stored_tensors(opened):
         owner = _owner(tensor, layers)
         if owner is not None:
             owner.found.append(tensor)

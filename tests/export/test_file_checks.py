@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.export import file_checks
-from keras_kd.export.metadata import read_metadata
+from keras_kd.litert.metadata import read_metadata
 
 
 class Inverse(keras.layers.Layer):

@@ -9,6 +9,8 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.export.int4 import gathers_to_lookups
+from keras_kd.litert.constants import count_constants
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
 
@@ -32,7 +34,7 @@ def test_convolutions_and_dense_layers(tmp_path):
         q: kd.export_tflite(model, tmp_path / f"{q}.tflite", q, verbose=False).stat().st_size
         for q in ("dynamic", "float32")
     }
-    types = ModelFile(path.read_bytes()).constants().types
+    types = count_constants(ModelFile(path.read_bytes())).types
     assert types["INT4"] == 9 * 16 * 64 + 64 * 128 + 128 * 16
     assert types["INT8"] == 9 * 16  # too few for 4 bits
     assert path.stat().st_size < 0.75 * sizes["dynamic"] < 0.3 * sizes["float32"]
@@ -50,7 +52,7 @@ def test_what_has_no_kernel_of_4_bits_is_named_once(tmp_path):
         path = kd.export_tflite(model, tmp_path / "a.tflite", "int4", verbose=False)
     (message,) = [str(w.message) for w in said]
     assert "the weights of DEPTHWISE_CONV_2D in 8 bits" in message
-    types = ModelFile(path.read_bytes()).constants().types
+    types = count_constants(ModelFile(path.read_bytes())).types
     assert (types["INT8"], types["INT4"]) == (9 * 128, 128 * 32)
 
 
@@ -63,3 +65,31 @@ def test_the_package_is_asked_for_before_the_conversion(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", without)
     with pytest.raises(ValueError, match=r'pip install "keras-kd\[int4\]"'):
         kd.export_tflite(keras.Sequential([keras.Input((2,))]), tmp_path / "a.tflite", "int4")
+
+
+@pytest.mark.parametrize("batch_size", [1, None])
+def test_embeddings_are_stored_in_4_bits(tmp_path, batch_size):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), name="words", dtype="int32")
+    x = layers.GlobalAveragePooling1D()(layers.Embedding(50, 32)(i))
+    model = keras.Model(i, x)
+    words = np.random.default_rng(0).integers(0, 50, (9, 6)).astype("int32")
+    path = kd.export_tflite(
+        model, tmp_path / "a.tflite", "int4", batch_size=batch_size, verbose=False
+    )
+    file = ModelFile(path.read_bytes())
+    assert count_constants(file).types["INT4"] == 50 * 32
+    assert "EMBEDDING_LOOKUP" in file.operator_counts()
+    table = model.layers[1].get_weights()[0]
+    # One scale for each row: no number is further off than one step of its own word's row.
+    step = np.abs(table).max(axis=1, keepdims=True) / 7
+    bound = step[words].mean(axis=(1,))
+    assert (np.abs(outputs(path, words=words) - model(words)) <= bound + 1e-6).all()
+
+
+def test_what_is_no_look_up_is_left_as_it_is(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    file = ModelFile(kd.export_tflite(model, tmp_path / "a.tflite", verbose=False).read_bytes())
+    before = file.operator_counts()
+    assert not gathers_to_lookups(file)
+    assert file.operator_counts() == before

@@ -9,7 +9,8 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.export.metadata import check_labels, metadata_path, read_metadata
+from keras_kd.export.metadata import check_labels
+from keras_kd.litert.metadata import metadata_path, read_metadata
 from keras_kd.litert.runtime import LiteRuntime
 
 NAMES = ["ant", "bée", "cat", "dog"]

@@ -9,7 +9,8 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.export.sparse_encoding import encodable
+from keras_kd.export.sparse import encodable, encode_sparse
+from keras_kd.litert.constants import count_constants
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
 
@@ -54,7 +55,7 @@ def test_convolutions_are_smaller_and_compute_the_same(tmp_path, quantization):
         warnings.simplefilter("error", UserWarning)
         whole, small = both(convolutions(), tmp_path, quantization, IMAGES)
     assert len(small) < (0.75 if quantization == "int8" else 0.45) * len(whole)
-    constants, wanted = ModelFile(small).constants(), ModelFile(whole).constants()
+    constants, wanted = count_constants(ModelFile(small)), count_constants(ModelFile(whole))
     assert constants.sparse_tensors == 2
     assert (constants.elements, constants.zeros) == (wanted.elements, wanted.zeros)
     outputs = [
@@ -74,7 +75,7 @@ def test_what_the_delegate_cannot_run_stays_dense(tmp_path):
     ) as said:
         whole, small = both(model, tmp_path, "int8", IMAGES)
     assert len([w for w in said if "densely" in str(w.message)]) == 1
-    assert ModelFile(small).constants().sparse_tensors == 2
+    assert count_constants(ModelFile(small)).sparse_tensors == 2
     assert len(small) < len(whole)
 
 
@@ -101,8 +102,8 @@ def test_embeddings_in_float16_stay_dense_and_the_rest_does_not(tmp_path):
     words = np.random.default_rng(0).integers(0, 200, (20, 6)).astype("int32")
     path = kd.export_tflite(model, tmp_path / "a.tflite", "float16", sparse=True, verbose=False)
     content = path.read_bytes()
-    assert ModelFile(content).constants().sparse_tensors == 1
-    assert encodable(content) == []
+    assert count_constants(ModelFile(content)).sparse_tensors == 1
+    assert encodable(ModelFile(content)) == []
     (given,) = LiteRuntime(path).predict({"words": words}).values()
     np.testing.assert_allclose(given, model(words), atol=2e-3)
 
@@ -118,3 +119,39 @@ def test_what_would_be_computed_wrongly_stays_dense(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="with an error of 0.5"):
         whole, small = both(dense(), tmp_path, "float32", None)
     assert small == whole
+
+
+def test_the_encoding_is_compressed_sparse_rows(tmp_path):
+    generator = np.random.default_rng(0)
+    i = keras.Input((64,), name="x")
+    model = keras.Model(i, layers.Dense(300)(layers.Dense(128, activation="relu")(i)))
+    for layer in model.layers[1:]:
+        zero = generator.random(layer.kernel.shape) < 0.9
+        layer.kernel.assign(np.where(zero, 0, layer.kernel.numpy()))
+    content = kd.export_tflite(model, tmp_path / "a.tflite", verbose=False).read_bytes()
+    file = ModelFile(content)
+    groups = encodable(file)
+    assert groups == [("FLOAT32", "FULLY_CONNECTED")]
+    encode_sparse(file, [("FLOAT32", "CONV_2D")])
+    assert file.packed(keep_names=False) == content
+    encode_sparse(file, groups)
+    encoded = file.packed()
+    assert len(encoded) < 0.25 * len(content)
+    before = ModelFile(content).model
+    after = ModelFile(encoded).model
+    checked = 0
+    for old, new in zip(before.subgraphs[0].tensors, after.subgraphs[0].tensors, strict=False):
+        if new.sparsity is None:
+            continue
+        rows, columns = new.sparsity.dimMetadata
+        wanted = np.frombuffer(bytes(before.buffers[old.buffer].data), "<f4").reshape(new.shape)
+        values = np.frombuffer(bytes(after.buffers[new.buffer].data), "<f4")
+        decoded = np.zeros_like(wanted)
+        for row in range(rows.denseSize):
+            part = slice(*columns.arraySegments.values[row : row + 2])
+            decoded[row, columns.arrayIndices.values[part]] = values[part]
+        np.testing.assert_array_equal(decoded, wanted)
+        assert columns.arrayIndices.values.dtype == np.uint8  # no position is above 255
+        checked += 1
+    assert checked == 2
+    assert encodable(file) == []

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 from keras_kd.export.tflite import export_tflite
-from keras_kd.litert.constants import count_zeros
+from keras_kd.litert.constants import count_constants, count_zeros
 from keras_kd.litert.model_file import ModelFile
 
 
@@ -35,7 +35,7 @@ def pruned(path: pathlib.Path, quantization: str) -> ModelFile:
 def test_constants_and_zeros_are_counted(
     tmp_path: pathlib.Path, quantization: str, types: dict[str, int]
 ) -> None:
-    constants = pruned(tmp_path / "a.tflite", quantization).constants()
+    constants = count_constants(pruned(tmp_path / "a.tflite", quantization))
     assert (constants.elements, constants.zeros, constants.sparsity) == (1200, 900, 0.75)
     assert constants.types == types
     assert constants.sparse_tensors == 0

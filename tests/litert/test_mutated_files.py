@@ -11,10 +11,9 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.litert.graph import read_graphs
+from keras_kd.litert.constants import count_constants, stored_tensors
 from keras_kd.litert.macs import count_macs
 from keras_kd.litert.model_file import ModelFile
-from keras_kd.litert.stored_tensors import stored_tensors
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "exports" / "reference" / "seed0" / "int8.tflite"
 
@@ -45,12 +44,13 @@ def read(content):
     file.operators()
     file.operator_counts()
     file.tensor_types()
-    file.constants()
+    count_constants(file)
     file.float_inputs_and_outputs()
     file.signature()
     file.signature_graphs()
-    read_graphs(file)
-    stored_tensors(content)
+    file.graphs()
+    stored_tensors(file)
+    assert file.has_names in (False, True)
     count_macs(file)
 
 

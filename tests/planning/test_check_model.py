@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.litert.constants import count_constants
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.planning import check_model
 from keras_kd.planning.check_model import LayerCheck
@@ -236,7 +237,7 @@ def test_exports_are_what_the_files_hold(tmp_path):
     assert cells["conv2"]["dynamic"] == "8-bit weights" and cells["conv"]["dynamic"] == "float32"
     path = kd.export_tflite(model, tmp_path / "a.tflite", "dynamic", verbose=False)
     file = ModelFile(path.read_bytes())
-    assert file.constants().types["INT8"] == 16 * 16 * 9
+    assert count_constants(file).types["INT8"] == 16 * 16 * 9
     assert found.operators["dynamic"] == file.operator_counts()
     assert "representative_data" in found.notes["int8"][0]
     needs = raised(lambda: kd.export_tflite(model, tmp_path / "b.tflite", "int8"))

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from keras_kd.export.tflite import export_tflite
-from keras_kd.litert.stored_tensors import stored_tensors
+from keras_kd.litert.constants import stored_tensors
+from keras_kd.litert.metadata import open_file
 from keras_kd.report.layers import layer_results
 
 
@@ -54,7 +55,7 @@ def test_kernels_are_found_in_the_file(model, files, quantization, bits):
     file = files / f"{quantization}.tflite"
     kernels = {
         tensor.elements: tensor
-        for tensor in stored_tensors(file.read_bytes())
+        for tensor in stored_tensors(open_file(file))
         if tensor.axes >= 2 and tensor.zeros is not None
     }
     assert kernels[40].bits == bits and kernels[40].zeros == 20  # logits: half of it is zero

@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_kd.compression.stages.kept import Kept, groups_of, zeros_of
 from keras_kd.compression.stages.kernels import kernel_axes
 from keras_kd.compression.tfmot import import_tfmot
-from keras_kd.litert.four_bits import LEAST_WEIGHTS
+from keras_kd.litert.constants import LEAST_WEIGHTS
 from keras_kd.models.graph import kernel_of
 from keras_kd.models.layers import paths_above
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from keras_kd.litert.graph import Graph, Node
+from keras_kd.litert.model_file import Graph, Operator
 
 # Sizes in bytes of what the runtime keeps for the whole run, with 8-byte pointers; a
 # microcontroller's are smaller.
@@ -42,17 +42,17 @@ def activation_bytes(graph: Graph) -> int:
     """Return how many bytes the activations of one graph take when they share memory."""
     first: dict[int, int] = {index: 0 for index in graph.inputs}
     last: dict[int, int] = {index: 0 for index in graph.inputs}
-    for step, node in enumerate(graph.nodes):
-        for index in (*node.inputs, *node.outputs):
+    for step, operator in enumerate(graph.operators):
+        for index in (*operator.input_indices, *operator.output_indices):
             first.setdefault(index, step)
             last[index] = step
     for index in graph.outputs:
         first.setdefault(index, 0)
-        last[index] = len(graph.nodes)
+        last[index] = len(graph.operators)
     requests = [
         (_aligned(graph.tensors[index].bytes), first[index], last[index])
         for index in first
-        if not graph.tensors[index].constant and not graph.tensors[index].variable
+        if index >= 0 and not graph.tensors[index].constant and not graph.tensors[index].variable
     ]
     return pack([request for request in requests if request[0]])
 
@@ -80,8 +80,8 @@ def _records(graphs: Sequence[Graph]) -> int:
     size = _FIXED
     for graph in graphs:
         size += _PER_TENSOR * len(graph.tensors)
-        size += (_PER_NODE + _OPERATOR_DATA) * len(graph.nodes)
-        size += sum(_table(graph, node) for node in graph.nodes)
+        size += (_PER_NODE + _OPERATOR_DATA) * len(graph.operators)
+        size += sum(_table(graph, operator) for operator in graph.operators)
         size += _PER_INPUT_OR_OUTPUT * (len(graph.inputs) + len(graph.outputs))
         for tensor in graph.tensors:
             if tensor.constant and tensor.scales:
@@ -91,9 +91,9 @@ def _records(graphs: Sequence[Graph]) -> int:
     return size
 
 
-def _table(graph: Graph, node: Node) -> int:
+def _table(graph: Graph, operator: Operator) -> int:
     """Bytes of the tables which an operator computes before the first run."""
-    if node.name == "SOFTMAX" and graph.tensors[node.inputs[0]].kind == "INT16":
+    if operator.name == "SOFTMAX" and graph.tensors[operator.input_indices[0]].kind == "INT16":
         return _INT16_SOFTMAX_TABLES
     return 0
 

@@ -16,12 +16,11 @@ from keras_kd.export.micro.arena import estimate_arena
 from keras_kd.export.micro.operators import different_operators, refusal, resolver_calls
 from keras_kd.export.micro.source import MARK, Facts, c_type, header_text, source_text
 from keras_kd.export.micro.trial import Trial, available, run_trial
-from keras_kd.litert.graph import Graph, Tensor, read_graphs
 from keras_kd.litert.loading import probe_file
-from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.metadata import described
+from keras_kd.litert.model_file import Graph, ModelFile, Tensor
 from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable
-from keras_kd.system.reading import read_json
 
 _SUFFIXES = {".h": ".cc", ".cc": ".cc", ".cpp": ".cpp", "": ".cc"}
 _RESERVED = """
@@ -143,7 +142,7 @@ def export_c_array(
     name = _namespace(name, header)
     path = probe_file(tflite_path).path
     content = path.read_bytes()
-    graphs = read_graphs(ModelFile(content))
+    graphs = ModelFile(content).graphs()
     reason = refusal(graphs) or _no_type(graphs[0])
     if reason is not None:
         raise ValueError(f"'{path}' {reason}")
@@ -160,7 +159,7 @@ def export_c_array(
                 "it all the same."
             )
         warnings.warn(text, stacklevel=2)
-    metadata = _metadata(path, content)
+    metadata = described(path, content, without_checksum=True) or {}
     inputs, outputs = (
         [graphs[0].tensors[i] for i in ends] for ends in (graphs[0].inputs, graphs[0].outputs)
     )
@@ -291,27 +290,6 @@ def _difference(path: pathlib.Path, tried: Trial | None, cures: dict[str, str]) 
     if not cures:
         text += ". Replace the layers that cause it, or compare the two on your own data"
     return f"{text}."
-
-
-def _metadata(path: pathlib.Path, content: bytes) -> dict[str, Any]:
-    beside = path.with_name(path.name + ".json")
-    try:
-        metadata = read_json(beside)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        warnings.warn(f"'{beside}' cannot be read and is not used ({error}).", stacklevel=3)
-        return {}
-    if not isinstance(metadata, dict):
-        return {}
-    expected = metadata.get("sha256")
-    if expected is not None and expected != hashlib.sha256(content).hexdigest():
-        warnings.warn(
-            f"'{beside}' was written for another file than '{path}' and is not used.",
-            stacklevel=3,
-        )
-        return {}
-    return metadata
 
 
 def _class_names(

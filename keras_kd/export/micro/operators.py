@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from keras_kd.litert.graph import Graph, Node, Tensor
+from keras_kd.litert.model_file import Graph, Operator, Tensor
 
 # TFLite's name -> the method of tflite::MicroMutableOpResolver that registers its kernel.
 METHODS = {
@@ -79,7 +79,7 @@ def resolver_calls(graphs: Sequence[Graph]) -> list[str]:
         {
             CUSTOM_METHODS[node.name] if node.custom else METHODS[node.name]
             for graph in graphs
-            for node in graph.nodes
+            for node in graph.operators
         }
     )
 
@@ -90,7 +90,7 @@ def different_operators(graphs: Sequence[Graph]) -> dict[str, str]:
     Args:
         graphs: The file's graphs.
     """
-    names = {node.name for graph in graphs for node in graph.nodes}
+    names = {node.name for graph in graphs for node in graph.operators}
     return {name: cure for name, cure in DIFFERENT.items() if name in names}
 
 
@@ -110,13 +110,13 @@ def refusal(graphs: Sequence[Graph]) -> str | None:
     return None
 
 
-def _nodes(graphs: Sequence[Graph]) -> Iterator[tuple[Node, list[Tensor], list[Tensor]]]:
+def _nodes(graphs: Sequence[Graph]) -> Iterator[tuple[Operator, list[Tensor], list[Tensor]]]:
     for graph in graphs:
-        for node in graph.nodes:
+        for node in graph.operators:
             yield (
                 node,
-                [graph.tensors[i] for i in node.inputs],
-                [graph.tensors[i] for i in node.outputs],
+                [graph.tensors[i] for i in node.input_indices if i >= 0],
+                [graph.tensors[i] for i in node.output_indices],
             )
 
 

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 
 from keras_kd.export.micro.arena import activation_bytes, pack
-from keras_kd.litert.graph import Graph, Node, Tensor
+from keras_kd.litert.model_file import Graph, Operator, Tensor
 
 
 @pytest.mark.parametrize(
@@ -20,16 +21,17 @@ def test_tensors_that_do_not_live_together_share_memory(requests, height):
 
 
 def tensor(size, constant=False, variable=False):
-    return Tensor("t", "INT8", (size,), (size,), (), (), constant, False, variable)
+    data = np.zeros(size, np.uint8) if constant else None
+    return Tensor("t", "INT8", (size,), (size,), data=data, variable=variable)
 
 
 def test_a_residual_is_kept_until_it_is_added():
     tensors = (*map(tensor, (16, 160, 160, 320, 16)), tensor(999, constant=True))
     nodes = (
-        Node("CONV_2D", False, (0, 5), (1,)),
-        Node("CONV_2D", False, (1, 5), (2,)),
-        Node("CONCATENATION", False, (1, 2), (3,)),
-        Node("MEAN", False, (3,), (4,)),
+        Operator("CONV_2D", False, (0, 5), (1,)),
+        Operator("CONV_2D", False, (1, 5), (2,)),
+        Operator("CONCATENATION", False, (1, 2), (3,)),
+        Operator("MEAN", False, (3,), (4,)),
     )
     chain = Graph(tensors, nodes, (0,), (4,))
     assert activation_bytes(chain) == 160 + 160 + 320

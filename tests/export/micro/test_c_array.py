@@ -203,7 +203,7 @@ def test_on_a_full_disk_nothing_is_changed(model, tmp_path, monkeypatch):
 
 def test_class_names_of_another_file_are_not_used(model):
     write_json(model, class_names=["a", "b"], sha256="0" * 64)
-    with pytest.warns(UserWarning, match="was written for another file"):
+    with pytest.warns(UserWarning, match="describes another file"):
         written = export_c_array(model, trial=False)
     assert "kClassNames" not in written.header.read_text()
     write_json(model, class_names=["a", "b"])

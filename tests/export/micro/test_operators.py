@@ -1,14 +1,16 @@
 import importlib.util
 import pathlib
 
+import numpy as np
 import pytest
 
 from keras_kd.export.micro.operators import CUSTOM_METHODS, METHODS, refusal, resolver_calls
-from keras_kd.litert.graph import Graph, Node, Tensor
+from keras_kd.litert.model_file import Graph, Operator, Tensor
 
 
 def tensor(name="t", kind="INT8", shape=(1, 4), signature=None, constant=False, sparse=False):
-    return Tensor(name, kind, shape, signature or shape, (0.5,), (0,), constant, sparse, False)
+    data = np.zeros(4, np.uint8) if constant else None
+    return Tensor(name, kind, shape, signature or shape, (0.5,), (0,), data, sparse=sparse)
 
 
 def graph(node="FULLY_CONNECTED", data=None, weights=None, result=None, custom=False):
@@ -17,7 +19,7 @@ def graph(node="FULLY_CONNECTED", data=None, weights=None, result=None, custom=F
         weights or tensor("w", constant=True),
         result or tensor("y"),
     )
-    return Graph(tensors, (Node(node, custom, (0, 1), (2,)),), (0,), (2,))
+    return Graph(tensors, (Operator(node, custom, (0, 1), (2,)),), (0,), (2,))
 
 
 def test_nothing_is_said_against_an_int8_network():

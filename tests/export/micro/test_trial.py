@@ -149,8 +149,7 @@ def test_a_trial_needs_the_package(tmp_path, monkeypatch):
 
 def test_the_estimate_is_on_the_safe_side_of_the_measured_arena():
     from keras_kd.export.micro.arena import estimate_arena
-    from keras_kd.litert.graph import read_graphs
     from keras_kd.litert.model_file import ModelFile
 
-    estimate = estimate_arena(read_graphs(ModelFile(REFERENCE.read_bytes())))
+    estimate = estimate_arena(ModelFile(REFERENCE.read_bytes()).graphs())
     assert 44416 <= estimate <= 1.3 * 44416

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.litert.stored_tensors import stored_tensors
+from keras_kd.litert.constants import stored_tensors
+from keras_kd.litert.model_file import ModelFile
 
 
 def converted(**options):
@@ -25,7 +26,7 @@ def converted(**options):
 
 
 def test_kernel_and_bias():
-    by_axes = {tensor.axes: tensor for tensor in stored_tensors(converted())}
+    by_axes = {tensor.axes: tensor for tensor in stored_tensors(ModelFile(converted()))}
     kernel, bias = by_axes[2], by_axes[1]
     assert (kernel.elements, kernel.bits, kernel.bytes) == (32, 32, 128)
     assert kernel.zeros == 8  # the zero of the range stands in the first column
@@ -38,6 +39,6 @@ def test_half_precision_is_told_with_what_takes_it_behind_the_conversion():
         optimizations=[tf.lite.Optimize.DEFAULT],
         target_spec=tf.lite.TargetSpec(supported_types=[tf.float16]),
     )
-    kernel = next(tensor for tensor in stored_tensors(content) if tensor.axes == 2)
+    kernel = next(tensor for tensor in stored_tensors(ModelFile(content)) if tensor.axes == 2)
     assert (kernel.bits, kernel.bytes, kernel.zeros) == (16, 64, 8)
     assert len(kernel.users) >= 2  # the conversion to float32, and the product
