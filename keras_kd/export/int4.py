@@ -71,7 +71,9 @@ def to_int4(file: ModelFile, trained: bool = False) -> ModelFile:
     for scope, operation in _small(file):
         recipe.add_dynamic_config(f"^{re.escape(scope)}", name(operation), num_bits=8)
     try:
-        job = quantizer.Quantizer(bytearray(file.packed()), recipe.get_quantization_recipe())
+        # Of a buffer that two tensors share, the quantizer would have to make two.
+        given = bytearray(file.packed(share_buffers=False))
+        job = quantizer.Quantizer(given, recipe.get_quantization_recipe())
         quantized = job.quantize(enable_progress_report=False).quantized_model
     except (RuntimeError, ValueError, KeyError, IndexError) as error:
         raise ValueError(

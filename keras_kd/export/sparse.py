@@ -258,7 +258,7 @@ def _densify(file: ModelFile, graph: int, index: int) -> None:
     schema, found = file.schema, file.model.subgraphs[graph]
     source, target = found.tensors[index], len(found.tensors)
     tensor = copy.copy(source)
-    tensor.name, tensor.buffer, tensor.sparsity = bytes(source.name) + b"/dense", 0, None
+    tensor.name, tensor.buffer, tensor.sparsity = (source.name or b"") + b"/dense", 0, None
     found.tensors.append(tensor)
     for operator in found.operators:
         operator.inputs = [target if i == index else i for i in numbers(operator.inputs)]

@@ -128,7 +128,8 @@ class ModelFile:
         content: The file's bytes.
 
     Attributes:
-        model: The content as an object of the schema (`ModelT`), which may be changed.
+        content: The bytes that it was made of.
+        model: What they hold as an object of the schema (`ModelT`), which may be changed.
         schema: The module that holds the schema.
 
     Raises:
@@ -139,6 +140,7 @@ class ModelFile:
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema: Any = schema
+        self.content = content
         try:
             packed = schema.Model.GetRootAs(content, 0)
             _check_extent(packed, len(content))
@@ -152,13 +154,14 @@ class ModelFile:
         self._types = _names(schema.TensorType)
         self._operator_names = _names(schema.BuiltinOperator)
 
-    def packed(self, keep_names: bool = True) -> bytes:
+    def packed(self, keep_names: bool = True, share_buffers: bool = True) -> bytes:
         """Return the bytes of the file, in which whatever is equal is stored once.
 
         Args:
             keep_names: Whether the names of inner tensors are stored. Defaults to `True`.
+            share_buffers: Whether equal constants share their bytes. Defaults to `True`.
         """
-        return pack(self.model, IDENTIFIER, keep_names)
+        return pack(self.model, IDENTIFIER, keep_names, share_buffers)
 
     def names(self) -> list[list[str]]:
         """Return the names of the tensors of every graph."""

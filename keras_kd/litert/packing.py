@@ -21,21 +21,28 @@ def numbers(vector: Any) -> tuple[Any, ...]:
     return () if vector is None else tuple(np.asarray(vector).tolist())
 
 
-def pack(model: Any, identifier: bytes, keep_names: bool = True, limit: int = _LIMIT) -> bytes:
+def pack(
+    model: Any,
+    identifier: bytes,
+    keep_names: bool = True,
+    share_buffers: bool = True,
+    limit: int = _LIMIT,
+) -> bytes:
     """Return the bytes of a file.
 
-    Equal buffers become one, and equal vectors, texts and tables are stored once. What is computed
-    does not change.
+    Equal vectors, texts and tables are stored once. What is computed does not change.
 
     Args:
         model: The file's content as an object of the schema (`ModelT`).
         identifier: The four bytes by which the format is known.
         keep_names: Whether the names of tensors are stored which are no inputs or outputs of the
             file or of a signature. Defaults to `True`.
+        share_buffers: Whether equal buffers become one. Defaults to `True`.
         limit: Size in bytes from which on buffers are kept behind the flatbuffer. Defaults to the
             format's own.
     """
-    _share_buffers(model)
+    if share_buffers:
+        _share_buffers(model)
     held = [buffer for buffer in model.buffers if buffer.data is not None and len(buffer.data)]
     with contextlib.nullcontext() if keep_names else _without_names(model):
         if sum(len(buffer.data) for buffer in held) < limit:
