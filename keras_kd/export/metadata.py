@@ -1,11 +1,13 @@
-"""What is written about an exported file into the JSON file beside it."""
+"""What is written about an exported file into the JSON beside it, and writing the two, or none."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping, Sequence
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,9 @@ from keras_kd._version import __version__
 from keras_kd.export.calibration import Calibration
 from keras_kd.export.signatures import Signature
 from keras_kd.litert.constants import count_constants
+from keras_kd.litert.metadata import metadata_path
 from keras_kd.litert.model_file import ModelFile
+from keras_kd.system.files import atomic_path, check_writable
 
 FORMAT = "keras_kd.tflite"
 SCHEMA_VERSION = 1
@@ -129,3 +133,46 @@ def _ends(file: ModelFile, key: str, signature: Signature) -> dict[str, list[dic
         for names, indices in zip(wanted, named, strict=True)
     )
     return {"inputs": inputs, "outputs": outputs}
+
+
+def check_places(target: pathlib.Path) -> None:
+    """Make sure that the file and its JSON can be written.
+
+    Raises:
+        OSError: If one of them cannot.
+    """
+    check_writable(target)
+    check_writable(metadata_path(target))
+
+
+@contextlib.contextmanager
+def written(
+    target: pathlib.Path, content: bytes, metadata: dict[str, Any]
+) -> Iterator[pathlib.Path]:
+    """Write both files under temporary names, and move them into place behind the `with` block.
+
+    The block may run the file, beside which its JSON stands, and keeps both from being moved by
+    raising an error. Between the two moves, the old JSON does not describe the new file: its
+    checksum tells.
+
+    Args:
+        target: The file's final path.
+        content: Its bytes.
+        metadata: The JSON's content.
+
+    Yields:
+        The temporary file's path.
+
+    Raises:
+        OSError: If the disk is full, or a file may not become as large.
+    """
+    text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
+    with atomic_path(metadata_path(target)) as temporary_json, atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+        temporary_json.write_text(text, encoding="utf-8")
+        beside = metadata_path(temporary)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            yield temporary
+        finally:
+            beside.unlink(missing_ok=True)

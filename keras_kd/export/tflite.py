@@ -20,7 +20,7 @@ from keras_kd.export.file_checks import (
     warnings_of,
 )
 from keras_kd.export.labels_in_file import embed, with_labels
-from keras_kd.export.metadata import check_labels, describe
+from keras_kd.export.metadata import check_labels, check_places, describe, written
 from keras_kd.export.options import (
     INTEGER,
     BatchSize,
@@ -33,7 +33,6 @@ from keras_kd.export.refusals import trained_for_int8, trained_not_for_int4
 from keras_kd.export.saved_model import SavedModelSource, source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
-from keras_kd.export.written_files import check_places, written
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
 from keras_kd.models.weights import check_finite_weights

@@ -99,11 +99,7 @@ class LiteRuntime:
                 "nothing to measure. Export the model again."
             )
         self.inputs = [
-            Input(
-                name=input_names.get(d["index"], d["name"]),
-                shape=tuple(None if s == -1 else int(s) for s in d["shape_signature"]),
-                dtype=np.dtype(np.float32 if _is_quantized(d) else d["dtype"]),
-            )
+            _as_plain_numbers(d, input_names.get(d["index"], d["name"]))
             for d in self._input_details
         ]
         self.output_names = [output_names.get(d["index"], d["name"]) for d in self._output_details]
@@ -118,32 +114,14 @@ class LiteRuntime:
 
     def describe_tensors(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Return name, shape, dtype and quantization of every input and of every output."""
-
-        def describe(detail: Mapping[str, Any], name: str) -> dict[str, Any]:
-            scale, zero_point = detail["quantization"]
-            return {
-                "name": name,
-                "shape": [None if s == -1 else int(s) for s in detail["shape_signature"]],
-                "dtype": np.dtype(detail["dtype"]).name,
-                "scale": float(scale) if _is_quantized(detail) else None,
-                "zero_point": int(zero_point) if _is_quantized(detail) else None,
-            }
-
-        return (
-            [describe(d, i.name) for d, i in zip(self._input_details, self.inputs, strict=True)],
-            [describe(d, n) for d, n in zip(self._output_details, self.output_names, strict=True)],
-        )
+        inputs = zip(self._input_details, (i.name for i in self.inputs), strict=True)
+        outputs = zip(self._output_details, self.output_names, strict=True)
+        return [_described(*end) for end in inputs], [_described(*end) for end in outputs]
 
     def output_specs(self) -> list[Input]:
         """Return name, shape and type of every output, as `predict` gives them."""
-        return [
-            Input(
-                name=name,
-                shape=tuple(None if s == -1 else int(s) for s in d["shape_signature"]),
-                dtype=np.dtype(np.float32 if _is_quantized(d) else d["dtype"]),
-            )
-            for d, name in zip(self._output_details, self.output_names, strict=True)
-        ]
+        ends = zip(self._output_details, self.output_names, strict=True)
+        return [_as_plain_numbers(detail, name) for detail, name in ends]
 
     def tensor_shape(self, graph: int, index: int) -> tuple[int, ...]:
         """Return the shape which a tensor has at present: after a run, the one of that run."""
@@ -249,6 +227,26 @@ class LiteRuntime:
             else:
                 arrays[target.name] = np.zeros(shape, target.dtype)
         return arrays
+
+
+def _sizes(detail: Mapping[str, Any]) -> list[int | None]:
+    return [None if size == -1 else int(size) for size in detail["shape_signature"]]
+
+
+def _as_plain_numbers(detail: Mapping[str, Any], name: str) -> Input:
+    dtype = np.float32 if _is_quantized(detail) else detail["dtype"]
+    return Input(name=name, shape=tuple(_sizes(detail)), dtype=np.dtype(dtype))
+
+
+def _described(detail: Mapping[str, Any], name: str) -> dict[str, Any]:
+    scale, zero_point = detail["quantization"] if _is_quantized(detail) else (None, None)
+    return {
+        "name": name,
+        "shape": _sizes(detail),
+        "dtype": np.dtype(detail["dtype"]).name,
+        "scale": None if scale is None else float(scale),
+        "zero_point": None if zero_point is None else int(zero_point),
+    }
 
 
 def _is_quantized(detail: Mapping[str, Any]) -> bool:
