@@ -68,6 +68,7 @@ def test_the_package_is_asked_for_before_the_conversion(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [1, None])
+@pytest.mark.promise
 def test_embeddings_are_stored_in_4_bits(tmp_path, batch_size):
     keras.utils.set_random_seed(0)
     i = keras.Input((6,), name="words", dtype="int32")
