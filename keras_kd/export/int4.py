@@ -80,7 +80,7 @@ def to_int4(file: ModelFile, trained: bool = False) -> ModelFile:
             f"ai-edge-quantizer could not store the weights in 4 bits: {error} "
             'Export with `quantization="int8"` or "dynamic".'
         ) from error
-    return ModelFile(quantized)
+    return ModelFile(bytes(quantized))
 
 
 def weights_above_4_bits(file: ModelFile) -> dict[str, Counter[str]]:
