@@ -120,7 +120,9 @@ class KerasSource:
         for function in functions.values():  # a function may use more than the model
             variables += [v for v in function.graph.variables if id(v) not in known]
         module.tracked_variables = variables
-        tf.saved_model.save(module, os.fspath(folder), signatures=functions)
+        # Gradients are of no use to the converter, and are traced for every activation.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, os.fspath(folder), signatures=functions, options=options)
         return signatures
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
