@@ -1,7 +1,7 @@
 import pytest
 
 
-@pytest.mark.promise
+@pytest.mark.slow
 def test_quick_mode_goes_the_whole_way_from_a_saved_model(run_quick):
     run = run_quick("compress_a_pretrained_model")
     assert list(run.files) == [

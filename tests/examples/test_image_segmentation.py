@@ -1,7 +1,7 @@
 import pytest
 
 
-@pytest.mark.promise
+@pytest.mark.slow
 def test_runs_in_quick_mode(run_quick):
     run = run_quick("image_segmentation")
     assert run.metric == "mean_iou"

@@ -109,7 +109,7 @@ def test_a_mirrored_scene_has_the_labels_of_its_mirrored_objects(example):
     )
 
 
-@pytest.mark.promise
+@pytest.mark.slow
 def test_runs_in_quick_mode(run_quick):
     run = run_quick("object_detection")
     assert run.metric == "map"

@@ -1,7 +1,7 @@
 import pytest
 
 
-@pytest.mark.promise
+@pytest.mark.slow
 def test_runs_in_quick_mode(run_quick):
     run = run_quick("speech_commands")
     assert list(run.files) == [

@@ -12,7 +12,7 @@ from keras_kd.cli import main
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "command_line.md"
 
 
-@pytest.mark.promise
+@pytest.mark.slow
 def test_commands(run_guide, tmp_path, capsys):
     run_guide("command_line.md")
     text = GUIDE.read_text()

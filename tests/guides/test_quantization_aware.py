@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.promise
+@pytest.mark.slow
 def test_code(run_guide):
     files = run_guide("quantization_aware.md")["files"]
     assert all(result.accuracy > 0.8 for result in files.values())

@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.promise
+@pytest.mark.slow
 def test_code(run_guide):
     names = run_guide("shrinking.md")
     kd = names["kd"]
