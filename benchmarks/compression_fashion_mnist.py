@@ -19,6 +19,8 @@ import time
 
 import keras
 import numpy as np
+from fashion_data import evaluation_dataset, load_images
+from fashion_models import RECIPES, train_or_load
 from kept_results import spread, write_results
 from losses_fashion_mnist import (
     BATCH_SIZE,
@@ -34,9 +36,6 @@ from losses_fashion_mnist import (
 )
 
 import keras_kd as kd
-from keras_kd.demo.data import evaluation_dataset, load_images
-from keras_kd.demo.recipes import RECIPES
-from keras_kd.demo.training import train_or_load
 from keras_kd.system.files import atomic_path
 
 SPARSITY = 0.6

@@ -1,8 +1,8 @@
 """Every form of exported file, beside what a user would write otherwise.
 
-    python benchmarks/export_variants.py --demo exports/fashion_mnist
+    python benchmarks/export_variants.py --models exports/fashion_mnist
 
-Models: the teacher and the distilled students which `keras-kd demo --dataset fashion_mnist` left
+Models: the teacher and the distilled students which `benchmarks/fashion_mnist.py` left
 in its folder, measured on the first 1,000 test images; MobileNetV2 and EfficientNetB0 of
 keras.applications with random weights, where the share of images for which the file and the Keras
 model give the same class stands in for the accuracy. Beside `kd.export_tflite`:
@@ -19,11 +19,11 @@ import application_models
 import keras
 import numpy as np
 import tensorflow as tf
+from fashion_data import load_images
+from fashion_models import RECIPES
 from kept_results import once, write_results
 
 import keras_kd as kd
-from keras_kd.demo.data import load_images
-from keras_kd.demo.recipes import RECIPES
 from keras_kd.system.quiet import capture_output
 
 KERAS, QUANTIZER = "keras export", "ai-edge-quantizer"
@@ -148,16 +148,16 @@ FORMS = (
 )
 
 
-def subjects(demo):
+def subjects(folder):
     """Return, by title, functions which give a `Subject`."""
 
-    def from_demo(name, load):
+    def kept(name, load):
         def make():
             recipe = RECIPES["fashion_mnist"]
             data = load_images(recipe.dataset, recipe.validation_examples)
             images = data.train[0][:CALIBRATION].astype("float32") / 255.0
             test = data.test[0][:IMAGES].astype("float32") / 255.0
-            return Subject(load(demo / name), images, (test, data.test[1][:IMAGES]))
+            return Subject(load(folder / name), images, (test, data.test[1][:IMAGES]))
 
         return make
 
@@ -171,10 +171,10 @@ def subjects(demo):
         return make
 
     return {
-        "teacher": from_demo("teacher.keras", keras.models.load_model),
-        "student, distilled": from_demo("seed0/distilled.keras", keras.models.load_model),
-        "student, pruned": from_demo("seed0/pruned.keras", kd.load_compressed),
-        "student, pruned, quantization-aware": from_demo("seed0/int8.h5", kd.load_compressed),
+        "teacher": kept("teacher.keras", keras.models.load_model),
+        "student, distilled": kept("seed0/distilled.keras", keras.models.load_model),
+        "student, pruned": kept("seed0/pruned.keras", kd.load_compressed),
+        "student, pruned, quantization-aware": kept("seed0/int8.h5", kd.load_compressed),
         "MobileNetV2": application("MobileNetV2", "mobilenet_v2"),
         "EfficientNetB0": application("EfficientNetB0", "efficientnet"),
     }
@@ -243,14 +243,14 @@ def table(measured):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--demo", default="exports/fashion_mnist", help="the demo's folder")
+    parser.add_argument("--models", default="exports/fashion_mnist", help="its folder")
     parser.add_argument(
         "--out", default="exports/export_variants", help="[exports/export_variants]"
     )
     chosen = parser.parse_args(argv)
     folder = pathlib.Path(chosen.out)
     measured = {}
-    for title, make in subjects(pathlib.Path(chosen.demo)).items():
+    for title, make in subjects(pathlib.Path(chosen.models)).items():
         kept = folder / f"{title.replace(', ', '_').replace(' ', '_')}.json"
         if not kept.exists():
             print(title, flush=True)

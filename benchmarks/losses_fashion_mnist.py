@@ -24,13 +24,12 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+from fashion_data import evaluation_dataset, load_images, training_dataset
+from fashion_models import RECIPES, fit_resumably, momentum_optimizer, train_or_load
 from kept_results import spread, write_results
 
 import keras_kd as kd
-from keras_kd.demo.data import evaluation_dataset, load_images, training_dataset
 from keras_kd.demo.networks import residual_network
-from keras_kd.demo.recipes import RECIPES
-from keras_kd.demo.training import fit_resumably, momentum_optimizer, train_or_load
 from keras_kd.system.files import atomic_path
 
 WIDTHS = {"teacher": (16, 32, 64, 128), "student": (8, 12, 16, 24)}

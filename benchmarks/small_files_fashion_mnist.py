@@ -1,8 +1,8 @@
 """How small a file can be: 1/150 and 1/400 of the teacher's, on Fashion-MNIST.
 
-    python benchmarks/small_files_fashion_mnist.py --demo exports/fashion_mnist
+    python benchmarks/small_files_fashion_mnist.py --models exports/fashion_mnist
 
-Begins with the teacher and the distilled students which `keras-kd demo --dataset fashion_mnist`
+Begins with the teacher and the distilled students which `benchmarks/fashion_mnist.py`
 left in its folder, and trains what is missing of them. Every stage is taught by the teacher through
 its kept outputs for the augmented images. A file counts by its zipped size against the teacher's
 float32 file as it is; its accuracy is that of the int8 file on all test images, against that of the
@@ -15,15 +15,13 @@ import pathlib
 import statistics
 
 import keras
+from fashion_data import load_images
+from fashion_models import RECIPES, Models, momentum_optimizer
 from kept_results import once, spread, write_results
 
 import keras_kd as kd
-from keras_kd.demo.data import load_images
-from keras_kd.demo.models import DemoModels
-from keras_kd.demo.recipes import RECIPES
-from keras_kd.demo.training import momentum_optimizer
 
-# By name: the sparsity of the pruning and its epochs; the demo's own is 0.3.
+# By name: the sparsity of the pruning and its epochs; the README's own is 0.3.
 CHAINS = {"demo": None, "0.82": (0.82, 14), "0.86": (0.86, 18)}
 # The teacher's size divided by the file's, and how many points may be lost there.
 TARGETS = {150: 1.0, 400: 2.0}
@@ -110,7 +108,7 @@ def table(teacher, results):
             for key in ("bytes", "zipped_bytes", "sparsity")
         }
         ratio = teacher["bytes"] / mean["zipped_bytes"]
-        names = "Prune → QuantizeAware (the demo's)"
+        names = "Prune → QuantizeAware (the README's)"
         if CHAINS[chain] is not None:
             names = " → ".join(type(stage).__name__ for stage in stages(chain, 1))
         lines.append(
@@ -123,7 +121,7 @@ def table(teacher, results):
 
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--demo", default="exports/fashion_mnist", help="the demo's folder")
+    parser.add_argument("--models", default="exports/fashion_mnist", help="its folder")
     parser.add_argument("--dataset", choices=RECIPES, default="fashion_mnist")
     parser.add_argument("--out", help="folder of the runs [exports/small_files_<dataset>]")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, ... [1]")
@@ -139,7 +137,7 @@ def main(argv=None):
     folder = pathlib.Path(chosen.out or f"exports/small_files_{chosen.dataset}")
     recipe = RECIPES[chosen.dataset]
     data = load_images(recipe.dataset, recipe.validation_examples)
-    models = DemoModels(recipe, data, pathlib.Path(chosen.demo), chosen.verbose)
+    models = Models(recipe, data, pathlib.Path(chosen.models), chosen.verbose)
     teacher, _ = models.teacher()
     files = folder / "files"
     of_teacher = once(

@@ -1,1 +1,1 @@
-"""The demonstration: the whole chain on real data, from one command."""
+"""The demonstration: what a teacher is worth where labels are few, from one command."""

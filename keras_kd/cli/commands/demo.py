@@ -1,4 +1,4 @@
-"""`keras-kd demo`: the whole way, on real data."""
+"""`keras-kd demo`: what a teacher is worth where labels are few."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from keras_kd.cli.shared_options import out_option
 
 COMMAND = Command(
     "demo",
-    short_help="train, compress, export and measure on real data",
+    short_help="teach, quantize, export and measure on real data",
     help="""\
-Train a teacher, the student alone and the student with the teacher; prune, quantize, export and
-measure each file; print one table and write an HTML page and a JSON beside the files. A run that
-was stopped goes on where it was.""",
+What a teacher is worth where labels are few: train a large network on a few labelled images, a
+small one on the same labels, and once more on what the large one answers to all images. Quantize
+the taught one, export and measure each file, with several seeds; print one table and write an HTML
+page, a JSON and a model card beside the files. Rerun the command to resume it.""",
     example="""\
   keras-kd demo
-  keras-kd demo --dataset fashion_mnist --seeds 3""",
+  keras-kd demo --dataset fashion_mnist""",
     params=(
         Option(
-            "dataset", "digits needs no download and takes some 2 minutes; fashion_mnist takes up "
-            "to 2 hours on 2 cores", type=click.Choice(["digits", "fashion_mnist"]),
+            "dataset", "digits needs no download and takes about 3 minutes; fashion_mnist "
+            "takes about an hour on 2 cores", type=click.Choice(["digits", "fashion_mnist"]),
             default="digits",
         ),
-        Option("seeds", "students to train, one a seed", type=Number(int, least=1), default=1),
+        Option("seeds", "how often all of it is done", type=Number(int, least=1), default=3),
         Option("verbose", "show every epoch of every training", type=bool, default=False),
         out_option(None, "the run's folder (default: exports/DATASET)"),
     ),
@@ -40,9 +41,10 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 
     from keras_kd.cli.recipe import recipe_text, tables_of
     from keras_kd.demo.run import run_demo
-    from keras_kd.system.files import atomic_path
+    from keras_kd.system.files import atomic_path, check_writable
 
     out = settings["out"] or f"exports/{settings['dataset']}"
+    check_writable(pathlib.Path(out) / "report.json")
     result = run_demo(
         settings["dataset"],
         out,

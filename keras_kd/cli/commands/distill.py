@@ -42,6 +42,8 @@ of its channels removed, the least important ones.""",
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Distil, or go on with it."""
+    import time
+
     import keras
 
     from keras_kd.cli.model_files import load_model, write_notes
@@ -54,7 +56,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         task_data,
         training_batches,
     )
-    from keras_kd.demo.training import fit_resumably, forget_training
+    from keras_kd.distilling.backup import BackupAndRestore
     from keras_kd.system.files import atomic_path
 
     shrunk = settings["student"].startswith("shrink:")
@@ -73,36 +75,36 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     _say_sizes(teacher, student, console)
     with folder.begun(), damaged_images_named(data):
         train = training_batches(settings, data, distiller, folder.path, console)
-        history = fit_resumably(
-            distiller,
-            train,
-            data.validation,
+        # The backup stays until the student is saved: a run killed before does not train again.
+        backup = BackupAndRestore(folder.path / "distill.backup", delete_checkpoint=False)
+        start = time.perf_counter()
+        distiller.fit(
+            train.make(settings["seed"], backup.epochs_done()),
+            validation_data=data.validation,
             epochs=settings["epochs"],
-            folder=folder.path,
-            name="distill",
+            shuffle=False,  # the data set is shuffled already; Keras warns of its own default
+            callbacks=[backup],
             verbose=console.verbose,
-            seed=settings["seed"],
         )
+        seconds = time.perf_counter() - start
     path = folder.path / "student.keras"
     with atomic_path(path) as temporary:
         student.keras_model.save(temporary)
     notes = notes_of(settings, data)
     write_notes(path, notes)
-    metrics = {key: values[-1] for key, values in history.items() if isinstance(values, list)}
-    metrics.pop("epoch", None)
     result = folder.finish(
         {
             "model": path.as_posix(),
             "epochs": settings["epochs"],
             "parameters": student.keras_model.count_params(),
             "teacher_parameters": teacher.keras_model.count_params(),
-            "metrics": metrics,
-            "history": {k: v for k, v in history.items() if isinstance(v, list) and k != "epoch"},
-            "seconds": history["seconds"],
+            "metrics": {key: values[-1] for key, values in backup.history.items()},
+            "history": backup.history,
+            "seconds": seconds,
             "notes": notes,
         }
     )
-    forget_training(folder.path, "distill")
+    backup.delete()
     return Outcome(result, _text(result))
 
 

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import keras
@@ -59,12 +60,13 @@ def test_a_killed_run_goes_on(work, monkeypatch, keras_kd):
             if len(epochs) == 2:
                 raise KeyboardInterrupt
 
+    @functools.wraps(fit)  # its signature too
     def killed_fit(self, *args, callbacks, **kwargs):
         return fit(self, *args, callbacks=[*callbacks, Killed()], **kwargs)
 
     monkeypatch.setattr(keras.Model, "fit", killed_fit)
     code, _, err = keras_kd(*words)
-    assert code == 130
+    assert code == 130, err
     assert "the same command goes on" in err
     assert not (work / "run/student.keras").exists()
     code, out, _ = keras_kd(*words)

@@ -1,45 +1,245 @@
-"""The models of the demonstration, trained and kept in the run's folder."""
+"""The models of the Fashion-MNIST chain: data, recipes, training that resumes.
 
-from __future__ import annotations
+A run's folder keeps every model as soon as it is trained; benchmarks begin with what is there.
+"""
 
+import contextlib
+import dataclasses
 import functools
+import json
 import pathlib
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
-
-from keras_kd.compression.compress import compress
-from keras_kd.compression.pruning.prune import Prune
-from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
-from keras_kd.compression.running.compressed_model import CompressedModel, load_compressed
-from keras_kd.compression.stages.stage import Stage
-from keras_kd.demo.data import (
+from fashion_data import (
     ImageData,
     draw_views,
     evaluation_dataset,
     training_dataset,
     view_dataset,
 )
+
+import keras_kd as kd
 from keras_kd.demo.networks import residual_network
-from keras_kd.demo.recipes import Recipe
-from keras_kd.demo.training import (
-    History,
-    dtype_policy,
-    fit_resumably,
-    momentum_optimizer,
-    native_bfloat16,
-    train_or_load,
-    with_policy,
-)
-from keras_kd.distilling.distiller import Distiller
-from keras_kd.losses import KLDivergence
 from keras_kd.system.files import atomic_path
-from keras_kd.system.reading import read_arrays
+from keras_kd.system.reading import read_arrays, read_json
+
+History = dict[str, Any]
 
 
-class DemoModels:
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Every choice of one run; an epoch is a pass over the training split.
+
+    `compressed_seeds` says how many of the distilled students are pruned and quantized: the first
+    ones.
+    """
+
+    dataset: str
+    validation_examples: int
+    shift: int
+    flip: bool
+    views: int
+    batch_size: int
+    teacher_widths: tuple[int, ...]
+    teacher_blocks: tuple[int, ...]
+    teacher_epochs: int
+    teacher_learning_rate: float
+    teacher_weight_decay: float
+    student_widths: tuple[int, ...]
+    student_blocks: tuple[int, ...]
+    student_epochs: int
+    student_learning_rate: float
+    student_weight_decay: float
+    temperature: float
+    student_loss_weight: float
+    sparsity: float
+    prune_epochs: int
+    prune_learning_rate: float
+    quantize_epochs: int
+    quantize_learning_rate: float
+    compressed_seeds: int
+
+
+RECIPES = {
+    "digits": Recipe(
+        dataset="digits",
+        validation_examples=200,
+        shift=1,
+        flip=False,
+        views=16,
+        batch_size=64,
+        teacher_widths=(32, 64),
+        teacher_blocks=(1, 2),
+        teacher_epochs=40,
+        teacher_learning_rate=0.05,
+        teacher_weight_decay=1e-2,
+        student_widths=(8, 12),
+        student_blocks=(1, 1),
+        student_epochs=40,
+        student_learning_rate=0.1,
+        student_weight_decay=1e-3,
+        temperature=4.0,
+        student_loss_weight=0.1,
+        sparsity=0.5,
+        prune_epochs=20,
+        prune_learning_rate=0.05,
+        quantize_epochs=8,
+        quantize_learning_rate=0.02,
+        compressed_seeds=1,
+    ),
+    "fashion_mnist": Recipe(
+        dataset="fashion_mnist",
+        validation_examples=5000,
+        shift=2,
+        flip=True,
+        views=8,
+        batch_size=128,
+        teacher_widths=(32, 64, 128, 256),
+        teacher_blocks=(1, 2, 2, 1),
+        teacher_epochs=18,
+        teacher_learning_rate=0.1,
+        teacher_weight_decay=5e-3,
+        student_widths=(16, 24, 32),
+        student_blocks=(1, 2, 1),
+        student_epochs=18,
+        student_learning_rate=0.1,
+        student_weight_decay=1e-3,
+        temperature=4.0,
+        student_loss_weight=0.1,
+        sparsity=0.3,
+        prune_epochs=15,
+        prune_learning_rate=0.1,
+        quantize_epochs=20,
+        quantize_learning_rate=0.05,
+        compressed_seeds=1,
+    ),
+}
+
+
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 numbers itself; others only emulate it, slowly."""
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Create layers under the dtype policy `name`, then put the global policy back."""
+    previous = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(previous)
+
+
+def with_policy(build: Callable[[], keras.Model], model: keras.Model, name: str) -> keras.Model:
+    """Return the model of `build()` under another dtype policy, with the weights of `model`."""
+    with dtype_policy(name):
+        copy = build()
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def momentum_optimizer(
+    learning_rate: float, weight_decay: float | None, steps: int
+) -> keras.optimizers.Optimizer:
+    """Return SGD with Nesterov momentum and a cosine schedule, a tenth of `steps` for warm-up."""
+    warmup = max(1, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=learning_rate / 10,
+        decay_steps=steps - warmup,
+        warmup_target=learning_rate,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.SGD(
+        schedule, momentum=0.9, nesterov=True, weight_decay=weight_decay
+    )
+    if weight_decay is not None:
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer
+
+
+def fit_resumably(
+    model: keras.Model,
+    train: Any,
+    validation: Any,
+    *,
+    epochs: int,
+    folder: pathlib.Path,
+    name: str,
+    verbose: int,
+) -> History:
+    """Fit a compiled model; a run that was killed resumes at the epoch it was in.
+
+    The backup stays, so that a run that is killed before its model is saved does not train again:
+    see `train_or_load`.
+
+    Args:
+        model: A compiled model.
+        train: Batches of the training split.
+        validation: Batches of the validation split.
+        epochs: Passes over `train`.
+        folder: Where the backup is kept.
+        name: What its name begins with.
+        verbose: As in `keras.Model.fit`.
+
+    Returns:
+        A list per metric with a value per epoch, and the `seconds` of this call.
+    """
+    start = time.perf_counter()
+    backup = _backup(folder, name)
+    model.fit(
+        train,
+        validation_data=validation,
+        epochs=epochs,
+        shuffle=False,  # the data set is shuffled already; Keras warns of its own default
+        callbacks=[backup],
+        verbose=verbose,
+    )
+    seconds = time.perf_counter() - start
+    return {"epoch": list(range(epochs)), **backup.history, "seconds": seconds}
+
+
+def _backup(folder: pathlib.Path, name: str) -> kd.BackupAndRestore:
+    return kd.BackupAndRestore(folder / f"{name}.backup", delete_checkpoint=False)
+
+
+def train_or_load(
+    path: pathlib.Path,
+    train: Callable[[], tuple[Any, History]],
+    load: Callable[[pathlib.Path], Any] = keras.models.load_model,
+) -> tuple[Any, History]:
+    """Return the model that an earlier run saved, or train and save it.
+
+    Args:
+        path: The model's file; its history stands beside it, in `<name>.history.json`.
+        train: Returns the model, which has a `save(path)`, and its history.
+        load: Reads the file. Defaults to Keras's `load_model`.
+
+    Returns:
+        The model and its history.
+    """
+    history_path = path.with_suffix(".history.json")
+    if path.exists() and history_path.exists():
+        return load(path), read_json(history_path)
+    model, history = train()
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+    with atomic_path(history_path) as temporary:
+        temporary.write_text(json.dumps(history))
+    _backup(path.parent, path.stem).delete()
+    return model, history
+
+
+class Models:
     """Trains the models of one recipe, or loads those that an earlier run finished.
 
     Where the processor has bfloat16, teacher and students are trained in it, with float32
@@ -195,21 +395,21 @@ class DemoModels:
         """Return the student trained by the teacher as well, from the same initial weights."""
         return self._train("student", "distilled", self.seed_folder(seed), seed, teacher)
 
-    def distiller(self, teacher: keras.Model, student: keras.Model) -> Distiller:
+    def distiller(self, teacher: keras.Model, student: keras.Model) -> kd.Distiller:
         """Return the recipe's distiller, not compiled."""
-        return Distiller(
+        return kd.Distiller(
             teacher,
             student,
-            distillation_losses=[KLDivergence(temperature=self.recipe.temperature)],
+            distillation_losses=[kd.losses.KLDivergence(temperature=self.recipe.temperature)],
             student_loss_weight=self.recipe.student_loss_weight,
         )
 
     def pruned(
         self, teacher: keras.Model, student: keras.Model, seed: int
-    ) -> tuple[CompressedModel, History]:
+    ) -> tuple[kd.CompressedModel, History]:
         """Return the student pruned while the teacher teaches."""
         recipe = self.recipe
-        stage = Prune(
+        stage = kd.Prune(
             recipe.sparsity,
             epochs=recipe.prune_epochs,
             end=0.5,
@@ -223,10 +423,10 @@ class DemoModels:
 
     def quantized(
         self, teacher: keras.Model, student: keras.Model, seed: int
-    ) -> tuple[CompressedModel, History]:
+    ) -> tuple[kd.CompressedModel, History]:
         """Return the pruned student trained for int8 while the teacher teaches."""
         recipe = self.recipe
-        stage = QuantizeAware(
+        stage = kd.QuantizeAware(
             recipe.quantize_epochs,
             optimizer=momentum_optimizer(
                 recipe.quantize_learning_rate, None, recipe.quantize_epochs * self.steps_per_epoch
@@ -235,9 +435,9 @@ class DemoModels:
         return self._compressed("int8", teacher, student, seed, stage)
 
     def _compressed(
-        self, name: str, teacher: keras.Model, student: keras.Model, seed: int, stage: Stage
-    ) -> tuple[CompressedModel, History]:
-        def train() -> tuple[CompressedModel, History]:
+        self, name: str, teacher: keras.Model, student: keras.Model, seed: int, stage: Any
+    ) -> tuple[kd.CompressedModel, History]:
+        def train() -> tuple[kd.CompressedModel, History]:
             keras.utils.set_random_seed(seed)
             distiller = self.distiller(teacher, student)
             distiller.compile(
@@ -245,7 +445,7 @@ class DemoModels:
                 metrics=["accuracy"],
             )
             start = time.perf_counter()
-            compressed = compress(
+            compressed = kd.compress(
                 distiller,
                 self.training_data(seed, teacher),
                 validation_data=self.validation,
@@ -255,6 +455,6 @@ class DemoModels:
             (curves,) = compressed.history.values()
             return compressed, {**curves, "seconds": time.perf_counter() - start}
 
-        suffix = ".h5" if isinstance(stage, QuantizeAware) else ".keras"
+        suffix = ".h5" if isinstance(stage, kd.QuantizeAware) else ".keras"
         path = self.seed_folder(seed) / f"{name}{suffix}"
-        return train_or_load(path, train, load_compressed)
+        return train_or_load(path, train, kd.load_compressed)

@@ -1,16 +1,12 @@
-"""The data of the demonstration: images from TFDS, split, scaled and augmented."""
-
-from __future__ import annotations
+"""Images of the Fashion-MNIST scripts: split, scaled, and augmented in views that a teacher saw."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from keras_kd.teachers import TaughtInputs
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+import keras_kd as kd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +21,6 @@ class ImageData:
 
 
 def _scale(image: Any, label: Any) -> tuple[Any, Any]:
-    import tensorflow as tf
-
     return tf.cast(image, tf.float32) / 255.0, label
 
 
@@ -34,8 +28,6 @@ def evaluation_dataset(
     part: tuple[np.ndarray, np.ndarray], batch_size: int = 250
 ) -> tf.data.Dataset:
     """Return `part` in order, scaled to `[0, 1]` and batched."""
-    import tensorflow as tf
-
     return tf.data.Dataset.from_tensor_slices(part).batch(batch_size).map(_scale).prefetch(2)
 
 
@@ -60,8 +52,6 @@ def draw_views(examples: int, views: int, *, shift: int, flip: bool, seed: int =
 
 def augment(images: Any, view: Any, shift: int) -> Any:
     """Return `uint8` images `[batch, height, width, channels]` as seen in `view` `[batch, 3]`."""
-    import tensorflow as tf
-
     height, width = images.shape[1:3]
     images = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]])
     rows = view[:, 0:1] + tf.range(height)
@@ -74,7 +64,6 @@ def view_dataset(
     part: tuple[np.ndarray, np.ndarray], view: np.ndarray, *, shift: int, batch_size: int = 250
 ) -> tf.data.Dataset:
     """Return one view of all images in order, scaled to `[0, 1]` and batched, without labels."""
-    import tensorflow as tf
 
     def see(images: Any, drawn: Any) -> Any:
         return _scale(augment(images, drawn, shift), None)[0]
@@ -109,8 +98,6 @@ def training_dataset(
     Returns:
         Batches of images, or of `TaughtInputs` where there are `teacher_outputs`, and labels.
     """
-    import tensorflow as tf
-
     indices = np.arange(len(part[0]))
     batches = (
         tf.data.Dataset.from_tensor_slices((*part, indices))
@@ -136,7 +123,7 @@ def training_dataset(
         images, labels = _scale(augment(images, view, shift), labels)
         if teacher_outputs is None:
             return images, labels
-        return TaughtInputs(images, tf.gather_nd(teacher_outputs, index)), labels
+        return kd.teachers.TaughtInputs(images, tf.gather_nd(teacher_outputs, index)), labels
 
     return tf.data.Dataset.zip((batches, seeds)).map(see, num_parallel_calls=2).prefetch(4)
 
@@ -148,9 +135,7 @@ def load_images(name: str, validation_examples: int) -> ImageData:
         name: A TFDS data set with the splits `train` and `test`, the features `image` and `label`.
         validation_examples: The last so many training examples are held out.
     """
-    from keras_kd.datasets import load
-
-    (train, test), info = load(
+    (train, test), info = kd.datasets.load(
         name, split=["train", "test"], batch_size=-1, as_supervised=True, with_info=True
     )
     images, labels = (np.asarray(part) for part in train)
