@@ -11,8 +11,13 @@ import keras
 import tensorflow as tf
 
 from keras_kd.caching.build import CacheBuilder, inputs_of
-from keras_kd.caching.checks import check_batched, check_deterministic, check_first_batch
-from keras_kd.caching.fingerprint import difference, fingerprint
+from keras_kd.caching.checks import (
+    check_batched,
+    check_deterministic,
+    check_first_batch,
+    difference,
+    fingerprint,
+)
 from keras_kd.caching.manifest import (
     NAME,
     Manifest,

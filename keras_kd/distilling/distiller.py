@@ -23,7 +23,7 @@ from keras_kd.distilling.checks.compatibility import (
     check_teacher,
 )
 from keras_kd.distilling.checks.student_loss import check_batch, require_labels, resolve_losses
-from keras_kd.distilling.loss_means import LossMeans
+from keras_kd.distilling.loss_values import LossMeans
 from keras_kd.distilling.objective import NO_TEACHER, Objective
 from keras_kd.distilling.schedules import Scheduled, serialize
 from keras_kd.distilling.trainer import Trainer

@@ -1,4 +1,4 @@
-"""One distillation loss on one batch: finding what it compares, and calling it."""
+"""The values of distillation losses: computed on a batch, named, averaged over an epoch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import keras
 from keras import ops
 
 from keras_kd.distilling.hints import Hint
-from keras_kd.distilling.keras_losses import compute_keras_loss
+from keras_kd.losses.kl_divergence import kl_divergence
 from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.models.structures import at, leaves
 from keras_kd.system.names import snake_case
+
+Logits = keras.distillation.LogitsDistillation
+Feature = keras.distillation.FeatureDistillation
 
 
 def evaluate_loss(
@@ -104,3 +108,103 @@ def unique_names(losses: Sequence[Any]) -> list[str]:
             unique = f"{name}_{count}"
         names.append(unique)
     return names
+
+
+def is_known(loss: Any) -> bool:
+    """Return whether a loss is Keras's own, and not a subclass with a computation of its own."""
+    return isinstance(loss, (Logits, Feature)) and type(loss).compute_loss in (
+        Logits.compute_loss,
+        Feature.compute_loss,
+    )
+
+
+def compute_keras_loss(loss: Any, teacher: Any, student: Any, sample_weight: Any = None) -> Any:
+    """Return a loss of `keras.distillation` as a scalar, computed on logits and in log space.
+
+    Keras resolves the names `"kl_divergence"` and `"categorical_crossentropy"` to functions of
+    probabilities and feeds them raw logits. Here they are what their documentation promises.
+
+    Args:
+        loss: A `keras.distillation.DistillationLoss`.
+        teacher: Outputs or features of the teacher.
+        student: Those of the student.
+        sample_weight: Weights of the samples; a subclass that computes by itself takes none.
+            Defaults to `None`.
+    """
+    loss.validate_outputs(teacher, student)
+    if not is_known(loss):
+        return ops.cast(loss.compute_loss(teacher, student), "float32")
+    temperature = loss.temperature if isinstance(loss, Logits) else None
+    total = ops.zeros((), "float32")
+    for part, path in leaves(loss.loss):
+        if part is not None:
+            t, s = (ops.cast(at(side, path), "float32") for side in (teacher, student))
+            values = _values(part, ops.stop_gradient(t), s, temperature)
+            weight = None if sample_weight is None else weights_by_sample(sample_weight, values)
+            value = weighted_mean(values, weight)
+            if getattr(part, "reduction", None) == "sum":
+                value = value * ops.cast(ops.size(values), value.dtype)
+            total += value
+    return total
+
+
+def _values(part: Any, teacher: Any, student: Any, temperature: float | None) -> Any:
+    if temperature is not None and _is(part, "KLDivergence", "kl_divergence"):
+        return kl_divergence(teacher, student, temperature)
+    if temperature is not None and _is(part, "CategoricalCrossentropy", "categorical_crossentropy"):
+        targets = ops.softmax(teacher / temperature, axis=-1)
+        log_student = ops.log_softmax(student / temperature, axis=-1)
+        return -(temperature**2) * ops.sum(targets * log_student, axis=-1)
+    if temperature is not None:
+        teacher, student = teacher / temperature, student / temperature
+    return (
+        part.call(teacher, student)
+        if isinstance(part, keras.losses.Loss)
+        else part(teacher, student)
+    )
+
+
+def _is(part: Any, class_name: str, function_name: str) -> bool:
+    return type(part) is getattr(keras.losses, class_name) or part is getattr(
+        keras.losses, function_name
+    )
+
+
+class LossMeans(keras.metrics.Metric):
+    """The running means of several scalars, by name.
+
+    One metric for each would cost a small step several times as many operations.
+
+    Args:
+        names: The names of the scalars.
+        name: Name of the metric. Defaults to `"loss_means"`.
+    """
+
+    def __init__(self, names: Sequence[str], name: str = "loss_means") -> None:
+        super().__init__(name=name, dtype="float32")
+        self.names = list(names)
+        shape = (len(self.names),)
+        self.totals = self.add_variable(shape, initializer="zeros", name="totals")
+        self.counts = self.add_variable(shape, initializer="zeros", name="counts")
+
+    def update_state(self, values: Mapping[str, Any], sample_weight: Any) -> None:
+        """Add the scalars of a batch; those left out do not count in it.
+
+        Args:
+            values: Scalars by name; other names are left aside.
+            sample_weight: The weight of the batch, a scalar.
+        """
+        present = [name in values for name in self.names]
+        scalars = [
+            ops.cast(values[name], "float32") if here else 0.0
+            for name, here in zip(self.names, present, strict=True)
+        ]
+        weight = ops.cast(sample_weight, "float32")
+        weights = weight * ops.convert_to_tensor(present, "float32")
+        self.totals.assign_add(ops.stack(scalars) * weights)
+        self.counts.assign_add(weights)
+
+    def result(self) -> dict[str, Any]:
+        """Return the means by name, zero where nothing was counted."""
+        means = self.totals / ops.maximum(self.counts, 1e-7)
+        return dict(zip(self.names, ops.unstack(means, len(self.names)), strict=True))

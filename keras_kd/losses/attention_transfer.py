@@ -76,7 +76,3 @@ class AttentionTransfer(MapLoss):
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample, `[batch]`."""
         return attention_transfer(teacher, student, self.p)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "p": self.p}

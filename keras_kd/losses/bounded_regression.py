@@ -98,7 +98,3 @@ class BoundedRegression(DistillationLoss):
                 f"{tuple(student.shape)}: give a true value for each output."
             )
         return bounded_regression(teacher, student, labels, self.margin)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "margin": self.margin}

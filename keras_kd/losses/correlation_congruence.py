@@ -86,7 +86,3 @@ class CorrelationCongruence(RelationLoss):
             for x in (teacher, student)
         )
         return teacher - student
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "gamma": self.gamma, "max_order": self.max_order}

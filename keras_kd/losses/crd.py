@@ -276,18 +276,6 @@ class CRD(DistillationLoss):
         similarities = ops.matmul(embedding, ops.transpose(ops.convert_to_tensor(bank)))
         return tf.gather(similarities, candidates, batch_dims=1) / self.temperature
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "examples": self.examples,
-            "negatives": self.negatives,
-            "dimension": self.dimension,
-            "temperature": self.temperature,
-            "momentum": self.momentum,
-            "seed": self.seed,
-        }
-
 
 def _index_and_label(labels: Any) -> tuple[Any, Any]:
     if not isinstance(labels, Mapping) or labels.get("index") is None:

@@ -122,11 +122,3 @@ class DIST(TemperatureLoss):
         teacher, student = (ops.reshape(x, (-1, classes)) for x in (teacher, student))
         weights = None if weights is None else ops.reshape(weights, (-1, 1))
         return pearson_distance(teacher, student, axis=0, weights=weights)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "beta": self.beta,
-            "gamma": self.gamma,
-        }

@@ -130,11 +130,3 @@ class DKD(TemperatureLoss):
             self.beta,
             self.temperature,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "alpha": self.alpha,
-            "beta": self.beta,
-        }

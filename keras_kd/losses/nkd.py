@@ -94,7 +94,3 @@ class NKD(TemperatureLoss):
         return nkd(
             self.as_logits(teacher), self.as_logits(student), labels, self.gamma, self.temperature
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "gamma": self.gamma}

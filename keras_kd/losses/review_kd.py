@@ -239,10 +239,6 @@ class ReviewKD(DistillationLoss):
             hierarchical_context(t, ops.cast(s, dtype)) for t, s in zip(teacher, fused, strict=True)
         )
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "mid_channels": self.mid_channels}
-
 
 def _as_map(x: Any) -> Any:
     return ops.reshape(x, (-1, 1, 1, x.shape[-1])) if len(x.shape) == 2 else x

@@ -158,12 +158,3 @@ class VID(DistillationLoss):
         teacher, student = pool_to_smaller(teacher, student)
         mean, variance = (ops.cast(x, student.dtype) for x in regressor(student))
         return negative_log_likelihood(teacher, mean, variance)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "mid_channels": self.mid_channels,
-            "initial_variance": self.initial_variance,
-            "epsilon": self.epsilon,
-        }

@@ -7,8 +7,7 @@ import pathlib
 from typing import Any
 
 from keras_kd.models.opening import open_model
-from keras_kd.teachers.litert_teacher import LiteRTTeacher
-from keras_kd.teachers.saved_model_teacher import SavedModelTeacher
+from keras_kd.teachers.saved_teachers import LiteRTTeacher, SavedModelTeacher
 
 
 def load(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,8 +138,9 @@ class DistillationLoss:
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {"name": self.name}
+        """Return the arguments of the constructor that are attributes of the same names."""
+        names = _arguments_of(type(self))
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> DistillationLoss:
@@ -200,6 +202,19 @@ class DistillationLoss:
                 "(x, y), or choose a loss that needs none, such as KLDivergence."
             )
         return ops.convert_to_tensor(labels)
+
+
+def _arguments_of(kind: type) -> tuple[str, ...]:
+    names = ["name"]
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            parameters = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
+            named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            names += named
+            if len(named) == len(parameters):
+                break
+            # The others go to the class that it derives from.
+    return tuple(dict.fromkeys(names))
 
 
 def top_k_message(loss: Any) -> str:

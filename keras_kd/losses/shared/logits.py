@@ -90,14 +90,6 @@ class LogitsLoss(DistillationLoss):
         """Return `outputs` as logits."""
         return outputs if self.from_logits else log_probabilities(outputs)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {
-            **super().get_config(),
-            "from_logits": self.from_logits,
-            "class_weight": self.class_weight,
-        }
-
     def weights_of_classes(self, classes: int) -> Any:
         """Return `class_weight` as a tensor `[classes]`.
 
@@ -149,10 +141,6 @@ class TemperatureLoss(LogitsLoss):
     ) -> None:
         super().__init__(from_logits, name, class_weight)
         self.temperature = scheduled("temperature", temperature, above=0, owner=type(self).__name__)
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "temperature": self.temperature}
 
 
 def _weights_of_classes(loss: str, given: Any) -> dict[int, float] | None:

@@ -47,13 +47,9 @@ class SoftTargetsLoss(TemperatureLoss):
         chunk_size: int | None = None,
     ) -> None:
         super().__init__(temperature, from_logits, name, class_weight)
+        owner = type(self).__name__
         self.chunk_size = number(
-            "chunk_size",
-            chunk_size,
-            least=1,
-            whole=True,
-            optional=True,
-            owner=type(self).__name__,
+            "chunk_size", chunk_size, least=1, whole=True, optional=True, owner=owner
         )
 
     @property
@@ -108,10 +104,6 @@ class SoftTargetsLoss(TemperatureLoss):
                 f"not fit a student of shape {expected}. They must be made of logits of the "
                 "student's shape."
             )
-
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
-        return {**super().get_config(), "chunk_size": self.chunk_size}
 
     def _prepare(self, teacher: Any, student: Any) -> tuple[Any, Any]:
         if not isinstance(teacher, TopKLogits):

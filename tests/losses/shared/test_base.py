@@ -41,6 +41,31 @@ def test_a_name_of_ones_own():
     assert repr(Difference(name="mine")) == "Difference(name='mine')"
 
 
+class Passes(KLDivergence):
+    def __init__(self, scale=1.0, **arguments):
+        super().__init__(**arguments)
+        self.scale = scale
+
+
+class Fixed(KLDivergence):
+    def __init__(self, size):
+        super().__init__(temperature=2.0)
+        self.size_of_its_own = size
+
+
+def test_arguments_of_the_constructor_are_the_configuration():
+    loss = Passes(3.0, temperature=5.0, name="mine")
+    assert loss.get_config() == {**KLDivergence(5.0, name="mine").get_config(), "scale": 3.0}
+    copy = Passes.from_config(loss.get_config())
+    assert (copy.scale, copy.temperature, copy.name) == (3.0, 5.0, "mine")
+    assert KLDivergence(4.0).get_config() == {
+        "name": "kl_divergence", "temperature": 4.0, "from_logits": True, "class_weight": None,
+        "chunk_size": None,
+    }  # fmt: skip
+    # What is no attribute, and what a class sets itself, is no argument.
+    assert Fixed(3).get_config() == {"name": "fixed"}
+
+
 def test_numbers_of_python_and_integers_are_read():
     value = Difference()([[1, 2]], [[0, 0]])
     assert value.dtype == "float32"
