@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import json
 import os
 import pathlib
 import random
 import re
+import subprocess
 import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -59,6 +61,50 @@ def parse_command():
         return command.values(context)
 
     return parse
+
+
+TWO_DEVICES = """
+import json
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+import keras
+import keras_kd as kd
+
+# A second strategy in one process would meet the collective operations of the first.
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+assert strategy.num_replicas_in_sync == 2
+results = {}
+"""
+
+
+@pytest.fixture(scope="session")
+def run_on_two_devices(tmp_path_factory):
+    """Return a function that runs code in a process of two devices, with a `strategy` over them.
+
+    The code fills the dictionary `results`, which the function returns.
+    """
+
+    def run(code):
+        folder = tmp_path_factory.mktemp("two_devices")
+        end = 'json.dump(results, open("results.json", "w"))'
+        (folder / "script.py").write_text(f"{TWO_DEVICES}{code}\n{end}\n")
+        path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+        process = subprocess.run(
+            [sys.executable, "script.py"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr[-3000:]
+        return json.loads((folder / "results.json").read_text())
+
+    return run
 
 
 @pytest.fixture(scope="session")

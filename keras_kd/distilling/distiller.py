@@ -165,7 +165,6 @@ class Distiller(Trainer):
         if teacher is not None:
             self.teacher = teacher
         self.teaching_layers = self.objective.layers
-
         self.loss_means = LossMeans(["student_loss", "distillation_loss", *self.objective.names])
         self.built = student.built
 
@@ -305,10 +304,8 @@ class Distiller(Trainer):
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Return the student's outputs."""
-        inputs = student_inputs(inputs)
-        if mask is not None:
-            return self.student(inputs, training=training, mask=mask)
-        return self.student(inputs, training=training)
+        masked = {} if mask is None else {"mask": mask}
+        return self.student(student_inputs(inputs), training=training, **masked)
 
     def compute_loss(
         self,

@@ -1,23 +1,8 @@
 """Several devices give what one gives, at the same global batch."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
 SCRIPT = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-import keras
-import keras_kd as kd
-
 SparseCE = keras.losses.SparseCategoricalCrossentropy
 
 
@@ -89,10 +74,6 @@ def run_peers():
     return logs, [variable.numpy() for variable in mutual.trainable_weights]
 
 
-results = {}
-# A second strategy in one process would meet the collective operations of the first.
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-assert strategy.num_replicas_in_sync == 2
 for name, train in (
     ("ours", lambda: run(ours, [0.5])),
     ("of_keras", lambda: run(of_keras, [0.5])),
@@ -107,25 +88,12 @@ for name, train in (
         "same_logs": sorted(single[0]) == sorted(mirrored[0]),
         "variables": len(single[1]),
     }
-json.dump(results, open(sys.argv[1], "w"))
 """
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("replicas")
-    (folder / "script.py").write_text(SCRIPT)
-    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.run(
-        [sys.executable, "script.py", "results.json"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads((folder / "results.json").read_text())
+def results(run_on_two_devices):
+    return run_on_two_devices(SCRIPT)
 
 
 @pytest.mark.parametrize("losses", ["ours", "of_keras", "mutual"])

@@ -1,9 +1,5 @@
 """Models of any kind: seen in few bits, left as they were, and written as they were seen."""
 
-import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -426,17 +422,6 @@ def test_the_same_numbers_as_tf_mot():
 
 
 REPLICAS = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-import keras
-import keras_kd as kd
-
-
 def dense(units, seed, **arguments):
     glorot = keras.initializers.GlorotUniform(seed)
     return keras.layers.Dense(units, kernel_initializer=glorot, **arguments)
@@ -468,31 +453,16 @@ STAGES = {
     "quantize": lambda: [kd.QuantizeAware(2, optimizer=sgd())],
     "cluster": lambda: [kd.Cluster(4, 2, "linear", optimizer=sgd())],
 }
-results = {}
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 for name, stages in STAGES.items():
     single = run(stages)
     with strategy.scope():
         results[name] = [single, run(stages)]
-json.dump(results, open(sys.argv[1], "w"))
 """
 
 
 @pytest.fixture(scope="module")
-def replicas(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("replicas")
-    (folder / "script.py").write_text(REPLICAS)
-    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.run(
-        [sys.executable, "script.py", "results.json"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads((folder / "results.json").read_text())
+def replicas(run_on_two_devices):
+    return run_on_two_devices(REPLICAS)
 
 
 @pytest.mark.promise
