@@ -166,7 +166,14 @@ class MutualDistiller(Trainer):
             distiller.compile(None, loss, loss_weights, fresh.metrics, fresh.weighted_metrics)
             for pair in pairs:
                 pair.student_loss = distiller.student_loss()
-        super().compile(optimizer, loss, loss_weights, metrics, weighted_metrics, **kwargs)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
         # Losses and metrics are those of the peers.
         self.forget_measures()
 

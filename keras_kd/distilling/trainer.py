@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 
-from keras_kd.data.first_batch import FirstBatch, first_batch, without_losing_the_first
+from keras_kd.data.first_batch import first_batch, without_losing_the_first
 from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
 from keras_kd.distilling.checks.student_loss import check_validation, label_ranges
 from keras_kd.distilling.schedules import deserialize, deserialize_loss
@@ -171,6 +171,11 @@ class Trainer(keras.Model):
     logs, which they average along an axis that scalars do not have. The logs of an epoch are here
     always the metrics of all replicas, also where a step returns a part of them.
 
+    A subclass writes `learners()`, the distillers that are trained, each with one `student`;
+    `begin_epoch(epoch)`, which sets what depends on the epoch, counted from 0; `check_models()`,
+    which refuses models that cannot be trained; and `check_data(batch)`, which refuses a first
+    batch (`None` where there was no look at it) and builds what needs one for its shape.
+
     Attributes:
         compile_arguments: The losses and metrics given to `compile`.
     """
@@ -178,67 +183,21 @@ class Trainer(keras.Model):
     optimizer: Any
     compile_arguments = CompileArguments()
 
-    def learners(self) -> Sequence[Any]:
-        """Return the distillers that are trained, each with one `student`."""
-        raise NotImplementedError
-
     @property
     def by_epoch(self) -> bool:
         """Whether anything depends on the epoch."""
         return True
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Set what depends on the epoch; `fit` calls this before each, your own loop should too.
-
-        Args:
-            epoch: The epoch, counted from 0.
-        """
-        raise NotImplementedError
-
-    def check_models(self) -> None:
-        """Refuse models that cannot be trained.
-
-        Raises:
-            ValueError: Naming the layers.
-        """
-        raise NotImplementedError
-
-    def check_data(self, batch: FirstBatch | None) -> None:
-        """Refuse training data that does not fit, and build what needs a batch for its shape.
-
-        Args:
-            batch: A first batch; `None` where there was no look at it.
-
-        Raises:
-            ValueError: As `fit`.
-        """
-        raise NotImplementedError
-
-    def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
-        **kwargs: Any,
-    ) -> None:
+    def compile(self, **arguments: Any) -> None:
         """Configure training, as `keras.Model.compile` does, and keep what it was given."""
         self.forget_measures()
-        super().compile(
-            optimizer=optimizer,
-            loss=loss,
-            loss_weights=loss_weights,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            **kwargs,
-        )
-        names = getattr(self, "output_names", None)
-        self.compile_arguments = CompileArguments(
-            loss, loss_weights, metrics, weighted_metrics, names
-        )
+        super().compile(**arguments)
+        names = ("loss", "loss_weights", "metrics", "weighted_metrics")
+        kept = {name: arguments.get(name) for name in names}
+        kept["output_names"] = getattr(self, "output_names", None)
+        self.compile_arguments = CompileArguments(**kept)
         optimizer_rate(self.optimizer, "compile")
-        if kwargs.get("auto_scale_loss", True):
+        if arguments.get("auto_scale_loss", True):
             for learner in self.learners():
                 self.optimizer = with_loss_scale(self.optimizer, learner.student)
 

@@ -1,6 +1,5 @@
 """Models of any kind: seen in few bits, left as they were, and written as they were seen."""
 
-
 import keras
 import numpy as np
 import pytest
