@@ -22,6 +22,7 @@ class DistillationLoss:
     receives no gradient. A subclass writes `call`, which returns the values that are averaged; the
     average is Keras's `"sum_over_batch_size"`: the sum of weight times value over the number of
     values. Positions that the student's Keras mask excludes are excluded from that number.
+    Arguments of a subclass's constructor that are attributes of the same names are saved with it.
 
     Attributes:
         equal_shapes: Whether the tensors are compared element by element. `False` for losses whose
