@@ -24,6 +24,7 @@ from keras_kd.models.keras_2_operations import (
     inline_operations,
     translate_nodes,
 )
+from keras_kd.system.arguments import constructor_arguments
 from keras_kd.system.quiet import capture_output
 
 # Values with which an argument that Keras 3 does not have changes nothing. `...` stands for any.
@@ -202,18 +203,9 @@ def _function_name(value: Any) -> Any:
 
 
 def _arguments_of(kind: type) -> set[str]:
-    """Return the names of the arguments of a layer's class, those of its bases included."""
-    found: set[str] = set()
-    for base in kind.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
-        found |= {p.name for p in parameters}
-        if base is keras.layers.Layer:
-            return found | _TAKEN
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found
+    found = set(constructor_arguments(kind))
+    # What a layer passes on reaches the base class of all.
+    return found | _TAKEN if "autocast" in found else found
 
 
 def _finish_normalizations(model: Any) -> None:

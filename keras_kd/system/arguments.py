@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -11,6 +12,23 @@ from typing import Any, TypeGuard
 def is_number(value: Any) -> TypeGuard[float]:
     """Return whether a value is a real number, of Python or NumPy; a bool is not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def constructor_arguments(kind: type) -> list[str]:
+    """Return the names of the arguments of a class, those that it passes on to its bases included.
+
+    Args:
+        kind: The class.
+    """
+    names: list[str] = []
+    for base in kind.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            parameters = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
+            named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            names += named
+            if len(named) == len(parameters):
+                break
+    return list(dict.fromkeys(names))
 
 
 def number(

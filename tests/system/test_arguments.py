@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.system.arguments import number, scheduled
+from keras_kd.system.arguments import constructor_arguments, number, scheduled
 
 NAN, INF = float("nan"), float("inf")
 SENSELESS = [NAN, INF, -INF, -1.0]
@@ -116,3 +116,29 @@ def test_a_function_of_the_epoch_is_checked_at_every_epoch():
     distiller.compile("sgd")
     with pytest.raises(ValueError, match=r"temperature\(2\)"):
         distiller.fit(np.zeros((4, 4), "float32"), epochs=4, verbose=0)
+
+
+class Outer:
+    def __init__(self, name, size=1):
+        pass
+
+
+class Middle(Outer):
+    """Has the constructor of its base."""
+
+
+class Passing(Middle):
+    def __init__(self, rate, *args, **kwargs):
+        pass
+
+
+class Closed(Passing):
+    def __init__(self, only):
+        pass
+
+
+def test_arguments_of_a_constructor_are_those_it_names_and_passes_on():
+    assert constructor_arguments(Middle) == ["name", "size"]
+    assert constructor_arguments(Passing) == ["rate", "name", "size"]
+    assert constructor_arguments(Closed) == ["only"]
+    assert constructor_arguments(object) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from keras import ops
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.losses.top_k_logits import TopKLogits
+from keras_kd.system.arguments import constructor_arguments
 from keras_kd.system.names import snake_case
 
 
@@ -140,7 +140,7 @@ class DistillationLoss:
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor that are attributes of the same names."""
-        names = _arguments_of(type(self))
+        names = ["name", *constructor_arguments(type(self))]
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     @classmethod
@@ -203,19 +203,6 @@ class DistillationLoss:
                 "(x, y), or choose a loss that needs none, such as KLDivergence."
             )
         return ops.convert_to_tensor(labels)
-
-
-def _arguments_of(kind: type) -> tuple[str, ...]:
-    names = ["name"]
-    for base in kind.__mro__:
-        if "__init__" in vars(base):
-            parameters = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
-            named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-            names += named
-            if len(named) == len(parameters):
-                break
-            # The others go to the class that it derives from.
-    return tuple(dict.fromkeys(names))
 
 
 def top_k_message(loss: Any) -> str:
