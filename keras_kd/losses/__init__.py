@@ -19,8 +19,8 @@ from keras_kd.losses.pkt import PKT as PKT
 from keras_kd.losses.probability_mse import ProbabilityMSE as ProbabilityMSE
 from keras_kd.losses.review_kd import ReviewKD as ReviewKD
 from keras_kd.losses.rkd import RKD as RKD
-from keras_kd.losses.rkd import RKDAngle as RKDAngle
-from keras_kd.losses.rkd import RKDDistance as RKDDistance
+from keras_kd.losses.rkd_angle import RKDAngle as RKDAngle
+from keras_kd.losses.rkd_distance import RKDDistance as RKDDistance
 from keras_kd.losses.shared.base import DistillationLoss as DistillationLoss
 from keras_kd.losses.similarity_preserving import SimilarityPreserving as SimilarityPreserving
 from keras_kd.losses.soft_cross_entropy import SoftCrossEntropy as SoftCrossEntropy

@@ -1,4 +1,4 @@
-"""RKD: relations between the samples of a batch, by distances, by angles and by both."""
+"""RKD: distances and angles together."""
 
 from __future__ import annotations
 
@@ -7,104 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.shared.pairwise import angles, distances, huber
-from keras_kd.losses.shared.relation import RelationLoss, flatten
+from keras_kd.losses.rkd_angle import RKDAngle
+from keras_kd.losses.rkd_distance import RKDDistance
+from keras_kd.losses.shared.relation import RelationLoss
 from keras_kd.system.arguments import scheduled
-
-
-def relative_distances(x: Any) -> Any:
-    """Return the distances `[batch, batch]`, divided by their mean off the diagonal."""
-    lengths = distances(x)
-    batch = ops.cast(ops.shape(x)[0], lengths.dtype)
-    mean = ops.sum(lengths) / ops.maximum(batch * (batch - 1.0), 1.0)
-    return lengths / ops.where(mean > 0, mean, ops.ones_like(mean))
-
-
-def rkd_distance(teacher: Any, student: Any) -> Any:
-    """Return the Huber distance of the relative distances.
-
-    Args:
-        teacher: Vectors of the teacher, `[batch, values]`.
-        student: Vectors of the student, of any length.
-
-    Returns:
-        Tensor `[batch, batch]`, its diagonal zero.
-    """
-    return huber(relative_distances(teacher) - relative_distances(student))
-
-
-@keras.saving.register_keras_serializable(package="keras_kd")
-class RKDDistance(RelationLoss):
-    """Relational knowledge distillation, by distances.
-
-    The Euclidean distances in a batch, divided by their mean, are compared with the Huber loss
-    (delta 1); the mean over `batch^2` pairs, of which the diagonal is zero. On a batch of two it
-    is always zero. It is computed in float64. `sample_weight` weighs pairs, by `w_i w_j`; the mean
-    distance is that of the whole batch.
-
-    Args:
-        name: Name of the loss. Defaults to `"rkd_distance"`.
-
-    Raises:
-        ValueError: When called, if the batches differ in size.
-
-    Example:
-
-    ```python
-    hint = keras_kd.Hint("embedding", "embedding", loss=keras_kd.losses.RKDDistance())
-    ```
-
-    Reference:
-        Park et al., Relational Knowledge Distillation, 2019, arXiv:1904.05068.
-    """
-
-    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
-        """Return the value of each pair, `[batch, batch]`, in float64."""
-        teacher, student = (ops.cast(flatten(x), "float64") for x in (teacher, student))
-        return rkd_distance(teacher, student)
-
-
-def rkd_angle(teacher: Any, student: Any) -> Any:
-    """Return the Huber distance of the cosines at every vertex.
-
-    Args:
-        teacher: Vectors of the teacher, `[batch, values]`.
-        student: Vectors of the student, of any length.
-
-    Returns:
-        Tensor `[batch, batch, batch]`, the vertex first.
-    """
-    return huber(angles(teacher) - angles(student))
-
-
-@keras.saving.register_keras_serializable(package="keras_kd")
-class RKDAngle(RelationLoss):
-    """Relational knowledge distillation, by angles.
-
-    The cosines of the angles that each two samples form at a third are compared with the Huber
-    loss (delta 1); the mean over `batch^3` triples, degenerate ones included. It takes memory of
-    `batch^2` times the length of a feature: use it on embeddings. `sample_weight` weighs triples,
-    by `w_i w_j w_k`.
-
-    Args:
-        name: Name of the loss. Defaults to `"rkd_angle"`.
-
-    Raises:
-        ValueError: When called, if the batches differ in size.
-
-    Example:
-
-    ```python
-    hint = keras_kd.Hint("embedding", "embedding", loss=keras_kd.losses.RKDAngle())
-    ```
-
-    Reference:
-        Park et al., Relational Knowledge Distillation, 2019, arXiv:1904.05068.
-    """
-
-    def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
-        """Return the value of each triple, `[batch, batch, batch]`."""
-        return rkd_angle(flatten(teacher), flatten(student))
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
