@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_kd.models.opening import open_model
 from keras_kd.models.layers import hash_of_weights
+from keras_kd.models.opening import open_model
 from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.reading import read_json
 
