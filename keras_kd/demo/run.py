@@ -1,7 +1,5 @@
 """The demonstration: few labels, many images without labels, and what a teacher makes of them.
 
-    keras-kd demo
-
 A program as a user writes it, with the public names of keras_kd alone. For every seed: draw a few
 labelled images; train a large network on them; train a small one on the same labels, and once more
 on what the large one answers to all images, whose labels nobody looks at. The taught one is
@@ -159,11 +157,10 @@ class Run:
 
     def compile(self, model: keras.Model, epochs: int) -> keras.Model:
         """Compile a model or a distiller as every training here does."""
-        schedule = keras.optimizers.schedules.CosineDecay(
-            self.recipe.learning_rate, epochs * self.recipe.steps
-        )
+        steps = epochs * self.recipe.steps
+        rate = keras.optimizers.schedules.CosineDecay(self.recipe.learning_rate, steps)
         model.compile(
-            keras.optimizers.Adam(schedule),
+            keras.optimizers.Adam(rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
@@ -204,13 +201,12 @@ class Run:
 
     def teacher(self, seed: int) -> keras.Model:
         """Return the teacher of a seed."""
-        epochs = self.recipe.teacher_epochs
 
         def make() -> tuple[Any, keras.Model, Any]:
             model = self.network("teacher", seed)
             return model, model, self.labelled(seed, shifted=True)
 
-        return self.trained("teacher", seed, epochs, make)
+        return self.trained("teacher", seed, self.recipe.teacher_epochs, make)
 
     def student(self, key: str, teacher: keras.Model, seed: int, way: Any) -> keras.Model:
         """Return the student alone or taught, trained in one of the `WAYS`."""
@@ -257,14 +253,11 @@ class Run:
         path = self.seed_folder(seed) / f"{key}.tflite"
         kept = path.with_suffix(".measured.json")
         if not kept.exists():
-            calibration = self.train[0][:256]
-            kd.export_tflite(
-                model, path, quantization, representative_data=calibration, verbose=False
-            )
+            some = self.train[0][:256]
+            kd.export_tflite(model, path, quantization, representative_data=some, verbose=False)
             result = kd.evaluate_tflite(path, self.test, model=model).to_dict()
             write(kept, json.dumps({**result, "path": path.relative_to(self.folder).as_posix()}))
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
+        return dict(json.loads(kept.read_text()))
 
 
 TITLES = {
@@ -340,10 +333,7 @@ def run_demo(
     result = _result(run, models, files, ways, notes)
     page, _ = kd.report.write_report(result, folder)
     card = kd.report.model_card(result, folder / "model_card.md", overwrite=True)
-    say("")
-    say(kd.report.format_table(result))
-    say("")
-    say(_verdict(files))
+    say(f"\n{kd.report.format_table(result)}\n\n{_verdict(files)}")
     say(f"Page: {page}")
     say(f"Model card: {card}")
     return result
