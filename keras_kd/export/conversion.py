@@ -105,14 +105,29 @@ class Conversion:
             except NotConvertedError as error:
                 self._blame_the_batch(error, open_sizes, flex)
                 raise
+        fixed = None
+        if self._needs_batch_size(open_sizes):  # one conversion then tells what two would
+            fixed = self._convert(fixed_sizes, flex)
+            if not _costly(fixed):
+                return fixed
         try:
             converted = self._convert(open_sizes, flex)
         except NotConvertedError:
-            return self._convert(fixed_sizes, flex)
+            return fixed or self._convert(fixed_sizes, flex)
         if not _costly(converted):
             return converted
-        fixed = self._convert(fixed_sizes, flex)
+        fixed = fixed or self._convert(fixed_sizes, flex)
         return fixed if _costly(fixed) < _costly(converted) else converted
+
+    def _needs_batch_size(self, batch_sizes: dict[str, int | None]) -> bool:
+        if not isinstance(self._source, KerasSource):
+            return False
+        with warnings.catch_warnings(), capture_output(False):
+            warnings.simplefilter("ignore")
+            try:
+                return self._source.needs_batch_size(batch_sizes, self._unroll)
+            except Exception:  # the conversion says what is wrong
+                return False
 
     def _blame_the_batch(
         self, error: NotConvertedError, batch_sizes: dict[str, int | None], flex: bool
@@ -132,10 +147,14 @@ class Conversion:
             error.layers,
         ) from None
 
+    @property
+    def _unroll(self) -> bool:
+        # The converter quantizes nothing inside loops, and its calibration crashes on them.
+        return self._options.quantization != "float32" and bool(self._source.recurrent_layers)
+
     def _convert(self, batch_sizes: dict[str, int | None], flex: bool) -> Converted:
         quantization = self._options.quantization
-        # The converter quantizes nothing inside loops, and its calibration crashes on them.
-        unroll = quantization != "float32" and bool(self._source.recurrent_layers)
+        unroll = self._unroll
         if unroll and self._source.open_steps:
             raise ValueError(open_number_of_steps(quantization, self._source.open_steps))
         with (

@@ -24,7 +24,13 @@ from keras_kd.export.signatures import (
     call_target,
     check_layers,
 )
-from keras_kd.export.tracing import as_float32, recurrent_layers, steps_are_open, unrolled
+from keras_kd.export.tracing import (
+    as_float32,
+    recurrent_layers,
+    reshapes_by_batch,
+    steps_are_open,
+    unrolled,
+)
 from keras_kd.models.graph import flat_layers, input_tensors
 
 
@@ -78,6 +84,7 @@ class KerasSource:
         self.weight_bits = weight_bits
         self._applied = applied or contextlib.nullcontext
         self._targets = dict(signatures or {DEFAULT_SIGNATURE: None})
+        self._last: Any = None
         check_layers(model, self._targets)
         self._struct = input_tensors(model)
         tensors = keras.tree.flatten(self._struct)
@@ -110,10 +117,7 @@ class KerasSource:
         Returns:
             Every signature by its name.
         """
-        functions, signatures = {}, {}
-        with as_float32(self.model), unrolled(self.model, unroll), calls_for_tflite(self.model):
-            for name, target in self._targets.items():
-                functions[name], signatures[name] = self._trace(target, batch_sizes[name])
+        functions, signatures = self._traced(batch_sizes, unroll)
         module = tf.Module()
         variables = [v.value for v in self.model.variables]
         known = {id(variable) for variable in variables}
@@ -124,6 +128,11 @@ class KerasSource:
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, os.fspath(folder), signatures=functions, options=options)
         return signatures
+
+    def needs_batch_size(self, batch_sizes: Mapping[str, int | None], unroll: bool) -> bool:
+        """Whether a file of these batch sizes surely computes one while running; see `write`."""
+        functions, _ = self._traced(batch_sizes, unroll)
+        return any(reshapes_by_batch(function.graph) for function in functions.values())
 
     def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs of the first signature by name, in float32, for a batch of inputs."""
@@ -136,6 +145,19 @@ class KerasSource:
         """Return inputs by name in the structure in which the model takes them, as tensors."""
         tensors = [tf.convert_to_tensor(inputs[i.name]) for i in self.inputs]
         return keras.tree.pack_sequence_as(self._struct, tensors)
+
+    def _traced(
+        self, batch_sizes: Mapping[str, int | None], unroll: bool
+    ) -> tuple[dict[str, Any], dict[str, Signature]]:
+        """Return function and signature by name; those of the last call are kept."""
+        key = (tuple(batch_sizes.items()), unroll)
+        if self._last is None or self._last[0] != key:
+            functions, signatures = {}, {}
+            with as_float32(self.model), unrolled(self.model, unroll), calls_for_tflite(self.model):
+                for name, target in self._targets.items():
+                    functions[name], signatures[name] = self._trace(target, batch_sizes[name])
+            self._last = (key, (functions, signatures))
+        return self._last[1]
 
     def _trace(self, target: Target, batch_size: int | None) -> tuple[Any, Signature]:
         names: list[str] = []

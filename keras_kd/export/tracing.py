@@ -53,6 +53,49 @@ def steps_are_open(layer: Any) -> bool:
     return shape is not None and shape[1] is None
 
 
+def reshapes_by_batch(graph: Any) -> bool:
+    """Whether a traced graph makes maps for a convolution by a shape that holds the batch size.
+
+    As squeeze-and-excite does: with an open batch, the converter then always writes SHAPE.
+
+    Args:
+        graph: The `tf.Graph` of a traced function.
+    """
+    needed: set[Any] = set()
+    waiting = [tensor.op for tensor in graph.outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation not in needed:
+            needed.add(operation)
+            waiting += [tensor.op for tensor in operation.inputs]
+    return any(
+        operation.type == "Reshape"
+        and operation.inputs[0].shape.rank == 2
+        and operation.outputs[0].shape.rank == 4
+        and _holds_batch_size(operation.inputs[1].op)
+        and _feeds_a_convolution(operation)
+        for operation in needed
+    )
+
+
+def _holds_batch_size(operation: Any) -> bool:
+    parts = [tensor.op for tensor in operation.inputs] if operation.type == "Pack" else []
+    slices = [part for part in parts if part.type == "StridedSlice"]
+    shapes = [part.inputs[0].op for part in slices if part.inputs[0].op.type == "Shape"]
+    return any(
+        shape.inputs[0].shape.rank == 2 and shape.inputs[0].shape[0] is None for shape in shapes
+    )
+
+
+def _feeds_a_convolution(operation: Any) -> bool:
+    following = operation.outputs[0].consumers()
+    return any(
+        other.type == "Conv2D"
+        or (other.type.startswith("FakeQuant") and _feeds_a_convolution(other))
+        for other in following
+    )
+
+
 def loops(folder: pathlib.Path) -> list[str]:
     """Return the names of the loops (`tf.while_loop`) in a SavedModel."""
     from tensorflow.core.protobuf import saved_model_pb2
