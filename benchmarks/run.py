@@ -44,11 +44,13 @@ def rows_of(script):
 
 def table(rows):
     """Return a Markdown table of the rows that have a bound."""
-    lines = [("measure", "against", "ratio", "rounds from .. to", "bound", "holds")]
+    heads = ("measure", "against", "ratio", "rounds from .. to", "processor time", "bound", "holds")
+    lines = [heads]
     for row in rows:
         if row.get("bound") is not None:
             holds = "yes" if row["ratio"] <= row["bound"] else "**no**"
-            lines.append((*_measured(row), f"{row['bound']:.2f}", holds))
+            processor = f"{row['processor_ratio']:.2f}" if "processor_ratio" in row else ""
+            lines.append((*_measured(row), processor, f"{row['bound']:.2f}", holds))
     return markdown_table(lines)
 
 

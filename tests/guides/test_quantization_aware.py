@@ -47,3 +47,13 @@ def test_table():
     ]
     guide = (ROOT / "docs" / "guides" / "quantization_aware.md").read_text()
     assert "\n".join(expected) in guide, "\n".join(expected)
+
+
+def test_costs(load_script):
+    benchmarks = load_script("benchmarks/run.py")
+    rows = json.loads((ROOT / "exports/reference/benchmarks.json").read_text())["rows"]
+    scripts = ("bench_check", "bench_quantize_aware_step", "bench_quantized_export")
+    chosen = [row for row in rows if row["script"] in scripts]
+    assert {row["script"] for row in chosen} == set(scripts)
+    guide = (ROOT / "docs" / "guides" / "quantization_aware.md").read_text()
+    assert benchmarks.table(chosen) in guide
