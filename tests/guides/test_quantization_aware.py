@@ -57,3 +57,4 @@ def test_costs(load_script):
     assert {row["script"] for row in chosen} == set(scripts)
     guide = (ROOT / "docs" / "guides" / "quantization_aware.md").read_text()
     assert benchmarks.table(chosen) in guide
+    assert benchmarks.table_without_bounds(chosen) in guide
