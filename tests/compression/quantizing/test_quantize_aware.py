@@ -80,6 +80,7 @@ def compressed(tmp_path_factory):
     return result, images, data
 
 
+@pytest.mark.promise
 def test_zeros_survive_in_the_weights(compressed):
     result, _, _ = compressed
     assert result.quantization_aware
