@@ -6,7 +6,6 @@ be models of `tf_keras`.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -259,8 +258,16 @@ class Objective:
         if self._student_reader is None or self._student_reader[0] is not model:
             paths = layer_paths_of(self.distillation_losses, "student") if self.distils else []
             self._student_reader = (model, FeatureReader(model, paths, self._layer_names))
-        with contextlib.nullcontext() if self.view is None else self.view.applied(training):
-            return self._student_reader[1].run(model, student_inputs(x), training)
+        reader, view = self._student_reader[1], self.view
+        if view is None:
+            return reader.run(model, student_inputs(x), training)
+
+        def run(x: Any) -> tuple[Any, dict[str, Any]]:
+            with view.applied(training):
+                return reader.run(model, student_inputs(x), training)
+
+        # A view sees all operations in graphs alone.
+        return tf.function(run, autograph=False)(x) if tf.executing_eagerly() else run(x)
 
     def losses(
         self,

@@ -183,7 +183,7 @@ class Conversion:
                 raise NotConvertedError(text, layers) from None
             file = ModelFile(content)
             if quantization == "int4":
-                file = to_int4(file, self._source.weight_bits == 4)
+                file = to_int4(file, 4 in self._source.weight_bits.values())
         order_signatures(file, list(signatures))
         for key, signature in signatures.items():
             order_ends(file, key, [i.name for i in signature.inputs], signature.outputs)

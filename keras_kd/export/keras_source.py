@@ -24,14 +24,9 @@ from keras_kd.export.signatures import (
     call_target,
     check_layers,
 )
-from keras_kd.export.tracing import (
-    as_float32,
-    recurrent_layers,
-    reshapes_by_batch,
-    steps_are_open,
-    unrolled,
-)
+from keras_kd.export.tracing import as_float32, reshapes_by_batch
 from keras_kd.models.graph import flat_layers, input_tensors
+from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
 
 
 class KerasSource:
@@ -43,7 +38,8 @@ class KerasSource:
             outputs under `"serving_default"`.
         applied: Returns a context in which the model computes with trained ranges. Defaults to
             `None`: it holds none.
-        weight_bits: The bits that its weights were trained for. Defaults to `None`: none.
+        weight_bits: The bits that kernels were trained for, by the path of their layer. Defaults
+            to `None`: none.
 
     Attributes:
         quantization_aware: Whether it computes with trained ranges.
@@ -58,7 +54,7 @@ class KerasSource:
         model: keras.Model,
         signatures: Mapping[str, Target] | None = None,
         applied: Callable[[], AbstractContextManager[None]] | None = None,
-        weight_bits: int | None = None,
+        weight_bits: Mapping[str, int] | None = None,
     ) -> None:
         if hasattr(model, "student") and hasattr(model, "teacher"):
             raise ValueError(
@@ -81,7 +77,7 @@ class KerasSource:
             raise ValueError(lookups(tables))
         self.model = model
         self.quantization_aware = applied is not None
-        self.weight_bits = weight_bits
+        self.weight_bits = weight_bits or {}
         self._applied = applied or contextlib.nullcontext
         self._targets = dict(signatures or {DEFAULT_SIGNATURE: None})
         self._last: Any = None

@@ -46,6 +46,14 @@ def trained_not_for_int4() -> str:
     )
 
 
+def trained_for_8_bits() -> str:
+    """Return that weights trained for 8 bits are stored in 4."""
+    return (
+        'The weights were trained for 8 bits, and `quantization="int4"` rounds them to 4. Train '
+        'with keras_kd.QuantizeAware(weight_bits=4), or export with `quantization="int8"`.'
+    )
+
+
 def open_number_of_steps(quantization: str, layers: Sequence[str]) -> str:
     """Return that recurrent layers cannot be unrolled.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,7 +44,7 @@ class SavedModelSource:
         self.model = model
         self.quantization_aware = bool(model.quantization_aware)
 
-    weight_bits: int | None = None
+    weight_bits: Mapping[str, int] = types.MappingProxyType({})
     recurrent_layers: Sequence[str] = ()
     open_steps: Sequence[str] = ()
     signature_names: Sequence[str] = (DEFAULT_SIGNATURE,)
@@ -147,7 +148,7 @@ def source_of(
             ranges = getattr(model, "quantization", None) or {}
             trained = quantization == "int8" and ranges.get("activation_bits") == 8
             applied = getattr(model, "applied", None) if trained else None
-            return KerasSource(inner, signatures, applied, getattr(model, "weight_bits", None))
+            return KerasSource(inner, signatures, applied, ranges.get("weight_bits"))
         return _only_default(SavedModelSource(model), signatures)
     if any(base.__module__.startswith("tf_keras.") for base in type(model).__mro__):
         return _only_default(SavedModelSource(_LegacyKeras(model)), signatures)

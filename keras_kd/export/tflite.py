@@ -19,6 +19,7 @@ from keras_kd.export.file_checks import (
     try_flex,
     warnings_of,
 )
+from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.labels_in_file import embed, with_labels
 from keras_kd.export.metadata import check_labels, check_places, describe, written
 from keras_kd.export.options import (
@@ -29,7 +30,8 @@ from keras_kd.export.options import (
     check_target,
 )
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
-from keras_kd.export.refusals import trained_for_int8, trained_not_for_int4
+from keras_kd.export.promises import check_promises
+from keras_kd.export.refusals import trained_for_8_bits, trained_for_int8, trained_not_for_int4
 from keras_kd.export.saved_model import SavedModelSource, source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
@@ -180,6 +182,10 @@ def export_tflite(
     converted = job.run()
     file = converted.file
     operators = file.operators()
+    if isinstance(source, KerasSource) and quantization in ("int8", "int4"):
+        check_promises(source.model, source.weight_bits, file, target, quantization)
+    if quantization == "int4" and set(source.weight_bits.values()) == {8}:
+        said.append(trained_for_8_bits())
     flex = any(operator.is_flex for operator in operators)
     refuse_custom_operators(operators, target, allow_flex)
     if sparse:

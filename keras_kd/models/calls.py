@@ -6,6 +6,7 @@ nested or subclassed, and layers inside composite and custom layers.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -16,7 +17,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.models.graph import flat_layers, graph_of, is_graph, sublayers
+from keras_kd.models.graph import changed_outputs, flat_layers, graph_of, is_graph, sublayers
+from keras_kd.models.recurrent import CELLS
 
 Around = Callable[[str, Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -138,21 +140,90 @@ def _changed(path: str, operation: Any, around: Around) -> Callable[..., Any]:
     return call
 
 
-class CallCounter(threading.local):
-    """Numbers the calls of an operation in a pass; a replica in a thread counts by itself."""
+COPIES = ("Identity", "Cast", "StopGradient", "EnsureShape")
+# Primitives whose outputs have one range in every file: watched in the code of Keras, too.
+OF_FIXED_RANGE = ("Sigmoid", "Softmax", "Tanh")
+
+
+@dataclasses.dataclass(frozen=True)
+class Primitive:
+    """An operation of TensorFlow in the code of a custom layer: `x + y`, `ops.concatenate`.
+
+    Attributes:
+        type: Its type, such as `"ConcatV2"`.
+    """
+
+    type: str
+
+
+@dataclasses.dataclass
+class _Open:
+    path: str
+    index: int
+    own_code: bool
+    graph: Any
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+
+class OpenCalls(threading.local):
+    """The calls of a pass that are under way, numbered; a replica in a thread has its own."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._open: list[_Open] = []
 
     def reset(self) -> None:
         """Begin a pass."""
-        self._counts = {}
+        self._counts.clear()
+        self._open.clear()
 
-    def next(self, path: str) -> int:
-        """Return how often an operation was called before in this pass."""
-        count = self._counts.get(path, 0)
-        self._counts[path] = count + 1
-        return count
+    @contextlib.contextmanager
+    def begun(self, path: str, operation: Any) -> Iterator[int]:
+        """Make a call inside the block; gives how often the operation was called before."""
+        # All steps of a recurrent layer are one.
+        index = 0 if isinstance(operation, CELLS) else self._counts[path]
+        self._counts[path] += 1
+        graph = tf.compat.v1.get_default_graph()
+        self._open.append(_Open(path, index, has_own_code(operation), graph))
+        try:
+            yield index
+        finally:
+            self._open.pop()
+
+    def place_of(
+        self, kind: str, outputs: Sequence[Any], graph: Any
+    ) -> tuple[str, int, int] | None:
+        """Return the innermost call that an operation of TensorFlow is made in.
+
+        Args:
+            kind: Its type.
+            outputs: Its outputs.
+            graph: The graph that it is made in.
+
+        Returns:
+            The path and the number of the call, and how many of this type it made before; `None`
+            in loops and in branches.
+        """
+        innermost = self._open[-1] if self._open else None
+        floats = outputs and outputs[0].dtype.is_floating
+        if innermost is None or innermost.graph is not graph or not floats:
+            return None
+        number = innermost.counts[kind]
+        innermost.counts[kind] += 1
+        return innermost.path, innermost.index, number
+
+    @property
+    def in_own_code(self) -> bool:
+        """Whether the innermost call is one of a layer written outside of Keras, or of a cell."""
+        return bool(self._open) and self._open[-1].own_code
+
+
+def has_own_code(operation: Any) -> bool:
+    """Whether what a layer computes is written outside of Keras, or in a recurrent cell."""
+    if not isinstance(operation, keras.layers.Layer):
+        return False
+    own = type(operation).call.__module__.partition(".")[0] != "keras"
+    return own or isinstance(operation, (keras.layers.Lambda, *CELLS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +231,10 @@ class Call:
     """One call of an operation.
 
     Attributes:
-        path: The path of the operation.
-        operation: The layer or operation.
-        index: How often it was called before in the same pass.
+        path: The path of the operation; of a `Primitive` that of the layer whose code makes it.
+        operation: The layer or operation, or a `Primitive`.
+        index: How often it was called before in the same pass; how many primitives of its type
+            the same call of the layer made before.
         parent: The call that it was made in, or `None`.
         inputs: The floating-point tensors that it was given.
         outputs: The floating-point tensors that it returned.
@@ -181,16 +253,26 @@ class Trace:
     """A pass of a model in inference mode.
 
     Attributes:
-        calls: Its calls, in the order in which they ended.
+        calls: Its calls, in the order in which they ended. Primitives that a layer makes more or
+            fewer of in training are left out.
         inputs: The tensors that the model was given.
         outputs: The tensors that it returned.
         graph: What holds the tensors.
+        variables: The positions of the model's variables among all of them, by the number of the
+            tensor that holds the variable (`id`).
     """
 
     calls: tuple[Call, ...]
     inputs: tuple[tf.Tensor, ...]
     outputs: tuple[tf.Tensor, ...]
     graph: Any
+    variables: Mapping[int, int]
+
+    def variable_of(self, tensor: tf.Tensor) -> int | None:
+        """Return the position of the variable that a tensor is read from, `None` of others."""
+        if op_type(tensor) != "ReadVariableOp":
+            return None
+        return self.variables.get(id(tensor.op.inputs[0]))
 
 
 def trace_calls(model: Any, specs: Any) -> Trace:
@@ -200,37 +282,76 @@ def trace_calls(model: Any, specs: Any) -> Trace:
         model: A built Keras 3 model.
         specs: Its inputs as `tf.TensorSpec`s, in the structure in which it takes them.
     """
+    trace = _trace(model, specs, training=False)
+    counts = _primitives(trace)
+    if not counts:
+        return trace
+    in_training = _primitives(_trace(model, specs, training=True))
+    return dataclasses.replace(
+        trace,
+        calls=tuple(
+            call
+            for call in trace.calls
+            if not isinstance(call.operation, Primitive)
+            or counts[_place(call)] == in_training[_place(call)]
+        ),
+    )
+
+
+def _primitives(trace: Trace) -> collections.Counter[tuple[str, int, str]]:
+    primitives = (call for call in trace.calls if isinstance(call.operation, Primitive))
+    return collections.Counter(_place(call) for call in primitives)
+
+
+def _place(primitive: Call) -> tuple[str, int, str]:
+    index = 0 if primitive.parent is None else primitive.parent.index
+    return primitive.path, index, primitive.operation.type
+
+
+def _trace(model: Any, specs: Any, training: bool) -> Trace:
     calls: list[Call] = []
     open_calls: list[Call] = []
-    counter = CallCounter()
+    numbers = OpenCalls()
     inputs: list[tf.Tensor] = []
 
     def around(path: str, operation: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        begun = Call(
-            path,
-            operation,
-            counter.next(path),
-            open_calls[-1] if open_calls else None,
-            floats_of((args, kwargs)),
-            (),
-        )
-        open_calls.append(begun)
-        outputs = call(*args, **kwargs)
-        open_calls.pop()
-        object.__setattr__(begun, "outputs", floats_of(outputs))
-        calls.append(begun)
+        with numbers.begun(path, operation) as index:
+            parent = open_calls[-1] if open_calls else None
+            begun = Call(path, operation, index, parent, floats_of((args, kwargs)), ())
+            open_calls.append(begun)
+            outputs = call(*args, **kwargs)
+            open_calls.pop()
+            object.__setattr__(begun, "outputs", floats_of(outputs))
+            calls.append(begun)
         return outputs
+
+    def note(kind: str, given: Any, outputs: Any, graph: Any) -> None:
+        place = numbers.place_of(kind, outputs, graph)
+        if place is not None and (numbers.in_own_code or kind in OF_FIXED_RANGE):
+            path, _, number = place
+            parent = open_calls[-1] if open_calls else None
+            made = floats_of(tuple(outputs))
+            calls.append(Call(path, Primitive(kind), number, parent, floats_of(tuple(given)), made))
 
     def run(x: Any) -> Any:
         inputs.extend(keras.tree.flatten(x))
-        return model(x, training=False)
+        with numbers.begun("", model), changed_outputs(note):
+            return model(x, training=training)
 
     with changed_calls(operations_of(model), around):
         function = tf.function(run, autograph=False).get_concrete_function(specs)
     outputs = tuple(
         function.graph.outputs if function.graph.outputs else keras.tree.flatten(function.outputs)
     )
-    return Trace(tuple(calls), tuple(inputs), outputs, function)
+    positions = {
+        id(v.value.handle): i for i, v in enumerate(model.variables) if hasattr(v.value, "handle")
+    }
+    variables = {
+        id(inner): positions[id(outer)]
+        for outer, inner in function.graph.captures
+        if id(outer) in positions
+    }
+    return Trace(tuple(calls), tuple(inputs), outputs, function, variables)
 
 
 def floats_of(structure: Any) -> tuple[tf.Tensor, ...]:
@@ -242,7 +363,7 @@ def floats_of(structure: Any) -> tuple[tf.Tensor, ...]:
 
 def source_of(tensor: tf.Tensor) -> tf.Tensor:
     """Return what a traced tensor is a copy of, casts and identities left out."""
-    while op_type(tensor) in ("Identity", "Cast", "StopGradient", "EnsureShape"):
+    while op_type(tensor) in COPIES:
         tensor = tensor.op.inputs[0]
     return tensor
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -181,3 +182,25 @@ def _struct_of_subclass(model: keras.Model) -> Any:
     if shapes and isinstance(shapes[0], (tuple, list)):
         return [tensor(shape, f"input_{i}") for i, shape in enumerate(shapes)]
     return tensor(shapes, "input")
+
+
+@contextlib.contextmanager
+def changed_outputs(change: Callable[..., Any]) -> Iterator[None]:
+    """Run `change(type, inputs, outputs, graph)` for every operation that a graph gets.
+
+    Args:
+        change: Returns what takes the place of the outputs, or `None` to leave them. What it adds
+            to the graph itself is not given to it.
+    """
+    from tensorflow.python.framework import op_callbacks
+
+    def callback(
+        kind: str, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
+    ) -> Any:
+        return None if graph is None else change(kind, inputs, outputs, graph)
+
+    op_callbacks.add_op_callback(callback)
+    try:
+        yield
+    finally:
+        op_callbacks.remove_op_callback(callback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -13,18 +13,22 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.compression.quantizing.kernels import KernelRounding
+from keras_kd.compression.quantizing.primitives import FIXED_PRIMITIVES, is_rounded
 from keras_kd.compression.quantizing.ranges import Measure, Ranges
 from keras_kd.compression.quantizing.sites import Site, Sites, kernel_activation
 from keras_kd.models.calls import (
-    CallCounter,
+    OpenCalls,
     changed_attribute,
     changed_calls,
     op_type,
     operations_of,
     source_of,
 )
+from keras_kd.models.graph import changed_outputs
+from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
 from keras_kd.models.views import read_as
 
+_MASK = 5e3
 _SAMPLE = 2**16  # values of a tensor that its range is taken from, in each batch
 
 
@@ -51,12 +55,14 @@ class Quantization:
         self.sites = sites
         self.ranges = ranges
         self.rounding = rounding
-        watched = {site.path for site in sites.sites} | sites.scaled
-        self._operations = {p: o for p, o in operations_of(model).items() if p in watched}
-        self._operations[_MODEL] = model
+        self._operations = {**operations_of(model), _MODEL: model}
+        self._variables = [
+            (model.variables[s.output], s) for s in sites.sites if s.kind == "variable"
+        ]
         self._by_call = {(s.path, s.call, s.output, s.kind): s for s in sites.sites}
         self._activated = {site.path for site in sites.sites if site.kind == "activation"}
-        self._counter = CallCounter()
+        self._calls = OpenCalls()
+        self._compiled: Callable[..., Any] | None = None
         self._mode = threading.local()
         self._lock = threading.RLock()
         self._open = 0
@@ -78,11 +84,14 @@ class Quantization:
             collect: Called as `collect(site, tensor)` in place of rounding. Defaults to `None`.
         """
         with self._changed(), contextlib.ExitStack() as stack:
-            self._counter.reset()
+            self._calls.reset()
             self._mode.now = (training, collect)
             stack.callback(setattr, self._mode, "now", None)
+            values = [(v, self._quantized(s, v.value)) for v, s in self._variables]
             if self.rounding is not None and collect is None:
-                stack.enter_context(read_as(self.model, self.rounding.rounded()))
+                values += self.rounding.rounded()
+            if values:
+                stack.enter_context(read_as(self.model, values))
             yield
 
     @contextlib.contextmanager
@@ -114,20 +123,43 @@ class Quantization:
                 largest among them.
         """
         seen: dict[str, list[np.ndarray]] = {}
+        known = not any(steps_are_open(layer) for layer in recurrent_layers(self.model))
 
-        def collect(site: Site, x: Any) -> None:
-            if site.fixed is None:
-                values = np.asarray(x, "float32").ravel()
-                some = values[:: -(-values.size // _SAMPLE)]
-                seen.setdefault(site.name, []).append(np.append(some, [values.min(), values.max()]))
+        @tf.function(autograph=False, reduce_retracing=True)
+        def values_of(batch: Any) -> dict[str, tf.Tensor]:
+            found: dict[str, list[tf.Tensor]] = {}
+
+            def collect(site: Site, x: Any) -> None:
+                if site.fixed is None:
+                    found.setdefault(site.name, []).append(_some_values(x))
+
+            with self.applied(collect=collect), unrolled(self.model, known):
+                self.model(batch, training=False)
+            return {name: tf.concat(values, 0) for name, values in found.items()}
 
         for batch in batches:
-            with self.applied(collect=collect):
-                self.model(batch, training=False)
+            for name, values in values_of(batch).items():
+                seen.setdefault(name, []).append(np.asarray(values))
+        useless = set()
         for site in self.sites.sites:
             if site.name in seen:
-                low, high = measure(np.concatenate(seen[site.name]))
-                self.ranges.set_range(site, min(low, 0.0), max(high, 0.0))
+                values = np.concatenate(seen[site.name])
+                if site.is_primitive and _hides_all_others(values):
+                    useless.add(site)
+                exact = site.kind == "variable"
+                low, high = (values.min(), values.max()) if exact else measure(values)
+                low, high = min(float(low), 0.0), max(float(high), 0.0)
+                if self.ranges.bits > 8:
+                    low, high = min(low, -high), max(high, -low)
+                self.ranges.set_range(site, low, high)
+        self._leave(useless)
+
+    def _leave(self, useless: Collection[Site]) -> None:
+        """Leave tensors in float: those behind a mask of large numbers."""
+        kept = tuple(site for site in self.sites.sites if site not in useless)
+        self.sites = dataclasses.replace(self.sites, sites=kept)
+        for site in useless:
+            del self._by_call[site.path, site.call, site.output, site.kind]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the student, as JSON can hold it."""
@@ -147,24 +179,50 @@ class Quantization:
     ) -> Any:
         if getattr(self._mode, "now", None) is None:
             return call(*args, **kwargs)
-        index = self._counter.next(path)
-        if path == _MODEL:
-            return call(*self._rounded(args, path, index, "input"), **kwargs)
-        args, kwargs = self._rounded((args, kwargs), path, index, "given")
-        if path in self._activated:
-            self._mode.activated = (path, index, 0, "activation")
-        if (path, index, 0, "between") in self._by_call:
-            x = args[0] if args else kwargs["inputs"]
-            between = (path, index, 0, "between")
-            outputs = _separated(operation, x, lambda x: self._quantized(between, x))
-        elif (path, index, 0, "partial") in self._by_call:
-            outputs = self._in_pairs(path, index, call, *args, **kwargs)
-        elif path in self.sites.scaled and not self._mode.now[0]:
-            outputs = _scaled(operation, args[0] if args else kwargs["inputs"])
-        else:
-            outputs = call(*args, **kwargs)
-        self._mode.activated = None
-        return self._rounded(outputs, path, index, "output")
+        if path == _MODEL and tf.executing_eagerly():
+            return self._in_a_graph(call, args, kwargs)
+        with self._calls.begun(path, operation) as index:
+            if path == _MODEL:
+                with changed_outputs(self._primitive):
+                    return call(*self._rounded(args, path, index, "input"), **kwargs)
+            args, kwargs = self._rounded((args, kwargs), path, index, "given")
+            if path in self._activated:
+                self._mode.activated = (path, index, 0, "activation")
+            if (path, index, 0, "between") in self._by_call:
+                x = args[0] if args else kwargs["inputs"]
+                between = (path, index, 0, "between")
+                outputs = _separated(operation, x, lambda x: self._at(between, x))
+            elif (path, index, 0, "partial") in self._by_call:
+                outputs = self._in_pairs(path, index, call, *args, **kwargs)
+            elif path in self.sites.scaled and not self._mode.now[0]:
+                outputs = _scaled(operation, args[0] if args else kwargs["inputs"])
+            else:
+                outputs = call(*args, **kwargs)
+            self._mode.activated = None
+            return self._rounded(outputs, path, index, "output")
+
+    def _in_a_graph(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run the model in a graph of its own: only there are all operations seen."""
+        compiled = self._compiled
+        if compiled is None:
+            compiled = tf.function(
+                lambda args, kwargs: self._around(_MODEL, self.model, call, args, kwargs),
+                autograph=False,
+                reduce_retracing=True,
+            )
+        if not self._variables and self.rounding is None:  # else it holds what is read now
+            self._compiled = compiled
+        return compiled(args, kwargs)
+
+    def _primitive(self, kind: str, inputs: Any, outputs: Any, graph: Any) -> Any:
+        """Return what stands in place of the outputs of an operation of TensorFlow."""
+        place = self._calls.place_of(kind, outputs, graph)
+        site = None if place is None else self._by_call.get((*place, kind))
+        if site is not None:
+            return [self._quantized(site, outputs[0])]
+        if kind in FIXED_PRIMITIVES and is_rounded(inputs[0]):  # the converter rounds it itself
+            return [self.ranges.fixed(FIXED_PRIMITIVES[kind], outputs[0])]
+        return None
 
     def _activation_of(self, layer: Any) -> Callable[[Any], Any]:
         """Return a layer's activation function, which is given rounded values in a pass."""
@@ -172,7 +230,7 @@ class Quantization:
 
         def rounded(x: Any) -> Any:
             key = getattr(self._mode, "activated", None)
-            return activation(x if key is None else self._quantized(key, x))
+            return activation(x if key is None else self._at(key, x))
 
         return rounded
 
@@ -180,7 +238,7 @@ class Quantization:
         """Return a sum or the like of several inputs, rounded after each, as the file does it."""
         outputs = inputs[0]
         for i, x in enumerate(inputs[1:]):
-            outputs = self._quantized((path, index, i - 1, "partial"), outputs)
+            outputs = self._at((path, index, i - 1, "partial"), outputs)
             outputs = call([outputs, x])
         return outputs
 
@@ -192,14 +250,15 @@ class Quantization:
             if kind == "input" and isinstance(x, np.ndarray):
                 x = flat[i] = keras.ops.convert_to_tensor(x)
             if tf.is_tensor(x) and x.dtype.is_floating:
-                flat[i] = self._quantized((path, index, position, kind), x)
+                flat[i] = self._at((path, index, position, kind), x)
                 position += 1
         return keras.tree.pack_sequence_as(structure, flat)
 
-    def _quantized(self, key: tuple[str, int, int, str], x: Any) -> Any:
+    def _at(self, key: tuple[str, int, int, str], x: Any) -> Any:
         site = self._by_call.get(key)
-        if site is None:
-            return x
+        return x if site is None else self._quantized(site, x)
+
+    def _quantized(self, site: Site, x: Any) -> Any:
         training, collect = self._mode.now
         if collect is not None:
             collect(site, x)
@@ -210,6 +269,20 @@ class Quantization:
 
 
 _MODEL = ""
+
+
+def _some_values(x: Any) -> tf.Tensor:
+    """Return some values of a tensor, the smallest and the largest among them."""
+    values = tf.reshape(tf.cast(x, tf.float32), [-1])
+    stride = tf.maximum((tf.size(values) - 1) // _SAMPLE + 1, 1)
+    extremes = tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
+    return tf.concat([values[::stride], extremes], 0)
+
+
+def _hides_all_others(values: np.ndarray) -> bool:
+    """Whether a few large numbers, such as the -1e9 of a mask, leave no steps for all others."""
+    low, middle, high = values.min(), np.percentile(values, [25, 75]), values.max()
+    return bool(max(-low, high) >= _MASK and (high - low) / 255 > middle[1] - middle[0])
 
 
 def quantization_from_json(content: Mapping[str, Any], model: keras.Model) -> Quantization:

@@ -87,15 +87,21 @@ class Ranges(keras.layers.Layer):
         """Return a tensor rounded to the integers of a site's range."""
         values = tf.cast(x, tf.float32)
         if site.fixed is not None:
-            low, high = site.fixed
-            return tf.cast(
-                tf.quantization.fake_quant_with_min_max_args(values, low, high, self.bits), x.dtype
-            )
+            return self.fixed(site.fixed, x)
         quantizer, weights = self._quantizers[site.name]
         variables = {name: variable.value for name, variable in weights.items()}
         if training and self._follows:
             quantizer(_extremes(values), True, variables)
         return tf.cast(quantizer(values, False, variables), x.dtype)
+
+    def fixed(self, limits: tuple[float, float], x: tf.Tensor) -> tf.Tensor:
+        """Return a tensor rounded to the integers of a range that its operator asks for."""
+        low, high = limits if self.bits == 8 else (-1.0, 1.0)
+        values = tf.cast(x, tf.float32)
+        rounded = tf.quantization.fake_quant_with_min_max_args(
+            values, low, high, self.bits, narrow_range=self.bits > 8
+        )
+        return tf.cast(rounded, x.dtype)
 
     def set_range(self, site: Site, low: float, high: float) -> None:
         """Set the range of a site."""

@@ -10,7 +10,19 @@ from typing import Any
 import keras
 
 from keras_kd.compression.quantizing.kernels import KERNEL_LAYERS, SEPARABLE
-from keras_kd.models.calls import Call, Trace, source_of
+from keras_kd.compression.quantizing.primitives import (
+    FIXED_RANGES,
+    MULTIPLIED,
+    ROUNDED_PRIMITIVES,
+    SAME_RANGE_PRIMITIVES,
+    SUMS,
+    inside_activations,
+    is_in_keras,
+    moved,
+    name_of,
+)
+from keras_kd.models.calls import OF_FIXED_RANGE, Call, Primitive, Trace, op_type, source_of
+from keras_kd.models.recurrent import CELLS
 
 _layers = keras.layers
 
@@ -33,14 +45,13 @@ _PAIRWISE = (_layers.Add, _layers.Multiply, _layers.Maximum, _layers.Minimum)
 
 # Activations that the converter joins with the operator before them.
 _JOINED = ("relu", "relu6")
-# What an activation returns, so that the file's operator has the scale that it asks for.
-FIXED_RANGES = {
-    "softmax": (0.0, 255.0 / 256.0),
-    "sigmoid": (0.0, 255.0 / 256.0),
-    "tanh": (-1.0, 127.0 / 128.0),
-}
 _TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
 _RECURRENT = (_layers.RNN, _layers.Bidirectional)
+# What these compute in a derived class stands between the same quantizers as what they compute.
+_WITH_OWN_RULES = (
+    *KERNEL_LAYERS, _layers.BatchNormalization, _layers.LayerNormalization,
+    _layers.MultiHeadAttention, _layers.GroupQueryAttention,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +64,9 @@ class Site:
         output: Which of its outputs, or of what it is given.
         kind: `"output"`, `"input"` of the model, `"given"`: an input of a layer with a kernel that
             nothing else rounds, `"between"`: what a separable convolution hands from its first
-            kernel to its second, `"activation"`: what its activation function is given, or
-            `"partial"`: what the first inputs of a sum, product or maximum come to.
+            kernel to its second, `"activation"`: what its activation function is given,
+            `"partial"`: what the first inputs of a sum, product or maximum come to, `"variable"`
+            of the model, or the type of an operation of TensorFlow in the layer's own code.
         fixed: A range that the operator asks for, or `None`.
     """
 
@@ -63,6 +75,11 @@ class Site:
     output: int = 0
     kind: str = "output"
     fixed: tuple[float, float] | None = None
+
+    @property
+    def is_primitive(self) -> bool:
+        """Whether it stands behind an operation of TensorFlow in the code of a custom layer."""
+        return self.kind in ROUNDED_PRIMITIVES
 
     @property
     def name(self) -> str:
@@ -98,7 +115,7 @@ def activation_name(operation: Any) -> str | None:
         return "softmax"
     if isinstance(operation, _layers.Activation):
         return getattr(operation.activation, "__name__", None)
-    name = type(operation).__name__.lower()
+    name = name_of(operation).lower()
     return name if name in (*_JOINED, *FIXED_RANGES) else None
 
 
@@ -123,28 +140,39 @@ class _Finder:
         self._trace = trace
         self._spared = spared
         self._quantized: set[int] = set()
+        self._given: set[int] = set()
         self._left: set[int] = set()
         self._folded: set[str] = set()
         self._transposed: set[str] = set()
         self._scaled: set[str] = set()
         self._floating: dict[str, str] = {}
         self._sites: list[Site] = []
-        self._inner = {id(call.parent) for call in trace.calls if call.parent is not None}
-        self._times = collections.Counter(call.path for call in trace.calls)
+        self._calls = [call for call in trace.calls if not is_in_keras(call)]
+        self._inner = {id(call.parent) for call in self._calls if call.parent is not None}
+        self._times = collections.Counter(
+            call.path for call in self._calls if not isinstance(call.operation, Primitive)
+        )
         self._consumers: dict[int, list[Call]] = collections.defaultdict(list)
-        for call in trace.calls:
+        for call in self._calls:
             for tensor in {id(source_of(x)): x for x in call.inputs}:
                 self._consumers[tensor].append(call)
         self._outputs = {id(source_of(x)) for x in trace.outputs}
+        self._inside = inside_activations(trace)
 
     def find(self) -> Sites:
         floats = [x for x in self._trace.inputs if x.dtype.is_floating]
         for i, tensor in enumerate(floats):
             self._sites.append(Site("", 0, i, "input"))
             self._quantized.add(id(source_of(tensor)))
-        for call in self._trace.calls:
-            if not self._is_inside_a_loop(call):
+        for call in self._calls:
+            loop = self._loop_around(call)
+            if loop is None:
                 self._visit(call)
+            elif isinstance(call.operation, Primitive) and call.operation.type == "MatMul":
+                self._in_cell(call, loop)
+        for call in self._trace.calls:
+            if isinstance(call.operation, Primitive) and call.operation.type in OF_FIXED_RANGE:
+                self._beside_rounded(call)
         return Sites(
             tuple(self._sites),
             frozenset(self._folded),
@@ -152,13 +180,53 @@ class _Finder:
             self._floating,
         )
 
-    def _is_inside_a_loop(self, call: Call) -> bool:
+    def _beside_rounded(self, call: Call) -> None:
+        """Round what the converter rounds of itself: a factor in front of a rounded product.
+
+        It gives every operator of a fixed range that range where a neighbour is in integers.
+        """
+        x, index = call.outputs[0], 0 if call.parent is None else call.parent.index
+        if any(call.path == p or call.path.startswith(f"{p}/") for p in self._spared):
+            return
+        ends = list(moved(x))
+        products = (
+            made.outputs[0]
+            for end in ends
+            for made in end.consumers()
+            if made.type in ROUNDED_PRIMITIVES
+        )
+        ends += [moved for product in products for moved in moved(product)]
+        site = Site(call.path, index, call.index, call.operation.type, self._fixed(call))
+        rounded = any(id(source_of(end)) in self._quantized | self._given for end in ends)
+        if rounded and id(source_of(x)) not in self._quantized and site not in self._sites:
+            self._sites.append(site)
+
+    def _loop_around(self, call: Call) -> Call | None:
+        """Return the call of the recurrent layer that a call is inside of."""
         parent = call.parent
-        while parent is not None:
-            if isinstance(parent.operation, _RECURRENT):
-                return True
+        while parent is not None and not isinstance(parent.operation, _RECURRENT):
             parent = parent.parent
-        return False
+        return parent
+
+    def _in_cell(self, product: Call, loop: Call) -> None:
+        """Round what a cell multiplies with its kernels, and the products: the rest stays float.
+
+        A file has as many cells as there are steps, which have to be known.
+        """
+        cell = product.parent
+        if (
+            cell is None
+            or not isinstance(cell.operation, CELLS)
+            or cell.path in self._spared
+            or loop.inputs[0].shape[1] is None
+        ):
+            return
+        self._given.add(id(source_of(cell.outputs[0])))
+        direct = getattr(loop.operation, "cell", None) is cell.operation
+        rounded = direct and id(source_of(loop.inputs[0])) in self._quantized
+        given = [Site(cell.path, 0, i, "given") for i in ((1,) if rounded else (0, 1))]
+        for site in (*given, Site(cell.path, 0, product.index, "MatMul")):
+            self._sites += [] if site in self._sites else [site]
 
     def _visit(self, call: Call) -> None:
         operation = call.operation
@@ -172,12 +240,16 @@ class _Finder:
             key = id(source_of(call.inputs[0]))
             if key not in self._quantized and key not in self._left:
                 self._sites.append(Site(call.path, call.index, 0, "given"))
+                self._given.add(key)
             if isinstance(operation, SEPARABLE):
                 self._sites.append(Site(call.path, call.index, 0, "between"))
             activation = kernel_activation(operation)
             joined = getattr(activation, "__name__", "") in _JOINED
             if activation is not None and not (joined and self._takes_activation(call)):
                 self._sites.append(Site(call.path, call.index, 0, "activation"))
+        elif isinstance(operation, Primitive):
+            self._primitive(call)
+            return
         elif isinstance(operation, _PAIRWISE):
             partial = range(len(call.inputs) - 2)
             self._sites += [Site(call.path, call.index, i, "partial") for i in partial]
@@ -194,11 +266,50 @@ class _Finder:
             self._sites.append(Site(call.path, call.index, i, fixed=FIXED_RANGES.get(name or "")))
             self._quantized.add(key)
 
+    def _primitive(self, call: Call) -> None:
+        """Round what a custom layer computes itself from what is rounded."""
+        parent, kind = call.parent, call.operation.type
+        closed = parent is not None and isinstance(parent.operation, _WITH_OWN_RULES)
+        sources = [self._before_moves(source_of(x)) for x in call.inputs]
+        rounded = any(id(x) in self._quantized for x in sources)
+        key = id(source_of(call.outputs[0]))
+        if closed or not rounded or key in self._quantized:
+            return
+        if kind in SAME_RANGE_PRIMITIVES and len(sources) == 1:
+            self._quantized |= {id(source_of(x)) for x in call.outputs}
+        elif kind in ROUNDED_PRIMITIVES and key not in self._inside:
+            if self._joins_with_next(call, key):
+                self._left.add(key)
+                return
+            for x in sources if kind not in MULTIPLIED | {"BiasAdd"} else ():
+                self._variable(x)
+            index = 0 if parent is None else parent.index
+            self._sites.append(Site(call.path, index, call.index, kind, self._fixed(call)))
+            self._quantized.add(key)
+
+    def _before_moves(self, x: Any) -> Any:
+        """Return the variable that a tensor was moved from; another tensor as it is."""
+        moved = x
+        while op_type(moved) in SAME_RANGE_PRIMITIVES:
+            moved = source_of(moved.op.inputs[0])
+        return x if self._trace.variable_of(moved) is None else moved
+
+    def _variable(self, x: Any) -> None:
+        """Round a variable that is computed with, as the file does."""
+        position = self._trace.variable_of(x)
+        if position is not None and id(x) not in self._quantized:
+            self._quantized.add(id(x))
+            site = Site("", 0, position, "variable")
+            self._sites += [] if site in self._sites else [site]
+
+    def _fixed(self, call: Call) -> tuple[float, float] | None:
+        return FIXED_RANGES.get(activation_name(call.operation) or "")
+
     def _keeps_range(self, call: Call) -> bool:
         operation = call.operation
         same = isinstance(operation, SAME_RANGE) or (
             not isinstance(operation, _layers.Layer)
-            and type(operation).__name__ in _SAME_RANGE_OPERATIONS
+            and name_of(operation) in _SAME_RANGE_OPERATIONS
         )
         given = {id(source_of(x)) for x in call.inputs}
         return same and len(given) == 1 and given <= self._quantized
@@ -214,15 +325,24 @@ class _Finder:
         following = self._next(key)
         if following is None or following.path in self._spared:
             return False
-        kernel = isinstance(call.operation, KERNEL_LAYERS)
+        kind = name_of(call.operation)
+        kernel = isinstance(call.operation, KERNEL_LAYERS) or kind in MULTIPLIED
+        adds = isinstance(following.operation, Primitive) and following.operation.type in SUMS
+        if kind in MULTIPLIED and adds and len(self._data(following)) == 1:
+            return True  # its bias
         if kernel and kernel_activation(call.operation) is not None:
             return False
         if kernel and isinstance(following.operation, _layers.BatchNormalization):
             return self._folds(following)
         folded = call.path in self._folded or call.path in self._scaled
         joined = activation_name(following.operation) in _JOINED
-        sums = isinstance(call.operation, _layers.Add) or type(call.operation).__name__ == "Add"
+        sums = isinstance(call.operation, _layers.Add) or kind in SUMS
         return joined and self._takes_activation(call) and (kernel or folded or sums)
+
+    def _data(self, call: Call) -> list[Any]:
+        """Return the inputs of a call that are no weights and no constants."""
+        found = [source_of(x) for x in call.inputs]
+        return [x for x in found if op_type(x) not in ("Const", "ReadVariableOp", None)]
 
     def _takes_activation(self, call: Call) -> bool:
         """Whether the operator of a kernel can apply a rectifier itself."""

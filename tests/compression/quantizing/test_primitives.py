@@ -1,0 +1,184 @@
+"""What custom layers compute themselves, and recurrent cells: rounded as the file rounds it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers, ops
+
+import keras_kd as kd
+from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.runtime import LiteRuntime
+
+WIDTH = 16
+
+
+@keras.saving.register_keras_serializable("test_primitives")
+class Token(layers.Layer):
+    """Puts a learned token before a sequence and adds a learned position to each."""
+
+    def build(self, shape):
+        self.token = self.add_weight(shape=(1, 1, shape[-1]), initializer="normal", name="token")
+        size = (1, shape[1] + 1, shape[-1])
+        self.position = self.add_weight(shape=size, initializer="normal", name="position")
+
+    def call(self, x):
+        token = ops.broadcast_to(self.token, (ops.shape(x)[0], 1, x.shape[-1]))
+        return ops.concatenate([token, 4.0 * x], 1) + self.position
+
+
+@keras.saving.register_keras_serializable("test_primitives")
+class Attention(layers.Layer):
+    """Causal attention with a mask of large numbers, and a residual sum."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.projections = [layers.Dense(WIDTH) for _ in range(3)]
+
+    def call(self, x):
+        query, key, value = (layer(x) for layer in self.projections)
+        scores = tf.einsum("btd,bsd->bts", query, key) / 4.0
+        scores = scores + (1.0 - ops.tril(ops.ones(scores.shape[1:]))) * -1e9
+        return x + ops.matmul(ops.softmax(scores), value)
+
+
+@keras.saving.register_keras_serializable("test_primitives")
+class Gated(layers.Layer):
+    """Two functions of one tensor, of which the file has one operator each, and a product."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.second = layers.Dense(WIDTH), layers.Dense(WIDTH)
+
+    def call(self, x):
+        first, second = self.first(x), self.second(x)
+        return ops.gelu(first) * ops.sigmoid(second) + ops.silu(first)
+
+
+@keras.saving.register_keras_serializable("test_primitives")
+class OwnKernel(layers.Layer):
+    """A product with a kernel of its own, a bias and a rectifier: one operator."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], WIDTH), name="kernel")
+        self.bias = self.add_weight(shape=(WIDTH,), name="bias")
+
+    def call(self, x, training=None):
+        if training:
+            x = keras.random.dropout(x, 0.5) * 1.0
+        return ops.relu(ops.matmul(x, self.kernel) + self.bias)
+
+
+class AddedInCode(keras.Model):
+    """Computes in its own code."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.last = layers.Dense(WIDTH), layers.Dense(4)
+
+    def call(self, x):
+        y = ops.relu(self.dense(x))
+        return self.last(ops.concatenate([y[:, :, :8] + y[:, :, 8:], -3.0 * y], -1))
+
+
+def functional(*made):
+    given = keras.Input((6, WIDTH))
+    x = layers.Dense(WIDTH)(given)
+    for layer in made:
+        x = layer(x)
+    return keras.Model(given, layers.Dense(4)(x))
+
+
+def in_code():
+    model = AddedInCode()
+    model(X[:1])
+    return model
+
+
+X = np.random.default_rng(0).normal(size=(32, 6, WIDTH)).astype("float32")
+
+
+def quantized(student, **arguments):
+    keras.utils.set_random_seed(0)
+    distiller = kd.Distiller(
+        keras.Sequential([keras.Input((6, WIDTH)), layers.Dense(4)]),
+        student,
+        kd.losses.LogitsMSE() if student.output_shape == (None, 6, 4) else None,
+        None if student.output_shape == (None, 6, 4) else keras.losses.MeanSquaredError(),
+        0.0,
+    )
+    distiller.compile("adam")
+    stage = kd.QuantizeAware(**{"epochs": 0, **arguments})
+    return kd.compress(distiller, (X, np.zeros(32)), stages=[stage], verbose=0)
+
+
+def steps_apart(result, path):
+    """Return the file, and how many steps of its output lie between it and the model."""
+    kd.export_tflite(result, path, "int8", verbose=False)
+    runtime = LiteRuntime(path)
+    given = next(iter(runtime.predict({runtime.inputs[0].name: X}).values()))
+    file = ModelFile(path.read_bytes())
+    last = file.output_operator(0, through=())
+    scale = np.ravel(file.describe_tensor(0, last.input_indices[0])["scale"])[0]
+    return file, np.abs(given - result.predict(X)) / scale
+
+
+def names(operators):
+    return {operator.name for operator in operators}
+
+
+@pytest.mark.parametrize(
+    ("make", "floating"),
+    [
+        (lambda: functional(Token()), set()),
+        (lambda: functional(Attention()), set()),
+        (lambda: functional(Gated()), set()),
+        (lambda: functional(OwnKernel()), set()),
+        (
+            lambda: functional(layers.Lambda(lambda x: ops.stack([x[:, 0], 2.0 * x[:, 1]], 1))),
+            set(),
+        ),
+        (in_code, set()),
+    ],
+    ids=["token", "attention", "gated", "own kernel", "lambda", "in code"],
+)
+def test_the_file_computes_in_integers_what_a_custom_layer_computes(make, floating, tmp_path):
+    file, steps = steps_apart(quantized(make()), tmp_path / "a.tflite")
+    assert names(file.float_operators()) <= floating
+    assert (steps <= 1.01).mean() >= 0.999
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+def test_the_kernels_of_a_cell_have_8_bits_in_the_file(kind, tmp_path):
+    given = keras.Input((6, WIDTH))
+    student = keras.Model(given, layers.Dense(4)(kind(8, return_sequences=True)(given)))
+    file, steps = steps_apart(quantized(student), tmp_path / "a.tflite")
+    kernels = [
+        file.tensor(o.graph, o.input_indices[1])
+        for o in file.operators()
+        if o.name == "FULLY_CONNECTED"
+    ]
+    assert kernels and {kernel.kind for kernel in kernels} == {"INT8"}
+    assert (steps <= 1.01).mean() >= 0.99
+
+
+def test_a_step_in_eager_mode_rounds_the_same(tmp_path):
+    student = functional(Attention())
+    result = quantized(student)
+    with result.applied():
+        eagerly = np.asarray(result.model(X, training=False))
+    np.testing.assert_allclose(eagerly, result.predict(X), atol=1e-5)
+    assert np.abs(eagerly - np.asarray(result.model(X))).max() > 1e-4
+
+
+def test_a_custom_layer_is_trained_saved_and_loaded(tmp_path):
+    result = quantized(functional(Token(), OwnKernel()), epochs=1)
+    result.save(tmp_path / "a.keras")
+    loaded = kd.load_compressed(tmp_path / "a.keras")
+    np.testing.assert_array_equal(loaded.predict(X), result.predict(X))
+
+
+def test_16_bits_have_symmetric_ranges():
+    result = quantized(functional(Attention()), activation_bits=16)
+    for low, high in result.quantization["ranges"].values():
+        assert low == -high < 0
