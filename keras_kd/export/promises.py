@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_kd.export.int4 import WITH_WEIGHTS
-from keras_kd.litert.constants import BITS
+from keras_kd.litert.constants import BITS, FLOATS
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.models.calls import operations_of
 
@@ -42,7 +42,8 @@ def check_promises(
         weights = [w for w in getattr(operations.get(path), "weights", ()) if len(w.shape) > 1]
         for weight, (kind, values) in itertools.product(weights, larger):
             above = BITS[kind] > max(promised, least) and np.prod(weight.shape) == values.size
-            if above and _are_equal(np.asarray(weight.value), values):
+            step = 0.0 if kind in FLOATS else 0.5 / 127
+            if above and _are_equal(np.asarray(weight.value), values, 1e-4 + step):
                 broken[path] = kind
     if broken:
         named = ", ".join(f"'{path}' ({kind.lower()})" for path, kind in list(broken.items())[:5])
@@ -79,11 +80,11 @@ _KINDS = ("INT8", "FLOAT16", "FLOAT32")
 _MOVED = ("DEQUANTIZE", "RESHAPE", "TRANSPOSE")
 
 
-def _are_equal(kernel: np.ndarray, stored: np.ndarray) -> bool:
+def _are_equal(kernel: np.ndarray, stored: np.ndarray, tolerance: float) -> bool:
     """Whether a kernel is stored there, up to its layout and a factor for each channel."""
     ours = [_signature(kernel, axes) for axes in ((-1,), (-2,), (-2, -1), (0,))]
     theirs = [_signature(stored, axes) for axes in ((0,), (-1,))]
-    return any(np.allclose(a, b, atol=1e-4) for a in ours for b in theirs)
+    return any(np.allclose(a, b, rtol=0.0, atol=tolerance) for a in ours for b in theirs)
 
 
 def _signature(values: np.ndarray, channels: Sequence[int]) -> np.ndarray:

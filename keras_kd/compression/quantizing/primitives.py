@@ -22,9 +22,10 @@ from keras_kd.models.calls import (
 
 # What hands numbers on as they are: the file keeps one scale for both sides.
 SAME_RANGE_PRIMITIVES = {
-    "BroadcastTo", "ExpandDims", "GatherNd", "GatherV2", "Max", "MaxPool", "MirrorPad", "Pad",
-    "Reshape", "ResizeNearestNeighbor", "ReverseV2", "Slice", "Split", "SplitV", "Squeeze",
-    "StridedSlice", "Tile", "Transpose", "Unpack",
+    "BatchToSpaceND", "BroadcastTo", "DepthToSpace", "ExpandDims", "GatherNd", "GatherV2", "Max",
+    "MaxPool", "Min", "MirrorPad", "Pad", "Reshape", "ResizeNearestNeighbor", "ReverseV2", "Roll",
+    "Slice", "SpaceToBatchND", "SpaceToDepth", "Split", "SplitV", "Squeeze", "StridedSlice", "Tile",
+    "TopKV2", "Transpose", "Unpack",
 }  # fmt: skip
 MULTIPLIED = {
     "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Conv2D", "DepthwiseConv2dNative", "Einsum",
@@ -33,8 +34,9 @@ MULTIPLIED = {
 SUMS = {"Add", "AddV2", "BiasAdd"}
 # What makes new values that the file holds in integers.
 ROUNDED_PRIMITIVES = MULTIPLIED | SUMS | {
-    "AvgPool", "ConcatV2", "LeakyRelu", "Maximum", "Mean", "Minimum", "Mul", "Pack", "RealDiv",
-    "Relu", "Relu6", "ResizeBilinear", "SelectV2", "Sigmoid", "Softmax", "Sub", "Sum", "Tanh",
+    "AvgPool", "ConcatV2", "LeakyRelu", "Maximum", "Mean", "Minimum", "Mul", "Pack", "PadV2",
+    "RealDiv", "Relu", "Relu6", "ResizeBilinear", "SelectV2", "Sigmoid", "Softmax", "Sub", "Sum",
+    "Tanh",
 }  # fmt: skip
 # Functions of one tensor with one of these become one operator, or none that could be rounded.
 _ELEMENTWISE = SUMS | {"Maximum", "Minimum", "Mul", "Neg", "RealDiv", "Sub"}

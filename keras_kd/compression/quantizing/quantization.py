@@ -87,11 +87,6 @@ class Quantization:
             self._calls.reset()
             self._mode.now = (training, collect)
             stack.callback(setattr, self._mode, "now", None)
-            values = [(v, self._quantized(s, v.value)) for v, s in self._variables]
-            if self.rounding is not None and collect is None:
-                values += self.rounding.rounded()
-            if values:
-                stack.enter_context(read_as(self.model, values))
             yield
 
     @contextlib.contextmanager
@@ -183,7 +178,7 @@ class Quantization:
             return self._in_a_graph(call, args, kwargs)
         with self._calls.begun(path, operation) as index:
             if path == _MODEL:
-                with changed_outputs(self._primitive):
+                with self._rounded_variables(), changed_outputs(self._primitive):
                     return call(*self._rounded(args, path, index, "input"), **kwargs)
             args, kwargs = self._rounded((args, kwargs), path, index, "given")
             if path in self._activated:
@@ -203,16 +198,19 @@ class Quantization:
 
     def _in_a_graph(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the model in a graph of its own: only there are all operations seen."""
-        compiled = self._compiled
-        if compiled is None:
-            compiled = tf.function(
+        if self._compiled is None:
+            self._compiled = tf.function(
                 lambda args, kwargs: self._around(_MODEL, self.model, call, args, kwargs),
                 autograph=False,
                 reduce_retracing=True,
             )
-        if not self._variables and self.rounding is None:  # else it holds what is read now
-            self._compiled = compiled
-        return compiled(args, kwargs)
+        return self._compiled(args, kwargs)
+
+    def _rounded_variables(self) -> contextlib.AbstractContextManager[None]:
+        values = [(variable, self._quantized(s, variable.value)) for variable, s in self._variables]
+        if self.rounding is not None and self._mode.now[1] is None:
+            values += self.rounding.rounded()
+        return read_as(self.model, values) if values else contextlib.nullcontext()
 
     def _primitive(self, kind: str, inputs: Any, outputs: Any, graph: Any) -> Any:
         """Return what stands in place of the outputs of an operation of TensorFlow."""

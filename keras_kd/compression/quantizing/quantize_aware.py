@@ -25,7 +25,7 @@ from keras_kd.compression.running.teaching import as_dataset
 from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.data.taught_inputs import student_inputs
-from keras_kd.models.calls import operations_of, trace_calls
+from keras_kd.models.calls import has_own_code, operations_of, trace_calls
 from keras_kd.models.graph import input_tensors
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.models.layers import paths_above
@@ -35,12 +35,16 @@ _INSIDE = Reason(
     "quantizers stand around it, not inside of it",
     "pass `representative_data` to `export_tflite`, which then calibrates the rest",
 )
+_GATES = Reason(
+    "its kernels have few bits, its gates and states are float",
+    "pass `representative_data` to `export_tflite`, which then calibrates the rest",
+)
 _SCALED = "8-bit depthwise convolution"
 # What is made of several operators in the file, between which there is no quantizer.
 _COMPOSED = (
     "LayerNormalization", "RMSNormalization", "GroupNormalization", "UnitNormalization",
     "MultiHeadAttention", "GroupedQueryAttention", "Attention", "AdditiveAttention",
-    "LSTM", "GRU", "SimpleRNN", "Bidirectional", "RNN", "ConvLSTM2D",
+    "Bidirectional", "RNN", "ConvLSTM2D",
 )  # fmt: skip
 
 
@@ -168,18 +172,24 @@ class QuantizeAware(Stage):
     ) -> dict[str, LayerPlan]:
         bits = {kernel.path: kernel.bits for kernel in kernels}
         plan: dict[str, LayerPlan] = {}
+        computed = {site.path for site in sites.sites if site.is_primitive}
         for path, layer in leaf_layers(student):
             found = {bits[p] for p in bits if p == path or p.startswith(f"{path}/")}
+            own = has_own_code(layer) and any(
+                p == path or p.startswith(f"{path}/") for p in computed
+            )
             if path in sites.folded:
                 plan[path] = LayerPlan("fold")
             elif path in sites.scaled:
                 plan[path] = LayerPlan(_SCALED)
             elif self._spared(path, layer) is not None:
                 plan[path] = LayerPlan.spared(str(self._spared(path, layer)), "float")
-            elif type(layer).__name__ in _COMPOSED or (found and path not in bits):
+            elif found and isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
+                plan[path] = LayerPlan.spared(_GATES, _action(found))
+            elif type(layer).__name__ in _COMPOSED or (found and path not in bits and not own):
                 plan[path] = LayerPlan.spared(_INSIDE, _action(found) if found else "float")
-            elif found:
-                plan[path] = LayerPlan(_action(found))
+            elif found or own:
+                plan[path] = LayerPlan(_action(found or {8}))
             elif layer.weights and not isinstance(layer, keras.layers.InputLayer):
                 plan[path] = LayerPlan.spared(_INSIDE, "float")
         return plan
