@@ -75,13 +75,13 @@ def is_in_keras(call: Call) -> bool:
     return primitive and call.parent is not None and not has_own_code(call.parent.operation)
 
 
-def moved(x: Any) -> Iterator[Any]:
+def moves_of(x: Any) -> Iterator[Any]:
     """Return a tensor and what holds its values in another order or shape."""
     yield x
     for made in x.consumers():
         if made.type in SAME_RANGE_PRIMITIVES or made.type in COPIES:
             for output in made.outputs:
-                yield from moved(output)
+                yield from moves_of(output)
 
 
 def inside_activations(trace: Trace) -> set[int]:

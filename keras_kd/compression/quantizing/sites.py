@@ -18,7 +18,7 @@ from keras_kd.compression.quantizing.primitives import (
     SUMS,
     inside_activations,
     is_in_keras,
-    moved,
+    moves_of,
     name_of,
 )
 from keras_kd.models.calls import OF_FIXED_RANGE, Call, Primitive, Trace, op_type, source_of
@@ -188,14 +188,14 @@ class _Finder:
         x, index = call.outputs[0], 0 if call.parent is None else call.parent.index
         if any(call.path == p or call.path.startswith(f"{p}/") for p in self._spared):
             return
-        ends = list(moved(x))
+        ends = list(moves_of(x))
         products = (
             made.outputs[0]
             for end in ends
             for made in end.consumers()
             if made.type in ROUNDED_PRIMITIVES
         )
-        ends += [moved for product in products for moved in moved(product)]
+        ends += [moved for product in products for moved in moves_of(product)]
         site = Site(call.path, index, call.index, call.operation.type, self._fixed(call))
         rounded = any(id(source_of(end)) in self._quantized | self._given for end in ends)
         if rounded and id(source_of(x)) not in self._quantized and site not in self._sites:
