@@ -278,9 +278,11 @@ def _some_values(x: Any) -> tf.Tensor:
 
 
 def _hides_all_others(values: np.ndarray) -> bool:
-    """Whether a few large numbers, such as the -1e9 of a mask, leave no steps for all others."""
-    low, middle, high = values.min(), np.percentile(values, [25, 75]), values.max()
-    return bool(max(-low, high) >= _MASK and (high - low) / 255 > middle[1] - middle[0])
+    """Whether large numbers, such as the -1e9 of a mask, leave no steps for all others."""
+    sizes = np.abs(values) / max(float(np.abs(values).max()), _MASK)
+    return bool((sizes > 0.5).any() and (sizes < 1e-3).any()) and not bool(
+        ((sizes >= 1e-3) & (sizes <= 0.5)).any()
+    )
 
 
 def quantization_from_json(content: Mapping[str, Any], model: keras.Model) -> Quantization:
