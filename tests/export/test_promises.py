@@ -7,13 +7,14 @@ import tensorflow as tf
 from keras import layers
 
 from keras_kd.export.promises import check_promises
+from keras_kd.litert.model_file import ModelFile
 
 
 def converted(model, optimized):
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if optimized:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return converter.convert()
+    return ModelFile(converter.convert())
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ def test_only_what_was_promised_is_looked_for(model):
 
 
 def test_kernels_in_integers_are_as_promised(model):
-    content = converted(model, True)
-    check_promises(model, {"logits": 8}, content, "a.tflite", "int8")
-    check_promises(model, {"logits": 4}, content, "a.tflite", "int8")  # 4 bits fit in 8
+    file = converted(model, True)
+    check_promises(model, {"logits": 8}, file, "a.tflite", "int8")
+    check_promises(model, {"logits": 4}, file, "a.tflite", "int8")  # 4 bits fit in 8
     with pytest.raises(ValueError, match="logits"):
-        check_promises(model, {"logits": 4}, content, "a.tflite", "int4")
+        check_promises(model, {"logits": 4}, file, "a.tflite", "int4")
