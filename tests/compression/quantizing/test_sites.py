@@ -119,6 +119,23 @@ def test_each_call_of_a_shared_layer_has_its_own():
     assert [(site.path, site.call) for site in sites.sites[1:]] == [("shared", 0), ("shared", 1)]
 
 
-def test_the_cells_of_recurrent_layers_have_none():
-    found = names(sites_of(lambda i: layers.LSTM(3, name="lstm")(i), (8, 4)))
-    assert found == [":input", "lstm:output"]
+def test_what_a_cell_multiplies_is_rounded_and_what_the_converter_rounds_beside_it():
+    found = sites_of(lambda i: layers.LSTM(3, name="lstm")(i), (8, 4))
+    # The state, both products, and the factors of the new state, which the file rounds.
+    assert [(s.kind, s.output) for s in found.sites if s.path == "lstm/cell"] == [
+        ("given", 1), ("MatMul", 0), ("MatMul", 1), ("Sigmoid", 2), ("Tanh", 1),
+    ]  # fmt: skip
+    assert {site.call for site in found.sites} == {0}
+
+
+def test_cells_of_an_unknown_number_of_steps_stay_float():
+    found = names(sites_of(lambda i: layers.LSTM(3, name="lstm")(i), (None, 4)))
+    assert "lstm/cell:MatMul" not in found
+
+
+def test_a_softmax_in_front_of_a_rounded_product_is_rounded():
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    found = names(sites_of(lambda i: attention(i, i), (8, 8)))
+    assert "attention:Softmax" in found
+    spared = names(sites_of(lambda i: attention(i, i), (8, 8), spared=("attention",)))
+    assert "attention:Softmax" not in spared
