@@ -8,11 +8,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.litert.model_file import ModelFile
 
 
 def compressed(shape, make, **arguments):
@@ -94,19 +92,6 @@ def test_loading_and_exporting_print_nothing_of_autograph(tmp_path):
         [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert "AutoGraph" not in done.stdout + done.stderr
-
-
-def test_a_saved_model_is_converted_by_hand_with_integer_inputs_and_outputs(tmp_path):
-    student, x = compressed((8, 8, 3), lambda i: layers.Flatten()(layers.Conv2D(8, 3)(i)))
-    student.write_saved_model(tmp_path / "saved")
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved"))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
-    path = tmp_path / "a.tflite"
-    path.write_bytes(converter.convert())
-    file = ModelFile(path.read_bytes())
-    assert not file.float_operators() and not file.float_inputs_and_outputs()
-    assert kd.compare(student, path, x, verbose=False).agreement == 1.0
 
 
 def test_weights_trained_for_8_bits_are_not_stored_in_4_without_a_word(tmp_path):
