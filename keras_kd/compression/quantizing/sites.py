@@ -141,6 +141,7 @@ class _Finder:
         self._spared = spared
         self._quantized: set[int] = set()
         self._given: set[int] = set()
+        self._joined: set[int] = set()
         self._left: set[int] = set()
         self._folded: set[str] = set()
         self._transposed: set[str] = set()
@@ -238,7 +239,7 @@ class _Finder:
             self._normalization(call)
         elif isinstance(operation, KERNEL_LAYERS):
             key = id(source_of(call.inputs[0]))
-            if key not in self._quantized and key not in self._left:
+            if key not in self._quantized | self._joined | self._left:
                 self._sites.append(Site(call.path, call.index, 0, "given"))
                 self._given.add(key)
             if isinstance(operation, SEPARABLE):
@@ -255,10 +256,10 @@ class _Finder:
             self._sites += [Site(call.path, call.index, i, "partial") for i in partial]
         for i, tensor in enumerate(call.outputs):
             key = id(source_of(tensor))
-            if key in self._quantized or key in self._left or 0 in tensor.shape:
+            if key in self._quantized | self._joined | self._left or 0 in tensor.shape:
                 continue
             if self._keeps_range(call) or self._joins_with_next(call, key):
-                (self._quantized if self._keeps_range(call) else self._left).add(key)
+                (self._quantized if self._keeps_range(call) else self._joined).add(key)
                 continue
             name = activation_name(operation) or getattr(
                 kernel_activation(operation), "__name__", None
@@ -271,15 +272,17 @@ class _Finder:
         parent, kind = call.parent, call.operation.type
         closed = parent is not None and isinstance(parent.operation, _WITH_OWN_RULES)
         sources = [self._before_moves(source_of(x)) for x in call.inputs]
-        rounded = any(id(x) in self._quantized for x in sources)
+        rounded = any(id(x) in self._quantized | self._joined for x in sources)
         key = id(source_of(call.outputs[0]))
         if closed or not rounded or key in self._quantized:
             return
         if kind in SAME_RANGE_PRIMITIVES and len(sources) == 1:
             self._quantized |= {id(source_of(x)) for x in call.outputs}
-        elif kind in ROUNDED_PRIMITIVES and key not in self._inside:
+        elif key in self._inside:
+            self._joined.add(key)
+        elif kind in ROUNDED_PRIMITIVES:
             if self._joins_with_next(call, key):
-                self._left.add(key)
+                self._joined.add(key)
                 return
             for x in sources if kind not in MULTIPLIED | {"BiasAdd"} else ():
                 self._variable(x)
