@@ -111,13 +111,6 @@ elif task == "top_k":
 elif task == "prune":
     compressed = kd.compress(trained, data(), data(), stages=[kd.Prune(0.5, epochs=3)], verbose=0)
     logs, model = compressed.history["prune"], compressed.model
-elif task in ("quantize", "cluster"):
-    stage = kd.Cluster(4, epochs=2)
-    if task == "quantize":
-        stage = kd.QuantizeAware(epochs=2, learning_rate=0.01, ranges="minmax")
-    compressed = kd.compress(trained, data(), data(), stages=[stage], verbose=0)
-    ranges = (compressed.quantization or {}).get("ranges", {})
-    logs, model = {**compressed.history[stage.name], **ranges}, compressed.model
 elif task == "backup":
     backup = kd.BackupAndRestore(folder / f"backup{worker}")
     trained.fit(data(), epochs=3, verbose=0, callbacks=[backup, Kill()])
