@@ -43,6 +43,7 @@ def model_result(
     history: Any = None,
     compressed: Any = None,
     layers: bool | Sequence[Mapping[str, Any]] = True,
+    devices: Sequence[Any] = (),
     **entries: Any,
 ) -> dict[str, Any]:
     """Return the row of one model, for `make_result`.
@@ -67,6 +68,8 @@ def model_result(
             their histories are taken. Defaults to `None`: `keras_model`, if it is a compressed one.
         layers: Whether to list the layers of `keras_model`, with their sizes in the file if it can
             be read; or the list itself. Defaults to `True`.
+        devices: What `kd.read_device_benchmark` and `kd.device_cost` returned for its file, beside
+            the `device_cost` of `file_result`. Defaults to none.
         **entries: Further keys of a report's model, which replace what was
             found: `parameters`, `samples`, `per_class`, `confusion`, `calibration`, ...
 
@@ -96,6 +99,8 @@ def model_result(
     }
     if shown is not None:
         row |= {name: shown[name] for name in _MODEL_KEYS if shown.get(name) is not None}
+    told = [*devices, *([] if shown is None else [shown.get("device_cost")])]
+    row["devices"] = [_device(entry) for entry in told if entry is not None]
     if not isinstance(layers, bool):
         row["layers"] = [dict(layer) for layer in layers]
     elif layers and getattr(keras_model, "layers", None):
@@ -203,6 +208,37 @@ def _file(measured: Mapping[str, Any]) -> dict[str, Any]:
         "path": os.fspath(measured["path"]),
         **{key: measured.get(key) for key in ("latency_ms", "latency_p90_ms", "agreement")},
         **{key: measured[key] for key in _FILE_KEYS if measured.get(key) is not None},
+    }
+
+
+def _device(entry: Any) -> dict[str, Any]:
+    """Return a row of the table of devices, of what was measured there or is estimated."""
+    values = entry.to_dict() if hasattr(entry, "to_dict") else dict(entry)
+    if "device" not in values:
+        raise TypeError(
+            "`devices` must be what `kd.read_device_benchmark` or `kd.device_cost` returned. "
+            f"Received: {type(entry).__name__}."
+        )
+    if "vela_version" in values:
+        left = sum(values["cpu_operators"].values())
+        return {
+            "device": values["device"],
+            "by": f"Vela {values['vela_version']}, an estimate",
+            "latency_ms": values["latency_ms"],
+            "operators": {"NPU": values["npu_operators"], **({"CPU": left} if left else {})},
+            "memory": {
+                name: values[f"{name.lower()}_bytes"]
+                for name in ("SRAM", "DRAM", "flash")
+                if values[f"{name.lower()}_bytes"]
+            },
+        }
+    median, peak = values["latency_ms"], values["peak_memory_bytes"]
+    return {
+        "device": values["device"],
+        "by": {"qai_hub": "Qualcomm AI Hub"}.get(values["tool"], values["tool"]),
+        "latency_ms": values["latency_mean_ms"] if median is None else median,
+        "operators": values["operators"],
+        "memory": {} if peak is None else {"at its peak": peak},
     }
 
 

@@ -82,6 +82,7 @@ def render_page(result: dict[str, Any]) -> str:
             diagrams=reliability_diagrams(models),
             layered=[_layers(model) for model in models if model["layers"]],
             details=_file_details(files),
+            devices=_devices(models),
             runs=result.get("runs") or [result],
         )
     )
@@ -158,6 +159,26 @@ def _file_details(files: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         if any(value is not None for value in values):
             rows.append((title, [numbers.ABSENT if v is None else text(v) for v in values]))
     return rows
+
+
+def _devices(models: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return the rows of the table of devices, those of one device together."""
+    rows = [
+        {
+            "device": told["device"],
+            "key": model["key"],
+            "title": model["title"],
+            "by": told["by"],
+            "ms": numbers.milliseconds_text(told["latency_ms"]),
+            "operators": ", ".join(f"{name} {count}" for name, count in told["operators"].items()),
+            "memory": ", ".join(
+                f"{numbers.bytes_text(size)} {name}" for name, size in told["memory"].items()
+            ),
+        }
+        for model in models
+        for told in model.get("devices") or ()
+    ]
+    return sorted(rows, key=lambda row: row["device"])
 
 
 def _types_text(types: dict[str, int]) -> str:

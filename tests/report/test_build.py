@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd.measuring.device_benchmark import DeviceBenchmark
+from keras_kd.measuring.device_cost import DeviceCost
 from keras_kd.report import complete_result, make_result, model_result, write_report
 
 
@@ -50,6 +52,33 @@ def test_row_of_a_file():
     assert row["file"]["latency_ms"] == 0.5 and row["file"]["latency_p99_ms"] == 0.9
     assert row["file"]["macs"] == 1234 and row["samples"] == 50
     assert row["confusion"] == [[25, 0], [5, 20]] and "per_class" not in row
+
+
+def test_devices_stand_beside_each_other(tmp_path):
+    cost = DeviceCost(
+        "a.tflite", "ethos-u55-128", "High_End", "Shared_Sram", 500.0, 19, 17,
+        {"Quantize": 1, "Dequantize": 1}, 8_000_000, 171_094, 0.342, 39_792, 0, 38_752, "5.2.0",
+    )  # fmt: skip
+    phone = DeviceBenchmark(
+        "p.txt", "Pixel <9>", "benchmark_model", None, 2.5, 2.0, 3.0, 50, 8.0, 2_000_000,
+        {"TfLiteXNNPackDelegate": 19},
+    )  # fmt: skip
+    files = measured(device_cost=cost.to_dict())
+    row = model_result("student", "Student", None, files, devices=[phone])
+    of_phone, of_board = row["devices"]
+    assert of_phone["latency_ms"] == 2.5 and of_phone["memory"] == {"at its peak": 2_000_000}
+    assert of_board["operators"] == {"NPU": 17, "CPU": 2}
+    assert of_board["memory"] == {"SRAM": 39_792, "flash": 38_752}
+    assert "estimate" in of_board["by"]
+    page, written = write_report(make_result("Devices", [row]), tmp_path)
+    text = page.read_text()
+    assert (
+        "Pixel &lt;9&gt;" in text and "39.8 kB SRAM" in text and "TfLiteXNNPackDelegate 19" in text
+    )
+    assert json.loads(written.read_text())["models"][0]["devices"] == row["devices"]
+    assert model_result("student", "Student", None, measured())["devices"] == []
+    with pytest.raises(TypeError, match="devices"):
+        model_result("student", "Student", None, measured(), devices=[{"ms": 3}])
 
 
 def test_what_evaluate_tflite_returns_is_taken():
