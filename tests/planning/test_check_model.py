@@ -117,15 +117,17 @@ def test_says_before_what_the_records_say_after(name):
 
 
 def test_advice_stands_beside_the_reason():
-    found = kd.check(special(), [kd.Prune(0.5), kd.QuantizeAware()], exports=[])
+    model = special(layers.LayerNormalization(name="norm"))
+    found = kd.check(model, [kd.Prune(0.5), kd.QuantizeAware()], exports=[])
     assert (
         found["frozen"].cells["prune"]
         == kd.check(special(), kd.Prune(0.5), [])["frozen"].cells["prune"]
     )
     assert found["frozen"].cells["prune"].reason == "it is not trainable"
     assert found["frozen"].cells["prune"].advice == "set `layer.trainable = True`"
-    own = found["own"].cells["quantize_aware"]
-    assert own.action == "float" and "representative_data" in own.advice
+    norm = found["norm"].cells["quantize_aware"]
+    assert norm.action == "float" and "representative_data" in norm.advice
+    assert found["own"].cells["quantize_aware"].action == "8 bits"
     assert found["late"].cells["quantize_aware"].action == "8-bit depthwise convolution"
     assert found["bn"].cells["quantize_aware"].action == "fold"
     assert "prune" not in found["relu"].cells
