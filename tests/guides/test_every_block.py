@@ -160,6 +160,8 @@ def test_commands_can_be_given(page, parse_command, tmp_path, monkeypatch):
             check_python(words, ROOT)
         elif program == "pip":
             check_pip(words)
+        elif program == "adb":  # of Android's developer tools
+            assert words[0] in ("push", "shell"), said
         elif program == "npm":
             assert (folder / "package.json").is_file(), said
         else:
