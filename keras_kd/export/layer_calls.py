@@ -106,7 +106,9 @@ def _dilated(layer: Any) -> Call | None:
     def call(x: tf.Tensor) -> tf.Tensor:
         padding = layer.padding.upper()
         if padding == "CAUSAL":
-            x = tf.pad(x, layer._compute_causal_padding())
+            x = tf.pad(
+                x, [[0, 0], [layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0], [0, 0]]
+            )
             padding = "VALID"
         arguments = {"strides": [1, 1, 1, 1], "padding": padding}
         dilations = [1, *dilation, 1]
@@ -160,8 +162,10 @@ def _layer_normalization(layer: Any) -> Call | None:
 
 def _group_normalization(layer: Any) -> Call | None:
     def call(x: tf.Tensor) -> tf.Tensor:
-        grouped = tf.convert_to_tensor(layer._reshape_into_groups(x))
-        axis = layer.axis % x.shape.rank
+        axis, sizes = layer.axis % x.shape.rank, list(x.shape)
+        sizes = [tf.shape(x)[i] if size is None else size for i, size in enumerate(sizes)]
+        groups = [layer.groups, sizes[axis] // layer.groups]
+        grouped = tf.reshape(x, [-1, *sizes[1:axis], *groups, *sizes[axis + 1 :]])
         axes = [i for i in range(1, grouped.shape.rank) if i != axis]
         normalized = tf.reshape(_normalize(grouped, axes, layer.epsilon), _shape_of(x))
         shape = [size if i == axis else 1 for i, size in enumerate(x.shape)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_kd.compression.stages.kernels import PrunableWeight
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.compression.tfmot import mask_function
 
 
 def tfmot_masks(
@@ -36,30 +36,23 @@ def tfmot_masks(
     Returns:
         A mask of ones and zeros for each kernel, of its shape and type.
     """
-    import_tfmot()
-    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
 
-    engine = pruning_impl.Pruning(
-        lambda: 0,
-        [],
-        lambda step: (True, sparsity),
-        block_size,
-        block_pooling_type,
-        sparsity_m_by_n,
-    )
-    # TF-MOT sorts every kernel for this.
-    engine._update_mask = lambda values: (None, _mask_without_sorting(values, sparsity))
+    def single(values: tf.Tensor) -> tf.Tensor:
+        return _mask_without_sorting(values, sparsity)
+
+    choose = mask_function(single, sparsity, sparsity_m_by_n)
     in_blocks = tuple(block_size) != (1, 1)
     masks = []
     for weight, value in zip(weights, values, strict=True):
         if in_blocks:
             matrix = weight.to_matrix(value)
-            mask = weight.from_matrix(_block_mask(engine, matrix, block_size, block_pooling_type))
+            mask = weight.from_matrix(_block_mask(single, matrix, block_size, block_pooling_type))
         elif sparsity_m_by_n:
-            _, matrix = engine._maybe_update_block_mask(weight.to_matrix(value, by_position=True))
-            mask = weight.from_matrix(matrix, by_position=True)
+            mask = weight.from_matrix(
+                choose(weight.to_matrix(value, by_position=True)), by_position=True
+            )
         else:
-            _, mask = engine._maybe_update_block_mask(value)
+            mask = choose(value)
         masks.append(tf.cast(mask, value.dtype))
     return masks
 
@@ -75,7 +68,10 @@ def _mask_without_sorting(values: tf.Tensor, sparsity: tf.Tensor) -> tf.Tensor:
 
 
 def _block_mask(
-    engine: Any, matrix: tf.Tensor, block_size: Sequence[int], pooling_type: str
+    choose: Callable[[tf.Tensor], tf.Tensor],
+    matrix: tf.Tensor,
+    block_size: Sequence[int],
+    pooling_type: str,
 ) -> tf.Tensor:
     from tensorflow_model_optimization.python.core.sparsity.keras import pruning_utils
 
@@ -86,7 +82,7 @@ def _block_mask(
     )
     # TF-MOT drops an axis of one block here, and then fails.
     blocks = [-(-rows // size[0]), -(-columns // size[1])]
-    _, mask = engine._update_mask(tf.reshape(pooled, blocks))
+    mask = choose(tf.reshape(pooled, blocks))
     return pruning_utils.expand_tensor(mask, size)[:rows, :columns]
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_kd.compression.stages.layer_choice import LayerChoice
 from keras_kd.compression.stages.layer_record import leaf_layers
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.compression.tfmot import attributes_of_kernels
 from keras_kd.models.graph import sublayers
 from keras_kd.models.layer_plan import Reason
 
@@ -88,7 +88,7 @@ def prunable_weights(
         The weights to prune by the path of their layer, and the reason by path for the layers with
         weights that are not pruned. A kernel that several layers share stands under the first.
     """
-    keys = _weight_keys()
+    keys = {**attributes_of_kernels(), **_KEYS_OF_KERAS_3}
     kernels: dict[str, list[PrunableWeight]] = {}
     skipped: dict[str, str] = {}
     owners: dict[int, str] = {}
@@ -132,16 +132,6 @@ def _reason_to_skip(
         f"{class_name} holds no kernel that TF-MOT knows of",
         "make it of layers of Keras, such as Dense, whose kernels are found inside it",
     )
-
-
-def _weight_keys() -> dict[str, list[str]]:
-    import_tfmot()
-    from tensorflow_model_optimization.python.core.sparsity.keras import prune_registry
-
-    registry = prune_registry.PruneRegistry
-    keys = {c.__name__: list(n) for c, n in registry._LAYERS_WEIGHTS_MAP.items()}
-    keys |= {c.__name__: list(n) for c, n in registry._RNN_CELLS_WEIGHTS_MAP.items()}
-    return {**keys, **_KEYS_OF_KERAS_3}
 
 
 def _keys_of(layer: Any, keys: dict[str, list[str]]) -> list[str] | None:
