@@ -213,8 +213,8 @@ def device_table(costs: Sequence[Mapping[str, Any]]) -> str:
                 str(cost["device"]),
                 f"{cost['npu_operators']} of {cost['operators']}",
                 left or "–",
-                *(_count(cost[key]) for key in ("sram_bytes", "flash_bytes", "cycles")),
-                f"{cost['latency_ms']:.3g}",
+                *(_count(cost[key] or None) for key in ("sram_bytes", "flash_bytes", "cycles")),
+                f"{cost['latency_ms']:.3g}" if cost["cycles"] else "–",
             ]
         )
     return text_table(rows)

@@ -160,6 +160,40 @@ def _layer_normalization(layer: Any) -> Call | None:
     return call
 
 
+def _einsum_dense(layer: Any) -> Call | None:
+    """Return a call that adds the bias before the outputs get their axes.
+
+    With three axes and more before the inputs, as in attention over windows of an image, the
+    converter does not join them, and the kernel stays float.
+    """
+    left, _, rest = layer.equation.replace(" ", "").partition(",")
+    kernel, _, out = rest.partition("->")
+    taken = "".join(letter for letter in kernel if letter in left)
+    made = kernel[len(taken) :]
+    kept = left[: len(left) - len(taken)]
+    bias = layer.bias
+    fits = left == kept + taken and kernel == taken + made and out == kept + made
+    if not fits or "." in left or len(kept) < 3 or len(made) < 2 or bias is None:
+        return None
+    if tuple(bias.shape) != tuple(layer.kernel.shape[len(taken) :]):
+        return None
+
+    def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
+        sizes = list(layer.kernel.shape)
+        inputs, outputs = (math.prod(part) for part in (sizes[: len(taken)], sizes[len(taken) :]))
+        shape = [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
+        before = [-1, *shape[1 : len(kept)]]
+        product = tf.matmul(
+            tf.reshape(x, [*before, inputs]), tf.reshape(layer.kernel, [inputs, outputs])
+        )
+        outputs = tf.reshape(
+            product + tf.reshape(layer.bias, [-1]), [*before, *sizes[len(taken) :]]
+        )
+        return outputs if layer.activation is None else layer.activation(outputs)
+
+    return call
+
+
 def _group_normalization(layer: Any) -> Call | None:
     def call(x: tf.Tensor) -> tf.Tensor:
         axis, sizes = layer.axis % x.shape.rank, list(x.shape)
@@ -246,6 +280,7 @@ _RULES: dict[Any, Callable[[Any], Call | None]] = {
     keras.layers.Conv2D: _dilated,
     keras.layers.DepthwiseConv1D: _dilated,
     keras.layers.DepthwiseConv2D: _dilated,
+    keras.layers.EinsumDense: _einsum_dense,
     keras.layers.GroupNormalization: _group_normalization,
     keras.layers.LayerNormalization: _layer_normalization,
     keras.layers.RMSNormalization: _rms_normalization,

@@ -153,6 +153,11 @@ class Budget:
         if self.max_sram is not None:
             if cost is None:
                 yield f"max_sram={self.max_sram} could not be checked: it needs a `device`."
+            elif not cost.npu_operators:
+                yield (
+                    f"max_sram={self.max_sram} could not be checked: nothing of the file runs on "
+                    f"{cost.device}."
+                )
             elif cost.sram_bytes > self.max_sram:
                 yield (
                     f"{cost.device} needs {cost.sram_bytes:,} bytes of SRAM, over "

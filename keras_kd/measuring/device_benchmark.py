@@ -89,13 +89,15 @@ def read_device_benchmark(path: str | os.PathLike[str], device: str) -> DeviceBe
     measured = _of_qai_hub(parse_json(text, path)) if is_json else _of_benchmark_model(text)
     if measured is None:
         raise ValueError(
-            f"'{path}' holds neither the output of benchmark_model to its end nor a profile of "
-            f"Qualcomm AI Hub. Received: {text[:80]!r}."
+            f"'{path}' holds neither the output of one run of benchmark_model to its end nor a "
+            f"profile of Qualcomm AI Hub. Received: {text[:80]!r}."
         )
     return DeviceBenchmark(path=os.fspath(path), device=device, **measured)
 
 
 def _of_benchmark_model(text: str) -> dict[str, Any] | None:
+    if len(_LOADING.findall(text)) > 1:  # runs that were appended to one file
+        return None
     # Warm-up runs have a line of their own before those that count.
     runs = _RUNS.findall(text)
     loading = _LOADING.search(text)

@@ -77,6 +77,8 @@ class DeviceCost:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what is shown of it, as pairs of a name and a text."""
+        if not self.npu_operators:
+            return [("on the NPU", "nothing: it takes integer operators only; export int8")]
         left = ", ".join(f"{name} x{count}" for name, count in self.cpu_operators.items())
         memories = {"SRAM": self.sram_bytes, "DRAM": self.dram_bytes, "flash": self.flash_bytes}
         used = ", ".join(f"{size:,} bytes of {name}" for name, size in memories.items() if size)

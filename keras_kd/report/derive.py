@@ -296,6 +296,8 @@ def _joined(words: Sequence[str]) -> str:
 def _facts(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
     ratios = model["ratio_to_teacher"]
     accuracy = f"{percent_text(model['accuracy']['mean'], 2)} accuracy"
+    count = len(model["accuracy"]["values"])
+    accuracy += f" as the mean of {count} seeds" if count > 1 else ""
     drop = model["accuracy_drop_points"]
     if teacher is not None and drop is not None:
         if round(drop, 2) == 0:
@@ -315,8 +317,8 @@ def _facts(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
                 f" ({ratio_text(ratios['latency_ms'])} of its latency)"
             )  # fmt: skip
             parts.append(f"{milliseconds_text(file['latency_ms'])} ms{ratio}")
-    count = len(model["accuracy"]["values"])
-    parts.append("one seed" if count == 1 else f"mean of {count} seeds")
+    if count == 1:
+        parts.append("one seed")
     return ", ".join(parts)
 
 

@@ -114,7 +114,7 @@ def is_out_of_proportion(size: int, stored: int) -> bool:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Return what a file of text in UTF-8 holds.
+    """Return what a file of text in UTF-8 holds, or in UTF-16 with its mark, as Windows writes it.
 
     Raises:
         OSError: If it cannot be read.
@@ -124,7 +124,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     if size > _MOST_TEXT:
         raise ValueError(f"'{path}' is refused: {size:,} bytes are too many for such a file.")
     try:
-        return pathlib.Path(path).read_bytes().decode("utf-8")
+        content = pathlib.Path(path).read_bytes()
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' is damaged: it is not text in UTF-8 ({error}).") from None
 

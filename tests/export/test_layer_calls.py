@@ -183,3 +183,30 @@ def test_two_upsamplings_take_a_batch_of_any_size(tmp_path):
     model = network((6, 6, 4), *made, layers.Conv2D(2, 1))
     path = export(model, tmp_path / "a.tflite", "float32", None, batch_size=None)
     assert_same(model, path, samples((6, 6, 4)), 1e-5)
+
+
+@pytest.mark.parametrize(("quantization", "tolerance"), FORMS)
+def test_products_of_many_axes(tmp_path, quantization, tolerance):
+    shape = (3, 4, 8)
+    layer = layers.EinsumDense("abcd,def->abcef", (3, 4, 2, 5), "relu", "ef")
+    model, x = network(shape, layer), samples(shape)
+    path = export(model, tmp_path / "a.tflite", quantization, x)
+    assert_same(model, path, x, tolerance)
+
+
+def test_attention_over_windows_keeps_the_bits_that_it_was_trained_for(tmp_path):
+    x = keras.Input((3, 4, 8))
+    model = keras.Model(x, layers.Dense(2)(layers.MultiHeadAttention(2, 4)(x, x)))
+    for weight in model.weights:  # a bias of 0 would vanish
+        weight.assign(weight + 0.1 * np.random.default_rng(0).normal(size=weight.shape))
+    distiller = kd.Distiller(keras.models.clone_model(model), model, kd.losses.LogitsMSE())
+    distiller.compile("adam", "mse")
+    data = samples((3, 4, 8)), np.zeros((32, 3, 4, 2), "float32")
+    compressed = kd.compress(distiller, data, stages=[kd.QuantizeAware(epochs=0)], verbose=0)
+    path = export(compressed, tmp_path / "a.tflite", "int8", None)
+    error = np.abs(outputs(path, data[0]) - compressed.predict(data[0]))
+    assert error.max() < 0.05 * np.ptp(compressed.predict(data[0]))
+    file = ModelFile(path.read_bytes())
+    kinds = [file.tensor(o.graph, o.input_indices[1]).kind
+             for o in file.operators() if o.name == "FULLY_CONNECTED"]  # fmt: skip
+    assert len(kinds) == 5 and set(kinds) == {"INT8"}

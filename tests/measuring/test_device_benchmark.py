@@ -91,13 +91,19 @@ def test_profiles_of_qualcomm(read):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "hello", NEW[: NEW.index("INFO: Inference timings")], '{"execution_summary": 3}',
+        "", "hello", NEW + NEW,
+        NEW[: NEW.index("INFO: Inference timings")], '{"execution_summary": 3}',
         '{"execution_summary": {"estimated_inference_time": null}}', "{", "[1]",
     ],
 )  # fmt: skip
 def test_what_is_neither_is_refused(read, text):
     with pytest.raises(ValueError, match=r"device\.txt"):
         read(text)
+
+
+def test_text_as_windows_redirects_it(tmp_path):
+    (tmp_path / "device.txt").write_text(NEW, encoding="utf-16")
+    assert kd.read_device_benchmark(tmp_path / "device.txt", device="phone").latency_ms == 2.85
 
 
 def test_a_file_that_is_missing(tmp_path):

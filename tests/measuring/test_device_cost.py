@@ -60,6 +60,11 @@ def test_what_is_in_floating_point_is_left_to_the_processor(tmp_path):
     assert cost.npu_operators == 0 and cost.npu_share == 0.0
     assert sum(cost.cpu_operators.values()) == cost.operators
     assert "Conv2D" in cost.cpu_operators
+    assert "export int8" in str(cost) and "cycles" not in str(cost)
+    data = np.zeros((1, 8, 8, 1), "float32")
+    result = kd.evaluate_tflite(tmp_path / "a.tflite", data, runs=1, warmup=0)
+    result = dataclasses.replace(result, device_cost=cost)
+    assert "could not be checked" in kd.Budget(max_sram=10).check(result)[0]
 
 
 def test_budgets(cost):

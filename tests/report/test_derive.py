@@ -103,10 +103,11 @@ def test_headline(result):
     assert complete_result(result)["headline"] == [
         "Teacher: 94.00 % accuracy, 5.00 MB, 12.0 ms, one seed.",
         "Pruned and int8 is the most accurate student, the smallest, the smallest when zipped and "
-        "the fastest: 93.30 % accuracy (0.70 points below the teacher), 50.0 kB (1/100 of its "
-        "bytes), 0.310 ms (1/38.7 of its latency), mean of 3 seeds.",
-        "The least accurate student is Student alone: 92.00 % accuracy (2.00 points below the "
-        "teacher), 200 kB (1/25 of its bytes), 0.620 ms (1/19.4 of its latency), mean of 3 seeds.",
+        "the fastest: 93.30 % accuracy as the mean of 3 seeds (0.70 points below the teacher), "
+        "50.0 kB (1/100 of its bytes), 0.310 ms (1/38.7 of its latency).",
+        "The least accurate student is Student alone: 92.00 % accuracy as the mean of 3 seeds "
+        "(2.00 points below the teacher), 200 kB (1/25 of its bytes), 0.620 ms (1/19.4 of its "
+        "latency).",
         "Taught by the teacher, the student is 1.20 points above the same student trained alone "
         "(mean of 3 seeds; standard deviation up to 0.20 points).",
         "These were picked from 3 students by the very figures that are shown, which flatters the "
@@ -159,8 +160,8 @@ def test_without_a_teacher(result):
 def test_one_student(result):
     result["models"] = [result["models"][0], result["models"][4]]
     assert complete_result(result)["headline"][1:] == [
-        "Pruned and int8: 93.30 % accuracy (0.70 points below the teacher), 50.0 kB (1/100 of its "
-        "bytes), 0.310 ms (1/38.7 of its latency), mean of 3 seeds."
+        "Pruned and int8: 93.30 % accuracy as the mean of 3 seeds (0.70 points below the "
+        "teacher), 50.0 kB (1/100 of its bytes), 0.310 ms (1/38.7 of its latency)."
     ]
 
 

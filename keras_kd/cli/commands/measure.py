@@ -80,6 +80,12 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         raise ValueError("--max-drop is against a model: give --model, or --teacher.")
     if settings["min_agreement"] is not None and settings["model"] is None:
         raise ValueError("--min-agreement is about a model: give --model.")
+    limits = {key: settings[key] for key in _LIMITS if settings[key] is not None}
+    if limits and not any(path.endswith(".tflite") for path in settings["files"]):
+        raise ValueError(
+            f"--{next(iter(limits)).replace('_', '-')} is about .tflite files, and none is given. "
+            "Export the model first: keras-kd export."
+        )
     for limit in ("min_npu_share", "max_sram"):
         if settings[limit] is not None and settings["device"] is None:
             raise ValueError(f"--{limit.replace('_', '-')} is about a device: give --device.")
@@ -94,7 +100,6 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             console.say(f"Measuring {path}")
             files.append(measuring.measure(path))
     reference = _accuracy(files, settings["model"] or settings["teacher"])
-    limits = {key: settings[key] for key in _LIMITS if settings[key] is not None}
     not_kept = {
         entry["file"]: measuring.not_kept(entry["file"], limits, reference)
         for entry in files

@@ -40,6 +40,8 @@ _GATES = Reason(
     "pass `representative_data` to `export_tflite`, which then calibrates the rest",
 )
 _SCALED = "8-bit depthwise convolution"
+# The converter takes no list of layers.
+_UNTRAINED = "an int8 file may round it all the same"
 # What is made of several operators in the file, between which there is no quantizer.
 _COMPOSED = (
     "LayerNormalization", "RMSNormalization", "GroupNormalization", "UnitNormalization",
@@ -183,7 +185,7 @@ class QuantizeAware(Stage):
             elif path in sites.scaled:
                 plan[path] = LayerPlan(_SCALED)
             elif self._spared(path, layer) is not None:
-                plan[path] = LayerPlan.spared(str(self._spared(path, layer)), "float")
+                plan[path] = LayerPlan.spared(f"{self._spared(path, layer)}; {_UNTRAINED}", "float")
             elif found and isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
                 plan[path] = LayerPlan.spared(_GATES, _action(found))
             elif type(layer).__name__ in _COMPOSED or (found and path not in bits and not own):
@@ -285,6 +287,8 @@ class QuantizeAware(Stage):
                     f"trained for {_action(set(bits)).replace(' bits', '-bit')} weights"
                 )
                 note.bits = max(bits)
+            elif layer.action.endswith("bits"):
+                note.done.append(f"what it computes was trained for {layer.action}")
             if layer.action == "fold":
                 note.done.append("folded into the layer before it")
             elif layer.action == _SCALED:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.stages.layer_record import LayerNotes
-from keras_kd.compression.stages.stage import StudentState
+from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.models.calls import name_operations, operation_names
 from keras_kd.models.graph import flat_layers
 from keras_kd.models.opening import describe, open_model
@@ -108,7 +108,9 @@ def config_of(value: Any) -> dict[str, Any]:
     """
     try:
         return dict(value.get_config())
-    except (NotImplementedError, OSError, TypeError, ValueError):
+    except (NotImplementedError, OSError, TypeError, ValueError) as error:
+        if isinstance(value, Stage) and isinstance(error, NotImplementedError):
+            raise  # two runs with other arguments could not be told apart
         return {key: part for key, part in vars(value).items() if not key.startswith("_")}
 
 

@@ -216,11 +216,19 @@ class Stage:
         """
         try:
             plan = self._asked(student, lambda: self.make_plan(student, earlier))
+            if not isinstance(plan, Plan) or not all(
+                isinstance(layer, LayerPlan) for layer in plan.layers.values()
+            ):
+                raise ValueError(
+                    f"{type(self).__name__}.make_plan must return a keras_kd.Plan with a "
+                    f"keras_kd.LayerPlan for each layer. Received: {plan!r:.200}."
+                )
         except (ValueError, ImportError) as error:
             refused = error.layers if isinstance(error, RefusedLayers) else {}
             layers = {path: LayerPlan("refused", text) for path, text in refused.items()}
             return Plan(layers, _raising(error), _raising(error), error)
-        make = plan.preview or (lambda: student)
+        preview: Any = plan.preview
+        make = preview or (lambda: student)
         return dataclasses.replace(plan, preview=lambda: self._asked(student, make))
 
     def make_plan(self, student: keras.Model, earlier: Sequence[Stage]) -> Plan:
@@ -241,6 +249,13 @@ class Stage:
             return question()
         except (ValueError, ImportError):
             raise
+        except NotImplementedError as error:
+            if type(self).make_plan is not Stage.make_plan:
+                raise ValueError(f"{type(self).__name__}: {described(error)}.") from error
+            raise ValueError(
+                f"{type(self).__name__} has no `make_plan`. Give it one that returns a "
+                "keras_kd.Plan."
+            ) from error
         except Exception as error:  # layers and functions of the user's may raise anything
             raise ValueError(
                 f"{type(self).__name__} cannot treat model '{student.name}': {described(error)}. "

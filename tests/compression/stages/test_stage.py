@@ -124,3 +124,41 @@ def test_notes_are_what_was_planned(name):
         assert bool(record.not_done) == bool(plan.layers[record.name].reason), record
     cells = {row.path: row.cells for row in kd.check(model, stage, exports=[]).rows}
     assert {path: cell[name] for path, cell in cells.items() if name in cell} == plan.layers
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [(None, "make_plan must return"), ({"logits": "8 bits"}, "make_plan must return")],
+)
+def test_what_is_no_plan_is_refused(student, made, message):
+    class Wrong(Own):
+        def make_plan(self, student, earlier):
+            return made if made is None else kd.Plan(made, self.change)
+
+    plan = Wrong().plan(student)
+    assert message in plan.refused and "Wrong" in plan.refused
+
+
+def test_a_stage_without_a_plan_is_told_what_to_write(student):
+    class Empty(kd.Stage):
+        def __init__(self):
+            super().__init__(0)
+
+    assert "Empty has no `make_plan`" in Empty().plan(student).refused
+
+
+def test_a_run_of_a_stage_with_hidden_arguments_is_refused(student, tmp_path):
+    class Hidden(Own):
+        def __init__(self, size):
+            super().__init__()
+            self._size = size
+            del self.size
+
+        def make_plan(self, student, earlier):
+            return kd.Plan({}, lambda state, teaching: None)
+
+    distiller = kd.Distiller(student, keras.models.clone_model(student), kd.losses.LogitsMSE())
+    distiller.compile("sgd", "mse")
+    data = np.zeros((4, 4), "float32"), np.zeros((4, 3), "float32")
+    with pytest.raises(NotImplementedError, match="`size`"):
+        kd.compress(distiller, data, stages=[Hidden(2)], path=tmp_path / "run", verbose=0)
