@@ -344,7 +344,10 @@ def _trace(model: Any, specs: Any, training: bool) -> Trace:
         function.graph.outputs if function.graph.outputs else keras.tree.flatten(function.outputs)
     )
     positions = {
-        id(v.value.handle): i for i, v in enumerate(model.variables) if hasattr(v.value, "handle")
+        id(part.handle): i
+        for i, variable in enumerate(model.variables)
+        for part in _parts(variable.value)
+        if hasattr(part, "handle")
     }
     variables = {
         id(inner): positions[id(outer)]
@@ -352,6 +355,12 @@ def _trace(model: Any, specs: Any, training: bool) -> Trace:
         if id(outer) in positions
     }
     return Trace(tuple(calls), tuple(inputs), outputs, function, variables)
+
+
+def _parts(variable: Any) -> Sequence[Any]:
+    """Return what stands on each device for a variable under a distribution strategy."""
+    spread = isinstance(variable, tf.distribute.DistributedValues)
+    return variable.values if spread else (variable,)
 
 
 def floats_of(structure: Any) -> tuple[tf.Tensor, ...]:

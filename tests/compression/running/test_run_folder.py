@@ -140,7 +140,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not(tmp_path):
     for changes, message in (
         ({"stages": [kd.Prune(0.6, epochs=3, learning_rate=0.01)]}, "sparsity: 0.5 there, 0.6"),
         ({"stages": make_run()["stages"][:1]}, r"stage 2 \(QuantizeAware there, nothing here\)"),
-        ({"train": make_run()["train"].take(2)}, r"the data \(train batches: 3 there, 2 here\)"),
+        ({"train": make_run()["train"].take(2)}, r"the data \(train batches: 3 there, 2 here"),
         ({"max_drop": 90.0}, r"`max_drop` \(None there, 90.0 here\)"),
     ):
         with pytest.raises(ValueError, match=message):
