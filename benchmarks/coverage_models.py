@@ -106,7 +106,7 @@ def compress(model, student, inputs, stage):
     outputs = student(first(inputs, 2))
     loss = kd.losses.KLDivergence() if outputs.shape[-1] > 1 else kd.losses.LogitsMSE()
     if model.endswith("Autoencoder"):  # it ends in a sigmoid
-        loss = kd.losses.ProbabilityMSE(from_logits=False)
+        loss = kd.losses.BinaryKLDivergence(from_logits=False)
     distiller = kd.Distiller(teacher_of(model, student), student, loss, None, 0.0)
     distiller.compile("adam")
     compressed = kd.compress(distiller, batches(inputs), stages=[stage], verbose=0)
