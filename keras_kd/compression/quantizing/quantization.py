@@ -16,6 +16,7 @@ from keras_kd.compression.quantizing.kernels import KernelRounding
 from keras_kd.compression.quantizing.primitives import FIXED_PRIMITIVES, is_rounded
 from keras_kd.compression.quantizing.ranges import Measure, Ranges
 from keras_kd.compression.quantizing.sites import Site, Sites, kernel_activation
+from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.models.calls import (
     OpenCalls,
     changed_attribute,
@@ -198,13 +199,18 @@ class Quantization:
 
     def _in_a_graph(self, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run the model in a graph of its own: only there are all operations seen."""
+
+        def run(args: Any, kwargs: Any) -> Any:
+            outputs = self._around(_MODEL, self.model, call, args, kwargs)
+            return outputs, [get_keras_mask(x) for x in keras.tree.flatten(outputs)]
+
         if self._compiled is None:
-            self._compiled = tf.function(
-                lambda args, kwargs: self._around(_MODEL, self.model, call, args, kwargs),
-                autograph=False,
-                reduce_retracing=True,
-            )
-        return self._compiled(args, kwargs)
+            self._compiled = tf.function(run, autograph=False, reduce_retracing=True)
+        outputs, masks = self._compiled(args, kwargs)
+        for x, mask in zip(keras.tree.flatten(outputs), masks, strict=True):
+            if mask is not None:
+                set_keras_mask(x, mask)
+        return outputs
 
     def _rounded_variables(self) -> contextlib.AbstractContextManager[None]:
         values = [(variable, self._quantized(s, variable.value)) for variable, s in self._variables]

@@ -568,3 +568,26 @@ def test_equal_weights_learn_by_themselves_unless_they_were_clustered(change):
     # Some meet again on the grid of 8 bits.
     assert equal_pairs([stage]) < 0.3 * (len(before) - len(np.unique(before)))
     assert equal_pairs([kd.Cluster(8, epochs=0), stage]) >= len(before) - 8
+
+
+def test_padding_counts_neither_in_the_history_nor_in_the_record():
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).integers(1, 11, (32, 6))
+    x[:, 4:] = 0
+    y = np.where(x != 0, x % 4, 3)
+
+    def tagger():
+        words = keras.Input((6,), dtype="int32")
+        z = keras.layers.Embedding(11, 8, mask_zero=True)(words)
+        z = keras.layers.LSTM(8, return_sequences=True)(z)
+        return keras.Model(words, keras.layers.Dense(4)(z))
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller = kd.Distiller(tagger(), tagger(), kd.losses.KLDivergence())
+    distiller.compile("adam", loss, metrics=["accuracy"])
+    stage = kd.QuantizeAware(epochs=1)
+    compressed = kd.compress(distiller, (x, y), validation_data=(x, y), stages=[stage], verbose=0)
+    told = (compressed.predict(x).argmax(-1) == y)[x != 0].mean()
+    recorded = compressed.stages[-1].metrics["accuracy"]
+    assert recorded == pytest.approx(compressed.history[stage.name]["val_accuracy"][-1])
+    assert recorded == pytest.approx(told)
