@@ -10,7 +10,7 @@ from keras_kd.system.quiet import capture_output
 
 tfmot = import_tfmot()
 
-# What is told to each kind of layer of the benchmarks' networks.
+# The constructor arguments copied for each layer class of the benchmark networks.
 SETTINGS = {
     "Add": (),
     "BatchNormalization": ("momentum", "epsilon"),

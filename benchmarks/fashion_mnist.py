@@ -227,7 +227,7 @@ _STAGE_OF = {
 
 
 def _curves(key: str, histories: dict[str, dict[int, History]]) -> list[dict[str, Any]]:
-    """Return the curves of a row's training, one a seed."""
+    """Return the training curves of a row, one per seed."""
     stage = _STAGE_OF.get(key)
     if stage is None:
         return []

@@ -185,7 +185,7 @@ _COLUMNS = ("file", "accuracy", "agreement", "bytes", "zipped", "latency ms", "p
 
 
 def table(files: Sequence[Mapping[str, Any]]) -> str:
-    """Return what was measured as a table, a row a file."""
+    """Return the measurements as a table, one row per file."""
     rows = [list(_COLUMNS)]
     for entry in files:
         rows.append(
@@ -203,7 +203,7 @@ def table(files: Sequence[Mapping[str, Any]]) -> str:
 
 
 def device_table(costs: Sequence[Mapping[str, Any]]) -> str:
-    """Return what a device makes of the files as a table, a row a file."""
+    """Return the device estimates as a table, one row per file."""
     rows = [["file", "device", "on the NPU", "on the CPU", "SRAM", "flash", "cycles", "ms"]]
     for cost in costs:
         left = ", ".join(f"{name} x{count}" for name, count in cost["cpu_operators"].items())

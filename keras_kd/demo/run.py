@@ -295,8 +295,8 @@ def run_demo(
     """
     if dataset not in RECIPES:
         raise ValueError(
-            f"There is no demonstration for this data set. Received: dataset={dataset!r}. Choose "
-            f"one of: {', '.join(RECIPES)}."
+            f"`dataset` must be one of: {', '.join(RECIPES)}. "
+            f"Received: dataset={dataset!r}."
         )
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds!r}.")

@@ -79,7 +79,6 @@ class Objective:
         self.names = unique_names(self.distillation_losses)
         self.teacher = teacher
         self._student_reader: tuple[Any, FeatureReader] | None = None
-        self._layer_names: Mapping[str, str] = {}
         self.view: View | None = None
 
     @property
@@ -184,28 +183,20 @@ class Objective:
                 [shapes[1][path] for path in hint.student_paths],
             )
 
-    def without_missing_hints(
-        self, model: Any, layer_names: Mapping[str, str] | None = None
-    ) -> Objective:
+    def without_missing_hints(self, model: Any) -> Objective:
         """Return this objective for another model, without the hints at layers it does not have.
 
         Scheduled weights and temperatures stay at what they have come to.
 
         Args:
-            model: A changed student, of Keras 3 or `tf_keras`.
-            layer_names: The present name of every layer that was renamed. Defaults to `None`.
+            model: A changed student.
         """
-        names = dict(layer_names or {})
         result = copy.copy(self)
         result._student_reader = None
-        result._layer_names = names
         kept = [
             i
             for i, loss in enumerate(self.distillation_losses)
-            if all(
-                _has_layer(model, names.get(path, path))
-                for path in layer_paths_of([loss], "student")
-            )
+            if all(_has_layer(model, path) for path in layer_paths_of([loss], "student"))
         ]
         schedules = self.schedules
         result.distillation_losses = [
@@ -257,7 +248,7 @@ class Objective:
         """
         if self._student_reader is None or self._student_reader[0] is not model:
             paths = layer_paths_of(self.distillation_losses, "student") if self.distils else []
-            self._student_reader = (model, FeatureReader(model, paths, self._layer_names))
+            self._student_reader = (model, FeatureReader(model, paths))
         reader, view = self._student_reader[1], self.view
         if view is None:
             return reader.run(model, student_inputs(x), training)

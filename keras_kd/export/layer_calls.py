@@ -181,8 +181,7 @@ def _einsum_dense(layer: Any) -> Call | None:
     def call(x: tf.Tensor, training: Any = None) -> tf.Tensor:
         sizes = list(layer.kernel.shape)
         inputs, outputs = (math.prod(part) for part in (sizes[: len(taken)], sizes[len(taken) :]))
-        shape = [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
-        before = [-1, *shape[1 : len(kept)]]
+        before = [-1, *_sizes(x)[1 : len(kept)]]
         product = tf.matmul(
             tf.reshape(x, [*before, inputs]), tf.reshape(layer.kernel, [inputs, outputs])
         )
@@ -196,8 +195,7 @@ def _einsum_dense(layer: Any) -> Call | None:
 
 def _group_normalization(layer: Any) -> Call | None:
     def call(x: tf.Tensor) -> tf.Tensor:
-        axis, sizes = layer.axis % x.shape.rank, list(x.shape)
-        sizes = [tf.shape(x)[i] if size is None else size for i, size in enumerate(sizes)]
+        axis, sizes = layer.axis % x.shape.rank, _sizes(x)
         groups = [layer.groups, sizes[axis] // layer.groups]
         grouped = tf.reshape(x, [-1, *sizes[1:axis], *groups, *sizes[axis + 1 :]])
         axes = [i for i in range(1, grouped.shape.rank) if i != axis]
@@ -243,6 +241,11 @@ def _unit_normalization(layer: Any) -> Call:
         return x * tf.math.rsqrt(tf.maximum(total, 1e-24))  # Keras's epsilon, squared
 
     return call
+
+
+def _sizes(x: tf.Tensor) -> list[Any]:
+    """Return the size of each axis, as a tensor where only the run tells it."""
+    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
 
 
 def _shape_of(x: tf.Tensor) -> Any:

@@ -24,9 +24,8 @@ def constructor_arguments(kind: type) -> list[str]:
     for base in kind.__mro__:
         if "__init__" in vars(base) and base is not object:
             parameters = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
-            named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-            names += named
-            if len(named) == len(parameters):
+            names += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 break
     return list(dict.fromkeys(names))
 

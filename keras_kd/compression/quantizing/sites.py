@@ -343,7 +343,7 @@ class _Finder:
         return joined and self._takes_activation(call) and (kernel or folded or sums)
 
     def _data(self, call: Call) -> list[Any]:
-        """Return the inputs of a call that are no weights and no constants."""
+        """Return the inputs of a call, without weights and constants."""
         found = [source_of(x) for x in call.inputs]
         return [x for x in found if op_type(x) not in ("Const", "ReadVariableOp", None)]
 

@@ -110,7 +110,7 @@ def config_of(value: Any) -> dict[str, Any]:
         return dict(value.get_config())
     except (NotImplementedError, OSError, TypeError, ValueError) as error:
         if isinstance(value, Stage) and isinstance(error, NotImplementedError):
-            raise  # two runs with other arguments could not be told apart
+            raise  # without the arguments, runs that differ in them would seem the same
         return {key: part for key, part in vars(value).items() if not key.startswith("_")}
 
 

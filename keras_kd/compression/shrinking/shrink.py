@@ -27,8 +27,8 @@ class Shrink(Stage):
 
     What is removed is gone from the model, which is a smaller Keras 3 model afterwards and is
     trained with the teacher teaching. `keras_kd.shrink` does the same to a model alone. Hints at
-    layers that still exist go on; where the number of channels changed their projections are made
-    anew.
+    layers that still exist are kept. Where the number of channels changed, their projections are
+    created again.
 
     Args:
         ratio: Fraction of the channels (and of the attention heads) to remove, at least 0 and

@@ -33,7 +33,7 @@ def check_stages(stages: Any) -> list[Stage]:
         stages: A stage, or some.
 
     Raises:
-        TypeError: If one is no stage.
+        TypeError: If an item is not a stage.
         ValueError: If there is none, or two have one name or one that is a path.
     """
     stages = [stages] if isinstance(stages, Stage) else list(stages or [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,8 @@ from keras_kd.compression.stages.layer_choice import Choice, LayerChoice
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.models.copying import described
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
+from keras_kd.system.arguments import constructor_arguments, number
 from keras_kd.system.arguments import learning_rate as check_learning_rate
-from keras_kd.system.arguments import number
 from keras_kd.system.arguments import optimizer_rate as check_optimizer_rate
 
 if TYPE_CHECKING:
@@ -264,7 +263,7 @@ class Stage:
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of the constructor, as a dictionary that Keras can save."""
-        names = [name for name in _arguments(type(self)) if name not in self.unsaved]
+        names = [name for name in constructor_arguments(type(self)) if name not in self.unsaved]
         missing = [name for name in names if not hasattr(self, name)]
         if missing:
             raise NotImplementedError(
@@ -293,19 +292,6 @@ class Stage:
                 for key, value in config.items()
             }
         )
-
-
-def _arguments(kind: type) -> list[str]:
-    """Return the names of what the constructor of a class takes, those it passes on as well."""
-    names: list[str] = []
-    for base in kind.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
-        names += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return list(dict.fromkeys(names))
 
 
 def _serialized(value: Any) -> Any:

@@ -84,7 +84,7 @@ def check_batch(batch: FirstBatch, student: keras.Model, losses: Any, weight: An
 
 
 def check_student_losses(losses: Any, student: keras.Model, inputs: Any) -> None:
-    """Run the student on a first batch, where only that tells whether it gives probabilities.
+    """Check the losses on labels, on a first batch if the graph does not show the student's output.
 
     Args:
         losses: The losses on labels, or `None`.
@@ -145,7 +145,7 @@ def check_all_labels(losses: Any, labels: Any, student: keras.Model, inputs: Any
         losses: The losses on labels, or `None`.
         labels: Labels.
         student: The student.
-        inputs: A batch of inputs, for students whose outputs only a pass tells.
+        inputs: A batch of inputs, for students that are not functional.
 
     Raises:
         ValueError: As `check_labels`.
