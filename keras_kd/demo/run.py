@@ -295,8 +295,7 @@ def run_demo(
     """
     if dataset not in RECIPES:
         raise ValueError(
-            f"`dataset` must be one of: {', '.join(RECIPES)}. "
-            f"Received: dataset={dataset!r}."
+            f"`dataset` must be one of: {', '.join(RECIPES)}. Received: dataset={dataset!r}."
         )
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds!r}.")
