@@ -1,5 +1,6 @@
 """The losses: one method a file, one import a method."""
 
+from keras_kd.losses.alpha_beta import AlphaBeta as AlphaBeta
 from keras_kd.losses.attention_transfer import AttentionTransfer as AttentionTransfer
 from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence as BinaryKLDivergence
 from keras_kd.losses.bounded_regression import BoundedRegression as BoundedRegression
@@ -11,18 +12,21 @@ from keras_kd.losses.dkd import DKD as DKD
 from keras_kd.losses.fitnet import FitNet as FitNet
 from keras_kd.losses.fsp import FSP as FSP
 from keras_kd.losses.ickd import ICKD as ICKD
+from keras_kd.losses.jensen_shannon import JensenShannon as JensenShannon
 from keras_kd.losses.kl_divergence import KLDivergence as KLDivergence
 from keras_kd.losses.logits_mse import LogitsMSE as LogitsMSE
 from keras_kd.losses.nkd import NKD as NKD
 from keras_kd.losses.nst import NST as NST
 from keras_kd.losses.pkt import PKT as PKT
 from keras_kd.losses.probability_mse import ProbabilityMSE as ProbabilityMSE
+from keras_kd.losses.reverse_kl import ReverseKL as ReverseKL
 from keras_kd.losses.review_kd import ReviewKD as ReviewKD
 from keras_kd.losses.rkd import RKD as RKD
 from keras_kd.losses.rkd_angle import RKDAngle as RKDAngle
 from keras_kd.losses.rkd_distance import RKDDistance as RKDDistance
 from keras_kd.losses.shared.base import DistillationLoss as DistillationLoss
 from keras_kd.losses.similarity_preserving import SimilarityPreserving as SimilarityPreserving
+from keras_kd.losses.skew_kl import SkewKL as SkewKL
 from keras_kd.losses.soft_cross_entropy import SoftCrossEntropy as SoftCrossEntropy
 from keras_kd.losses.standardized_kl import StandardizedKL as StandardizedKL
 from keras_kd.losses.top_k_logits import TopKLogits as TopKLogits

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.shared.soft_targets import SoftTargetsLoss
+from keras_kd.losses.shared.soft_targets import SoftTargetsLoss, kl_of_logs
 
 
 def kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
@@ -23,8 +23,7 @@ def kl_divergence(teacher: Any, student: Any, temperature: float = 4.0) -> Any:
     """
     log_teacher = ops.log_softmax(teacher / temperature, axis=-1)
     log_student = ops.log_softmax(student / temperature, axis=-1)
-    divergence = ops.sum(ops.exp(log_teacher) * (log_teacher - log_student), axis=-1)
-    return temperature**2 * divergence
+    return temperature**2 * kl_of_logs(log_teacher, log_student)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

@@ -18,14 +18,18 @@ LOSSES = [
     and value is not losses.DistillationLoss
 ]
 RESPONSE = {
+    "AlphaBeta",
     "BinaryKLDivergence",
     "BoundedRegression",
     "DIST",
     "DKD",
+    "JensenShannon",
     "KLDivergence",
     "LogitsMSE",
     "NKD",
     "ProbabilityMSE",
+    "ReverseKL",
+    "SkewKL",
     "SoftCrossEntropy",
     "StandardizedKL",
 }

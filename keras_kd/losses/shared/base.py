@@ -209,7 +209,7 @@ def top_k_message(loss: Any) -> str:
     """Return the sentence that refuses top-k logits for a loss that needs them all."""
     return (
         f"{type(loss).__name__} needs the logits of all classes, but received the teacher's top-k "
-        "logits: keep all logits, or use KLDivergence or SoftCrossEntropy."
+        "logits: keep all logits, or use a loss that reads them, such as KLDivergence."
     )
 
 

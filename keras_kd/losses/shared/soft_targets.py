@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd.losses.shared.chunks import in_chunks
-from keras_kd.losses.shared.logits import PROBABILITY_FLOOR, TemperatureLoss
+from keras_kd.losses.shared.logits import TemperatureLoss
 from keras_kd.losses.top_k_logits import TopKLogits, log_sum_exp_of_others
 from keras_kd.system.arguments import number
 
@@ -19,11 +19,16 @@ from keras_kd.system.arguments import number
 _NO_MASS = -200.0
 
 
-class SoftTargetsLoss(TemperatureLoss):
-    """A loss of each position whose gradient is `T (p_s - p_t)`, both `p = softmax(logits / T)`.
+def kl_of_logs(log_p: Any, log_q: Any) -> Any:
+    """Return `sum_c p (log p - log q)` along the last axis."""
+    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
 
-    A subclass gives `divergence`. The teacher may be a `TopKLogits`; large tensors may be read a
-    chunk of positions at a time.
+
+class SoftTargetsLoss(TemperatureLoss):
+    """A divergence of two softened distributions, position by position.
+
+    A subclass gives `divergence`. The teacher may be a `TopKLogits`, whose other classes count as
+    one class on both sides; large tensors may be read a chunk of positions at a time.
 
     Args:
         temperature: As in `TemperatureLoss`. Defaults to `4.0`.
@@ -137,19 +142,11 @@ class SoftTargetsLoss(TemperatureLoss):
 
     def _slopes(self, teacher: Any, student: Any) -> Any:
         """Return the derivative of `_values` with respect to `student`, `[rows, classes]`."""
-        outputs = self._widened(student)
-        logits = self.as_logits(outputs)
-        predicted = ops.softmax(logits / self.temperature, axis=-1)
-        if isinstance(teacher, TopKLogits):
-            targets = _targets(teacher, logits, self.temperature)
-        else:
-            teacher = self._teacher_logits(teacher, logits)
-            targets = ops.softmax(teacher / self.temperature, axis=-1)
-        slopes = self.temperature * (predicted - targets)
-        if self.from_logits:
-            return slopes
-        floor = ops.cast(PROBABILITY_FLOOR, outputs.dtype)
-        return ops.where(outputs >= floor, slopes / ops.maximum(outputs, floor), 0.0)
+        student = self._widened(student)
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            values = self._values(teacher, student)
+        return tape.gradient(values, student)
 
 
 def check_temperature(loss: Any, teacher: TopKLogits) -> None:
@@ -186,34 +183,11 @@ def _one_class_of_the_others(
     values = ops.cast(teacher.values, student.dtype)
     if teacher.indices.shape[-1] == student.shape[-1]:
         return values, kept
-    rest = temperature * _log_mass_of_others(teacher, student.dtype, temperature)
+    # Finite also where the other classes have no mass at all.
+    least = ops.max(values, axis=-1) / temperature + _NO_MASS
+    rest = temperature * ops.maximum(ops.cast(teacher.rest, student.dtype), least)
     others = temperature * log_sum_exp_of_others(student / temperature, teacher.indices)
     return tuple(
         ops.concatenate([logits, ops.expand_dims(other, -1)], axis=-1)
         for logits, other in ((values, rest), (kept, others))
     )
-
-
-def _log_mass_of_others(teacher: TopKLogits, dtype: Any, temperature: Any) -> Any:
-    largest = ops.max(ops.cast(teacher.values, dtype), axis=-1) / temperature
-    # Finite also where the other classes have no mass at all.
-    return ops.maximum(ops.cast(teacher.rest, dtype), largest + _NO_MASS)
-
-
-def _targets(teacher: TopKLogits, student: Any, temperature: Any) -> Any:
-    """Return the teacher's distribution, the mass of the others divided as the student does."""
-    classes, k = student.shape[-1], teacher.indices.shape[-1]
-    scaled = ops.cast(teacher.values, student.dtype) / temperature
-    if k < classes:
-        rest = _log_mass_of_others(teacher, student.dtype, temperature)
-        scaled = ops.concatenate([scaled, ops.expand_dims(rest, -1)], axis=-1)
-    masses = ops.softmax(scaled, axis=-1)
-    row = ops.repeat(ops.arange(ops.shape(student)[0], dtype="int32"), k)
-    places = ops.stack([row, ops.reshape(teacher.indices, (-1,))], axis=-1)
-    if k < classes:
-        absent = ops.full(ops.shape(row), -float("inf"), dtype=student.dtype)
-        others = ops.scatter_update(student / temperature, places, absent)
-        spread = masses[:, k:] * ops.softmax(others, axis=-1)
-    else:
-        spread = ops.zeros_like(student)
-    return ops.scatter_update(spread, places, ops.reshape(masses[:, :k], (-1,)))
