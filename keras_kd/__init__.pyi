@@ -22,6 +22,7 @@ from .distilling.backup import BackupAndRestore as BackupAndRestore
 from .distilling.distiller import Distiller as Distiller
 from .distilling.hints import Hint as Hint
 from .distilling.mutual import MutualDistiller as MutualDistiller
+from .distilling.pyramids import pair_levels as pair_levels
 from .export.micro.c_array import CArray as CArray
 from .export.micro.c_array import export_c_array as export_c_array
 from .export.tflite import export_tflite as export_tflite

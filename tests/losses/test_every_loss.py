@@ -33,7 +33,21 @@ RESPONSE = {
     "SoftCrossEntropy",
     "StandardizedKL",
 }
-FEATURE = {"AttentionTransfer", "CRD", "FSP", "FitNet", "ICKD", "NST", "ReviewKD", "VID"}
+FEATURE = {
+    "ChannelWise",
+    "PearsonFeatures",
+    "MaskedGenerative",
+    "LocalizationDistillation",
+    "ForegroundWeighted",
+    "AttentionTransfer",
+    "CRD",
+    "FSP",
+    "FitNet",
+    "ICKD",
+    "NST",
+    "ReviewKD",
+    "VID",
+}
 RELATION = {
     "CorrelationCongruence",
     "CosineRelation",
