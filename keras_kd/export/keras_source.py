@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,6 +25,7 @@ from keras_kd.export.signatures import (
     check_layers,
 )
 from keras_kd.export.tracing import as_float32, reshapes_by_batch
+from keras_kd.models.calls import operations_of
 from keras_kd.models.graph import flat_layers, input_tensors
 from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
 
@@ -40,6 +41,7 @@ class KerasSource:
             `None`: it holds none.
         weight_bits: The bits that kernels were trained for, by the path of their layer. Defaults
             to `None`: none.
+        clustered: The paths of layers whose kernels share values as a whole. Defaults to none.
 
     Attributes:
         quantization_aware: Whether it computes with trained ranges.
@@ -55,6 +57,7 @@ class KerasSource:
         signatures: Mapping[str, Target] | None = None,
         applied: Callable[[], AbstractContextManager[None]] | None = None,
         weight_bits: Mapping[str, int] | None = None,
+        clustered: Collection[str] = (),
     ) -> None:
         if hasattr(model, "student") and hasattr(model, "teacher"):
             raise ValueError(
@@ -78,6 +81,7 @@ class KerasSource:
         self.model = model
         self.quantization_aware = applied is not None
         self.weight_bits = weight_bits or {}
+        self._clustered = clustered
         self._applied = applied or contextlib.nullcontext
         self._targets = dict(signatures or {DEFAULT_SIGNATURE: None})
         self._last: Any = None
@@ -94,6 +98,23 @@ class KerasSource:
         self.inputs = tuple(
             Input(safe_name(t.name), tuple(t.shape), np.dtype(t.dtype)) for t in tensors
         )
+
+    def clustered_kernels(self) -> list[np.ndarray]:
+        """Return the kernels that share values as a whole; depthwise ones are never clustered."""
+        operations = operations_of(self.model) if self._clustered else {}
+        depthwise = {
+            id(layer.kernel)
+            for layer in operations.values()
+            if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D))
+        }
+        return [
+            keras.ops.convert_to_numpy(weight.value)
+            for path in self._clustered
+            for weight in getattr(operations.get(path), "weights", ())
+            if len(weight.shape) > 1
+            and weight.name != "depthwise_kernel"
+            and id(weight) not in depthwise
+        ]
 
     @property
     def signature_names(self) -> list[str]:

@@ -148,7 +148,9 @@ def source_of(
             ranges = getattr(model, "quantization", None) or {}
             trained = quantization == "int8" and ranges.get("activation_bits") == 8
             applied = getattr(model, "applied", None) if trained else None
-            return KerasSource(inner, signatures, applied, ranges.get("weight_bits"))
+            shared = getattr(model, "clustered", {})
+            whole = [path for path, by in shared.items() if by == "kernel"]
+            return KerasSource(inner, signatures, applied, ranges.get("weight_bits"), whole)
         return _only_default(SavedModelSource(model), signatures)
     if any(base.__module__.startswith("tf_keras.") for base in type(model).__mro__):
         return _only_default(SavedModelSource(_LegacyKeras(model)), signatures)

@@ -22,6 +22,7 @@ from keras_kd.export.file_checks import (
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.labels_in_file import embed, with_labels
 from keras_kd.export.metadata import check_labels, check_places, describe, written
+from keras_kd.export.one_scale import share_values
 from keras_kd.export.options import (
     INTEGER,
     BatchSize,
@@ -181,6 +182,8 @@ def export_tflite(
         job.use_representative(representative_data)
     converted = job.run()
     file = converted.file
+    if isinstance(source, KerasSource):
+        share_values(file, source.clustered_kernels())
     operators = file.operators()
     if isinstance(source, KerasSource) and quantization in ("int8", "int4"):
         check_promises(source.model, source.weight_bits, file, target, quantization)

@@ -99,6 +99,8 @@ def quantizable_kernels(
                 continue
             seen.add(id(variable))
             shared = next((known[p] for p in paths_above(path) if p in known), None)
+            if name == "depthwise_kernel" or isinstance(layer, _DEPTHWISE):
+                shared = None  # TF-MOT does not cluster it
             found.append(
                 QuantizedKernel(
                     path,

@@ -204,8 +204,7 @@ class QuantizeAware(Stage):
         state: StudentState,
         teaching: Any,
     ) -> None:
-        clustered = {path: note.clustered for path, note in state.notes.items() if note.clustered}
-        kernels = self._kernels(state.model, spared, state.pruned, clustered)
+        kernels = self._kernels(state.model, spared, state.pruned, state.clustered)
         with teaching.keras_trainer(state, self.make_optimizer) as trainer:
             quantization = Quantization(
                 state.model,

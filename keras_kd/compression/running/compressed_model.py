@@ -50,6 +50,8 @@ class CompressedModel:
         metrics: The metrics as one `keras.metrics.Metric`, or `None`.
         stages: A `StageRecord` for the student as it was, and one for each stage: what ran, with
             its figures.
+        clustered: `"kernel"` or `"channel"` by the path of a layer of `model` whose weights share
+            values: what the file has one integer for.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class CompressedModel:
         measures: CompileArguments | None = None,
         stages: Sequence[StageRecord] = (),
         quantization: Mapping[str, Any] | None = None,
+        clustered: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
         self.layers = layers
@@ -68,6 +71,7 @@ class CompressedModel:
         self.quantization_aware = quantization_aware
         self.stages = list(stages)
         self.quantization = quantization
+        self.clustered = dict(clustered or {})
         self._view = None if quantization is None else quantization_from_json(quantization, model)
         self._measures = measures or CompileArguments()
         self.loss = self._measures.loss_function()
@@ -212,6 +216,7 @@ class CompressedModel:
                 "layers": [vars(record) for record in self.layers],
                 "stages": as_json([dataclasses.asdict(record) for record in self.stages]),
                 "quantization": self.quantization,
+                "clustered": self.clustered,
                 "measures": _measures_to_json(self._measures),
                 "history": {
                     stage: {key: [float(v) for v in values] for key, values in history.items()}
@@ -305,6 +310,7 @@ def _from_record(model: Any, content: Any) -> CompressedModel:
         _measures_from_json(content.get("measures", {})),
         stages,
         quantization,
+        content.get("clustered"),
     )
 
 

@@ -88,6 +88,7 @@ class StageRuns:
             self.teaching.measures,
             self.records,
             state.quantization,
+            state.clustered,
         )
 
     def _begin(self, state: StudentState) -> None:

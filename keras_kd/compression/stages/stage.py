@@ -48,6 +48,11 @@ class StudentState:
         """Return the notes on a layer, to be added to."""
         return self.notes.setdefault(path, LayerNotes())
 
+    @property
+    def clustered(self) -> dict[str, str]:
+        """`"kernel"` or `"channel"` by the path of a layer: what its values are shared by."""
+        return {path: note.clustered for path, note in self.notes.items() if note.clustered}
+
     def take_notes(
         self, layers: Mapping[str, LayerPlan], left_out: str, done: Callable[[str], str | None]
     ) -> None:

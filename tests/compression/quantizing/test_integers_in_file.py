@@ -89,7 +89,7 @@ def test_zeros_and_values_in_the_file(distiller, data, tmp_path, per_channel, pr
         floats = _kernel(result.model, name)
         by_channel = per_channel and name.startswith("conv")
         # The file has the output channels in front, each with a scale of its own.
-        groups = integers.reshape(len(integers), -1)
+        groups = integers.reshape(len(integers) if by_channel else 1, -1)
         assert max(len(np.unique(group)) for group in groups) <= 6, name
         groups = np.moveaxis(floats, -1, 0) if by_channel else [floats]
         assert max(len(np.unique(group)) for group in groups) <= 6, name

@@ -273,7 +273,7 @@ def test_the_file_computes_as_the_model_does(name, tmp_path):
 @pytest.mark.fast_cases("convolutional-prune_cluster")
 @pytest.mark.parametrize("chain", ["prune", "cluster", "prune_cluster", "channel"])
 @pytest.mark.parametrize("name", ["convolutional", "custom", "lstm", "attention"])
-def test_zeros_and_shared_values_stay_through_the_chain(name, chain):
+def test_zeros_and_shared_values_stay_through_the_chain(name, chain, tmp_path):
     student = {**INTEGER, **PARTLY_FLOAT}[name]()
     stages = []
     if "prune" in chain or chain == "channel":
@@ -296,6 +296,9 @@ def test_zeros_and_shared_values_stay_through_the_chain(name, chain):
             for value in np.unique(then):
                 assert len(np.unique(now[then == value])) == 1, kernel.path
         assert np.abs(now - then).max() > 0
+    if name in INTEGER:
+        path = kd.export_tflite(result, tmp_path / "model.tflite", "int8", verbose=False)
+        assert steps_apart(result, path, data[0]) <= (3.0 if name == "custom" else 1.01)
 
 
 def _kernels(model):

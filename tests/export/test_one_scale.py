@@ -1,0 +1,154 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.compression.running.compressed_model import CompressedModel
+from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.measuring.sizes import zipped_size
+
+
+def make_student():
+    keras.utils.set_random_seed(0)
+    images = keras.Input((8, 8, 3), name="images")
+    x = layers.Conv2D(8, 3, use_bias=False, name="folded")(images)
+    x = layers.BatchNormalization(name="normalization")(x)
+    x = layers.ReLU()(x)
+    x = layers.SeparableConv2D(8, 3, padding="same", name="separable")(x)
+    x = layers.Conv2DTranspose(6, 2, strides=2, activation="relu", name="transposed")(x)
+    x = layers.Reshape((144, 6))(x)
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = layers.Conv1D(6, 3, strides=4, name="sequence")(x)
+    x = layers.Dense(16, activation="relu", name="hidden")(layers.Flatten()(x))
+    student = keras.Model(images, layers.Dense(4, name="logits")(x))
+    generator = np.random.default_rng(0)
+    for weight in student.weights:
+        noise = generator.uniform(0.2, 2.0, weight.shape[-1:])
+        if "kernel" in weight.name:
+            weight.assign(weight * noise)  # channels of very different sizes
+        elif weight.path.startswith("normalization"):
+            weight.assign(noise)
+    return student
+
+
+def data():
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(64, 8, 8, 3)).astype("float32")
+    return x, generator.integers(0, 4, 64)
+
+
+def compressed(*stages):
+    distiller = kd.Distiller(None, make_student(), [], student_loss_weight=1.0)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("adam", loss=loss)
+    return kd.compress(distiller, data(), stages=stages, verbose=0)
+
+
+STAGES = {
+    "clustered": lambda: [kd.Cluster(6, epochs=0)],
+    "trained": lambda: [kd.Cluster(6, epochs=0), kd.QuantizeAware(epochs=0)],
+    "pruned": lambda: [kd.Prune(0.5, epochs=0), kd.Cluster(6, epochs=0), kd.QuantizeAware(1)],
+}
+CLUSTERED = ("CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+
+@pytest.fixture(scope="module")
+def students():
+    return functools.cache(lambda chain: compressed(*STAGES[chain]()))
+
+
+def kernels_in(content):
+    """Return operator, integers and scales of every kernel of 8 bits in a file."""
+    found = {}
+    for graph in ModelFile(content).graphs():
+        for operator in graph.operators:
+            tensor = (
+                graph.tensors[operator.input_indices[1]] if operator.name in CLUSTERED else None
+            )
+            if tensor is not None and tensor.kind == "INT8" and tensor.constant:
+                integers = tensor.data.view(np.int8).reshape(tensor.shape)
+                found[operator.input_indices[1]] = operator.name, integers, tensor.scales
+    return list(found.values())
+
+
+def error(path, student):
+    """Return the root mean square of what a file is off, in parts of the outputs' spread."""
+    x, _ = data()
+    file, expected = LiteRuntime(path), student.predict(x)
+    given = [file.predict({"images": row[None]})[file.output_names[0]] for row in x]
+    return np.sqrt(np.mean((np.concatenate(given) - expected) ** 2)) / expected.std()
+
+
+@pytest.mark.promise
+@pytest.mark.parametrize(
+    ("chain", "form", "kernels"),
+    [("trained", "int8", 10), ("pruned", "int8", 10), ("clustered", "int8", 10),
+     ("clustered", "int16x8", 10), ("clustered", "dynamic", 1)],
+)  # fmt: skip
+def test_equal_values_are_equal_integers_in_the_file(
+    students, tmp_path, monkeypatch, chain, form, kernels
+):
+    student = students(chain)
+
+    def export(name):
+        arguments = {"representative_data": data()[0], "verbose": False}
+        return kd.export_tflite(student, tmp_path / f"{name}.tflite", form, **arguments)
+
+    path = export("as_a_whole")
+    found = [part for part in kernels_in(path.read_bytes()) if part[0] in CLUSTERED]
+    assert len(found) == kernels
+    for name, integers, scales in found:
+        assert len(np.unique(integers)) <= 6, (name, integers.shape)
+        assert (len(scales) == 1) == (name == "FULLY_CONNECTED" and form != "dynamic")
+    if chain == "pruned":
+        zeros = {integers.size: np.mean(integers == 0) for _, integers, _ in found}
+        for size in (216, 3456):  # the first convolution and the hidden layer
+            assert zeros[size] >= 0.5 - 1 / size
+    monkeypatch.setattr("keras_kd.export.tflite.share_values", lambda file, kernels: None)
+    before = export("by_channel")
+    most = [len(np.unique(part[1])) for part in kernels_in(before.read_bytes())]
+    assert max(most) > 6, "the converter gives every channel its own integers"
+    assert zipped_size(path) < zipped_size(before)
+    assert error(path, student) < 0.2
+    if chain != "clustered":  # trained in one step for the whole kernel
+        assert error(path, student) < error(before, student)
+
+
+@pytest.mark.parametrize("form", ["int8", "float32"])
+def test_what_a_normalization_multiplies_by_is_a_part_of_the_scales(tmp_path, form):
+    generator = np.random.default_rng(0)
+    images = keras.Input((6, 6, 2), name="images")
+    x = layers.Conv2D(4, 3, name="conv")(images)
+    model = keras.Model(images, layers.BatchNormalization(epsilon=0.0, name="norm")(x))
+    kernel = generator.choice([-0.5, 0.0, 0.2, 0.7], (3, 3, 2, 4))
+    kernel[..., 3] = 0.2  # a channel without the largest value
+    gamma = np.array([0.1, 3.0, -2.0, 1.0])
+    model.get_layer("conv").set_weights([kernel, generator.normal(size=4)])
+    moving = [generator.normal(size=4), np.full(4, 4.0)]
+    model.get_layer("norm").set_weights([gamma, generator.normal(size=4), *moving])
+    student = CompressedModel(model, [], {}, False, clustered={"conv": "kernel"})
+    x = generator.normal(size=(32, 6, 6, 2)).astype("float32")
+    path = kd.export_tflite(
+        student, tmp_path / "m.tflite", form, representative_data=x, verbose=False
+    )
+    found = kernels_in(path.read_bytes())
+    assert len(found) == (form == "int8")
+    for _, integers, scales in found:
+        step = 0.7 / 127
+        expected = np.round(kernel / step) * np.sign(gamma)
+        np.testing.assert_array_equal(integers, np.moveaxis(expected, -1, 0))
+        np.testing.assert_allclose(scales, np.abs(gamma) / 2 * step, rtol=1e-5)
+    file = LiteRuntime(path)
+    given = np.concatenate([file.predict({"images": row[None]})[file.output_names[0]] for row in x])
+    steps = np.abs(given - model.predict(x, verbose=0)).max() / np.ptp(given) * 255
+    assert steps < 3
+
+
+def test_a_student_that_was_saved_knows_what_is_shared(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2, name="dense")])
+    CompressedModel(model, [], {}, False, clustered={"dense": "kernel"}).save(tmp_path / "m.keras")
+    assert kd.load_compressed(tmp_path / "m.keras").clustered == {"dense": "kernel"}
