@@ -23,6 +23,9 @@ from .distilling.distiller import Distiller as Distiller
 from .distilling.hints import Hint as Hint
 from .distilling.mutual import MutualDistiller as MutualDistiller
 from .distilling.pyramids import pair_levels as pair_levels
+from .export.fidelity import ExportedFile as ExportedFile
+from .export.fidelity import Fidelity as Fidelity
+from .export.fidelity import OutputFidelity as OutputFidelity
 from .export.micro.c_array import CArray as CArray
 from .export.micro.c_array import export_c_array as export_c_array
 from .export.tflite import export_tflite as export_tflite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import keyword
 import re
@@ -57,8 +58,9 @@ def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) 
     Args:
         data: A `tf.data.Dataset` (batched or not), a `keras.utils.PyDataset` or another iterable of
             `x`, `(x, y)` or `(x, y, sample_weight)` elements; or arrays: `x`, `(x, y)` or
-            `(x, y, sample_weight)`. With several inputs, `x` is a dict by name or a tuple in the
-            model's order.
+            `(x, y, sample_weight)`; or a function without arguments that returns one of these, as
+            the generator function of a TFLite converter. With several inputs, `x` is a dict by name
+            or a tuple or list in the model's order.
         inputs: The model's inputs.
         batch_size: Batch size for arrays and for data sets which are not batched.
         argument: The name under which the caller's user knows `data`, for error messages.
@@ -90,6 +92,8 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
     import keras
     import tensorflow as tf
 
+    if callable(data) and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset, Iterable)):
+        data = _called(data, argument)
     if isinstance(data, tf.data.Dataset):
         x, _, _ = _split(data.element_spec, inputs)
         rank = _leaves(x)[0].shape.rank
@@ -114,6 +118,25 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
             f"`{argument}` must be a tf.data.Dataset, arrays (x, y) or an iterable of batches. "
             f"Received: {type(data).__name__}."
         )
+
+
+def _called(function: Any, argument: str) -> Any:
+    """Return what a generator function yields."""
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`{argument}` is a function that cannot be called without arguments. Received: "
+            f"{argument}={name}. Pass a function that takes none and yields batches, as the "
+            "`representative_dataset` of a TFLite converter."
+        ) from None
+    if not isinstance(made := function(), Iterable):
+        raise TypeError(
+            f"`{argument}` is a function that returns no batches. Received: {argument}={name}, "
+            f"which returns {type(made).__name__}. Let it yield batches."
+        )
+    return made
 
 
 def _is_array(value: Any) -> bool:
@@ -216,20 +239,30 @@ def _as_array(value: Any, target: Input, argument: str) -> np.ndarray:
     return np.ascontiguousarray(array.astype(target.dtype, copy=False))
 
 
-def select_arrays(data: Any, count: int, argument: str) -> Any:
+def select_arrays(data: Any, count: int, argument: str, others: int = 0) -> Any:
     """Take `count` samples of arrays at even distances, so that data sorted by class is covered.
 
     Args:
         data: Arrays, for which `is_arrays` holds.
         count: Number of samples, fewer if the data has fewer.
         argument: The name of `data` in error messages.
+        others: How many of the other samples follow, at even distances, too. Defaults to `0`.
 
     Returns:
         The same structure of arrays.
     """
     length = _length(data, argument)
-    chosen = np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
-    return _map(data, lambda leaf: np.asarray(leaf)[chosen]) if length else data
+    if not length:
+        return data
+
+    def spread(positions: np.ndarray, count: int) -> np.ndarray:
+        count = min(count, len(positions))
+        return positions[np.linspace(0, len(positions) - 1, count).astype(int)]
+
+    chosen = np.unique(spread(np.arange(length), count))
+    rest = spread(np.setdiff1d(np.arange(length), chosen), others)
+    chosen = np.concatenate([chosen, rest])
+    return _map(data, lambda leaf: np.asarray(leaf)[chosen])
 
 
 def check_ends(data: Any, max_samples: int | None) -> None:
@@ -266,6 +299,32 @@ def _first_samples(batch: Batch, count: int) -> Batch:
 
     inputs = {name: array[:count] for name, array in batch.inputs.items()}
     return Batch(inputs, cut(batch.x), cut(batch.y), count, cut(batch.sample_weight))
+
+
+def joined(rows: Sequence[tuple[Batch, int]]) -> Batch:
+    """Return single samples of several batches as one batch.
+
+    Args:
+        rows: Batches with the number of a sample in each. All inputs have the same sizes.
+
+    Returns:
+        A `Batch` whose `x` are the inputs by name; without labels or weights that are not given for
+        every sample.
+    """
+
+    def join(*leaves: Any) -> np.ndarray:
+        picked = zip(leaves, rows, strict=True)
+        return np.stack([np.asarray(leaf)[row] for leaf, (_, row) in picked])
+
+    def join_all(structures: list[Any]) -> Any:
+        for structure, (batch, _) in zip(structures, rows, strict=True):
+            if any(np.shape(leaf)[:1] != (batch.size,) for leaf in _leaves(structure)):
+                return None
+        return keras.tree.map_structure(join, *structures, none_is_leaf=False)
+
+    inputs = join_all([batch.inputs for batch, _ in rows])
+    y = join_all([batch.y for batch, _ in rows])
+    return Batch(inputs, inputs, y, len(rows), join_all([b.sample_weight for b, _ in rows]))
 
 
 def limited(batches: Iterable[Batch], max_samples: int | None) -> Iterator[Batch]:

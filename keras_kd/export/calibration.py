@@ -1,8 +1,9 @@
-"""Representative data: which samples are taken, and whether they are enough."""
+"""Representative data: which samples calibrate, which are kept to measure, if there are enough."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from keras_kd.data.input import Input
 from keras_kd.data.labels import class_labels
-from keras_kd.data.numpy_batches import is_arrays, iterate, select_arrays
+from keras_kd.data.numpy_batches import Batch, is_arrays, iterate, joined, select_arrays
 
 # Without `calibration_batches`.
 _SAMPLES = 256
@@ -19,26 +20,54 @@ _BATCH = 32
 # With fewer, outputs move away from the float model's: see `benchmarks/export_formats.py`.
 ENOUGH_SAMPLES = 32
 _NAMED = 8
+# A file is measured on so many samples, and so many choose between ways to calibrate it.
+MEASURED = 128
+_CHOOSING = 64
+# Fewer would tell too little.
+_LEAST_KEPT = 16
+_AT_ONCE = 16
+
+_Row = tuple[Batch, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Samples that a file and its model are run on.
+
+    Attributes:
+        batches: The samples, in batches of inputs of equal sizes.
+        held_out: Whether none of them calibrated the file.
+    """
+
+    batches: tuple[Batch, ...] = ()
+    held_out: bool = True
+
+    def __len__(self) -> int:
+        return sum(batch.size for batch in self.batches)
+
+    def singles(self, count: int) -> list[dict[str, np.ndarray]]:
+        """Return `count` of the inputs at even distances, each of batch size 1."""
+        rows = [(batch, i) for batch in self.batches for i in range(batch.size)]
+        return _singles(_some(rows, count))
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """The samples with which ranges are calibrated.
+    """The samples with which ranges are calibrated, and those kept from it.
 
     Attributes:
         samples: Arrays by input name, each of batch size 1.
-        batches: How many batches they come from.
-        labels: The labels seen, or `None` where the data has none that are classes.
+        batches: How many batches were read for them.
+        labels: Their labels, or `None` where the data has none that are classes.
+        measured: What the file is measured on.
+        choosing: What ways to calibrate are compared on; none of `measured`.
     """
 
     samples: list[dict[str, np.ndarray]]
     batches: int
     labels: np.ndarray | None
-
-    def some(self, count: int) -> list[dict[str, np.ndarray]]:
-        """Return `count` of the samples at even distances, fewer if there are fewer."""
-        chosen = np.linspace(0, len(self.samples) - 1, min(count, len(self.samples)))
-        return [self.samples[i] for i in chosen.astype(int)]
+    measured: Samples = Samples()
+    choosing: Samples = Samples()
 
     def missing_classes(self, units: int | None) -> list[int]:
         """Return the classes of which there is no sample.
@@ -61,12 +90,16 @@ class Calibration:
 
 
 def calibrate(data: Any, inputs: Sequence[Input], batches: int | None) -> Calibration:
-    """Take samples, in the order of the data; of arrays, at even distances.
+    """Divide data into samples that calibrate and samples that are kept from it.
+
+    Of data sets, the first batches calibrate and the next are kept; of arrays, samples at even
+    distances. Where too few would be left, a quarter of all is kept, unless `batches` says how many
+    calibrate. Samples that calibrate are not measured a second time.
 
     Args:
         data: What `keras_kd.data.numpy_batches.iterate` accepts.
         inputs: The model's inputs.
-        batches: How many batches are taken; of arrays and of data sets which are not batched, a
+        batches: How many batches calibrate; of arrays and of data sets which are not batched, a
             batch is 32 samples. `None`: as many as give 256 samples.
 
     Returns:
@@ -77,33 +110,122 @@ def calibrate(data: Any, inputs: Sequence[Input], batches: int | None) -> Calibr
             does not fit the inputs.
     """
     argument = "representative_data"
+    count = _SAMPLES if batches is None else None
+    kept = MEASURED + _CHOOSING
     if is_arrays(data):
-        data = select_arrays(data, _SAMPLES if batches is None else _BATCH * batches, argument)
-    samples: list[dict[str, np.ndarray]] = []
-    labels: list[np.ndarray] = []
+        count = count or _BATCH * (batches or 1)
+        data = select_arrays(data, count, argument, kept)
+    rows: list[_Row] = []
     read = 0
     for batch in iterate(data, inputs, _BATCH, argument):
-        count = batch.size if batches else min(batch.size, _SAMPLES - len(samples))
-        samples += [{n: a[i : i + 1] for n, a in batch.inputs.items()} for i in range(count)]
-        y = class_labels(batch.y)
-        if hasattr(y, "dtype") and np.ndim(y) in (1, 2):
-            labels.append(np.asarray(y)[:count])
-        read += 1
-        if read == batches or (batches is None and len(samples) == _SAMPLES):
+        _refuse_not_finite(batch, argument)
+        read += count is None or len(rows) < count
+        rows += [(batch, i) for i in range(batch.size)]
+        if count is None and read == batches:
+            count = len(rows)
+        if count is not None and len(rows) >= count + kept:
             break
-    if not samples:
+    if not rows:
         raise ValueError(f"`{argument}` is empty. Give at least one batch of the training data.")
     if batches is not None and read < batches:
         raise ValueError(
             f"`calibration_batches={batches}`, but `{argument}` has {read} "
             f"batch{'es' if read > 1 else ''}. Give more data, or calibration_batches={read}."
         )
-    for sample in samples:
-        for name, array in sample.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ValueError(f"`{argument}` holds NaN or infinite values for input '{name}'.")
-    same = len({label.shape[1:] for label in labels}) == 1
-    return Calibration(samples, read, np.concatenate(labels) if same else None)
+    ours, others = _divided(rows, count or len(rows), batches is None)
+    chosen = others[: min(_CHOOSING, len(others) // 3)]
+    chosen = chosen if len(chosen) >= _LEAST_KEPT else []
+    measured = others[len(chosen) :][:MEASURED]
+    return Calibration(
+        _singles(ours),
+        read,
+        _labels(ours),
+        _samples(measured or _some(ours, MEASURED), inputs, bool(measured)),
+        _samples(chosen or _some(ours, _CHOOSING), inputs, bool(chosen)),
+    )
+
+
+def to_measure(
+    data: Any, inputs: Sequence[Input], argument: str, calibration: Calibration | None = None
+) -> Samples:
+    """Return the samples of data that a file is measured on: the first, of arrays spread evenly.
+
+    Args:
+        data: What `keras_kd.data.numpy_batches.iterate` accepts.
+        inputs: The model's inputs.
+        argument: The name under which the user gave it.
+        calibration: The samples that calibrate. Defaults to `None`: nothing is calibrated.
+
+    Raises:
+        ValueError: If the data is empty, holds NaN or does not fit the inputs.
+    """
+    if is_arrays(data):
+        data = select_arrays(data, MEASURED, argument)
+    rows: list[_Row] = []
+    for batch in iterate(data, inputs, _BATCH, argument):
+        _refuse_not_finite(batch, argument)
+        rows += [(batch, i) for i in range(batch.size)]
+        if len(rows) >= MEASURED:
+            break
+    if not rows:
+        raise ValueError(f"`{argument}` is empty. Give at least one batch.")
+    rows = rows[:MEASURED]
+    known = set() if calibration is None else {_key(sample) for sample in calibration.samples}
+    return _samples(rows, inputs, known.isdisjoint(_key(sample) for sample in _singles(rows)))
+
+
+def _divided(rows: list[_Row], count: int, may_keep: bool) -> tuple[list[_Row], list[_Row]]:
+    """Return what calibrates, and what is kept, in an order which has nothing to do with labels."""
+    order = np.random.default_rng(0).permutation(len(rows)).tolist()
+    kept = {i for i in order if i >= count}
+    if len(kept) < _LEAST_KEPT and may_keep and len(rows) >= 4 * _LEAST_KEPT:
+        kept = set(order[: len(rows) // 4])
+    ours = [row for i, row in enumerate(rows) if i not in kept]
+    known = {_key(sample) for sample in _singles(ours)}
+    others = [rows[i] for i in order if i in kept]
+    others = [row for row in others if _key(_singles([row])[0]) not in known]
+    return ours, others if len(others) >= _LEAST_KEPT else []
+
+
+def _singles(rows: Sequence[_Row]) -> list[dict[str, np.ndarray]]:
+    return [{name: x[i : i + 1] for name, x in batch.inputs.items()} for batch, i in rows]
+
+
+def _key(sample: dict[str, np.ndarray]) -> bytes:
+    return b"".join(array.tobytes() for array in sample.values())
+
+
+def _some(values: Sequence[Any], count: int) -> list[Any]:
+    chosen = np.linspace(0, len(values) - 1, min(count, len(values)))
+    return [values[i] for i in chosen.astype(int)]
+
+
+def _samples(rows: Sequence[_Row], inputs: Sequence[Input], held_out: bool) -> Samples:
+    batches: list[Batch] = []
+    at_once = _AT_ONCE if inputs[0].shape[:1] == (None,) else 1
+
+    def sizes(row: _Row) -> list[tuple[int, ...]]:
+        return [x.shape[1:] for x in row[0].inputs.values()]
+
+    for _, group in itertools.groupby(rows, sizes):
+        same = list(group)
+        batches += [joined(same[i : i + at_once]) for i in range(0, len(same), at_once)]
+    return Samples(tuple(batches), held_out)
+
+
+def _labels(rows: Sequence[_Row]) -> np.ndarray | None:
+    found = []
+    for batch, i in rows:
+        y = class_labels(batch.y)
+        if hasattr(y, "dtype") and np.ndim(y) in (1, 2):
+            found.append(np.asarray(y)[i])
+    return np.stack(found) if len({label.shape for label in found}) == 1 else None
+
+
+def _refuse_not_finite(batch: Batch, argument: str) -> None:
+    for name, array in batch.inputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"`{argument}` holds NaN or infinite values for input '{name}'.")
 
 
 def warnings_of(

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_kd.data.input import Input
-from keras_kd.export.calibration import Calibration, calibrate
+from keras_kd.export.calibration import Calibration, Samples, calibrate, to_measure
 from keras_kd.export.converter_errors import explain, named_layers
 from keras_kd.export.int4 import to_int4
 from keras_kd.export.keras_source import KerasSource
@@ -56,6 +56,7 @@ class Conversion:
 
     Attributes:
         calibration: The samples with which ranges are calibrated, or `None`.
+        samples: What the file is measured on, or `None`.
         flex_layers: The layers which have no builtin operators.
     """
 
@@ -68,19 +69,33 @@ class Conversion:
         self._source = source
         self._options = options
         self._check = check
-        self._data: Any = None
+        self._data: tuple[Any, Any] = (None, None)
         self.calibration: Calibration | None = None
+        self.samples: Samples | None = None
         self.flex_layers: list[str] = []
 
-    def use_representative(self, data: Any) -> None:
-        """Calibrate with `data`, or keep a few samples of it where nothing is calibrated."""
-        self._data = data
-        if isinstance(self._source, KerasSource):  # a mistake in the data shows before the work
-            self.calibration = self._calibrate(self._source.inputs)
+    def use_data(self, representative: Any, validation: Any) -> None:
+        """Calibrate with data, and keep samples to measure the file on.
 
-    def _calibrate(self, inputs: Sequence[Input]) -> Calibration:
-        batches = self._options.calibration_batches if self._is_integer else 1
-        return calibrate(self._data, inputs, batches)
+        Args:
+            representative: Data that calibrates, or `None`; where nothing is calibrated, it is
+                measured on.
+            validation: Data that is measured on, or `None`: a part of the other.
+        """
+        self._data = (representative, validation)
+        if isinstance(self._source, KerasSource):  # a mistake in the data shows before the work
+            self._read(self._source.inputs)
+
+    def _read(self, inputs: Sequence[Input]) -> None:
+        (representative, validation), self._data = self._data, (None, None)
+        if representative is not None and self._is_integer:
+            batches = self._options.calibration_batches
+            self.calibration = calibrate(representative, inputs, batches)
+            self.samples = self.calibration.measured
+        elif representative is not None and validation is None:
+            self.samples = to_measure(representative, inputs, "representative_data")
+        if validation is not None:
+            self.samples = to_measure(validation, inputs, "validation_data", self.calibration)
 
     @property
     def _is_integer(self) -> bool:
@@ -190,11 +205,8 @@ class Conversion:
         return Converted(file, signatures, batch_sizes)
 
     def _prepare(self, signature: Signature, folder: pathlib.Path) -> None:
-        if self._data is None:
-            return
-        if self.calibration is None:
-            self.calibration = self._calibrate(signature.inputs)
-        if self._is_integer and (found := loops(folder)):
+        self._read(signature.inputs)
+        if self.calibration is not None and (found := loops(folder)):
             raise ValueError(
                 f'`quantization="{self._options.quantization}"` cannot calibrate the loops in this '
                 f"model ({', '.join(found[:5])}): the converter crashes on them. Write recurrent "

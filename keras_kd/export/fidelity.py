@@ -3,131 +3,314 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_kd.data.numpy_batches import Batch
+from keras_kd.export.calibration import Samples
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.litert.runtime import LiteRuntime
-from keras_kd.measuring.differences import Differences
-from keras_kd.measuring.per_layer import LayerComparison
+from keras_kd.measuring.answers import REGRESSION, by_output, likely_task
+from keras_kd.measuring.per_layer import LayerComparison, LayerDifference
+from keras_kd.measuring.positions import Positions
+from keras_kd.measuring.scores import Scores
+from keras_kd.measuring.selection import file_end
+from keras_kd.system.json_values import plain
 
-# Samples that are compared: more would take longer than the conversion.
-SAMPLES = 32
-# A larger error is said. A good int8 file has 0.01 to 0.1; at 0.5, half of what an output says is
+Source = KerasSource | SavedModelSource
+
+# A good int8 file has a relative error of 0.01 to 0.1; at 0.5, half of what an output says is
 # noise.
-_ERROR = 0.3
-_AGREEMENT = 0.9
-_ERROR_WITH_DISAGREEMENT = 0.15
+_POOR = 0.3
+# Of a file with fewer equal answers or a larger error, the layers are compared.
+_TRUE = (0.99, 0.03)
+_LAYER_SAMPLES = 32
+_MOST_LAYERS = 5
+_GROWS = 2.0
+# The model's answers are kept between measurements up to this size.
+_KEPT_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputFidelity:
+    """How true one output of a file is, computed by one set of kernels.
+
+    Attributes:
+        output: The output's name.
+        kernels: `"xnnpack"`, LiteRT's default delegate, or `"builtin"`, LiteRT's own kernels, which
+            compute as chips and microcontrollers do.
+        agreement: Share of samples (or positions) for which file and model give the same answer;
+            `None` for an output which gives numbers, not classes.
+        signal_to_noise_db: `10 log10(sum(output²) / sum(difference²))` in decibels; infinite if
+            nothing differs, negative infinity if the file gives NaN.
+        relative_error: Root mean square of the difference, divided by the standard deviation of the
+            model's output; infinite if the file gives NaN.
+    """
+
+    output: str
+    kernels: str
+    agreement: float | None
+    signal_to_noise_db: float
+    relative_error: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """How far a file's outputs are from its model's.
+    """How true an exported file is to its model, on real samples.
+
+    Measured on the file's first signature. Positions that the model's mask leaves out or whose
+    sample weight is 0 do not count.
 
     Attributes:
-        samples: How many samples were compared.
-        output: The output with the largest error.
-        relative_error: Root mean square of its difference, divided by its standard deviation in the
-            model; infinite where the file gives NaN.
-        agreement: Share of equal answers of the first output (of samples, or positions); `None`
-            where it has a single unit.
+        samples: How many samples were run through the model and the file.
+        held_out: Whether none of them calibrated the file. It is false where the data was too
+            short to keep some.
+        outputs: One `OutputFidelity` for every output and set of kernels. A file that XNNPACK does
+            not run has the `"builtin"` ones only.
+        layers: Up to five layers in which the relative error grows to twice or more of what comes
+            in, the largest growth first. Looked for where an answer in a hundred differs or the
+            relative error is above 0.03; empty for models of `tf_keras`.
     """
 
     samples: int
-    output: str
-    relative_error: float
-    agreement: float | None
+    held_out: bool
+    outputs: tuple[OutputFidelity, ...]
+    layers: tuple[LayerDifference, ...] = ()
 
     @property
-    def is_poor(self) -> bool:
-        """Whether a user should know."""
-        disagrees = self.agreement is not None and self.agreement < _AGREEMENT
-        return self.relative_error > (_ERROR_WITH_DISAGREEMENT if disagrees else _ERROR)
+    def agreement(self) -> float | None:
+        """The smallest agreement of all outputs and kernels; `None` if no output gives classes."""
+        return min((o.agreement for o in self.outputs if o.agreement is not None), default=None)
+
+    @property
+    def signal_to_noise_db(self) -> float:
+        """The smallest signal-to-noise ratio of all outputs and kernels."""
+        return min(output.signal_to_noise_db for output in self.outputs)
+
+    @property
+    def worst(self) -> OutputFidelity:
+        """The output and kernels with the largest relative error."""
+        return max(self.outputs, key=lambda output: output.relative_error)
+
+    def is_poor(self, min_agreement: float | None) -> bool:
+        """Whether fewer answers are equal, or an error exceeds 30 % of its output's spread."""
+        few = self.agreement is not None and self.agreement < (min_agreement or 0.0)
+        return few or any(output.relative_error > _POOR for output in self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all attributes as a dict for JSON, with `None` for infinite numbers."""
+        content: dict[str, Any] = plain(
+            {
+                "agreement": self.agreement,
+                "signal_to_noise_db": self.signal_to_noise_db,
+                **dataclasses.asdict(self),
+            }
+        )
+        return content
+
+    def __str__(self) -> str:
+        """Return agreement, signal-to-noise ratio and samples, as the line of an export."""
+        agreement, noise = self.agreement, self.signal_to_noise_db
+        same = "" if agreement is None else f"{agreement:.1%} of the model's answers, "
+        samples = "held-out samples" if self.held_out else "samples that calibrated it"
+        return f"{same}{noise:.1f} dB on {self.samples} {samples}"
+
+
+if TYPE_CHECKING:
+    _Path = pathlib.Path
+else:  # before Python 3.12, `pathlib.Path` itself cannot be derived from
+    _Path = type(pathlib.Path())
+
+
+class ExportedFile(_Path):
+    """The path of a file that `export_tflite` wrote, with what was measured of it.
+
+    It is a `pathlib.Path`; paths made from it (`path.parent`) were not measured.
+
+    Attributes:
+        fidelity: How true the file is to its model; `None` where it was not measured, because no
+            data was given or LiteRT could not run the file.
+    """
+
+    fidelity: Fidelity | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep `fidelity` in copies."""
+        return ExportedFile, (str(self),), {"fidelity": self.fidelity}
+
+
+class Expected:
+    """What a model answers for the samples that its files are measured on.
+
+    Args:
+        source: The model.
+        samples: The samples.
+    """
+
+    def __init__(self, source: Source, samples: Samples) -> None:
+        self.source = source
+        self.samples = samples
+        self._known: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] | None = None
+
+    def __iter__(
+        self,
+    ) -> Iterator[tuple[Batch, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        """Yield every batch with the model's outputs and their masks, by name."""
+        if self._known is not None:
+            for batch, (outputs, masks) in zip(self.samples.batches, self._known, strict=True):
+                yield batch, outputs, masks
+            return
+        found, size = [], 0
+        for batch in self.samples.batches:
+            outputs, masks = self.source.predict(batch.inputs)
+            size += sum(array.nbytes for array in outputs.values())
+            if size <= _KEPT_BYTES:
+                found.append((outputs, masks))
+            yield batch, outputs, masks
+        if size <= _KEPT_BYTES:
+            self._known = found
 
 
 def measure_fidelity(
-    source: KerasSource | SavedModelSource,
-    path: pathlib.Path,
-    samples: Sequence[Mapping[str, np.ndarray]],
+    expected: Expected, path: str | os.PathLike[str], layers: bool = True
 ) -> Fidelity:
     """Run a file and its model on the same samples.
 
     Args:
-        source: The model.
+        expected: The model and the samples.
         path: The file.
-        samples: Inputs by name, each of batch size 1.
+        layers: Whether to look for the layers in which the error grows. Defaults to `True`.
 
     Returns:
         A `Fidelity`.
     """
-    runtime = LiteRuntime(path, xnnpack=None)
-    sums = {name: Differences() for name in runtime.output_names}
-    same = positions = 0
-    for sample in samples:
-        expected = source.predict(sample)
-        given = runtime.predict(sample)
-        for name, values in given.items():
-            sums[name].add(expected[name], values.reshape(expected[name].shape))
-        first = runtime.output_names[0]
-        if expected[first].ndim > 1 and expected[first].shape[-1] > 1:
-            answers = np.argmax(expected[first], -1) == np.argmax(given[first], -1)
-            same, positions = same + int(answers.sum()), positions + answers.size
-    errors = {name: _relative(found) for name, found in sums.items()}
-    worst = max(errors, key=errors.__getitem__)
-    return Fidelity(len(samples), worst, errors[worst], same / positions if positions else None)
+    first = LiteRuntime(path, xnnpack=None)
+    runtimes = {"xnnpack": first} if first.xnnpack else {"builtin": first}
+    if first.xnnpack:
+        runtimes["builtin"] = LiteRuntime(path, xnnpack=False)
+    names = first.output_names
+    source = expected.source
+    ends = source.ends()
+    sums = {
+        (name, kernels): _Output(i, name, file_end(first.file, i) or ends.get(name), source)
+        for i, name in enumerate(names)
+        for kernels in runtimes
+    }
+    for batch, outputs, masks in expected:
+        found = {kernels: runtime.predict(batch.inputs) for kernels, runtime in runtimes.items()}
+        labels = _by_output(batch.y, names, "labels")
+        weights = _by_output(batch.sample_weight, names, "sample weights")
+        mask = [masks.get(name) for name in names]
+        for (name, kernels), part in sums.items():
+            i = names.index(name)
+            part.add(batch, outputs[name], found[kernels][name], mask, labels[i], weights)
+    measured = [part.result(kernels) for (_, kernels), part in sums.items()]
+    fidelity = Fidelity(len(expected.samples), expected.samples.held_out, tuple(measured))
+    if not layers or all(_is_true(output) for output in measured):
+        return fidelity
+    return dataclasses.replace(fidelity, layers=_grown(expected, path))
 
 
-def _relative(found: Differences) -> float:
-    error, spread = found.root_mean_square, found.spread
-    if error is None or np.isnan(error):
-        return 0.0 if error is None else np.inf
-    return error / spread if spread else 0.0  # of a constant, nothing is known
-
-
-def warning_of(
-    fidelity: Fidelity,
-    source: KerasSource | SavedModelSource,
-    path: pathlib.Path,
-    samples: Sequence[Mapping[str, np.ndarray]],
-    quantization: str,
-) -> str:
-    """Return what to say of a poor file.
-
-    Args:
-        fidelity: What was measured.
-        source: The model.
-        path: The file.
-        samples: Inputs by name, each of batch size 1.
-        quantization: Its format.
-    """
-    agreement = ""
-    if fidelity.agreement is not None:
-        agreement = f" and {fidelity.agreement:.0%} of its answers are the model's"
-    where = _where_it_grows(source, path, samples)
-    grows = f" The error grows most in '{where}'." if where else ""
-    return (
-        f"'{path}' is far from its model: on {fidelity.samples} samples of `representative_data`, "
-        f"output '{fidelity.output}' is off by {fidelity.relative_error:.0%} of its spread"
-        f"{agreement}.{grows} Received: quantization={quantization!r}. Compare the layers with "
-        "keras_kd.compare(model, path, data, per_layer=True), give more representative data, train "
-        'with keras_kd.QuantizeAware, or use "int16x8", "dynamic" or "float16".'
+def _is_true(output: OutputFidelity) -> bool:
+    agreement, error = _TRUE
+    return (output.agreement is None or output.agreement >= agreement) and (
+        output.relative_error <= error
     )
 
 
-def _where_it_grows(
-    source: KerasSource | SavedModelSource,
-    path: pathlib.Path,
-    samples: Sequence[Mapping[str, np.ndarray]],
-) -> str | None:
+class _Output:
+    """Sums over batches for one output of a file."""
+
+    def __init__(self, position: int, name: str, end: str | None, source: Source) -> None:
+        self._position, self._name, self._end = position, name, end
+        self._of_errors = source.minimizes_errors(name)
+        self._positions = Positions(position)
+        self._scores = Scores(name, end)
+        self._same = self._compared = 0
+
+    def add(
+        self,
+        batch: Batch,
+        expected: np.ndarray,
+        given: np.ndarray,
+        masks: Sequence[np.ndarray | None],
+        labels: np.ndarray | None,
+        weights: Sequence[np.ndarray | None],
+    ) -> None:
+        given = given.reshape(expected.shape)
+        counted = self._positions.counted(batch, expected, masks, weights)
+        if expected.dtype.kind != "f":  # classes, or yes and no
+            equal = (expected == given) if counted is None else (expected == given)[counted]
+            self._same, self._compared = self._same + int(equal.sum()), self._compared + equal.size
+            self._scores.task = REGRESSION
+        if self._scores.task is None:
+            floats = [x for x in batch.inputs.values() if x.dtype.kind == "f"]
+            self._scores.task = likely_task(
+                expected, labels, self._end, floats, self._of_errors, self._position == 0
+            )
+        self._scores.add(given.astype("float64"), None, expected.astype("float64"), counted)
+
+    def result(self, kernels: str) -> OutputFidelity:
+        sums = self._scores.differences
+        agreement = self._same / self._compared if self._compared else self._scores.agreement
+        noise, error, spread = sums.signal_to_noise_db, sums.root_mean_square, sums.spread
+        if noise is None or error is None:  # no position counted
+            noise, error = math.inf, 0.0
+        elif math.isnan(error):
+            noise, error = -math.inf, math.inf
+        else:  # of a constant, nothing is known
+            error = error / spread if spread else 0.0
+        return OutputFidelity(self._name, kernels, agreement, noise, error)
+
+
+def _by_output(values: Any, names: Sequence[str], what: str) -> list[np.ndarray | None]:
+    """Return labels or weights by output; none where they belong to something else."""
+    try:
+        return by_output(values, names, what, others=True)
+    except ValueError:
+        return [None] * len(names)
+
+
+def _grown(expected: Expected, path: str | os.PathLike[str]) -> tuple[LayerDifference, ...]:
+    source = expected.source
     if not isinstance(source, KerasSource):
-        return None
+        return ()
     comparison = LayerComparison(source.model, path)
-    comparison.add(Batch(dict(sample), source.structure(sample), None, 1) for sample in samples)
-    known: list[Any] = [row for row in comparison.result() if row.growth is not None]
-    grown = max(known, key=lambda row: row.growth, default=None)
-    return " + ".join(grown.layers) if grown is not None and grown.growth >= 2 else None
+    comparison.add(
+        Batch(sample, source.structure(sample), None, 1)
+        for sample in expected.samples.singles(_LAYER_SAMPLES)
+    )
+    grown = [row for row in comparison.result() if (row.growth or 0.0) >= _GROWS]
+    return tuple(sorted(grown, key=lambda row: row.growth or 0.0, reverse=True)[:_MOST_LAYERS])
+
+
+def shortfall(fidelity: Fidelity, target: Any, quantization: str, limit: float | None) -> str:
+    """Return how far a file is from its model, and the layer to look at.
+
+    Args:
+        fidelity: What was measured.
+        target: The file's final name.
+        quantization: Its format.
+        limit: The least agreement that was asked for.
+    """
+    worst = fidelity.worst
+    samples = "held-out samples" if fidelity.held_out else "samples that calibrated it"
+    answers = ""
+    if fidelity.agreement is not None:
+        answers = f"{fidelity.agreement:.1%} of its answers are the model's, and "
+    grows = ""
+    if fidelity.layers:
+        grows = f" The error grows most in '{' + '.join(fidelity.layers[0].layers)}'."
+    kernels = "XNNPACK" if worst.kernels == "xnnpack" else "LiteRT's built-in kernels"
+    return (
+        f"'{target}' is far from its model: on {fidelity.samples} {samples}, {answers}output "
+        f"'{worst.output}' is off by {worst.relative_error:.0%} of its spread "
+        f"({worst.signal_to_noise_db:.1f} dB, {kernels}).{grows} Received: "
+        f"quantization={quantization!r}, min_agreement={limit}."
+    )

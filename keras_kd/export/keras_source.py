@@ -25,8 +25,12 @@ from keras_kd.export.signatures import (
     check_layers,
 )
 from keras_kd.export.tracing import as_float32, reshapes_by_batch
+from keras_kd.losses.shared.masks import get_keras_mask
+from keras_kd.measuring.metrics import is_of_errors
 from keras_kd.models.calls import operations_of
 from keras_kd.models.graph import flat_layers, input_tensors
+from keras_kd.models.outputs import name_outputs
+from keras_kd.models.probabilities import last_activation
 from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
 
 
@@ -151,12 +155,40 @@ class KerasSource:
         functions, _ = self._traced(batch_sizes, unroll)
         return any(reshapes_by_batch(function.graph) for function in functions.values())
 
-    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the outputs of the first signature by name, in float32, for a batch of inputs."""
+    def predict(
+        self, inputs: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return outputs of the first signature, in float32, and their Keras masks, by name."""
         target = next(iter(self._targets.values()))
         with as_float32(self.model), self._applied():
             outputs = call_target(self.model, target, self.structure(inputs))
-        return {safe_name(name): np.asarray(tensor) for name, tensor in outputs.items()}
+        named = {safe_name(name): tensor for name, tensor in outputs.items()}
+        masks = {name: get_keras_mask(tensor) for name, tensor in named.items()}
+        return (
+            {name: np.asarray(tensor) for name, tensor in named.items()},
+            {name: np.asarray(mask) for name, mask in masks.items() if mask is not None},
+        )
+
+    def ends(self) -> dict[str, str | None]:
+        """Return what the graph says of the model's own outputs by name: see `last_activation`."""
+        own = next(iter(self._targets.values())) is None
+        ends = last_activation(self.model) if own else None
+        named = {} if ends is None else name_outputs(self.model, ends)
+        return {safe_name(name): end for name, end in named.items()}
+
+    def minimizes_errors(self, output: str) -> bool:
+        """Whether the model was compiled with a loss of errors, as the squared one, for an output.
+
+        Args:
+            output: The output's name.
+        """
+        loss = getattr(self.model, "loss", None)
+        names = [safe_name(name) for name in getattr(self.model, "output_names", None) or ()]
+        if isinstance(loss, Mapping):
+            loss = {safe_name(str(key)): part for key, part in loss.items()}.get(output)
+        elif isinstance(loss, (list, tuple)):
+            loss = dict(zip(names, loss, strict=False)).get(output)
+        return loss is not None and is_of_errors(loss)
 
     def structure(self, inputs: Mapping[str, Any]) -> Any:
         """Return inputs by name in the structure in which the model takes them, as tensors."""

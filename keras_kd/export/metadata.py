@@ -76,6 +76,7 @@ def describe(
             "batches": calibration.batches,
             "missing_classes": calibration.missing_classes(units),
         },
+        "fidelity": None,
         "sparse_tensors": count_constants(file).sparse_tensors,
         "tensor_names": file.names(),
         "versions": {
@@ -151,9 +152,9 @@ def written(
 ) -> Iterator[pathlib.Path]:
     """Write both files under temporary names, and move them into place behind the `with` block.
 
-    The block may run the file, beside which its JSON stands, and keeps both from being moved by
-    raising an error. Between the two moves, the old JSON does not describe the new file: its
-    checksum tells.
+    The block may run the file, beside which its JSON stands, change `metadata`, and keep both from
+    being moved by raising an error. Between the two moves, the old JSON does not describe the new
+    file: its checksum tells.
 
     Args:
         target: The file's final path.
@@ -166,13 +167,17 @@ def written(
     Raises:
         OSError: If the disk is full, or a file may not become as large.
     """
-    text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
+
+    def text() -> str:
+        return json.dumps(metadata, indent=2, allow_nan=False) + "\n"
+
     with atomic_path(metadata_path(target)) as temporary_json, atomic_path(target) as temporary:
         temporary.write_bytes(content)
-        temporary_json.write_text(text, encoding="utf-8")
+        temporary_json.write_text(text(), encoding="utf-8")
         beside = metadata_path(temporary)
         try:
-            beside.write_text(text, encoding="utf-8")
+            beside.write_text(text(), encoding="utf-8")
             yield temporary
+            temporary_json.write_text(text(), encoding="utf-8")
         finally:
             beside.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from keras_kd.system.arguments import number
 
 QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
 INTEGER = ("int8", "int16x8")
+DISAGREEMENTS = ("warn", "error", "ignore")
 BatchSize = int | str | None
 
 
@@ -33,6 +34,8 @@ class ExportOptions:
     batch_size: BatchSize | Mapping[str, BatchSize] = "auto"
     signatures: Mapping[str, Target] | None = None
     allow_flex: bool = False
+    min_agreement: float | None = 0.95
+    on_disagreement: str = "warn"
 
     def __post_init__(self) -> None:
         if self.quantization not in QUANTIZATIONS:
@@ -51,6 +54,12 @@ class ExportOptions:
             raise ValueError(
                 '`integer_io=True` needs integers inside: use `quantization="int8"`. '
                 f"Received: quantization={self.quantization!r}."
+            )
+        number("min_agreement", self.min_agreement, least=0.0, most=1.0, optional=True)
+        if self.on_disagreement not in DISAGREEMENTS:
+            raise ValueError(
+                f"`on_disagreement` must be one of {list(DISAGREEMENTS)}. "
+                f"Received: on_disagreement={self.on_disagreement!r}."
             )
         number("calibration_batches", self.calibration_batches, least=1, whole=True, optional=True)
         check_signatures(self.signatures)

@@ -96,10 +96,21 @@ class SavedModelSource:
         shapes = tuple(tuple(function.structured_outputs[name].shape) for name in names)
         return {DEFAULT_SIGNATURE: Signature(inputs, tuple(names), shapes)}
 
-    def predict(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the outputs by name, after `write`; see `KerasSource.predict`."""
+    def predict(
+        self, inputs: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Return the outputs by name, after `write`, without masks; see `KerasSource.predict`."""
         tensors = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
-        return {name: np.asarray(tensor) for name, tensor in self._serve(**tensors).items()}
+        outputs = self._serve(**tensors)
+        return {name: np.asarray(tensor) for name, tensor in outputs.items()}, {}
+
+    def ends(self) -> dict[str, str | None]:
+        """Return nothing: what the outputs end in is not known; see `KerasSource.ends`."""
+        return {}
+
+    def minimizes_errors(self, output: str) -> bool:
+        """Return `False`: its loss is not known; see `KerasSource.minimizes_errors`."""
+        return False
 
     def _names(self, attribute: str) -> list[str]:
         """Names which the model, or the model inside it, gives its inputs or outputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import time
@@ -11,8 +12,13 @@ from typing import Any
 
 from keras_kd.export.calibration import warnings_of as warnings_of_calibration
 from keras_kd.export.conversion import Conversion, Converted
-from keras_kd.export.fidelity import SAMPLES, measure_fidelity
-from keras_kd.export.fidelity import warning_of as warning_of_fidelity
+from keras_kd.export.fidelity import (
+    Expected,
+    ExportedFile,
+    Fidelity,
+    measure_fidelity,
+    shortfall,
+)
 from keras_kd.export.file_checks import (
     check_runs,
     refuse_custom_operators,
@@ -33,12 +39,16 @@ from keras_kd.export.options import (
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
 from keras_kd.export.promises import check_promises
 from keras_kd.export.refusals import trained_for_8_bits, trained_for_int8, trained_not_for_int4
+from keras_kd.export.remedies import find_remedy
 from keras_kd.export.saved_model import SavedModelSource, source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
 from keras_kd.models.weights import check_finite_weights
+
+# So many real samples the finished file is first run on, one by one.
+_TRIED = 32
 
 
 def export_tflite(
@@ -47,6 +57,9 @@ def export_tflite(
     quantization: str = "float32",
     representative_data: Any = None,
     *,
+    validation_data: Any = None,
+    min_agreement: float | None = 0.95,
+    on_disagreement: str = "warn",
     calibration_batches: int | None = None,
     integer_io: bool = False,
     sparse: bool = False,
@@ -57,8 +70,8 @@ def export_tflite(
     class_names: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | str | None = None,
     verbose: bool = True,
-) -> pathlib.Path:
-    """Convert a model to a TFLite file with builtin operators only.
+) -> ExportedFile:
+    """Convert a model to a TFLite file with builtin operators only, and measure how true it is.
 
     What is exported is inference: dropout and augmentation layers vanish, and a mixed precision
     model is exported in float32. Inputs and outputs keep the model's names and order. The finished
@@ -66,6 +79,10 @@ def export_tflite(
     `representative_data` if there are any; until then, a file which stood at `path` stays. Beside
     it, `<name>.tflite.json` says what the file is: see `keras_kd.read_metadata`.
     The converter's own text is shown only if the export fails.
+
+    Where there is data, file and model are run on up to 128 samples of it which were kept from
+    calibration, with XNNPACK and with LiteRT's built-in kernels. What comes out stands in the
+    `fidelity` of the result, in the JSON and in the printed line.
 
     Args:
         model: A built Keras 3 model (functional, sequential, or subclassed and called once), the
@@ -86,15 +103,23 @@ def export_tflite(
 
             Defaults to `"float32"`.
         representative_data: Training data: a `tf.data.Dataset` or another iterable of `x`,
-            `(x, y)` or `(x, y, sample_weight)`, or such arrays. Activation ranges are calibrated
+            `(x, y)` or `(x, y, sample_weight)`, such arrays, or a function without arguments that
+            yields them, as TFLite's own `representative_dataset`. Activation ranges are calibrated
             from it for `"int8"` and `"int16x8"`. Not needed by a quantization-aware model; if
             given, the layers which were not trained with quantization are quantized by it too. In
-            every format, the written file is run on some of it and compared with the model, and a
-            warning says if the two are far apart.
+            every format, the file is measured on samples of it that did not calibrate.
+        validation_data: Data in the same forms on which the file is measured instead. Defaults to
+            `None`: a part of `representative_data`; without either, nothing is measured.
+        min_agreement: The least share of answers that are to be the model's; for outputs that give
+            numbers, not classes, an error above 30 % of the output's spread counts as less. `None`
+            sets no share. Defaults to `0.95`.
+        on_disagreement: What happens below it: `"warn"` of the layer in which the error grows and
+            of another form that was tried and reaches it, `"error"`, which writes no file and
+            leaves the one that stood there, or `"ignore"`. Defaults to `"warn"`.
         calibration_batches: How many batches of it are used: the first ones of a data set; of
             arrays, evenly spaced samples, 32 for a batch. Defaults to `None`: as many as give 256
-            samples. A warning says when they are too few, or when classes are missing among the
-            labels.
+            samples; of data with few more, a quarter is kept to measure on. A warning says when
+            they are too few, or when classes are missing among the labels.
         integer_io: Whether the file's float inputs and outputs become int8 (int16 for
             `"int16x8"`), to be scaled by whoever runs it. Defaults to `False`.
         sparse: Whether weights with many zeros are stored in TFLite's sparse encoding, which makes
@@ -130,13 +155,14 @@ def export_tflite(
         verbose: Whether to print one line about the file. Defaults to `True`.
 
     Returns:
-        The file's path.
+        The file's path, a `pathlib.Path` with the attribute `fidelity`: a `keras_kd.Fidelity`, or
+        `None` where nothing was measured.
 
     Raises:
         ValueError: If an argument is not one of those above, if representative data is missing or
             does not fit, if class names do not fit the output, if the model cannot be
-            converted to builtin operators (the operators and layers are named), or if LiteRT cannot
-            run the result.
+            converted to builtin operators (the operators and layers are named), if LiteRT cannot
+            run the result, or if it is below `min_agreement` and `on_disagreement="error"`.
         TypeError: If `model` is not a model.
         OSError: If `path` cannot be written to, found before the conversion, or the disk is full.
 
@@ -147,6 +173,10 @@ def export_tflite(
     keras_kd.export_tflite(
         student, "exports/student_int8.tflite", "int8", representative_data=train
     )
+    file = keras_kd.export_tflite(
+        student, "exports/small.tflite", "int8", train, on_disagreement="error"
+    )
+    print(file.stat().st_size, file.fidelity.agreement)
     keras_kd.export_tflite(
         student,
         "exports/student_int4.tflite",
@@ -161,7 +191,15 @@ def export_tflite(
     Integer-Arithmetic-Only Inference" (arXiv:1712.05877), for `"int8"`.
     """
     options = ExportOptions(
-        quantization, calibration_batches, integer_io, sparse, batch_size, signatures, allow_flex
+        quantization,
+        calibration_batches,
+        integer_io,
+        sparse,
+        batch_size,
+        signatures,
+        allow_flex,
+        min_agreement,
+        on_disagreement,
     )
     target = check_target(path)
     names, preprocessing = check_labels(class_names, preprocessing)
@@ -178,8 +216,7 @@ def export_tflite(
     check_places(target)
     start = time.perf_counter()
     job = Conversion(source, options, lambda found: _check_class_names(names, found))
-    if representative_data is not None:
-        job.use_representative(representative_data)
+    job.use_data(representative_data, validation_data)
     converted = job.run()
     file = converted.file
     if isinstance(source, KerasSource):
@@ -200,7 +237,7 @@ def export_tflite(
     content = with_labels(file.packed(keep_names), names)
     units = _units(first)
     ran = True
-    samples = [] if job.calibration is None else job.calibration.some(SAMPLES)
+    samples = [] if job.samples is None else job.samples.singles(_TRIED)
     if flex:
         ran, sentence = try_flex(content, file, target, job.flex_layers, samples)
         said.append(sentence)
@@ -210,7 +247,7 @@ def export_tflite(
         target.name,
         quantization,
         converted.signatures,
-        job.calibration if quantization in INTEGER else None,
+        job.calibration,
         units,
         names,
         preprocessing,
@@ -220,18 +257,53 @@ def export_tflite(
     with written(target, content, facts) as temporary:
         if not flex:
             check_runs(temporary, file, target, converted.signatures, samples)
-            fidelity = measure_fidelity(source, temporary, samples) if samples else None
+        if job.samples is not None and not flex:
+            expected = Expected(source, job.samples)
+            fidelity = measure_fidelity(expected, temporary)
+            facts["fidelity"] = fidelity.to_dict()
+            if on_disagreement != "ignore" and fidelity.is_poor(min_agreement):
+
+                def convert(form: str) -> ModelFile | None:
+                    return _in_another_form(model, form, options, job, converted)
+
+                sentence = (
+                    f"{shortfall(fidelity, target, quantization, min_agreement)} "
+                    f"{find_remedy(quantization, convert, expected, min_agreement)}"
+                )
+                if on_disagreement == "error":
+                    raise ValueError(f"{sentence} The file was not written.")
+                said.append(sentence)
     remember_origin(target, model)
-    if fidelity is not None and fidelity.is_poor:
-        said.append(warning_of_fidelity(fidelity, source, target, samples, quantization))
     said += warnings_of(file, target, quantization, integer_io)
-    if job.calibration is not None and quantization in INTEGER:
+    if job.calibration is not None:
         said += warnings_of_calibration(job.calibration, units, names)
     for sentence in filter(None, said):
         warnings.warn(sentence, stacklevel=2)
     if verbose:
-        print(_line(target, quantization, content, converted, time.perf_counter() - start))
-    return target
+        seconds = time.perf_counter() - start
+        print(_line(target, quantization, content, converted, fidelity, seconds))
+    result = ExportedFile(target)
+    result.fidelity = fidelity
+    return result
+
+
+def _in_another_form(
+    model: Any, form: str, options: ExportOptions, job: Conversion, converted: Converted
+) -> ModelFile | None:
+    """Return what an export in another form would write; `None` where that needs more data."""
+    if form in INTEGER and job.calibration is None:
+        return None
+    changed = dataclasses.replace(
+        options,
+        quantization=form,
+        integer_io=False,
+        sparse=False,
+        allow_flex=False,
+        batch_size=converted.batch_sizes,
+    )
+    other = Conversion(source_of(model, check_signatures(options.signatures), form), changed)
+    other.calibration = job.calibration
+    return other.run().file
 
 
 def _sparse(
@@ -242,7 +314,7 @@ def _sparse(
             f"'{target}' is written without sparse encoding: a file with flex operators cannot be "
             "compared with its dense form in LiteRT; leave `sparse=True` out."
         )
-    samples = None if job.calibration is None else job.calibration.samples
+    samples = None if job.samples is None else job.samples.singles(_TRIED)
     return make_sparse(file, samples, target)
 
 
@@ -267,7 +339,12 @@ def _check_class_names(names: list[str] | None, found: Mapping[str, Signature]) 
 
 
 def _line(
-    target: pathlib.Path, quantization: str, content: bytes, converted: Converted, seconds: float
+    target: pathlib.Path,
+    quantization: str,
+    content: bytes,
+    converted: Converted,
+    fidelity: Fidelity | None,
+    seconds: float,
 ) -> str:
     sizes = converted.batch_sizes
     if len(set(sizes.values())) == 1:
@@ -275,4 +352,5 @@ def _line(
     else:
         batch = "batch " + ", ".join(f"{n or 'of any size'} ({key})" for key, n in sizes.items())
     size = f"{len(content) / 1000:,.1f} kB"
-    return f"{target}: {quantization}, {size}, {batch}, converted in {seconds:.1f} s"
+    measured = "not measured" if fidelity is None else str(fidelity)
+    return f"{target}: {quantization}, {size}, {batch}, {measured}, written in {seconds:.1f} s"

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_kd.data.labels import class_labels
 from keras_kd.data.numpy_batches import safe_name
+from keras_kd.models.probabilities import PROBABILITIES, look_like_probabilities
 
 CLASSIFICATION, MULTILABEL, REGRESSION = "classification", "multilabel", "regression"
 TASKS = (CLASSIFICATION, MULTILABEL, REGRESSION)
@@ -174,3 +175,56 @@ def task_of(
         if zeros_and_ones and (labels.sum(axis=-1) != 1).any():
             return MULTILABEL
     return CLASSIFICATION
+
+
+def likely_task(
+    output: np.ndarray,
+    labels: np.ndarray | None,
+    end: str | None,
+    inputs: Sequence[np.ndarray],
+    of_errors: bool,
+    first: bool,
+) -> str:
+    """Return what an output is for where nobody said so.
+
+    Args:
+        output: The output for a first batch, `[batch, ..., units]` or `[batch]`.
+        labels: Its labels, or `None`.
+        end: How it ends, as `keras_kd.models.probabilities.last_activation`.
+        inputs: The floating-point inputs of the batch.
+        of_errors: Whether the model was compiled with a loss of errors, such as the squared one.
+        first: Whether it is the first output.
+
+    Returns:
+        What labels of classes say; `"regression"` for other labels and losses of errors, for
+        outputs of an input's shape (autoencoders), of rows of length 1 (embeddings), of one unit
+        on one side of 0, and for further outputs that are no probabilities; else
+        `"classification"`.
+    """
+    if labels is not None and labels.dtype.kind in "fiub":
+        if not _are_classes(labels, output, end):
+            return REGRESSION
+        return task_of(labels, output, False, sigmoid=True)
+    if of_errors:
+        return REGRESSION
+    if end in PROBABILITIES or (end is None and look_like_probabilities(output)):
+        return CLASSIFICATION
+    several = output.ndim > 1 and output.shape[-1] > 1
+    if not first or any(x.shape == output.shape for x in inputs):
+        return REGRESSION
+    if several:
+        norms = np.linalg.norm(output.astype("float64"), axis=-1)
+        return REGRESSION if np.allclose(norms, 1.0, atol=1e-2) else CLASSIFICATION
+    return CLASSIFICATION if output.min() < 0.0 < output.max() else REGRESSION
+
+
+def _are_classes(labels: np.ndarray, output: np.ndarray, end: str | None) -> bool:
+    values = labels.astype("float64")
+    units = output.shape[-1] if output.ndim > 1 else 1
+    if labels.shape == output.shape and units > 1:
+        sums_to_one = bool(np.allclose(values.sum(axis=-1), 1.0, atol=1e-3))
+        return bool(np.isin(values, (0, 1)).all()) or (values.min() >= 0 and sums_to_one)
+    if units > 1:
+        return bool((values == np.floor(values)).all())
+    soft = end in PROBABILITIES and values.min() >= 0.0 and values.max() <= 1.0
+    return soft or bool(np.isin(values, (0, 1)).all())

@@ -88,7 +88,7 @@ class FileMetrics:
     def measures_errors(self, position: int) -> bool:
         """Return whether all metrics of an output are of errors, as the mean absolute one is."""
         given = self._given[position]
-        return bool(given) and all(_name(metric) in _OF_ERRORS for metric in given)
+        return bool(given) and all(is_of_errors(metric) for metric in given)
 
     def add(
         self,
@@ -189,6 +189,11 @@ def _of_output(metrics: Any, name: str, position: int) -> list[Any]:
     if found is None:
         return []
     return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def is_of_errors(metric: Any) -> bool:
+    """Whether a metric or loss of Keras is of distances between numbers."""
+    return _name(metric) in _OF_ERRORS
 
 
 def _name(metric: Any) -> str:

@@ -65,7 +65,14 @@ def try_export(model: keras.Model, paths: Sequence[str], quantization: str) -> T
         integers = quantization in ("int8", "int16x8")
         data = _random_samples(model) if integers else None
         try:
-            export_tflite(model, file, quantization, representative_data=data, verbose=False)
+            export_tflite(
+                model,
+                file,
+                quantization,
+                representative_data=data,
+                on_disagreement="ignore",
+                verbose=False,
+            )
         except ValueError as error:
             return Trial(str(error).replace(str(file), file.name), {}, {}, {})
         content = open_file(file)

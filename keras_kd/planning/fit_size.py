@@ -141,7 +141,14 @@ def compress_to_size(
         )
         with tempfile.TemporaryDirectory() as temporary:
             file = (kept or pathlib.Path(temporary)) / "student.tflite"
-            export_tflite(model, file, quantization, representative_data=samples, verbose=False)
+            export_tflite(
+                model,
+                file,
+                quantization,
+                representative_data=samples,
+                on_disagreement="warn" if trained else "ignore",
+                verbose=False,
+            )
             return model, zipped_size(file) if zipped else file_size(file)
 
     settings = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_kd.data.input import Input
-from keras_kd.data.numpy_batches import iterate
+from keras_kd.data.numpy_batches import iterate, joined
 
 IMAGE = Input("image", (None, 4), np.dtype("float32"))
 TOKENS = Input("tokens", (None, 3), np.dtype("int32"))
@@ -41,3 +41,36 @@ def test_several_inputs_without_labels() -> None:
         (batch,) = iterate(data, [IMAGE, TOKENS], 32, "data")
         np.testing.assert_array_equal(batch.inputs["tokens"], tokens)
         assert batch.y is None
+
+
+def test_a_generator_function_of_a_tflite_converter() -> None:
+    def images():
+        for row in X:
+            yield [row[None]]
+
+    def both():
+        for row in X:
+            yield [row[None], np.ones((1, 3))]
+
+    def named():
+        yield {"tokens": np.ones((2, 3)), "image": X[:2]}
+
+    for _ in range(2):  # the function is called again, where a generator would be used up
+        found = list(iterate(images, [IMAGE], 32, "data"))
+        np.testing.assert_array_equal(np.concatenate([b.inputs["image"] for b in found]), X)
+    assert next(iterate(both, [IMAGE, TOKENS], 32, "data")).inputs["tokens"].dtype == np.int32
+    assert next(iterate(named, [IMAGE, TOKENS], 32, "data")).size == 2
+
+
+def test_functions_that_are_no_data_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"cannot be called without arguments.*data=<lambda>"):
+        list(iterate(lambda x: x, [IMAGE], 32, "data"))
+    with pytest.raises(TypeError, match=r"returns no batches.*returns NoneType"):
+        list(iterate(lambda: None, [IMAGE], 32, "data"))
+
+
+def test_rows_of_several_batches_become_one() -> None:
+    first, second = iterate((X[:6], np.arange(6)), [IMAGE], 3, "data")
+    batch = joined([(first, 2), (second, 0)])
+    np.testing.assert_array_equal(batch.inputs["image"], X[2:4])
+    assert (batch.y.tolist(), batch.size, batch.sample_weight) == ([2, 3], 2, None)

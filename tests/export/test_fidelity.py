@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import copy
+import json
+import math
+import pathlib
+import pickle
 import warnings
 
 import keras
@@ -7,7 +12,10 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keras_kd.export.fidelity import ExportedFile, Fidelity, OutputFidelity
 from keras_kd.export.tflite import export_tflite
+from keras_kd.litert.metadata import read_metadata
+from keras_kd.litert.runtime import LiteRuntime
 
 
 def images(count: int = 64) -> np.ndarray:
@@ -83,3 +91,158 @@ def test_a_compressed_student_is_measured(tmp_path):
 
     (text,) = said(Written(outlier_channel()), tmp_path / "a.tflite", "int8", images())
     assert "far from its model" in text
+
+
+def classifier(units: int = 4, activation: str | None = None) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    i = keras.Input((8, 8, 3), name="image")
+    z = layers.Conv2D(8, 3, activation="relu", name="conv")(i)
+    z = layers.Dense(units, name="logits")(layers.Flatten()(z))
+    return keras.Model(i, layers.Activation(activation)(z) if activation else z)
+
+
+def in_kernels(path, x, xnnpack):
+    runtime = LiteRuntime(path, xnnpack=xnnpack)
+    return runtime.predict({runtime.inputs[0].name: x})[runtime.output_names[0]].astype("float64")
+
+
+def decibels(expected, given):
+    return 10 * math.log10(np.square(expected).sum() / np.square(given - expected).sum())
+
+
+def test_what_is_measured_is_what_numpy_computes(tmp_path):
+    model, x = classifier(), images(400)
+    path = export_tflite(
+        model, tmp_path / "a.tflite", "int8", x[:300], validation_data=x[300:], verbose=False
+    )
+    expected = model.predict(x[300:], verbose=0).astype("float64")
+    assert [row.kernels for row in path.fidelity.outputs] == ["xnnpack", "builtin"]
+    for row, xnnpack in zip(path.fidelity.outputs, (True, False), strict=True):
+        given = in_kernels(path, x[300:], xnnpack)
+        error = np.sqrt(np.square(given - expected).mean()) / expected.std()
+        assert row.agreement == np.mean(given.argmax(-1) == expected.argmax(-1))
+        assert row.signal_to_noise_db == pytest.approx(decibels(expected, given), abs=1e-3)
+        assert row.relative_error == pytest.approx(error, rel=1e-4)
+    assert (path.fidelity.samples, path.fidelity.held_out) == (100, True)
+    assert path.fidelity.agreement == min(row.agreement for row in path.fidelity.outputs)
+    assert read_metadata(path)["fidelity"] == path.fidelity.to_dict()
+
+
+def test_a_file_is_measured_on_what_did_not_calibrate_it(tmp_path):
+    model, x = classifier(), images(500)
+    path = export_tflite(model, tmp_path / "a.tflite", "int8", x, verbose=False)
+    assert (path.fidelity.samples, path.fidelity.held_out) == (128, True)
+    path = export_tflite(model, tmp_path / "a.tflite", "int8", x[:40], verbose=False)
+    assert (path.fidelity.samples, path.fidelity.held_out) == (40, False)
+    assert read_metadata(path)["fidelity"]["held_out"] is False
+
+
+def test_without_data_nothing_is_measured(tmp_path, capsys):
+    path = export_tflite(classifier(), tmp_path / "a.tflite", "dynamic")
+    assert path.fidelity is None
+    assert json.loads((tmp_path / "a.tflite.json").read_text())["fidelity"] is None
+    assert "not measured" in capsys.readouterr().out
+    path = export_tflite(classifier(), tmp_path / "a.tflite", "dynamic", validation_data=images())
+    assert f"{path.fidelity.agreement:.1%} of the model's answers" in capsys.readouterr().out
+    assert path.fidelity.held_out
+
+
+def test_a_file_that_disagrees_is_not_written_if_asked_for(tmp_path):
+    path = tmp_path / "a.tflite"
+    export_tflite(classifier(), path, verbose=False)
+    before = [file.read_bytes() for file in sorted(tmp_path.iterdir())]
+    with pytest.raises(ValueError, match=r"far from its model.*'next \+ relu'.*not written"):
+        export_tflite(
+            outlier_channel(), path, "int8", images(), on_disagreement="error", verbose=False
+        )
+    assert [file.read_bytes() for file in sorted(tmp_path.iterdir())] == before
+
+
+def test_the_remedy_was_tried(tmp_path):
+    (text,) = said(outlier_channel(), tmp_path / "a.tflite", "int8", images(300))
+    assert 'Use quantization="dynamic", which was tried' in text
+    path = export_tflite(
+        outlier_channel(), tmp_path / "b.tflite", "dynamic", images(300), verbose=False
+    )
+    assert f"{path.stat().st_size:,} bytes" in text and path.fidelity.agreement > 0.95
+
+
+def test_limits_are_the_users(tmp_path):
+    model, path = outlier_channel(), tmp_path / "a.tflite"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = export_tflite(
+            model, path, "int8", images(300), on_disagreement="ignore", verbose=False
+        )
+    assert made.fidelity.agreement < 0.9
+    assert made.fidelity.layers[0].layers == ("next", "relu")
+    for wrong in ({"min_agreement": 1.5}, {"on_disagreement": "raise"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            export_tflite(model, path, "int8", images(), **wrong)
+
+
+def test_numbers_are_not_answers(tmp_path):
+    model = classifier(1)
+    x, y = images(80), np.random.default_rng(0).normal(size=80)
+    path = export_tflite(model, tmp_path / "a.tflite", validation_data=(x, y), verbose=False)
+    assert path.fidelity.agreement is None and path.fidelity.signal_to_noise_db > 60
+    model.compile(loss="mse")
+    path = export_tflite(model, tmp_path / "a.tflite", validation_data=x, verbose=False)
+    assert path.fidelity.agreement is None
+
+
+@pytest.mark.parametrize(("activation", "threshold"), [(None, 0.0), ("sigmoid", 0.5)])
+def test_one_unit_says_yes_or_no(tmp_path, activation, threshold):
+    model, x = classifier(1, activation), images(128)
+    path = export_tflite(model, tmp_path / "a.tflite", "int8", x, calibration_batches=1,
+                         validation_data=x, verbose=False)  # fmt: skip
+    expected = model.predict(x, verbose=0) > threshold
+    given = in_kernels(path, x, True) > threshold
+    assert 0.2 < expected.mean() < 0.8
+    assert path.fidelity.outputs[0].agreement == np.mean(expected == given)
+
+
+def test_padding_does_not_count(tmp_path):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), dtype="int32", name="words")
+    z = layers.Embedding(20, 8, mask_zero=True)(i)
+    model = keras.Model(i, layers.Dense(3, name="tags")(z))
+    x = np.random.default_rng(0).integers(1, 20, (64, 6)).astype("int32")
+    x[:, 2:] = 0
+    path = export_tflite(model, tmp_path / "a.tflite", "int4", validation_data=x, verbose=False)
+    expected = model.predict(x, verbose=0).astype("float64")
+    given = in_kernels(path, x, True)
+    whole = decibels(expected, given)
+    words = decibels(expected[:, :2], given[:, :2])
+    assert abs(whole - words) > 0.1
+    assert path.fidelity.outputs[0].signal_to_noise_db == pytest.approx(words, abs=1e-3)
+
+
+def test_an_exported_file_is_a_path(tmp_path):
+    path = export_tflite(
+        classifier(), tmp_path / "a.tflite", validation_data=images(), verbose=False
+    )
+    plain = tmp_path / "a.tflite"
+    assert isinstance(path, pathlib.Path) and path == plain and hash(path) == hash(plain)
+    assert path.read_bytes() == plain.read_bytes() and path.stat().st_size > 0
+    assert str(path) == str(plain)
+    with open(path, "rb") as file:
+        assert file.read(8)[4:] == b"TFL3"
+    assert path.parent == tmp_path and path.parent / "a.tflite" == path
+    assert path.with_suffix(".json").name == "a.json" and path.resolve() == plain.resolve()
+    assert path.parent.fidelity is None and path.with_suffix(".x").fidelity is None
+    for copied in (copy.copy(path), copy.deepcopy(path), pickle.loads(pickle.dumps(path))):
+        assert copied == path and copied.fidelity == path.fidelity
+    assert ExportedFile("x").fidelity is None
+
+
+def test_infinite_numbers_are_null_in_json():
+    rows = (
+        OutputFidelity("a", "builtin", 1.0, math.inf, 0.0),
+        OutputFidelity("b", "builtin", None, -math.inf, math.inf),
+    )
+    fidelity = Fidelity(3, True, rows)
+    content = json.loads(json.dumps(fidelity.to_dict(), allow_nan=False))
+    assert content["outputs"][0]["signal_to_noise_db"] is None
+    assert content["outputs"][1]["relative_error"] is None and content["agreement"] == 1.0
+    assert fidelity.is_poor(None) and fidelity.worst is rows[1]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keras_kd.measuring.answers import answers, by_output, task_of, unit_labels
+from keras_kd.measuring.answers import answers, by_output, likely_task, task_of, unit_labels
 
 OUTPUT = np.array([[0.2, 0.9, 0.4], [0.8, 0.1, 0.7]])
 
@@ -50,3 +50,41 @@ def test_unit_labels() -> None:
     for wrong in (np.array([0, 1]), np.full((2, 3), 2)):
         with pytest.raises(ValueError, match="labels are 0 or 1 for every unit"):
             unit_labels(wrong, OUTPUT)
+
+
+LOGITS = np.array([[0.2, -0.9, 0.4], [3.0, 0.1, -0.7]])
+UNIT = LOGITS / np.linalg.norm(LOGITS, axis=-1, keepdims=True)
+ONE = np.array([[0.5], [-2.0]])
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "end", "first", "expected"),
+    [
+        (LOGITS, None, "linear", True, "classification"),
+        (LOGITS, None, "linear", False, "regression"),  # boxes, states
+        (OUTPUT, None, "sigmoid", False, "classification"),
+        (UNIT, None, "linear", True, "regression"),  # embeddings
+        (LOGITS, np.array([2, 0]), "linear", False, "classification"),
+        (LOGITS, np.array([[0, 0, 1], [1, 0, 0]]), "linear", True, "classification"),
+        (LOGITS, np.array([[0.2, 0.2, 0.6], [1, 0, 0]]), "linear", True, "classification"),
+        (LOGITS, np.array([[1, 0, 1], [1, 0, 0]]), "linear", True, "multilabel"),
+        (LOGITS, np.array([[5.0, 0, 1], [1, -2, 0]]), "linear", True, "regression"),
+        (ONE, None, "linear", True, "classification"),
+        (ONE + 9, None, "linear", True, "regression"),  # all on one side of 0
+        (ONE, np.array([1, 0]), "linear", True, "classification"),
+        (ONE, np.array([0.5, 0.1]), "linear", True, "regression"),
+        (ONE, np.array([[31], [8]]), "linear", True, "regression"),
+        (np.abs(ONE) / 4, np.array([0.5, 0.1]), "sigmoid", True, "classification"),
+        (np.abs(ONE) / 4, None, None, True, "classification"),
+    ],
+)
+def test_likely_tasks(output, labels, end, first, expected) -> None:
+    image = np.zeros((2, 8))
+    assert likely_task(output, labels, end, [image], False, first) == expected
+    if labels is None:
+        assert likely_task(output, None, end, [image], True, first) == "regression"
+
+
+def test_an_output_of_the_inputs_shape_is_a_reconstruction() -> None:
+    assert likely_task(LOGITS, None, "linear", [OUTPUT], False, True) == "regression"
+    assert likely_task(OUTPUT, None, "softmax", [OUTPUT], False, True) == "classification"

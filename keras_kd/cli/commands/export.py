@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_kd.cli.command import Command, Option
+from keras_kd.cli.command import Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
 from keras_kd.cli.shared_options import (
     DATA_HELP,
@@ -27,7 +27,8 @@ before it takes its name. Beside each stands a .json with the names of the class
 is made of an image.
 
 int8 and int16x8 need some training data (--data), from which the ranges of the numbers inside are
-taken, unless the model was trained for 8 bits (compress --quantize-aware).""",
+taken, unless the model was trained for 8 bits (compress --quantize-aware). With data, every file is
+measured: how many of its answers are the model's.""",
     example="""\
   keras-kd export runs/compress/student.keras --quantization int8 --c-array
   keras-kd export small.keras --quantization float32 float16 int8 --data pictures --scale 255""",
@@ -39,6 +40,10 @@ taken, unless the model was trained for 8 bits (compress --quantize-aware).""",
         *input_options(),
         Option("class_names", "names of the classes, in order, separated by commas; those that "
                "keras-kd stored with the model need not be repeated", metavar="A,B,C"),
+        Option("min_agreement", "the least share of answers that are to be the model's, on samples "
+               "of --data kept from calibration", type=Number(least=0.0, most=1.0), default=0.95),
+        Option("on_disagreement", "what happens below it: warn, error (no file is written) or "
+               "ignore", default="warn", metavar="warn|error|ignore"),
         Option("integer_io", "int8 and int16x8 files take and give integers", type=bool,
                default=False),
         Option("sparse", "store zeros in TFLite's sparse form", type=bool, default=False),
@@ -90,7 +95,9 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                 loaded.model,
                 folder.path / f"{stem}_{form}.tflite",
                 form,
-                representative_data=examples if integer else None,
+                representative_data=examples,
+                min_agreement=settings["min_agreement"],
+                on_disagreement=settings["on_disagreement"],
                 integer_io=settings["integer_io"] and integer,
                 sparse=settings["sparse"],
                 allow_flex=settings["allow_flex"],
@@ -105,6 +112,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                 "file": path.as_posix(),
                 "form": form,
                 "bytes": path.stat().st_size,
+                "fidelity": None if path.fidelity is None else path.fidelity.to_dict(),
+                "measured": "not measured" if path.fidelity is None else str(path.fidelity),
             }
             if settings["c_array"]:
                 made = kd.export_c_array(path, class_names=class_names)
@@ -174,5 +183,6 @@ def _input(
 
 def _text(result: dict[str, Any]) -> str:
     return "\n".join(
-        f"{file['file']}: {file['form']}, {file['bytes']:,} bytes" for file in result["files"]
+        f"{file['file']}: {file['form']}, {file['bytes']:,} bytes, {file.get('measured', '')}"
+        for file in result["files"]
     )
