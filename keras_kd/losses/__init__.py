@@ -21,6 +21,7 @@ from keras_kd.losses.localization_distillation import (
 )
 from keras_kd.losses.logits_mse import LogitsMSE as LogitsMSE
 from keras_kd.losses.masked_generative import MaskedGenerative as MaskedGenerative
+from keras_kd.losses.multi_level import MultiLevel as MultiLevel
 from keras_kd.losses.nkd import NKD as NKD
 from keras_kd.losses.nst import NST as NST
 from keras_kd.losses.pearson_features import PearsonFeatures as PearsonFeatures

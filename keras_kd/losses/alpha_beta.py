@@ -77,6 +77,8 @@ class AlphaBeta(SoftTargetsLoss):
         name: Name of the loss. Defaults to `"alpha_beta"`.
         class_weight: As in `KLDivergence`. Defaults to `None`.
         chunk_size: As in `KLDivergence`. Defaults to `None`, all positions at once.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `alpha` or `beta` is below 0, or for the reasons of `KLDivergence`.
@@ -102,8 +104,11 @@ class AlphaBeta(SoftTargetsLoss):
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
         chunk_size: int | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight, chunk_size)
+        super().__init__(
+            temperature, from_logits, name, class_weight, chunk_size, standardize=standardize
+        )
         self.alpha = number("alpha", alpha, least=0, owner="AlphaBeta")
         self.beta = number("beta", beta, least=0, owner="AlphaBeta")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -80,6 +81,16 @@ class BinaryKLDivergence(TemperatureLoss):
     """
 
     multi_label = True
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        from_logits: bool = True,
+        name: str | None = None,
+        class_weight: Mapping[int, float] | Sequence[float] | None = None,
+    ) -> None:
+        # Sigmoids depend on the mean of the logits: there is no `standardize`.
+        super().__init__(temperature, from_logits, name, class_weight)
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuse outputs of unequal shapes; a single label is allowed."""

@@ -59,6 +59,8 @@ class DIST(TemperatureLoss):
         name: Name of the loss. Defaults to `"dist"`.
         class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
             class; it weighs this loss alone and needs labels. Defaults to `None`.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -82,8 +84,9 @@ class DIST(TemperatureLoss):
         from_logits: bool = True,
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight)
+        super().__init__(temperature, from_logits, name, class_weight, standardize=standardize)
         self.beta = scheduled("beta", beta, least=0, owner="DIST")
         self.gamma = scheduled("gamma", gamma, least=0, owner="DIST")
 
@@ -113,7 +116,7 @@ class DIST(TemperatureLoss):
         return ops.cast(self.temperature**2 * (self.beta * inter + self.gamma * intra), dtype)
 
     def _probabilities(self, outputs: Any) -> Any:
-        logits = ops.cast(self.as_logits(outputs), "float64")
+        logits = self.as_logits(ops.cast(outputs, "float64"))
         return ops.softmax(logits / self.temperature, axis=-1)
 
     @staticmethod

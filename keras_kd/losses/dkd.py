@@ -88,6 +88,8 @@ class DKD(TemperatureLoss):
         name: Name of the loss. Defaults to `"dkd"`.
         class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
             class; it weighs this loss alone and needs labels. Defaults to `None`.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `temperature` is not above 0; when called, if labels are missing or do not
@@ -115,8 +117,9 @@ class DKD(TemperatureLoss):
         from_logits: bool = True,
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight)
+        super().__init__(temperature, from_logits, name, class_weight, standardize=standardize)
         self.alpha = scheduled("alpha", alpha, least=0, owner="DKD")
         self.beta = scheduled("beta", beta, least=0, owner="DKD")
 

@@ -57,6 +57,8 @@ class JensenShannon(SoftTargetsLoss):
         name: Name of the loss. Defaults to `"jensen_shannon"`.
         class_weight: As in `KLDivergence`. Defaults to `None`.
         chunk_size: As in `KLDivergence`. Defaults to `None`, all positions at once.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `beta` is not between 0 and 1, or for the reasons of `KLDivergence`.
@@ -81,8 +83,11 @@ class JensenShannon(SoftTargetsLoss):
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
         chunk_size: int | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight, chunk_size)
+        super().__init__(
+            temperature, from_logits, name, class_weight, chunk_size, standardize=standardize
+        )
         self.beta = number("beta", beta, least=0, most=1, owner="JensenShannon")
 
     def divergence(self, teacher: Any, student: Any) -> Any:

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.logits import standardize
 
 
 def logits_mse(teacher: Any, student: Any) -> Any:
@@ -31,6 +32,8 @@ class LogitsMSE(DistillationLoss):
 
     Args:
         name: Name of the loss. Defaults to `"logits_mse"`.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Example:
 
@@ -45,8 +48,14 @@ class LogitsMSE(DistillationLoss):
 
     uses_logits = True
 
+    def __init__(self, name: str | None = None, standardize: bool = False) -> None:
+        super().__init__(name)
+        self.standardize = standardize
+
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the mean squared difference of each sample or position, `[batch, ...]`."""
+        if self.standardize:
+            teacher, student = standardize(teacher), standardize(student)
         if len(student.shape) < 2:
             return ops.square(teacher - student)
         return logits_mse(teacher, student)

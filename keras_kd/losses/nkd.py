@@ -58,6 +58,8 @@ class NKD(TemperatureLoss):
         name: Name of the loss. Defaults to `"nkd"`.
         class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
             class; it weighs this loss alone and needs labels. Defaults to `None`.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `temperature` is not above 0; when called, if labels are missing or do not
@@ -85,8 +87,9 @@ class NKD(TemperatureLoss):
         from_logits: bool = True,
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight)
+        super().__init__(temperature, from_logits, name, class_weight, standardize=standardize)
         self.gamma = scheduled("gamma", gamma, least=0, owner="NKD")
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:

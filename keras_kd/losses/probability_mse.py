@@ -38,6 +38,8 @@ class ProbabilityMSE(TemperatureLoss):
         name: Name of the loss. Defaults to `"probability_mse"`.
         class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
             class; it weighs this loss alone and needs labels. Defaults to `None`.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -60,8 +62,9 @@ class ProbabilityMSE(TemperatureLoss):
         from_logits: bool = True,
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight)
+        super().__init__(temperature, from_logits, name, class_weight, standardize=standardize)
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return half the squared difference of each sample or position, `[batch, ...]`."""

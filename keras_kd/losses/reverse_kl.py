@@ -29,6 +29,8 @@ class ReverseKL(SoftTargetsLoss):
         name: Name of the loss. Defaults to `"reverse_kl"`.
         class_weight: As in `KLDivergence`. Defaults to `None`.
         chunk_size: As in `KLDivergence`. Defaults to `None`, all positions at once.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `temperature` is not above 0, `chunk_size` is not a whole number above 0, or
@@ -52,8 +54,11 @@ class ReverseKL(SoftTargetsLoss):
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
         chunk_size: int | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight, chunk_size)
+        super().__init__(
+            temperature, from_logits, name, class_weight, chunk_size, standardize=standardize
+        )
 
     def divergence(self, teacher: Any, student: Any) -> Any:
         """Return the divergence of each sample or position, `[batch, ...]`."""

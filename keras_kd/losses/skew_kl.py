@@ -49,6 +49,8 @@ class SkewKL(SoftTargetsLoss):
         name: Name of the loss. Defaults to `"skew_kl"`.
         class_weight: As in `KLDivergence`. Defaults to `None`.
         chunk_size: As in `KLDivergence`. Defaults to `None`, all positions at once.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `alpha` is not at least 0 and below 1, or for the reasons of `KLDivergence`.
@@ -74,8 +76,11 @@ class SkewKL(SoftTargetsLoss):
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
         chunk_size: int | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight, chunk_size)
+        super().__init__(
+            temperature, from_logits, name, class_weight, chunk_size, standardize=standardize
+        )
         self.alpha = number("alpha", alpha, least=0, below=1, owner="SkewKL")
         self.reverse = reverse
 

@@ -40,12 +40,13 @@ class SoftCrossEntropy(SoftTargetsLoss):
         name: Name of the loss. Defaults to `"soft_cross_entropy"`.
         class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
             class; it weighs this loss alone and needs labels. Defaults to `None`.
-
         chunk_size: Number of positions (samples, pixels, tokens) that are treated at a time, for
             vocabularies whose logits fill the memory. In a `tf.function` the loss and its gradient
             then need, beside both tensors of logits, the student's gradient and some
             `32 * chunk_size * classes` bytes; the values stay the same. Not for
             `jit_compile=True`. Defaults to `None`, all at once.
+        standardize: Whether the mean and the spread of each row of logits are removed first, as
+            `StandardizedKL` does. Defaults to `False`.
 
     Raises:
         ValueError: If `temperature` is not above 0, `chunk_size` is no whole number above 0, or a

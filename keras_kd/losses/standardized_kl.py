@@ -6,23 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_kd.losses.kl_divergence import kl_divergence
 from keras_kd.losses.shared.logits import TemperatureLoss
-from keras_kd.losses.shared.norms import norm
-
-
-def standardize(logits: Any) -> Any:
-    """Return `(x - mean) / (1e-7 + std)` along the last axis, `std` with `classes - 1`.
-
-    Equal logits give zeros, with a gradient of zero.
-    """
-    centred = logits - ops.mean(logits, axis=-1, keepdims=True)
-    length = norm(centred, keepdims=True)
-    deviation = length / (logits.shape[-1] - 1) ** 0.5
-    centred = ops.where(ops.equal(length, 0), ops.zeros_like(centred), centred)
-    return centred / (1e-7 + deviation)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -31,7 +17,7 @@ class StandardizedKL(TemperatureLoss):
 
     `z = (x - mean) / (1e-7 + std)`, so that the student need not match the size of the teacher's
     logits but only their relations; then `T^2 * mean_b sum_c p_t (log p_t - log p_s)` with
-    `p = softmax(z / T)`.
+    `p = softmax(z / T)`. Other losses on logits do the same with `standardize=True`.
 
     Args:
         temperature: `T`, above 0. Defaults to `2.0`.
@@ -61,9 +47,8 @@ class StandardizedKL(TemperatureLoss):
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight)
+        super().__init__(temperature, from_logits, name, class_weight, standardize=True)
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the divergence of each sample or position, `[batch, ...]`."""
-        teacher, student = self.as_logits(teacher), self.as_logits(student)
-        return kl_divergence(standardize(teacher), standardize(student), self.temperature)
+        return kl_divergence(self.as_logits(teacher), self.as_logits(student), self.temperature)

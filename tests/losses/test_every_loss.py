@@ -26,6 +26,7 @@ RESPONSE = {
     "JensenShannon",
     "KLDivergence",
     "LogitsMSE",
+    "MultiLevel",
     "NKD",
     "ProbabilityMSE",
     "ReverseKL",

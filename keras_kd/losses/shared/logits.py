@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.losses.shared.class_labels import label_mask
+from keras_kd.losses.shared.norms import norm
 from keras_kd.losses.shared.weighting import spread
 from keras_kd.system.arguments import number, scheduled
 
@@ -19,6 +20,18 @@ PROBABILITY_FLOOR = 1e-30
 def log_probabilities(probabilities: Any) -> Any:
     """Return the logarithm of probabilities, those below `1e-30` taken as `1e-30`."""
     return ops.log(ops.maximum(probabilities, PROBABILITY_FLOOR))
+
+
+def standardize(logits: Any) -> Any:
+    """Return `(x - mean) / (1e-7 + std)` along the last axis, `std` with `classes - 1`.
+
+    Equal logits give zeros, with a gradient of zero.
+    """
+    centred = logits - ops.mean(logits, axis=-1, keepdims=True)
+    length = norm(centred, keepdims=True)
+    deviation = length / (logits.shape[-1] - 1) ** 0.5
+    centred = ops.where(ops.equal(length, 0), ops.zeros_like(centred), centred)
+    return centred / (1e-7 + deviation)
 
 
 class LogitsLoss(DistillationLoss):
@@ -36,6 +49,8 @@ class LogitsLoss(DistillationLoss):
             dictionary `{class: weight}`, in which a class left out weighs 1, or one weight a
             class. Labels, indices or one-hot, are needed then; where there is none (an index
             outside of the classes), the weight is 1. Defaults to `None`.
+        standardize: Whether the logits of both sides are standardized row by row. Defaults to
+            `False`.
 
     Raises:
         TypeError: If `class_weight` is of another kind.
@@ -50,9 +65,11 @@ class LogitsLoss(DistillationLoss):
         from_logits: bool = True,
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__(name)
         self.from_logits = from_logits
+        self.standardize = standardize
         self.class_weight = _weights_of_classes(type(self).__name__, class_weight)
         given = class_weight is None or isinstance(class_weight, Mapping)
         self._number_of_weights = None if given else len(self.class_weight or {})
@@ -87,8 +104,9 @@ class LogitsLoss(DistillationLoss):
             )
 
     def as_logits(self, outputs: Any) -> Any:
-        """Return `outputs` as logits."""
-        return outputs if self.from_logits else log_probabilities(outputs)
+        """Return `outputs` as logits, standardized where asked for."""
+        logits = outputs if self.from_logits else log_probabilities(outputs)
+        return standardize(logits) if self.standardize else logits
 
     def weights_of_classes(self, classes: int) -> Any:
         """Return `class_weight` as a tensor `[classes]`.
@@ -127,6 +145,7 @@ class TemperatureLoss(LogitsLoss):
         from_logits: As in `LogitsLoss`. Defaults to `True`.
         name: Name of the loss. Defaults to the class's name in snake case.
         class_weight: As in `LogitsLoss`. Defaults to `None`.
+        standardize: As in `LogitsLoss`. Defaults to `False`.
 
     Raises:
         ValueError: If `temperature` is not above 0.
@@ -138,8 +157,9 @@ class TemperatureLoss(LogitsLoss):
         from_logits: bool = True,
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(from_logits, name, class_weight)
+        super().__init__(from_logits, name, class_weight, standardize)
         self.temperature = scheduled("temperature", temperature, above=0, owner=type(self).__name__)
 
 

@@ -36,6 +36,7 @@ class SoftTargetsLoss(TemperatureLoss):
         name: Name of the loss. Defaults to the class's name in snake case.
         class_weight: As in `LogitsLoss`. Defaults to `None`.
         chunk_size: Number of positions that are treated at a time. Defaults to `None`, all.
+        standardize: As in `LogitsLoss`. Defaults to `False`.
 
     Raises:
         ValueError: If `temperature` is not above 0, or `chunk_size` no whole number above 0.
@@ -50,8 +51,9 @@ class SoftTargetsLoss(TemperatureLoss):
         name: str | None = None,
         class_weight: Mapping[int, float] | Sequence[float] | None = None,
         chunk_size: int | None = None,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(temperature, from_logits, name, class_weight)
+        super().__init__(temperature, from_logits, name, class_weight, standardize)
         owner = type(self).__name__
         self.chunk_size = number(
             "chunk_size", chunk_size, least=1, whole=True, optional=True, owner=owner
@@ -155,8 +157,13 @@ def check_temperature(loss: Any, teacher: TopKLogits) -> None:
     Only values can tell: symbolic tensors pass.
 
     Raises:
-        ValueError: Naming both temperatures.
+        ValueError: Naming both temperatures; or if the loss standardizes logits, which needs all.
     """
+    if loss.standardize:
+        raise ValueError(
+            f"{type(loss).__name__} cannot standardize top-k logits: mean and spread need all "
+            "classes. Received: standardize=True. Keep all logits, or leave `standardize` out."
+        )
     symbolic = isinstance(teacher.temperature, keras.KerasTensor) or (
         isinstance(teacher.temperature, tf.Tensor) and not hasattr(teacher.temperature, "numpy")
     )

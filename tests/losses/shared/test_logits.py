@@ -8,6 +8,7 @@ import pytest
 
 from keras_kd import losses
 from keras_kd.losses.shared.logits import log_probabilities
+from keras_kd.system.arguments import constructor_arguments
 
 LABELS = np.array([3, 0, 5, 1])
 LOSSES = [
@@ -123,3 +124,67 @@ def test_refuses_a_list_of_another_length_than_the_classes():
     loss = losses.KLDivergence(class_weight=[1.0, 2.0])
     with pytest.raises(ValueError, match="has 2 weights, but the outputs have 3 classes"):
         loss(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))
+
+
+STANDARDIZING = [
+    losses.AlphaBeta,
+    losses.DIST,
+    losses.DKD,
+    losses.JensenShannon,
+    losses.KLDivergence,
+    losses.LogitsMSE,
+    losses.MultiLevel,
+    losses.NKD,
+    losses.ProbabilityMSE,
+    losses.ReverseKL,
+    losses.SkewKL,
+    losses.SoftCrossEntropy,
+]
+
+
+def standardized(x):
+    return (x - x.mean(-1, keepdims=True)) / (1e-7 + x.std(-1, ddof=1, keepdims=True))
+
+
+def test_every_loss_of_distributions_standardizes():
+    found = {
+        loss
+        for loss in vars(losses).values()
+        if getattr(loss, "uses_logits", False) and "standardize" in constructor_arguments(loss)
+    }
+    assert found - {losses.StandardizedKL} == set(STANDARDIZING)
+
+
+@pytest.mark.parametrize("loss", STANDARDIZING)
+def test_standardized_logits(check, loss):
+    teacher, student = check.normal(5, 7), check.normal(5, 7)
+    labels = np.arange(5)
+    value, (_, gradient) = check.value_and_gradients(
+        loss(standardize=True), teacher, student, labels
+    )
+    expected = loss()(standardized(teacher), standardized(student), labels=labels)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    numeric = check.numeric_gradient(
+        lambda s: float(loss()(standardized(teacher), standardized(s), labels=labels)), student
+    )
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4 * np.abs(numeric).max())
+    moved = loss(standardize=True)(teacher, 3.0 * student + 5.0, labels=labels)
+    np.testing.assert_allclose(moved, value, rtol=1e-5)
+    for scale in (0.0, 1e4):
+        check.finite(loss(standardize=True), scale * teacher, scale * student, labels)
+
+
+def test_top_k_logits_cannot_be_standardized():
+    kept = losses.top_k_logits(np.zeros((2, 5)), 2, 4.0)
+    with pytest.raises(ValueError, match="standardize=True"):
+        losses.KLDivergence(standardize=True)(kept, np.zeros((2, 5)))
+
+
+def test_probabilities_are_standardized_as_their_logits(check):
+    teacher, student = check.normal(5, 7), check.normal(5, 7)
+    probabilities = [np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (teacher, student)]
+    np.testing.assert_allclose(
+        losses.KLDivergence(2.0, from_logits=False, standardize=True)(*probabilities),
+        losses.StandardizedKL(2.0)(teacher, student),
+        rtol=1e-6,
+    )
