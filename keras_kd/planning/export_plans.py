@@ -27,7 +27,6 @@ from keras_kd.litert.constants import LEAST_WEIGHTS
 from keras_kd.litert.metadata import open_file
 from keras_kd.models.graph import calls_behind, calls_of, flat_layers, origin_of
 from keras_kd.models.layer_plan import LayerPlan
-from keras_kd.models.training_layers import acts_in_training_only
 
 _SAMPLES = 4
 _OPEN_SIZE = 16
@@ -284,3 +283,23 @@ def _follows_linear_kernel(layer: Any) -> bool:
     operation = before.operation
     linear = getattr(operation, "activation", None) in (None, keras.activations.linear)
     return linear and len(calls_behind(operation)) == 1
+
+
+_ONLY_IN_TRAINING = frozenset(
+    {
+        "ActivityRegularization", "AlphaDropout", "AugMix", "CutMix", "Dropout", "GaussianDropout",
+        "GaussianNoise", "Identity", "MixUp", "RandAugment", "SpatialDropout1D",
+        "SpatialDropout2D", "SpatialDropout3D",
+    }
+)  # fmt: skip
+
+
+def acts_in_training_only(class_name: str) -> bool:
+    """Whether layers of a class of Keras return at inference what they are given.
+
+    Args:
+        class_name: Name of the class.
+    """
+    # At inference RandomCrop takes the middle.
+    is_augmentation = class_name.startswith("Random") and class_name != "RandomCrop"
+    return is_augmentation or class_name in _ONLY_IN_TRAINING

@@ -176,7 +176,7 @@ def test_errors_of_writing_are_told(tmp_path, monkeypatch):
     def full(*args):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("keras_kd.caching.writer.encode", full)
+    monkeypatch.setattr("keras_kd.caching.build.encode", full)
     with pytest.raises(OSError, match="No space left"):
         cache(teacher, batches(), tmp_path)
     monkeypatch.undo()

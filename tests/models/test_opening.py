@@ -17,7 +17,7 @@ from keras_kd.cli.model_files import load_model as load_on_command_line
 from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.models import opening
 from keras_kd.models.opening import open_model
-from keras_kd.teachers.finished_models import FinishedModels
+from keras_kd.teachers.generations import FinishedModels
 
 OPEN = {
     "open_model": open_model,
