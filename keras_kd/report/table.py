@@ -1,8 +1,8 @@
-"""The one table of a result, as rows of text and as text for a terminal."""
+"""The table of a result as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_kd.report.derive import complete_result
@@ -26,47 +26,67 @@ COLUMNS = (
     "points",
     "measured on",
     "latency ms",
-    "bytes vs teacher",
+    "size ratio",
 )
 
 
-def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Return one row of text a model, in the order of `COLUMNS`.
-
-    Args:
-        result: A result that `complete_result` has completed.
-    """
-    rows: list[tuple[str, ...]] = []
-    for model in result["models"]:
-        file = model["file"] or {}
-        rows.append(
-            (
-                model["title"],
-                count_text(model["parameters"]),
-                count_text(model["nonzero_parameters"]),
-                bytes_text(file.get("bytes")),
-                bytes_text(file.get("zipped_bytes")),
-                accuracy_text(model["accuracy"]["mean"], model["accuracy"]["std"]),
-                change_text(model["accuracy_drop_points"]),
-                "file" if model["accuracy_of"] == "file" else "Keras model",
-                milliseconds_text(file.get("latency_ms")),
-                ratio_text(model["ratio_to_teacher"]["bytes"]),
-            )
-        )
-    return rows
+_SHORT = ("model", "accuracy", "points", "file", "size ratio")
 
 
-def format_table(result: Mapping[str, Any]) -> str:
-    """Return the table of a result as text: a row a model, columns aligned.
+def format_table(result: Mapping[str, Any], columns: Sequence[str] = _SHORT) -> str:
+    """Return the table of a result as text: one row per model, columns aligned.
 
     Args:
         result: A dict in the form of a report. Derived keys may be absent.
+        columns: The columns, in order, of `"model"`, `"parameters"`, `"not zero"`, `"file"`,
+            `"zipped"`, `"accuracy"`, `"points"`, `"measured on"`, `"latency ms"` and
+            `"size ratio"`. Defaults to the five that fit a terminal of 80 characters: model,
+            accuracy, points, file, size ratio.
 
     Returns:
         Lines without a final newline. `points` is the change in accuracy against the teacher in
-        percentage points; `bytes vs teacher` divides the sizes of the files.
+        percentage points; `size ratio` is the file's size as a fraction of the teacher's. An
+        accuracy that is not the file's is marked `(Keras model)` unless there is a column
+        `"measured on"`.
 
     Raises:
-        ValueError: If keys are missing.
+        ValueError: If keys are missing, or a column does not exist.
+
+    Example:
+
+    ```python
+    print(keras_kd.report.format_table(result, ["model", "zipped", "latency ms"]))
+    ```
     """
-    return text_table([COLUMNS, *table_rows(complete_result(result))])
+    unknown = [column for column in columns if column not in COLUMNS]
+    if unknown:
+        raise ValueError(
+            f"`columns` has names that are not columns. Received: {unknown}. There are: "
+            f"{', '.join(COLUMNS)}."
+        )
+    mark = "measured on" not in columns
+    rows = [
+        [row[column] for column in columns]
+        for row in (_row(model, mark) for model in complete_result(result)["models"])
+    ]
+    return text_table([list(columns), *rows])
+
+
+def _row(model: Mapping[str, Any], mark: bool) -> dict[str, str]:
+    """Return the text of every column; `mark`: say where an accuracy is not the file's."""
+    file = model["file"] or {}
+    of_file = model["accuracy_of"] == "file"
+    accuracy = accuracy_text(model["accuracy"]["mean"], model["accuracy"]["std"])
+    values = (
+        model["title"],
+        count_text(model["parameters"]),
+        count_text(model["nonzero_parameters"]),
+        bytes_text(file.get("bytes")),
+        bytes_text(file.get("zipped_bytes")),
+        accuracy if of_file or not mark else f"{accuracy} (Keras model)",
+        change_text(model["accuracy_drop_points"]),
+        "file" if of_file else "Keras model",
+        milliseconds_text(file.get("latency_ms")),
+        ratio_text(model["ratio_to_teacher"]["bytes"]),
+    )
+    return dict(zip(COLUMNS, values, strict=True))
