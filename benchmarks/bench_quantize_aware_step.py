@@ -11,11 +11,11 @@ from networks import BATCH, compiled, convolutional, images
 from side_by_side import compare, step_seconds
 
 import keras_kd as kd
-from keras_kd.compression.quantizing.kernels import KernelRounding, quantizable_kernels
-from keras_kd.compression.quantizing.quantization import Quantization
-from keras_kd.compression.quantizing.ranges import Ranges, measure_of
-from keras_kd.compression.quantizing.sites import find_sites
 from keras_kd.models.calls import operations_of, trace_calls
+from keras_kd.quantizing.kernels import KernelRounding, quantizable_kernels
+from keras_kd.quantizing.quantization import Quantization
+from keras_kd.quantizing.ranges import Ranges, measure_of
+from keras_kd.quantizing.sites import find_sites
 
 STEPS, ROUNDS, TEMPERATURE = 40, 9, 4.0
 

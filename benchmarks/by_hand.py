@@ -5,7 +5,7 @@ Imports `tf_keras`: import this module only inside functions.
 
 import tf_keras
 
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
 from keras_kd.system.quiet import capture_output
 
 tfmot = import_tfmot()

@@ -11,8 +11,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_kd"
 # From the top floor down.
 FLOORS = (
     "__main__", "cli", "demo", "planning", "compression", "caching", "report", "export",
-    "distilling", "measuring", "teachers", "litert", "models", "data", "losses", "datasets",
-    "system", "_version",
+    "distilling", "measuring", "quantizing", "teachers", "litert", "models", "data", "losses",
+    "datasets", "system", "_version",
 )  # fmt: skip
 
 # Imports Keras, and what it must know by name when it loads a file.

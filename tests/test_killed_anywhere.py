@@ -27,7 +27,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.cli import main
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
 from keras_kd.report import make_result, model_card, model_result, write_report
 
 _MOMENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Graphs, the masks of tensors and training; one place for each of the other libraries.
 SEAMS = {
     "keras_kd.models.graph", "keras_kd.losses.shared.masks", "keras_kd.distilling.trainer",
-    "keras_kd.compression.tfmot", "keras_kd.litert.runtime", "keras_kd.datasets.loading",
+    "keras_kd.models.tfmot", "keras_kd.litert.runtime", "keras_kd.datasets.loading",
 }  # fmt: skip
 
 

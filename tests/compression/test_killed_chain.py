@@ -14,7 +14,7 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.compression.running.epoch_backup import EpochBackup
 from keras_kd.compression.running.run_folder import RunFolder
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
 
 
 def network(width, name):

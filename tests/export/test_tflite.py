@@ -10,12 +10,12 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_kd.compression.tfmot import import_tfmot
 from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.constants import count_constants
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.evaluate import evaluate_tflite
+from keras_kd.models.tfmot import import_tfmot
 
 
 def cnn(flatten: bool = False) -> keras.Model:

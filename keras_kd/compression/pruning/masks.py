@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.compression.stages.kernels import PrunableWeight
-from keras_kd.compression.tfmot import mask_function
+from keras_kd.models.tfmot import mask_function
 
 
 def tfmot_masks(

@@ -11,16 +11,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.compression.quantizing.kernels import (
-    KERNEL_LAYERS,
-    KernelRounding,
-    QuantizedKernel,
-    quantizable_kernels,
-    takes_4_bits,
-)
-from keras_kd.compression.quantizing.quantization import Quantization
-from keras_kd.compression.quantizing.ranges import RANGES, Ranges, measure_of
-from keras_kd.compression.quantizing.sites import Sites, find_sites
 from keras_kd.compression.running.teaching import as_dataset
 from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
@@ -29,6 +19,16 @@ from keras_kd.models.calls import has_own_code, operations_of, trace_calls
 from keras_kd.models.graph import input_tensors
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.models.layers import paths_above
+from keras_kd.quantizing.kernels import (
+    KERNEL_LAYERS,
+    KernelRounding,
+    QuantizedKernel,
+    quantizable_kernels,
+    takes_4_bits,
+)
+from keras_kd.quantizing.quantization import Quantization
+from keras_kd.quantizing.ranges import RANGES, Ranges, measure_of
+from keras_kd.quantizing.sites import Sites, find_sites
 from keras_kd.system.arguments import number
 
 _INSIDE = Reason(

@@ -16,7 +16,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.compression.quantizing.quantization import quantization_from_json
 from keras_kd.compression.running.stage_record import StageRecord, record_from_json, stage_table
 from keras_kd.compression.running.student_files import (
     OLD_STUDENT,
@@ -31,6 +30,7 @@ from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.trainer import CompileArguments
 from keras_kd.models.opening import describe
+from keras_kd.quantizing.quantization import quantization_from_json
 from keras_kd.system.files import atomic_path
 from keras_kd.system.reading import parse_json
 

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from keras_kd.compression.stages.layer_choice import LayerChoice
 from keras_kd.compression.stages.layer_record import leaf_layers
-from keras_kd.compression.tfmot import attributes_of_kernels
-from keras_kd.models.graph import sublayers
+from keras_kd.models.graph import kernel_axes, sublayers
 from keras_kd.models.layer_plan import Reason
+from keras_kd.models.tfmot import attributes_of_kernels
 
 # What TF-MOT would prune if it knew these classes of Keras 3. Attention is built from EinsumDense.
 _KEYS_OF_KERAS_3 = {
@@ -159,38 +159,3 @@ def _kernels_of(layer: Any, keys: dict[str, list[str]]) -> Iterator[PrunableWeig
         # Of a layer with LoRA this is a sum, and of a quantized layer an integer.
         if isinstance(kernel, keras.Variable) and "float" in str(kernel.dtype):
             yield PrunableWeight(kernel, *kernel_axes(owner, len(kernel.shape)))
-
-
-def kernel_axes(layer: Any, rank: int) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
-    """Return the axes of inputs and of outputs of a layer's kernel.
-
-    The one place that says along which axis a product sums, which is the last axis of the kernel
-    in an exported file.
-
-    Args:
-        layer: A layer of Keras, or one made from it, that holds a kernel.
-        rank: The number of axes of the kernel.
-
-    Returns:
-        The axes of the inputs, `None` where rows are looked up, and the axes of the outputs.
-    """
-    if isinstance(layer, keras.layers.EinsumDense):
-        operands, outputs = layer.equation.replace(" ", "").replace("...", "").split("->")
-        letters = list(enumerate(operands.split(",")[1]))
-        return (
-            tuple(axis for axis, letter in letters if letter not in outputs),
-            tuple(axis for axis, letter in letters if letter in outputs),
-        )
-    if isinstance(layer, keras.layers.Embedding):
-        # Tied to the output of a language model it is the kernel of a product over its columns.
-        return ((1,), (0,)) if getattr(layer, "tie_weights", False) else (None, (1,))
-    if isinstance(layer, _TRANSPOSED):
-        return (rank - 1,), (rank - 2,)
-    return (rank - 2,), (rank - 1,)
-
-
-_TRANSPOSED = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)

@@ -8,7 +8,7 @@ from keras_kd.compression.clustering.cluster import Cluster
 from keras_kd.compression.compress import compress
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
 
 
 def _distiller(student, weight=0.5, hints=()):

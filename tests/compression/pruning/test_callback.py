@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 

@@ -10,7 +10,7 @@ from keras_kd.compression.pruning.masks import (
     tfmot_masks,
 )
 from keras_kd.compression.stages.kernels import PrunableWeight
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
 
 
 def _weights(*shapes, inputs=None, seed=0):

@@ -6,7 +6,7 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.compression.compress import compress
 from keras_kd.compression.pruning.prune import Prune
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
 
 
 def _small(k=keras):

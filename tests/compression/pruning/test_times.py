@@ -7,7 +7,7 @@ from keras_kd.compression.pruning.times import (
     final_sparsity,
     sparsity_at,
 )
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
 
 
 def _times(schedule, first, last):

@@ -9,8 +9,10 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.quantizing.kernels import KERNEL_LAYERS, SEPARABLE
-from keras_kd.compression.quantizing.primitives import (
+from keras_kd.models.calls import OF_FIXED_RANGE, Call, Primitive, Trace, op_type, source_of
+from keras_kd.models.recurrent import CELLS
+from keras_kd.quantizing.kernels import KERNEL_LAYERS, SEPARABLE
+from keras_kd.quantizing.primitives import (
     FIXED_RANGES,
     MULTIPLIED,
     ROUNDED_PRIMITIVES,
@@ -21,8 +23,6 @@ from keras_kd.compression.quantizing.primitives import (
     moves_of,
     name_of,
 )
-from keras_kd.models.calls import OF_FIXED_RANGE, Call, Primitive, Trace, op_type, source_of
-from keras_kd.models.recurrent import CELLS
 
 _layers = keras.layers
 

@@ -12,10 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.compression.quantizing.kernels import KernelRounding
-from keras_kd.compression.quantizing.primitives import FIXED_PRIMITIVES, is_rounded
-from keras_kd.compression.quantizing.ranges import Measure, Ranges
-from keras_kd.compression.quantizing.sites import Site, Sites, kernel_activation
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.models.calls import (
     OpenCalls,
@@ -28,6 +24,10 @@ from keras_kd.models.calls import (
 from keras_kd.models.graph import changed_outputs
 from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
 from keras_kd.models.views import read_as
+from keras_kd.quantizing.kernels import KernelRounding
+from keras_kd.quantizing.primitives import FIXED_PRIMITIVES, is_rounded
+from keras_kd.quantizing.ranges import Measure, Ranges
+from keras_kd.quantizing.sites import Site, Sites, kernel_activation
 
 _MASK = 5e3
 _SAMPLE = 2**16  # values of a tensor that its range is taken from, in each batch

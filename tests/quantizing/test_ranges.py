@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.compression.quantizing.ranges import Ranges, measure_of
-from keras_kd.compression.quantizing.sites import Site
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
+from keras_kd.quantizing.ranges import Ranges, measure_of
+from keras_kd.quantizing.sites import Site
 
 VALUES = np.random.default_rng(0).normal(size=200_000).astype("float32")
 

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_kd.compression.quantizing.kernels import KernelRounding, quantizable_kernels
 from keras_kd.models.calls import operations_of
+from keras_kd.quantizing.kernels import KernelRounding, quantizable_kernels
 
 # Layer, shape of its input, and the shape of its scales by the name of a kernel.
 LAYERS = [

@@ -7,12 +7,12 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.compression.quantizing.kernels import KernelRounding, quantizable_kernels
-from keras_kd.compression.quantizing.quantization import Quantization
-from keras_kd.compression.quantizing.ranges import Ranges, measure_of
-from keras_kd.compression.quantizing.sites import find_sites
 from keras_kd.models.calls import operation_names, operations_of, trace_calls
 from keras_kd.models.graph import flat_layers, input_tensors
+from keras_kd.quantizing.kernels import KernelRounding, quantizable_kernels
+from keras_kd.quantizing.quantization import Quantization
+from keras_kd.quantizing.ranges import Ranges, measure_of
+from keras_kd.quantizing.sites import find_sites
 
 registered = keras.saving.register_keras_serializable(package="tests_of_quantization")
 
@@ -390,7 +390,7 @@ def test_mixed_precision(tmp_path):
 
 def test_the_same_numbers_as_tf_mot():
     """The ranges of a model that TF-MOT quantized give the same outputs here."""
-    from keras_kd.compression.tfmot import import_tfmot
+    from keras_kd.models.tfmot import import_tfmot
 
     tfmot, tf_keras = import_tfmot(), pytest.importorskip("tf_keras")
 

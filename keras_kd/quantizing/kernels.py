@@ -11,12 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.compression.stages.kept import Kept, groups_of, zeros_of
-from keras_kd.compression.stages.kernels import kernel_axes
-from keras_kd.compression.tfmot import import_tfmot
 from keras_kd.litert.constants import LEAST_WEIGHTS
-from keras_kd.models.graph import kernel_of
+from keras_kd.models.graph import kernel_axes, kernel_of
+from keras_kd.models.kept import Kept, groups_of, zeros_of
 from keras_kd.models.layers import paths_above
+from keras_kd.models.tfmot import import_tfmot
 
 _layers = keras.layers
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.compression.stages.kept import Kept, groups_of, zeros_of
+from keras_kd.models.kept import Kept, groups_of, zeros_of
 
 
 def kernel(values):

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.compression.quantizing.sites import Site
-from keras_kd.compression.tfmot import import_tfmot
+from keras_kd.models.tfmot import import_tfmot
+from keras_kd.quantizing.sites import Site
 
 Measure = Callable[[np.ndarray], tuple[float, float]]
 RANGES = ("minmax", "percentile", "mse", "learned")

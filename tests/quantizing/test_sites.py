@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_kd.compression.quantizing.sites import FIXED_RANGES, find_sites
 from keras_kd.models.calls import trace_calls
 from keras_kd.models.graph import input_tensors
+from keras_kd.quantizing.sites import FIXED_RANGES, find_sites
 
 
 def sites_of(make, shape=(8, 8, 3), spared=()):

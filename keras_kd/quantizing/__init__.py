@@ -1,0 +1,1 @@
+"""Quantization: models that compute as files of few bits do."""
