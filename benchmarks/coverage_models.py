@@ -73,6 +73,8 @@ def build(model, seed=0):
     keras.utils.set_random_seed(seed)
     known = architectures.ARCHITECTURES if group == "architectures" else hub_models.HUB_MODELS
     built, inputs = known[name](SAMPLES)
+    if group == "hub":
+        hub_models.shuffle(built)
     application_models.set_batch_statistics(built, inputs)
     return built, inputs
 

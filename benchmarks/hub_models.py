@@ -10,6 +10,15 @@ from architectures import CLASSES, WORDS, smooth, words
 LENGTH = 16
 
 
+def shuffle(model):
+    """Shuffle the numbers of every kernel: initializers of one seed give many the same ones."""
+    generator = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        if len(variable.shape) > 1:
+            values = generator.permutation(np.ravel(variable.numpy()))
+            variable.assign(values.reshape(variable.shape))
+
+
 def text(count):
     """Return words and the mask that covers the last of them in some rows."""
     lengths = np.random.default_rng(1).integers(LENGTH // 2, LENGTH + 1, (count, 1))
@@ -120,9 +129,9 @@ def segformer(count):
     from keras_hub.models import MiTBackbone, SegFormerBackbone, SegFormerImageSegmenter
 
     encoder = MiTBackbone(
-        image_shape=(32, 32, 3),
+        image_shape=(64, 64, 3),
         num_layers=4,
-        hidden_dims=[8, 8, 16, 16],
+        hidden_dims=[8, 16, 24, 32],
         layerwise_depths=[1, 1, 1, 1],
         layerwise_num_heads=[1, 1, 2, 2],
         layerwise_sr_ratios=[8, 4, 2, 1],
@@ -131,7 +140,7 @@ def segformer(count):
         max_drop_path_rate=0.1,
     )
     backbone = SegFormerBackbone(encoder, 16)
-    return SegFormerImageSegmenter(backbone, 4, preprocessor=None), smooth(count, 32, 32, 3)
+    return SegFormerImageSegmenter(backbone, 4, preprocessor=None), smooth(count, 64, 64, 3)
 
 
 def whisper(count):

@@ -32,9 +32,15 @@ MULTIPLIED = {
     "MatMul",
 }  # fmt: skip
 SUMS = {"Add", "AddV2", "BiasAdd"}
+# What a file puts together with one scale for all parts.
+TOGETHER = {"ConcatV2", "Concatenate", "Pack", "Stack"}
+# Operations of two tensors, of which one may be a constant that the file holds in integers.
+RECOMPUTED = {
+    "Add": tf.add, "AddV2": tf.add, "Mul": tf.multiply, "RealDiv": tf.divide, "Sub": tf.subtract,
+}  # fmt: skip
 # What makes new values that the file holds in integers.
 ROUNDED_PRIMITIVES = MULTIPLIED | SUMS | {
-    "AvgPool", "ConcatV2", "LeakyRelu", "Maximum", "Mean", "Minimum", "Mul", "Pack", "PadV2",
+    "AvgPool", "ConcatV2", "LeakyRelu", "Maximum", "Mean", "Minimum", "Mul", "Neg", "Pack", "PadV2",
     "RealDiv", "Relu", "Relu6", "ResizeBilinear", "SelectV2", "Sigmoid", "Softmax", "Sub", "Sum",
     "Tanh",
 }  # fmt: skip
@@ -47,6 +53,8 @@ FIXED_RANGES = {
     "sigmoid": (0.0, 255.0 / 256.0),
     "tanh": (-1.0, 127.0 / 128.0),
 }
+# Numbers from here on stand for "never" before a softmax.
+MASK = 5e3
 FIXED_PRIMITIVES = {kind: FIXED_RANGES[kind.lower()] for kind in OF_FIXED_RANGE}
 
 
@@ -61,6 +69,38 @@ def is_rounded(tensor: Any) -> bool:
     while op_type(tensor) in SAME_RANGE_PRIMITIVES or _is_once(tensor):
         tensor = source_of(tensor.op.inputs[1 if _is_once(tensor) else 0])
     return (op_type(tensor) or "").startswith("FakeQuant")
+
+
+def is_constant(tensor: Any) -> bool:
+    """Whether a traced tensor depends on no input, variable or random number."""
+    waiting, seen = [tensor.op], set()
+    while waiting:
+        operation = waiting.pop()
+        if operation.type in ("Placeholder", "ReadVariableOp") or operation.op_def.is_stateful:
+            return False
+        if operation.type != "Shape":  # known once the batch size is
+            waiting += [x.op for x in operation.inputs if id(x.op) not in seen]
+        seen.add(id(operation))
+    return True
+
+
+def without_mask(kind: str, inputs: Any) -> Any:
+    """Return a selection between a tensor and a large number as a sum, `None` of all else.
+
+    A file has one scale for what is selected, and would clip the number to the tensor's range.
+    """
+    if kind != "SelectV2":
+        return None
+    condition, *branches = inputs
+    for i, branch in enumerate(branches):
+        number = tf.get_static_value(branch)
+        if number is not None and number.size and float(np.abs(number).min()) >= MASK:
+            zero, kept = tf.zeros_like(branch), list(branches)
+            kept[i] = zero
+            masked = [zero, zero]
+            masked[i] = branch
+            return tf.where(condition, *kept) + tf.where(condition, *masked)
+    return None
 
 
 def _is_once(tensor: Any) -> bool:

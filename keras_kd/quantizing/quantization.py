@@ -25,11 +25,16 @@ from keras_kd.models.graph import changed_outputs
 from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
 from keras_kd.models.views import read_as
 from keras_kd.quantizing.kernels import KernelRounding
-from keras_kd.quantizing.primitives import FIXED_PRIMITIVES, is_rounded
-from keras_kd.quantizing.ranges import Measure, Ranges
+from keras_kd.quantizing.primitives import (
+    FIXED_PRIMITIVES,
+    MASK,
+    RECOMPUTED,
+    is_rounded,
+    without_mask,
+)
+from keras_kd.quantizing.ranges import Measure, Ranges, off_the_middle
 from keras_kd.quantizing.sites import Site, Sites, kernel_activation
 
-_MASK = 5e3
 _SAMPLE = 2**16  # values of a tensor that its range is taken from, in each batch
 
 
@@ -127,7 +132,7 @@ class Quantization:
 
             def collect(site: Site, x: Any) -> None:
                 if site.fixed is None:
-                    found.setdefault(site.name, []).append(_some_values(x))
+                    found.setdefault(site.range_name, []).append(_some_values(x))
 
             with self.applied(collect=collect), unrolled(self.model, known):
                 self.model(batch, training=False)
@@ -137,16 +142,19 @@ class Quantization:
             for name, values in values_of(batch).items():
                 seen.setdefault(name, []).append(np.asarray(values))
         useless = set()
+        changing = {site.range_name for site in self.sites.sites if not site.is_constant}
         for site in self.sites.sites:
-            if site.name in seen:
-                values = np.concatenate(seen[site.name])
+            if site.range_name in seen:
+                values = np.concatenate(seen[site.range_name])
                 if site.is_primitive and _hides_all_others(values):
                     useless.add(site)
-                exact = site.kind == "variable"
+                exact = site.range_name not in changing
                 low, high = (values.min(), values.max()) if exact else measure(values)
                 low, high = min(float(low), 0.0), max(float(high), 0.0)
                 if self.ranges.bits > 8:
                     low, high = min(low, -high), max(high, -low)
+                else:
+                    low, high = off_the_middle(low, high, self.ranges.bits)
                 self.ranges.set_range(site, low, high)
         self._leave(useless)
 
@@ -223,7 +231,16 @@ class Quantization:
         place = self._calls.place_of(kind, outputs, graph)
         site = None if place is None else self._by_call.get((*place, kind))
         if site is not None:
-            return [self._quantized(site, outputs[0])]
+            x = outputs[0]
+            if kind == "Neg":  # which has no kernel for integers
+                x = inputs[0] * -1.0
+            elif kind in RECOMPUTED:
+                keys = [(*place, f"{kind}:{i}") for i in range(2)]
+                if any(key in self._by_call for key in keys):
+                    x = RECOMPUTED[kind](*map(self._at, keys, inputs))
+            return [self._quantized(site, x)]
+        if (masked := without_mask(kind, inputs)) is not None:
+            return [masked]
         if kind in FIXED_PRIMITIVES and is_rounded(inputs[0]):  # the converter rounds it itself
             return [self.ranges.fixed(FIXED_PRIMITIVES[kind], outputs[0])]
         return None
@@ -285,7 +302,7 @@ def _some_values(x: Any) -> tf.Tensor:
 
 def _hides_all_others(values: np.ndarray) -> bool:
     """Whether large numbers, such as the -1e9 of a mask, leave no steps for all others."""
-    sizes = np.abs(values) / max(float(np.abs(values).max()), _MASK)
+    sizes = np.abs(values) / max(float(np.abs(values).max()), MASK)
     return bool((sizes > 0.5).any() and (sizes < 1e-3).any()) and not bool(
         ((sizes >= 1e-3) & (sizes <= 0.5)).any()
     )
@@ -304,8 +321,8 @@ def quantization_from_json(content: Mapping[str, Any], model: keras.Model) -> Qu
     )
     ranges = Ranges(sites.sites, content["activation_bits"])
     for site in sites.sites:
-        if site.name in content["ranges"]:
-            ranges.set_range(site, *content["ranges"][site.name])
+        if site.range_name in content["ranges"]:
+            ranges.set_range(site, *content["ranges"][site.range_name])
     return Quantization(model, sites, ranges)
 
 

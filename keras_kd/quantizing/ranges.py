@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +51,25 @@ def _least_squares(values: np.ndarray, steps: int) -> tuple[float, float]:
     return best
 
 
+def off_the_middle(low: float, high: float, bits: int) -> tuple[float, float]:
+    """Return a range whose ends do not lie in the middle of two steps.
+
+    Of images from -1 to 1 every pixel of 8 bits would, and kernels round such values differently.
+
+    Args:
+        low: The smallest value, at most 0.
+        high: The largest value, at least 0.
+        bits: The bits of an activation.
+    """
+    steps = 2**bits - 1
+    zero = -low * steps / max(high - low, 1e-12)
+    if abs(zero % 1.0 - 0.5) > 1e-3:
+        return low, high
+    below = math.ceil(zero)
+    scale = max(-low / below, high / (steps - below))
+    return -below * scale, (steps - below) * scale
+
+
 class Ranges(keras.layers.Layer):
     """The variables of the activations' quantizers.
 
@@ -76,11 +96,11 @@ class Ranges(keras.layers.Layer):
         self._follows = ranges == "minmax" or make_quantizer is not None
         self._quantizers: dict[str, tuple[Any, dict[str, Any]]] = {}
         for site in sites:
-            if site.fixed is None:
+            if site.fixed is None and site.range_name not in self._quantizers:
                 quantizer = make(bits)
                 adapter = _Adapter(self, trainable=ranges == "learned")
                 weights = quantizer.build(tf.TensorShape([None]), "range", adapter)
-                self._quantizers[site.name] = (quantizer, weights)
+                self._quantizers[site.range_name] = (quantizer, weights)
         self.built = True
 
     def quantized(self, site: Site, x: tf.Tensor, training: bool) -> tf.Tensor:
@@ -88,10 +108,14 @@ class Ranges(keras.layers.Layer):
         values = tf.cast(x, tf.float32)
         if site.fixed is not None:
             return self.fixed(site.fixed, x)
-        quantizer, weights = self._quantizers[site.name]
+        quantizer, weights = self._quantizers[site.range_name]
         variables = {name: variable.value for name, variable in weights.items()}
         if training and self._follows:
-            quantizer(_extremes(values), True, variables)
+            extremes = _extremes(values)
+            if site.shared not in ("", site.name):  # a part of what has this range
+                held = [tf.reshape(variables[key], [-1]) for key in ("min_var", "max_var")]
+                extremes = tf.concat([extremes, *held], 0)
+            quantizer(extremes, True, variables)
         return tf.cast(quantizer(values, False, variables), x.dtype)
 
     def fixed(self, limits: tuple[float, float], x: tf.Tensor) -> tf.Tensor:
@@ -105,7 +129,7 @@ class Ranges(keras.layers.Layer):
 
     def set_range(self, site: Site, low: float, high: float) -> None:
         """Set the range of a site."""
-        weights = self._quantizers[site.name][1]
+        weights = self._quantizers[site.range_name][1]
         for name, value in (("min_var", low), ("max_var", high)):
             weights[name].assign(np.full(weights[name].shape, value, "float32"))
 

@@ -15,10 +15,13 @@ from keras_kd.quantizing.kernels import KERNEL_LAYERS, SEPARABLE
 from keras_kd.quantizing.primitives import (
     FIXED_RANGES,
     MULTIPLIED,
+    RECOMPUTED,
     ROUNDED_PRIMITIVES,
     SAME_RANGE_PRIMITIVES,
     SUMS,
+    TOGETHER,
     inside_activations,
+    is_constant,
     is_in_keras,
     moves_of,
     name_of,
@@ -66,8 +69,10 @@ class Site:
             nothing else rounds, `"between"`: what a separable convolution hands from its first
             kernel to its second, `"activation"`: what its activation function is given,
             `"partial"`: what the first inputs of a sum, product or maximum come to, `"variable"`
-            of the model, or the type of an operation of TensorFlow in the layer's own code.
+            of the model, or the type of an operation of TensorFlow in the layer's own code; with
+            `":0"` or `":1"`, a constant that this operation is given.
         fixed: A range that the operator asks for, or `None`.
+        shared: The name of another site whose range it has; `""`: it has its own.
     """
 
     path: str
@@ -75,6 +80,7 @@ class Site:
     output: int = 0
     kind: str = "output"
     fixed: tuple[float, float] | None = None
+    shared: str = ""
 
     @property
     def is_primitive(self) -> bool:
@@ -85,6 +91,16 @@ class Site:
     def name(self) -> str:
         """A name that stays the same from one process to another."""
         return f"{self.path}:{self.kind}:{self.call}:{self.output}"
+
+    @property
+    def range_name(self) -> str:
+        """The name of the site that holds its range."""
+        return self.shared or self.name
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether its values are the same in every pass."""
+        return self.kind == "variable" or ":" in self.kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +155,8 @@ class _Finder:
     def __init__(self, trace: Trace, spared: frozenset[str]) -> None:
         self._trace = trace
         self._spared = spared
-        self._quantized: set[int] = set()
+        self._quantized: dict[int, Site | None] = {}
+        self._owners: dict[str, str] = {}
         self._given: set[int] = set()
         self._joined: set[int] = set()
         self._left: set[int] = set()
@@ -164,7 +181,7 @@ class _Finder:
         floats = [x for x in self._trace.inputs if x.dtype.is_floating]
         for i, tensor in enumerate(floats):
             self._sites.append(Site("", 0, i, "input"))
-            self._quantized.add(id(source_of(tensor)))
+            self._quantized[id(source_of(tensor))] = self._sites[-1]
         for call in self._calls:
             loop = self._loop_around(call)
             if loop is None:
@@ -175,7 +192,10 @@ class _Finder:
             if isinstance(call.operation, Primitive) and call.operation.type in OF_FIXED_RANGE:
                 self._beside_rounded(call)
         return Sites(
-            tuple(self._sites),
+            tuple(
+                dataclasses.replace(site, shared=self._owners.get(site.name, ""))
+                for site in self._sites
+            ),
             frozenset(self._folded),
             frozenset(self._scaled),
             self._floating,
@@ -198,7 +218,7 @@ class _Finder:
         )
         ends += [moved for product in products for moved in moves_of(product)]
         site = Site(call.path, index, call.index, call.operation.type, self._fixed(call))
-        rounded = any(id(source_of(end)) in self._quantized | self._given for end in ends)
+        rounded = any(id(source_of(end)) in self._quantized.keys() | self._given for end in ends)
         if rounded and id(source_of(x)) not in self._quantized and site not in self._sites:
             self._sites.append(site)
 
@@ -239,7 +259,7 @@ class _Finder:
             self._normalization(call)
         elif isinstance(operation, KERNEL_LAYERS):
             key = id(source_of(call.inputs[0]))
-            if key not in self._quantized | self._joined | self._left:
+            if key not in self._quantized.keys() | self._joined | self._left:
                 self._sites.append(Site(call.path, call.index, 0, "given"))
                 self._given.add(key)
             if isinstance(operation, SEPARABLE):
@@ -256,28 +276,44 @@ class _Finder:
             self._sites += [Site(call.path, call.index, i, "partial") for i in partial]
         for i, tensor in enumerate(call.outputs):
             key = id(source_of(tensor))
-            if key in self._quantized | self._joined | self._left or 0 in tensor.shape:
+            if key in self._quantized.keys() | self._joined | self._left or 0 in tensor.shape:
                 continue
-            if self._keeps_range(call) or self._joins_with_next(call, key):
-                (self._quantized if self._keeps_range(call) else self._joined).add(key)
+            if self._keeps_range(call):
+                self._quantized[key] = self._quantized[id(source_of(call.inputs[0]))]
+                continue
+            if self._joins_with_next(call, key):
+                self._joined.add(key)
                 continue
             name = activation_name(operation) or getattr(
                 kernel_activation(operation), "__name__", None
             )
-            self._sites.append(Site(call.path, call.index, i, fixed=FIXED_RANGES.get(name or "")))
-            self._quantized.add(key)
+            self._add(call, Site(call.path, call.index, i, fixed=FIXED_RANGES.get(name or "")), i)
+
+    def _add(self, call: Call, site: Site, output: int = 0) -> None:
+        """Round an output; what is put together shares its range, as it has one scale in files."""
+        self._sites.append(site)
+        self._quantized[id(source_of(call.outputs[output]))] = site
+        if name_of(call.operation) not in TOGETHER:
+            return
+        for x in call.inputs:
+            given = self._quantized.get(id(self._before_moves(source_of(x))))
+            if given is not None and given.fixed is None:
+                old = self._owners.get(given.name, given.name)
+                tied = [name for name, owner in self._owners.items() if owner == old]
+                self._owners |= dict.fromkeys([old, *tied, site.name], site.name)
 
     def _primitive(self, call: Call) -> None:
         """Round what a custom layer computes itself from what is rounded."""
         parent, kind = call.parent, call.operation.type
         closed = parent is not None and isinstance(parent.operation, _WITH_OWN_RULES)
         sources = [self._before_moves(source_of(x)) for x in call.inputs]
-        rounded = any(id(x) in self._quantized | self._joined for x in sources)
+        rounded = any(id(x) in self._quantized.keys() | self._joined for x in sources)
         key = id(source_of(call.outputs[0]))
         if closed or not rounded or key in self._quantized:
             return
         if kind in SAME_RANGE_PRIMITIVES and len(sources) == 1:
-            self._quantized |= {id(source_of(x)) for x in call.outputs}
+            same = self._quantized.get(id(sources[0]))
+            self._quantized |= {id(source_of(x)): same for x in call.outputs}
         elif key in self._inside:
             self._joined.add(key)
         elif kind in ROUNDED_PRIMITIVES:
@@ -287,8 +323,10 @@ class _Finder:
             for x in sources if kind not in MULTIPLIED | {"BiasAdd"} else ():
                 self._variable(x)
             index = 0 if parent is None else parent.index
-            self._sites.append(Site(call.path, index, call.index, kind, self._fixed(call)))
-            self._quantized.add(key)
+            for i, x in enumerate(sources if kind in RECOMPUTED else ()):
+                if x.shape.num_elements() != 1 and is_constant(x):
+                    self._sites.append(Site(call.path, index, call.index, f"{kind}:{i}"))
+            self._add(call, Site(call.path, index, call.index, kind, self._fixed(call)))
 
     def _before_moves(self, x: Any) -> Any:
         """Return the variable that a tensor was moved from; another tensor as it is."""
@@ -301,8 +339,7 @@ class _Finder:
         """Round a variable that is computed with, as the file does."""
         position = self._trace.variable_of(x)
         if position is not None and id(x) not in self._quantized:
-            self._quantized.add(id(x))
-            site = Site("", 0, position, "variable")
+            site = self._quantized[id(x)] = Site("", 0, position, "variable")
             self._sites += [] if site in self._sites else [site]
 
     def _fixed(self, call: Call) -> tuple[float, float] | None:
@@ -315,7 +352,7 @@ class _Finder:
             and name_of(operation) in _SAME_RANGE_OPERATIONS
         )
         given = {id(source_of(x)) for x in call.inputs}
-        return same and len(given) == 1 and given <= self._quantized
+        return same and len(given) == 1 and given <= self._quantized.keys()
 
     def _next(self, key: int) -> Call | None:
         """Return the only call that takes a tensor; of a layer around others, the inner one."""
