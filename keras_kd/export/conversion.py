@@ -85,6 +85,7 @@ class Conversion:
         self._data = (representative, validation)
         if isinstance(self._source, KerasSource):  # a mistake in the data shows before the work
             self._read(self._source.inputs)
+            self._source.calibrated = self.calibration is not None
 
     def _read(self, inputs: Sequence[Input]) -> None:
         (representative, validation), self._data = self._data, (None, None)

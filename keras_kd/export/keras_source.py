@@ -24,7 +24,7 @@ from keras_kd.export.signatures import (
     call_target,
     check_layers,
 )
-from keras_kd.export.tracing import as_float32, reshapes_by_batch
+from keras_kd.export.tracing import as_float32, masks_in_range, reshapes_by_batch
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.measuring.metrics import is_of_errors
 from keras_kd.models.calls import operations_of
@@ -49,6 +49,7 @@ class KerasSource:
 
     Attributes:
         quantization_aware: Whether it computes with trained ranges.
+        calibrated: Whether other ranges are taken from data. Defaults to `False`.
 
     Raises:
         ValueError: If the model is not built, is a distiller, was quantized by Keras, looks up
@@ -84,6 +85,7 @@ class KerasSource:
             raise ValueError(lookups(tables))
         self.model = model
         self.quantization_aware = applied is not None
+        self.calibrated = False
         self.weight_bits = weight_bits or {}
         self._clustered = clustered
         self._applied = applied or contextlib.nullcontext
@@ -212,7 +214,8 @@ class KerasSource:
         names: list[str] = []
 
         def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-            with self._applied():
+            masks = masks_in_range() if self.calibrated else contextlib.nullcontext()
+            with masks, self._applied():
                 outputs = call_target(self.model, target, self.structure(inputs))
             names[:] = [safe_name(name) for name in outputs]
             return dict(zip(names, outputs.values(), strict=True))

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
-from keras_kd.models.graph import flat_layers
+from keras_kd.models.calls import mask_branch
+from keras_kd.models.graph import changed_outputs, flat_layers
 
 
 @contextlib.contextmanager
@@ -26,6 +28,29 @@ def as_float32(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, policy in reversed(changed):
             layer.dtype_policy = policy
+
+
+# The exponential of it is less than half a step of a softmax in 8 bits.
+_HIDDEN = 8.0
+
+
+@contextlib.contextmanager
+def masks_in_range() -> Iterator[None]:
+    """Let masked scores be a little less than all others, where Keras takes -1e9.
+
+    A calibrated range that holds -1e9 has one step for all other scores.
+    """
+
+    def change(kind: str, inputs: Any, outputs: Any, graph: Any) -> Any:
+        i = mask_branch(kind, inputs, outputs)
+        if i is None or tf.get_static_value(inputs[i]).max() > 0 or inputs[3 - i].shape.rank == 0:
+            return None
+        branches = list(inputs[1:])
+        branches[i - 1] = tf.reduce_min(branches[2 - i], -1, keepdims=True) - _HIDDEN
+        return [tf.where(inputs[0], *branches)]
+
+    with changed_outputs(change):
+        yield
 
 
 def reshapes_by_batch(graph: Any) -> bool:

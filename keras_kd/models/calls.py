@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_kd.models.graph import changed_outputs, flat_layers, graph_of, is_graph, sublayers
@@ -375,6 +376,29 @@ def source_of(tensor: tf.Tensor) -> tf.Tensor:
     while op_type(tensor) in COPIES:
         tensor = tensor.op.inputs[0]
     return tensor
+
+
+# Numbers of this size stand for "never" before a softmax.
+MASK = 5e3
+
+
+def mask_branch(kind: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> int | None:
+    """Return which input of a selection is a large number, `None` of other operations.
+
+    Args:
+        kind: The type of an operation that `changed_outputs` gives.
+        inputs: Its inputs.
+        outputs: Its outputs, or what takes their place already: `None` is returned for this.
+    """
+    if kind != "SelectV2" or any(
+        x is not y for x, y in zip(inputs, outputs[0].op.inputs, strict=False)
+    ):
+        return None
+    for i in (1, 2):
+        number = tf.get_static_value(inputs[i])
+        if number is not None and number.size and float(np.abs(number).min()) >= MASK:
+            return i
+    return None
 
 
 def op_type(tensor: tf.Tensor) -> str | None:

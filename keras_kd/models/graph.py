@@ -197,7 +197,8 @@ def changed_outputs(change: Callable[..., Any]) -> Iterator[None]:
     def callback(
         kind: str, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
     ) -> Any:
-        return None if graph is None else change(kind, inputs, outputs, graph)
+        changed = None if graph is None else change(kind, inputs, outputs, graph)
+        return outputs if changed is None else changed  # the next callback is given it
 
     op_callbacks.add_op_callback(callback)
     try:

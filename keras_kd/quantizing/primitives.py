@@ -16,6 +16,7 @@ from keras_kd.models.calls import (
     Primitive,
     Trace,
     has_own_code,
+    mask_branch,
     op_type,
     source_of,
 )
@@ -53,8 +54,6 @@ FIXED_RANGES = {
     "sigmoid": (0.0, 255.0 / 256.0),
     "tanh": (-1.0, 127.0 / 128.0),
 }
-# Numbers from here on stand for "never" before a softmax.
-MASK = 5e3
 FIXED_PRIMITIVES = {kind: FIXED_RANGES[kind.lower()] for kind in OF_FIXED_RANGE}
 
 
@@ -84,23 +83,18 @@ def is_constant(tensor: Any) -> bool:
     return True
 
 
-def without_mask(kind: str, inputs: Any) -> Any:
+def without_mask(kind: str, inputs: Any, outputs: Any) -> Any:
     """Return a selection between a tensor and a large number as a sum, `None` of all else.
 
     A file has one scale for what is selected, and would clip the number to the tensor's range.
     """
-    if kind != "SelectV2":
+    i = mask_branch(kind, inputs, outputs)
+    if i is None:
         return None
-    condition, *branches = inputs
-    for i, branch in enumerate(branches):
-        number = tf.get_static_value(branch)
-        if number is not None and number.size and float(np.abs(number).min()) >= MASK:
-            zero, kept = tf.zeros_like(branch), list(branches)
-            kept[i] = zero
-            masked = [zero, zero]
-            masked[i] = branch
-            return tf.where(condition, *kept) + tf.where(condition, *masked)
-    return None
+    zero, kept = tf.zeros_like(inputs[i]), list(inputs[1:])
+    masked = [zero, zero]
+    kept[i - 1], masked[i - 1] = zero, inputs[i]
+    return tf.where(inputs[0], *kept) + tf.where(inputs[0], *masked)
 
 
 def _is_once(tensor: Any) -> bool:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.models.calls import (
+    MASK,
     OpenCalls,
     changed_attribute,
     changed_calls,
@@ -27,7 +28,6 @@ from keras_kd.models.views import read_as
 from keras_kd.quantizing.kernels import KernelRounding
 from keras_kd.quantizing.primitives import (
     FIXED_PRIMITIVES,
-    MASK,
     RECOMPUTED,
     is_rounded,
     without_mask,
@@ -230,16 +230,16 @@ class Quantization:
         """Return what stands in place of the outputs of an operation of TensorFlow."""
         place = self._calls.place_of(kind, outputs, graph)
         site = None if place is None else self._by_call.get((*place, kind))
-        if site is not None:
+        if place is not None and site is not None:
             x = outputs[0]
             if kind == "Neg":  # which has no kernel for integers
                 x = inputs[0] * -1.0
             elif kind in RECOMPUTED:
-                keys = [(*place, f"{kind}:{i}") for i in range(2)]
+                keys = (*place, f"{kind}:0"), (*place, f"{kind}:1")
                 if any(key in self._by_call for key in keys):
-                    x = RECOMPUTED[kind](*map(self._at, keys, inputs))
+                    x = RECOMPUTED[kind](self._at(keys[0], inputs[0]), self._at(keys[1], inputs[1]))
             return [self._quantized(site, x)]
-        if (masked := without_mask(kind, inputs)) is not None:
+        if (masked := without_mask(kind, inputs, outputs)) is not None:
             return [masked]
         if kind in FIXED_PRIMITIVES and is_rounded(inputs[0]):  # the converter rounds it itself
             return [self.ranges.fixed(FIXED_PRIMITIVES[kind], outputs[0])]

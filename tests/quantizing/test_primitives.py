@@ -69,6 +69,32 @@ class OwnKernel(layers.Layer):
         return ops.relu(ops.matmul(x, self.kernel) + self.bias)
 
 
+@keras.saving.register_keras_serializable("test_primitives")
+class Rotary(layers.Layer):
+    """Turns pairs of numbers by an angle that depends on the position."""
+
+    def call(self, x):
+        angle = ops.outer(ops.arange(x.shape[1], dtype="float32"), ops.arange(1.0, 9.0) / 8.0)
+        angle = ops.concatenate([angle, angle], -1)
+        first, second = ops.split(x, 2, -1)
+        turned = ops.reshape(ops.stack([-second, first], -2), (-1, *x.shape[1:]))
+        return x * ops.cos(angle) + turned * ops.sin(angle)
+
+
+@keras.saving.register_keras_serializable("test_primitives")
+class Masked(layers.Layer):
+    """Sums over the words before each, weighted by a softmax with a mask."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.softmax = layers.Softmax()
+
+    def call(self, x):
+        scores = tf.einsum("btd,bsd->bts", x, x) / 4.0
+        mask = ops.tril(ops.ones(scores.shape[1:], "bool"))
+        return ops.matmul(self.softmax(scores, mask=mask[None]), x)
+
+
 class AddedInCode(keras.Model):
     """Computes in its own code."""
 
@@ -128,9 +154,10 @@ def steps_apart(result, path):
         lambda: functional(Token()),
         lambda: functional(Gated()),
         lambda: functional(OwnKernel()),
+        lambda: functional(Rotary()),
         in_code,
     ],
-    ids=["token", "gated", "own kernel", "in code"],
+    ids=["token", "gated", "own kernel", "rotary", "in code"],
 )
 def test_the_file_computes_in_integers_what_a_custom_layer_computes(make, tmp_path):
     file, steps = steps_apart(quantized(make()), tmp_path / "a.tflite")
@@ -143,6 +170,39 @@ def test_scores_behind_a_mask_of_large_numbers_stay_float(tmp_path):
     floating = {operator.name for operator in file.float_operators()}
     assert "SOFTMAX" in floating and floating <= {"ADD", "SOFTMAX"}
     assert (steps <= 1.01).mean() >= 0.999
+
+
+def test_a_mask_hides_in_the_file_what_it_hides_in_the_model(tmp_path):
+    result = quantized(functional(Masked()))
+    file, steps = steps_apart(result, tmp_path / "a.tflite")
+    assert (steps <= 1.01).mean() >= 0.99 and steps.max() <= 2.01
+    assert {o.name for o in file.float_operators()} <= {"ADD", "SOFTMAX"}
+    runtime = LiteRuntime(tmp_path / "a.tflite")
+    changed = np.concatenate([X[:, :3], X[::-1, 3:]], 1)
+    before, after = (
+        next(iter(runtime.predict({runtime.inputs[0].name: x}).values())) for x in (X, changed)
+    )
+    np.testing.assert_array_equal(before[:, :3], after[:, :3])
+    assert (before[:, 3:] != after[:, 3:]).any()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_put_together_has_one_scale(training, tmp_path):
+    given = keras.Input((6, WIDTH))
+    x = layers.Dense(WIDTH, activation="relu")(given)
+    wide = layers.Dense(WIDTH)(layers.MaxPooling1D(1)(x))
+    x = layers.Concatenate()([x, 3.0 * wide])
+    student = keras.Model(given, layers.Dense(4)(layers.Concatenate()([x, given])))
+    arguments = {"ranges": "minmax", "epochs": 1, "learning_rate": 1e-4} if training else {}
+    result = quantized(student, **arguments)
+    assert len(result.quantization["ranges"]) == 3  # `wide`, all that is joined, the output
+    file, steps = steps_apart(result, tmp_path / "a.tflite")
+    assert not file.float_operators() and steps.max() <= 1.01
+    names = [operator.name for operator in file.operators()]
+    assert names.count("QUANTIZE") == 1 and names.count("CONCATENATION") == 2
+    result.save(tmp_path / "a.keras")
+    loaded = kd.load_compressed(tmp_path / "a.keras")
+    np.testing.assert_array_equal(loaded.predict(X), result.predict(X))
 
 
 @pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd.models.tfmot import import_tfmot
-from keras_kd.quantizing.ranges import Ranges, measure_of
+from keras_kd.quantizing.ranges import Ranges, measure_of, off_the_middle
 from keras_kd.quantizing.sites import Site
 
 VALUES = np.random.default_rng(0).normal(size=200_000).astype("float32")
@@ -24,6 +24,29 @@ def test_ranges_that_are_measured():
     low, high = measure_of("mse", 8)(outlier)
     assert error(low, high) <= error(float(VALUES.min()), 100.0)
     assert measure_of("learned", 8)(outlier) == (low, high)
+
+
+def test_no_pixel_of_8_bits_lies_in_the_middle_of_two_steps():
+    low, high = off_the_middle(-1.0, 1.0, 8)
+    assert low <= -1.0 and high >= 1.0 and high - low < 2.02
+    places = (np.arange(256) / 127.5 - 1.0 - low) / (high - low) * 255
+    assert np.abs(places % 1.0 - 0.5).min() > 1e-3
+    assert -low * 255 / (high - low) == pytest.approx(128)
+    assert off_the_middle(-1.0, 2.0, 8) == (-1.0, 2.0)
+    assert off_the_middle(0.0, 1.0, 8) == (0.0, 1.0) and off_the_middle(0.0, 0.0, 8) == (0.0, 0.0)
+
+
+def test_the_parts_of_a_concatenation_widen_its_range_only():
+    whole, part = Site("whole", shared="whole:output:0:0"), Site("part", shared="whole:output:0:0")
+    ranges = Ranges([part, whole], 8, "minmax")
+    ranges.set_range(whole, -1.0, 1.0)
+    ranges.quantized(part, tf.constant([-0.5, 0.5]), training=True)
+    assert ranges.to_json() == {whole.name: [-1.0, 1.0]}
+    ranges.quantized(part, tf.constant([-0.5, 3.0]), training=True)
+    (low, high) = ranges.to_json()[whole.name]
+    assert low == pytest.approx(-1.0, abs=1e-6) and high > 1.0
+    ranges.quantized(whole, tf.constant([-0.5, 0.5]), training=True)
+    assert ranges.to_json()[whole.name][0] > low
 
 
 SITE = Site("layer")
