@@ -3,23 +3,19 @@
 import ast
 import pathlib
 import re
+import runpy
 
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "keras_kd"
 
-# From the top floor down.
-FLOORS = (
-    "__main__", "cli", "demo", "planning", "compression", "caching", "report", "export",
-    "distilling", "measuring", "quantizing", "teachers", "litert", "models", "data", "losses",
-    "datasets", "system", "_version",
-)  # fmt: skip
+HOUSE = runpy.run_path(str(PACKAGE.parent / "tools" / "house.py"))
+FLOORS = HOUSE["FLOORS"]
 
 # Imports Keras, and what it must know by name when it loads a file.
 ENTRANCE = "backend"
 
-# The public names of one folder whose code stands on a higher floor.
-FACADES = {"teachers/cached.py"}
+FACADES = {"/".join(name.split(".")[1:]) + ".py" for name in HOUSE["FACADES"]}
 
 
 def imported(path):
