@@ -174,6 +174,19 @@ def functions(tree):
     ]
 
 
+def code_lines(file):
+    """Return how many lines of a module are neither blank, nor comment, nor docstring."""
+    text = file.read_text(encoding="utf-8")
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    inside = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            inside |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    numbered = enumerate(text.splitlines(), start=1)
+    stripped = {number: line.strip() for number, line in numbered if number not in inside}
+    return sum(bool(line) and not line.startswith("#") for line in stripped.values())
+
+
 def duplicated_runs(root):
     """Return how many runs of `RUN` lines stand in more than one place."""
     places = collections.defaultdict(list)
@@ -222,6 +235,7 @@ def measure(root):
         "private names of other libraries": len(uses),
         "files that use them": len(set().union(*uses.values())),
         "lines": sum(lines.values()),
+        "of which code (no docstrings, comments, blank lines)": sum(map(code_lines, files)),
         "lines of the longest file": max(lines.values()),
         "lines of a function, 95th percentile": lengths[int(0.95 * len(lengths))],
         "lines of a function, median": int(statistics.median(lengths)),
