@@ -315,7 +315,7 @@ def quantization_from_json(content: Mapping[str, Any], model: keras.Model) -> Qu
             Site(**{**site, "fixed": tuple(site["fixed"]) if site["fixed"] else None})
             for site in content["sites"]
         ),
-        frozenset(content["folded"]),
+        dict.fromkeys(content["folded"], ""),
         frozenset(content["scaled"]),
         {},
     )

@@ -109,15 +109,19 @@ class Sites:
 
     Attributes:
         sites: All of them, in the order of the pass.
-        folded: Paths of the BatchNormalization layers that become part of the kernel before them.
+        folded: Paths of the BatchNormalization layers that become part of the kernel before them,
+            each with the path of the layer that holds it.
         scaled: Paths of those that become a depthwise convolution of one weight per channel.
         floating: The outputs that stay float, by the path of their layer, with the reason.
+        inputs: What rounds the input of a kernel, by the path of its layer; of layers that are
+            called once.
     """
 
     sites: tuple[Site, ...]
-    folded: frozenset[str]
+    folded: Mapping[str, str]
     scaled: frozenset[str]
     floating: Mapping[str, str]
+    inputs: Mapping[str, Site] = dataclasses.field(default_factory=dict)
 
 
 def activation_name(operation: Any) -> str | None:
@@ -157,10 +161,11 @@ class _Finder:
         self._spared = spared
         self._quantized: dict[int, Site | None] = {}
         self._owners: dict[str, str] = {}
+        self._inputs: dict[str, Site | None] = {}
         self._given: set[int] = set()
         self._joined: set[int] = set()
         self._left: set[int] = set()
-        self._folded: set[str] = set()
+        self._folded: dict[str, str] = {}
         self._transposed: set[str] = set()
         self._scaled: set[str] = set()
         self._floating: dict[str, str] = {}
@@ -191,14 +196,17 @@ class _Finder:
         for call in self._trace.calls:
             if isinstance(call.operation, Primitive) and call.operation.type in OF_FIXED_RANGE:
                 self._beside_rounded(call)
+        sites = {
+            site.name: dataclasses.replace(site, shared=self._owners.get(site.name, ""))
+            for site in self._sites
+        }
+        once = {path: site for path, site in self._inputs.items() if self._times[path] == 1}
         return Sites(
-            tuple(
-                dataclasses.replace(site, shared=self._owners.get(site.name, ""))
-                for site in self._sites
-            ),
-            frozenset(self._folded),
+            tuple(sites.values()),
+            self._folded,
             frozenset(self._scaled),
             self._floating,
+            {path: sites[site.name] for path, site in once.items() if site is not None},
         )
 
     def _beside_rounded(self, call: Call) -> None:
@@ -259,11 +267,15 @@ class _Finder:
             self._normalization(call)
         elif isinstance(operation, KERNEL_LAYERS):
             key = id(source_of(call.inputs[0]))
+            given = self._quantized.get(key)
             if key not in self._quantized.keys() | self._joined | self._left:
-                self._sites.append(Site(call.path, call.index, 0, "given"))
+                given = Site(call.path, call.index, 0, "given")
+                self._sites.append(given)
                 self._given.add(key)
+            self._inputs[call.path] = given
             if isinstance(operation, SEPARABLE):
                 self._sites.append(Site(call.path, call.index, 0, "between"))
+                self._inputs[call.path] = self._sites[-1]
             activation = kernel_activation(operation)
             joined = getattr(activation, "__name__", "") in _JOINED
             if activation is not None and not (joined and self._takes_activation(call)):
@@ -415,9 +427,10 @@ class _Finder:
             and self._times[before.path] == 1
             and before.path not in self._spared
         ):
-            self._folded.add(call.path)
+            self._folded[call.path] = before.path
             if isinstance(before.operation, _TRANSPOSED):
                 self._transposed.add(call.path)
             return
         if len(call.inputs[0].shape) == 4 and call.operation.axis in (-1, 3):
             self._scaled.add(call.path)
+            self._inputs[call.path] = self._quantized.get(id(given))

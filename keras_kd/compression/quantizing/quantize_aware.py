@@ -19,6 +19,7 @@ from keras_kd.models.calls import has_own_code, operations_of, trace_calls
 from keras_kd.models.graph import input_tensors
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.models.layers import paths_above
+from keras_kd.quantizing.biases import bake_biases
 from keras_kd.quantizing.kernels import (
     KERNEL_LAYERS,
     KernelRounding,
@@ -226,6 +227,10 @@ class QuantizeAware(Stage):
             state.history[self.name] = teaching.fit(trainer, self.epochs)
         if quantization.rounding is not None:
             quantization.rounding.bake()
+            if self.activation_bits == 8:
+                bake_biases(
+                    operations_of(state.model), quantization.sites, quantization.ranges, kernels
+                )
         state.quantization_aware = True
         state.quantization = quantization.to_json()
         state.quantization["weight_bits"] = {kernel.path: kernel.bits for kernel in kernels}
