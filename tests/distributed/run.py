@@ -89,7 +89,7 @@ keras.utils.set_random_seed(0)
 with strategy.scope():
     trained = distiller(Subclassed() if task == "subclassed" else None)
 
-logs = {}
+logs, ranges = {}, []
 if task in ("hints", "subclassed"):
     logs = trained.fit(data(), validation_data=data(), epochs=3, verbose=0).history
     model = trained.student
@@ -111,6 +111,15 @@ elif task == "top_k":
 elif task == "prune":
     compressed = kd.compress(trained, data(), data(), stages=[kd.Prune(0.5, epochs=3)], verbose=0)
     logs, model = compressed.history["prune"], compressed.model
+elif task in ("cluster", "quantize", "minmax"):
+    stages = {
+        "cluster": kd.Cluster(3, epochs=3),
+        "quantize": kd.QuantizeAware(epochs=3, learning_rate=0.01),
+        "minmax": kd.QuantizeAware(epochs=3, ranges="minmax", learning_rate=0.01),
+    }
+    compressed = kd.compress(trained, data(), data(), stages=[stages[task]], verbose=0)
+    (logs,), model = compressed.history.values(), compressed.model
+    ranges = (compressed.quantization or {"ranges": {}})["ranges"].values()
 elif task == "backup":
     backup = kd.BackupAndRestore(folder / f"backup{worker}")
     trained.fit(data(), epochs=3, verbose=0, callbacks=[backup, Kill()])
@@ -118,6 +127,6 @@ elif task == "backup":
 else:
     raise ValueError(task)
 
-weights = [np.asarray(weight).tolist() for weight in model.get_weights()]
+weights = [np.asarray(weight).tolist() for weight in model.get_weights()] + list(ranges)
 result = {"weights": weights, "logs": {key: list(map(float, logs[key])) for key in logs}}
 (folder / f"{mode}_{task}_{worker}.json").write_text(json.dumps(result))

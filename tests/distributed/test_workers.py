@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-TASKS = ["hints", "subclassed", "cache", "top_k", "prune"]
+TASKS = ["hints", "subclassed", "cache", "top_k", "prune", "cluster", "quantize", "minmax"]
 
 
 def test_two_workers_train_as_one_device(start, assert_equal):
