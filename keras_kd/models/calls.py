@@ -173,14 +173,11 @@ class OpenCalls(threading.local):
         self._counts: collections.Counter[str] = collections.Counter()
         self._open: list[_Open] = []
 
-    def reset(self) -> None:
-        """Begin a pass."""
-        self._counts.clear()
-        self._open.clear()
-
     @contextlib.contextmanager
     def begun(self, path: str, operation: Any) -> Iterator[int]:
         """Make a call inside the block; gives how often the operation was called before."""
+        if not self._open:  # another pass
+            self._counts.clear()
         # All steps of a recurrent layer are one.
         index = 0 if isinstance(operation, CELLS) else self._counts[path]
         self._counts[path] += 1

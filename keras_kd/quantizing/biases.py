@@ -60,7 +60,7 @@ def _move(layer: Any, normalization: Any, grid: Any) -> None:
         return
     step = np.maximum(grid, 1e-30)
     change = np.where(grid > 0.0, np.round(offset / step) * step - offset, 0.0)
-    if normalization is None:
+    if bias is not None and normalization is None:
         bias.assign(_values(bias) + change.reshape(bias.shape))
     elif normalization.center:
         normalization.beta.assign(_values(normalization.beta) + change)

@@ -90,7 +90,6 @@ class Quantization:
             collect: Called as `collect(site, tensor)` in place of rounding. Defaults to `None`.
         """
         with self._changed(), contextlib.ExitStack() as stack:
-            self._calls.reset()
             self._mode.now = (training, collect)
             stack.callback(setattr, self._mode, "now", None)
             yield

@@ -8,9 +8,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.litert.runtime import LiteRuntime
 
 
 def compressed(shape, make, **arguments):
@@ -50,6 +52,32 @@ def test_without_quantize_aware_such_a_layer_runs(tmp_path):
     for quantization in ("int8", "int16x8"):
         path = tmp_path / f"{quantization}.tflite"
         kd.export_tflite(model, path, quantization, representative_data=x, verbose=False)
+
+
+def test_a_converter_of_ones_own_writes_integers_from_the_saved_model(tmp_path):
+    student, x = compressed((8, 8, 3), small_convolutions)
+    student.write_saved_model(tmp_path / "saved")
+    serve = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    (served,) = serve(tf.constant(x)).values()
+    np.testing.assert_allclose(served, student.predict(x), atol=1e-6)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved"))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    (tmp_path / "theirs.tflite").write_bytes(converter.convert())
+    ours = kd.export_tflite(student, tmp_path / "a.tflite", "int8", integer_io=True, verbose=False)
+    results = []
+    for path in (tmp_path / "theirs.tflite", ours):
+        runtime = LiteRuntime(path)
+        (given,), (end,) = runtime.describe_tensors()
+        assert given["dtype"] == end["dtype"] == "int8"
+        results.append(next(iter(runtime.predict({given["name"]: x}).values())))
+        assert np.abs(results[-1] - student.predict(x)).max() < 1.01 * end["scale"]
+    np.testing.assert_array_equal(*results)
+
+
+def small_convolutions(i):
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, use_bias=False)(i)))
+    return layers.GlobalAveragePooling2D()(layers.BatchNormalization()(x))
 
 
 def small_network(i):
