@@ -20,6 +20,7 @@ from .compression.stages.stage import Plan as Plan
 from .compression.stages.stage import Stage as Stage
 from .distilling.backup import BackupAndRestore as BackupAndRestore
 from .distilling.distiller import Distiller as Distiller
+from .distilling.dot import DOT as DOT
 from .distilling.hints import Hint as Hint
 from .distilling.mutual import MutualDistiller as MutualDistiller
 from .distilling.pyramids import pair_levels as pair_levels

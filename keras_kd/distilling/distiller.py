@@ -334,13 +334,16 @@ class Distiller(Trainer):
         if y is None:
             require_labels(self.compile_arguments.loss, self.student_loss_weight)
         signals = self.objective.teacher_signals(x)
-        with tf.GradientTape() as tape:
+        apart = self.takes_two_gradients
+        with tf.GradientTape(persistent=apart) as tape:
             y_pred, features = self.objective.student_pass(self.student, x, training=True)
             losses = self.objective.losses(signals, y, y_pred, features, sample_weight)
             loss = losses["loss"] + self._regularisation()
-            scaled_loss = self.optimizer.scale_loss(loss)
+            taught = losses["weighted_distillation_loss"]
+            parts = (loss - taught, taught) if apart else (loss,)
+            scaled = [self.optimizer.scale_loss(part) for part in parts]
         trained = self.student if self.objective.stopped else self
-        self._descend(tape, scaled_loss, trained.trainable_weights)
+        self._descend(tape, scaled[0], trained.trainable_weights, *scaled[1:])
         self._track(losses, loss, x)
         return self._results(signals, x, y, y_pred, sample_weight)
 
@@ -424,18 +427,6 @@ class Distiller(Trainer):
             self.student(batch.inputs, training=False)
         check_apart(self.student, self.objective.teacher)
         self.built = True
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the states of random layers, which Keras leaves out: resuming needs them."""
-        for i, state in enumerate(self.random_states()):
-            store[str(i)] = state.numpy()
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the states of random layers; others stay where the layers are not the same."""
-        states = self.random_states()
-        if len(store.keys()) == len(states):
-            for i, state in enumerate(states):
-                state.assign(store[str(i)])
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, without the teacher."""

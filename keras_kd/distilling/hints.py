@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_kd.distilling.projections import NORMALIZATIONS, OrthogonalProjection
 from keras_kd.losses.fitnet import FitNet
 from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
@@ -31,8 +32,12 @@ class Hint:
             over several layers.
         student_layer: The same for the student.
         loss: A loss of `keras_kd.losses` on features. Defaults to `FitNet()`.
-        projection: `"auto"`, `None` for none, or a layer to put behind the student's layer.
-            Defaults to `"auto"`.
+        projection: `"auto"`; `"orthogonal"`, a matrix with orthonormal rows that keeps the inner
+            products of the student's features; `None` for none; or a layer to put behind the
+            student's layer. Defaults to `"auto"`.
+        normalize: What is done to the teacher's feature before it is compared: `"standardize"`
+            removes mean and deviation of each channel over the batch, `"whiten"` the covariance
+            of the channels as well. Defaults to `None`, nothing.
         name: Name of the loss in the logs. Defaults to the loss's name and that of the student's
             layer, without the models around it, or to the loss's name alone where that is long.
 
@@ -43,8 +48,18 @@ class Hint:
     distiller = keras_kd.Distiller(teacher, student, [keras_kd.losses.KLDivergence(), hint])
     ```
 
-    Reference:
+    VkD standardizes for classification and detection, and whitens for generation:
+
+    ```python
+    hint = keras_kd.Hint(
+        "block4_out", "block2_out", projection="orthogonal", normalize="standardize"
+    )
+    ```
+
+    References:
         Romero et al., FitNets: Hints for Thin Deep Nets, 2015, arXiv:1412.6550.
+        Miles et al., VkD: Improving Knowledge Distillation using Orthogonal Projections, 2024,
+        arXiv:2403.06213 (`"orthogonal"`, `normalize`).
     """
 
     def __init__(
@@ -54,6 +69,7 @@ class Hint:
         loss: DistillationLoss | None = None,
         projection: str | keras.layers.Layer | None = "auto",
         name: str | None = None,
+        normalize: str | None = None,
     ) -> None:
         self.teacher_layer = _names(teacher_layer, "teacher_layer")
         self.student_layer = _names(student_layer, "student_layer")
@@ -63,11 +79,26 @@ class Hint:
                 "`loss` of a Hint must be a loss of `keras_kd.losses`, such as "
                 f"`keras_kd.losses.FitNet()`, but received {loss!r}."
             )
-        if projection not in ("auto", None) and not isinstance(projection, keras.layers.Layer):
+        if projection not in ("auto", "orthogonal", None) and not isinstance(
+            projection, keras.layers.Layer
+        ):
             raise TypeError(
-                f'`projection` must be "auto", None or a Keras layer, but received {projection!r}.'
+                '`projection` must be "auto", "orthogonal", None or a Keras layer, but received '
+                f"{projection!r}."
+            )
+        if normalize is not None and normalize not in NORMALIZATIONS:
+            raise ValueError(
+                '`normalize` must be "standardize", "whiten" or None. Received: '
+                f"normalize={normalize!r}."
+            )
+        if not self.loss.equal_shapes and (projection == "orthogonal" or normalize is not None):
+            raise ValueError(
+                f"{type(self.loss).__name__} does not compare features element by element: a hint "
+                "with it neither projects nor normalizes them. Received: "
+                f"projection={projection!r}, normalize={normalize!r}. Leave both out."
             )
         self.projection = projection
+        self.normalize = normalize
         self.name = name or _short_name(self.loss.name, self.student_paths)
         self._projections: list[keras.layers.Layer | None] | None = None
         self._shapes: dict[str, list[Shape]] | None = None
@@ -146,7 +177,7 @@ class Hint:
         if before == [shape[-1] for shape in student_shapes]:
             return self
         config = self.get_config()
-        config["shapes"] = None
+        config |= {"shapes": None, "loss": self.loss.fresh()}
         if isinstance(self.projection, keras.layers.Layer):
             # Made from its configuration alone: a serialised layer would come back built.
             config["projection"] = type(self.projection).from_config(self.projection.get_config())
@@ -166,13 +197,13 @@ class Hint:
                 "A projection changes sizes, not the number of axes: name layers before or after "
                 "pooling on both sides, or pass `projection=` a layer that bridges them."
             )
-        if teacher[-1] == student[-1]:
+        orthogonal = self.projection == "orthogonal"
+        if teacher[-1] == student[-1] and not orthogonal:
             return None
         if teacher[-1] is None or student[-1] is None:
             raise ValueError(f"{where}: the number of channels must be known, but is None.")
-        with_channels = keras.layers.Dense(
-            teacher[-1], dtype="float32", name=f"{self.name}_projection"
-        )
+        kind = OrthogonalProjection if orthogonal else keras.layers.Dense
+        with_channels = kind(teacher[-1], dtype="float32", name=f"{self.name}_projection")
         with_channels.build(student)
         return with_channels
 
@@ -203,11 +234,22 @@ class Hint:
                     student[i] = projection(keras.ops.cast(student[i], "float32"))
                 if mask is not None and student[i].shape[1:-1] == sides:
                     set_keras_mask(student[i], mask)
+        if self.normalize is not None:
+            teacher = [self._normalized(t, s) for t, s in zip(teacher, student, strict=True)]
         if isinstance(self.teacher_layer, str):
             teacher = teacher[0]
         if isinstance(self.student_layer, str):
             student = student[0]
         return self.loss(teacher, student, labels=labels, sample_weight=sample_weight)
+
+    def _normalized(self, teacher: Any, student: Any) -> Any:
+        mask = get_keras_mask(student)
+        mask = get_keras_mask(teacher) if mask is None else mask
+        wide = keras.ops.stop_gradient(keras.ops.cast(teacher, "float32"))
+        result = NORMALIZATIONS[str(self.normalize)](wide, mask)
+        if mask is not None:
+            set_keras_mask(result, mask)
+        return result
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration and the shapes the projections were built for."""
@@ -220,6 +262,7 @@ class Hint:
             "loss": keras.saving.serialize_keras_object(self.loss),
             "projection": projection,
             "name": self.name,
+            "normalize": self.normalize,
             "shapes": self._shapes,
         }
 

@@ -96,7 +96,7 @@ def unique_names(losses: Sequence[Any]) -> list[str]:
 
     The names of the sums in the logs are taken: they would be overwritten.
     """
-    taken = ["loss", "student_loss", "distillation_loss"]
+    taken = ["loss", "student_loss", "distillation_loss", "weighted_distillation_loss"]
     names: list[str] = []
     for loss in losses:
         parts = [part for part, _ in leaves(loss) if part is not None]

@@ -279,7 +279,8 @@ class Objective:
 
         Returns:
             Scalars by name: `"loss"`, the total without the student's own regularisers;
-            `"student_loss"`; `"distillation_loss"`; and each distillation loss by its name,
+            `"weighted_distillation_loss"`, the teacher's part of it; `"student_loss"`;
+            `"distillation_loss"`; and each distillation loss by its name,
             unweighted. Under a distribution strategy each is divided by the number of replicas,
             as Keras does with its own losses.
         """
@@ -306,9 +307,10 @@ class Objective:
                 results[name] = value
                 distillation_loss += self.schedules.value(weight) * ops.cast(value, "float32")
         w = 1.0 if self.stopped else self.schedules.value(self.student_loss_weight)
-        total = w * student_loss + (1.0 - w) * distillation_loss
+        weighted = (1.0 - w) * distillation_loss
         return {
-            "loss": total,
+            "loss": w * student_loss + weighted,
+            "weighted_distillation_loss": weighted,
             "student_loss": student_loss,
             "distillation_loss": distillation_loss,
             **results,

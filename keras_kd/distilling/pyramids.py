@@ -70,10 +70,7 @@ def pair_levels(
             'keras_kd.Hint("teacher_layer", "student_layer").'
         )
     loss = loss or FitNet()
-    return [
-        Hint(sides[0][level], sides[1][level], loss=type(loss).from_config(loss.get_config()))
-        for level in levels
-    ]
+    return [Hint(sides[0][level], sides[1][level], loss=loss.fresh()) for level in levels]
 
 
 def _layers_by_level(role: str, model: keras.Model, within: str | None) -> dict[int, str]:

@@ -14,6 +14,7 @@ from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 from keras_kd.data.first_batch import first_batch, without_losing_the_first
 from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
 from keras_kd.distilling.checks.student_loss import check_validation, label_ranges
+from keras_kd.distilling.dot import stacked
 from keras_kd.distilling.schedules import deserialize, deserialize_loss
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.arguments import optimizer_rate
@@ -230,6 +231,18 @@ class Trainer(keras.Model):
         """Return the states of random layers, which are not among the weights."""
         return [state.state for layer in flat_layers(self) for state in layer._seed_generators]
 
+    def save_own_variables(self, store: Any) -> None:
+        """Save the states of random layers, which Keras leaves out: resuming needs them."""
+        for i, state in enumerate(self.random_states()):
+            store[str(i)] = state.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the states of random layers; others stay where the layers are not the same."""
+        states = self.random_states()
+        if len(store.keys()) == len(states):
+            for i, state in enumerate(states):
+                state.assign(store[str(i)])
+
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train, as `keras.Model.fit` does, after one look at the data.
 
@@ -280,9 +293,26 @@ class Trainer(keras.Model):
                 "data holds no labels. Pass labels `y`, or leave `class_weight` out."
             )
 
-    def _descend(self, tape: tf.GradientTape, loss: Any, variables: Sequence[Any]) -> None:
-        """Take a step down the gradient of a loss that `optimizer.scale_loss` returned."""
+    @property
+    def takes_two_gradients(self) -> bool:
+        """Whether the optimizer takes the gradients of labels and teacher apart."""
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        return getattr(optimizer, "takes_two_gradients", False)
+
+    def _descend(
+        self, tape: tf.GradientTape, loss: Any, variables: Sequence[Any], of_teacher: Any = None
+    ) -> None:
+        """Take a step down the gradient of a loss that `optimizer.scale_loss` returned.
+
+        Args:
+            tape: The tape, a persistent one with `of_teacher`.
+            loss: The loss.
+            variables: The variables.
+            of_teacher: Another loss whose gradient the optimizer takes apart. Defaults to `None`.
+        """
         gradients = tape.gradient(loss, variables)
+        if of_teacher is not None:
+            gradients = list(map(stacked, gradients, tape.gradient(of_teacher, variables)))
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     def _track_loss(self, total: Any, x: Any) -> tuple[Any, int]:

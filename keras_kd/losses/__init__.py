@@ -36,6 +36,7 @@ from keras_kd.losses.shared.base import DistillationLoss as DistillationLoss
 from keras_kd.losses.similarity_preserving import SimilarityPreserving as SimilarityPreserving
 from keras_kd.losses.skew_kl import SkewKL as SkewKL
 from keras_kd.losses.soft_cross_entropy import SoftCrossEntropy as SoftCrossEntropy
+from keras_kd.losses.srrl import SRRL as SRRL
 from keras_kd.losses.standardized_kl import StandardizedKL as StandardizedKL
 from keras_kd.losses.top_k_logits import TopKLogits as TopKLogits
 from keras_kd.losses.top_k_logits import top_k_logits as top_k_logits

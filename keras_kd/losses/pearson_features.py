@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from keras_kd.losses.fitnet import squared_difference
-from keras_kd.losses.shared.feature_maps import MapLoss
+from keras_kd.losses.shared.feature_maps import MapLoss, masked_centre
 from keras_kd.losses.shared.norms import norm
-from keras_kd.losses.shared.weighting import spread, weighted_mean, weights_by_sample
+from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 
 
 def standardize_channels(feature: Any, mask: Any = None) -> Any:
@@ -24,14 +24,8 @@ def standardize_channels(feature: Any, mask: Any = None) -> Any:
         mask: Where false, a position does not count; shape of the leading axes of `feature`.
             Defaults to `None`.
     """
-    axes = tuple(range(len(feature.shape) - 1))
-    counted = ops.ones_like(feature[..., :1])
-    if mask is not None:
-        counted = counted * spread(ops.cast(mask, feature.dtype), feature, "mask")
-    count = ops.sum(counted)
-    total = ops.sum(counted * feature, axis=axes, keepdims=True)
-    centred = counted * (feature - total / ops.maximum(count, 1))
-    length = norm(centred, axes, keepdims=True)
+    centred, count = masked_centre(feature, mask)
+    length = norm(centred, tuple(range(len(feature.shape) - 1)), keepdims=True)
     centred = ops.where(ops.equal(length, 0), ops.zeros_like(centred), centred)
     return centred / (length / ops.sqrt(ops.maximum(count - 1, 1)) + 1e-6)
 

@@ -11,7 +11,7 @@ from keras_kd import losses
 LEFT_OUT = {
     "DistillationLoss", "BoundedRegression", "AlphaBeta", "JensenShannon", "ReverseKL", "SkewKL",
     "ChannelWise", "PearsonFeatures", "MaskedGenerative", "LocalizationDistillation",
-    "ForegroundWeighted", "MultiLevel",
+    "ForegroundWeighted", "MultiLevel", "SRRL",
 }  # fmt: skip
 ROOT = pathlib.Path(__file__).parents[2]
 

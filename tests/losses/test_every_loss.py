@@ -47,6 +47,7 @@ FEATURE = {
     "ICKD",
     "NST",
     "ReviewKD",
+    "SRRL",
     "VID",
 }
 RELATION = {

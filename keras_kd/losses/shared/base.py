@@ -155,6 +155,10 @@ class DistillationLoss:
             }
         )
 
+    def fresh(self) -> DistillationLoss:
+        """Return a loss with the same arguments, whose own variables are not made yet."""
+        return type(self).from_config(self.get_config())
+
     def __repr__(self) -> str:
         config = self.get_config()
         name = config.pop("name")

@@ -8,6 +8,7 @@ from typing import Any
 from keras import ops
 
 from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.weighting import spread
 
 
 class MapLoss(DistillationLoss):
@@ -50,3 +51,22 @@ def flatten_sides(x: Any) -> Any:
     sides = x.shape[1:-1]
     positions = -1 if any(side is None for side in sides) else math.prod(sides)
     return ops.reshape(x, (ops.shape(x)[0], positions, x.shape[-1]))
+
+
+def masked_centre(feature: Any, mask: Any = None) -> tuple[Any, Any]:
+    """Return a feature less the mean of each channel over batch and positions.
+
+    Args:
+        feature: Feature `[batch, ..., channels]`.
+        mask: Where false, a position does not count and becomes zero. Defaults to `None`.
+
+    Returns:
+        The centred feature, and the number of positions that count.
+    """
+    counted = ops.ones_like(feature[..., :1])
+    if mask is not None:
+        counted = counted * spread(ops.cast(mask, feature.dtype), feature, "mask")
+    count = ops.sum(counted)
+    axes = tuple(range(len(feature.shape) - 1))
+    total = ops.sum(counted * feature, axis=axes, keepdims=True)
+    return counted * (feature - total / ops.maximum(count, 1)), count
