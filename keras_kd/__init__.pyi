@@ -24,6 +24,8 @@ from .distilling.dot import DOT as DOT
 from .distilling.hints import Hint as Hint
 from .distilling.mutual import MutualDistiller as MutualDistiller
 from .distilling.pyramids import pair_levels as pair_levels
+from .distilling.transformers import student_from_layers as student_from_layers
+from .distilling.transformers import transformer_hints as transformer_hints
 from .export.fidelity import ExportedFile as ExportedFile
 from .export.fidelity import Fidelity as Fidelity
 from .export.fidelity import OutputFidelity as OutputFidelity

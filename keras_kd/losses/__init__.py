@@ -1,6 +1,8 @@
 """The losses: one method a file, one import a method."""
 
 from keras_kd.losses.alpha_beta import AlphaBeta as AlphaBeta
+from keras_kd.losses.attention_relation import AttentionRelation as AttentionRelation
+from keras_kd.losses.attention_scores import AttentionScores as AttentionScores
 from keras_kd.losses.attention_transfer import AttentionTransfer as AttentionTransfer
 from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence as BinaryKLDivergence
 from keras_kd.losses.bounded_regression import BoundedRegression as BoundedRegression

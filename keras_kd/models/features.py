@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.models.calls import changed_calls, inner_layers
 
 
@@ -73,6 +74,9 @@ class FeatureReader:
     """Hands out what the named layers of a model return while the model runs.
 
     Every layer is watched only while a `reading` is open, so the model is left as it was found.
+    Layers of KerasHub take padding as an argument, `padding_mask`, and pass no Keras mask on: it
+    becomes the Keras mask of the features of the same batch and time.
+
     Works on functional, sequential, nested and subclassed models of Keras 3 and of `tf_keras`,
     and under strategies that run a replica in each thread.
 
@@ -88,6 +92,7 @@ class FeatureReader:
     ) -> None:
         names = layer_names or {}
         self._layers = {path: find_layer(model, names.get(path, path)) for path in paths}
+        self._watched = {**_enclosing(model, paths), **self._layers}
         self._model_name = model.name
         self._lock = threading.Lock()
         self._open = 0
@@ -106,7 +111,7 @@ class FeatureReader:
         with self._lock:
             self._open += 1
             if self._open == 1:
-                self._watching.enter_context(changed_calls(self._layers, self._keep))
+                self._watching.enter_context(changed_calls(self._watched, self._keep))
         try:
             yield features
         finally:
@@ -117,11 +122,24 @@ class FeatureReader:
                     self._watching.close()
 
     def _keep(self, path: str, layer: Any, call: Any, args: Any, kwargs: Any) -> Any:
+        padding = kwargs.get("padding_mask", kwargs.get("decoder_padding_mask"))
+        if padding is not None:
+            self._local.padding = padding
         outputs = call(*args, **kwargs)
         features = getattr(self._local, "features", None)
-        if features is not None:
+        if features is not None and path in self._layers:
             features[path] = outputs
         return outputs
+
+    def _mask_padding(self, features: Mapping[str, Any]) -> None:
+        padding = getattr(self._local, "padding", None)
+        self._local.padding = None
+        if padding is None or len(padding.shape) != 2 or padding.shape[1] is None:
+            return
+        for feature in features.values():
+            shape = tuple(getattr(feature, "shape", ()))
+            if len(shape) > 2 and shape[1] == padding.shape[1] and get_keras_mask(feature) is None:
+                set_keras_mask(feature, keras.ops.cast(padding, "bool"))
 
     def run(self, model: Any, inputs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
         """Call `model` once.
@@ -136,6 +154,7 @@ class FeatureReader:
             return model(inputs, training=training), {}
         with self.reading() as features:
             outputs = model(inputs, training=training)
+            self._mask_padding(features)
         missing = [path for path in self._layers if path not in features]
         if missing:
             raise ValueError(
@@ -145,6 +164,19 @@ class FeatureReader:
                 "`return_attention_scores=True`.)"
             )
         return outputs, features
+
+
+def _enclosing(model: Any, paths: Sequence[str]) -> dict[str, Any]:
+    """Return the layers around the named ones, models left out, by path."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        names = path.split("/")[:-1]
+        for i in range(1, len(names) + 1):
+            with contextlib.suppress(ValueError):
+                layer = find_layer(model, "/".join(names[:i]))
+                if not hasattr(layer, "layers"):
+                    found["/".join(names[:i])] = layer
+    return found
 
 
 def feature_shape(model: Any, path: str) -> tuple[int | None, ...] | None:

@@ -48,6 +48,8 @@ FEATURE = {
     "NST",
     "ReviewKD",
     "SRRL",
+    "AttentionRelation",
+    "AttentionScores",
     "VID",
 }
 RELATION = {
