@@ -198,7 +198,9 @@ def changed_outputs(change: Callable[..., Any]) -> Iterator[None]:
         kind: str, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None
     ) -> Any:
         changed = None if graph is None else change(kind, inputs, outputs, graph)
-        return outputs if changed is None else changed  # the next callback is given it
+        if changed is not None or outputs is None:
+            return changed
+        return list(outputs)  # which the next callback is given
 
     op_callbacks.add_op_callback(callback)
     try:

@@ -205,7 +205,11 @@ def test_what_is_put_together_has_one_scale(training, tmp_path):
     np.testing.assert_array_equal(loaded.predict(X), result.predict(X))
 
 
-@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+def backwards(units, **arguments):
+    return layers.LSTM(units, go_backwards=True, **arguments)
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN, backwards])
 def test_the_kernels_of_a_cell_have_8_bits_in_the_file(kind, tmp_path):
     given = keras.Input((6, WIDTH))
     student = keras.Model(given, layers.Dense(4)(kind(8, return_sequences=True)(given)))
