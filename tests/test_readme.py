@@ -38,12 +38,25 @@ def test_measured_tables_are_the_reference_runs():
         text,
         re.S | re.M,
     )
-    assert [name.rsplit("/", 1)[1] for name, _ in blocks] == ["demo.json", "report.json"]
-    for name, table in blocks:
+    names = [name.rsplit("/", 1)[1] for name, _ in blocks]
+    assert names == ["demo.json", "quantize_resnet8.json", "report.json"]
+    for name, table in (blocks[0], blocks[2]):
         result = json.loads((README.parent / name).read_text())
         assert cells(table) == cells(format_table(result))
         assert len(cells(table)) == 1 + len(result["models"])
         assert result["command"] in text
+
+
+def test_the_table_of_resnet8_is_the_kept_run(load_script):
+    benchmark = load_script("benchmarks/quantize_resnet8.py")
+    kept = json.loads((README.parent / "exports/reference/quantize_resnet8.json").read_text())
+    rows = cells(benchmark.table_of(kept))
+    (table,) = re.findall(
+        r"quantize_resnet8.json -->\n+(.*?)\n+<!-- /measured", README.read_text(), re.S
+    )
+    assert len(cells(table)) == 4
+    for file, size, test in cells(table):
+        assert [file, size, test] in [[row[0], row[1], row[-1]] for row in rows]
 
 
 def test_commands_exist(parse_command):
