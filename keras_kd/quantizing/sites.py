@@ -305,12 +305,16 @@ class _Finder:
         """Round an output; what is put together shares its range, as it has one scale in files."""
         self._sites.append(site)
         self._quantized[id(source_of(call.outputs[output]))] = site
-        if name_of(call.operation) not in TOGETHER:
-            return
-        for x in call.inputs:
-            given = self._quantized.get(id(self._before_moves(source_of(x))))
-            if given is not None and given.fixed is None:
-                old = self._owners.get(given.name, given.name)
+        parts: list[Site | None] = []
+        if name_of(call.operation) in TOGETHER:
+            sources = [self._before_moves(source_of(x)) for x in call.inputs]
+            parts = [self._quantized.get(id(x)) for x in sources]
+        elif isinstance(call.operation, _RECURRENT) and output == 0:  # all states of a cell
+            given = [x for x in self._sites if x.kind == "given" and x.output == 1]
+            parts = [x for x in given if x.path.startswith(f"{call.path}/")]
+        for part in parts:
+            if part is not None and part.fixed is None:
+                old = self._owners.get(part.name, part.name)
                 tied = [name for name, owner in self._owners.items() if owner == old]
                 self._owners |= dict.fromkeys([old, *tied, site.name], site.name)
 

@@ -209,7 +209,11 @@ def backwards(units, **arguments):
     return layers.LSTM(units, go_backwards=True, **arguments)
 
 
-@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN, backwards])
+def both_ways(units, **arguments):
+    return layers.Bidirectional(layers.LSTM(units, **arguments))
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN, backwards, both_ways])
 def test_the_kernels_of_a_cell_have_8_bits_in_the_file(kind, tmp_path):
     given = keras.Input((6, WIDTH))
     student = keras.Model(given, layers.Dense(4)(kind(8, return_sequences=True)(given)))
