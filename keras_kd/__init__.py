@@ -25,6 +25,9 @@ def _is_command() -> bool:
 # TensorFlow takes seconds to import: `keras-kd --help` answers without it.
 if not _is_command():
     _load_keras()
+elif "--debug" not in _sys.argv:
+    # The process is the command's own: of TensorFlow's log it shows errors.
+    _os.environ["TF_CPP_MIN_LOG_LEVEL"] = max("2", _os.environ["TF_CPP_MIN_LOG_LEVEL"])
 
 # The public names stand in __init__.pyi; what is not used is not imported.
 __getattr__, __dir__, __all__ = _lazy_loader.attach_stub(__name__, __file__)

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_kd.caching.records import INPUTS, Leaf, input_fingerprints, leaf_of
 from keras_kd.losses.top_k_logits import TopKLogits, top_k_logits
+from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.teachers.adapted_teacher import unadapted
 from keras_kd.teachers.callable_teacher import CallableTeacher
 from keras_kd.teachers.inference_reader import InferenceReader
@@ -75,7 +76,8 @@ class TeacherPass:
         Raises:
             ValueError: If a value does not fit into float16.
         """
-        tensors, too_large = self._run(inputs)
+        with without_retracing_warnings():  # each teacher is traced once
+            tensors, too_large = self._run(inputs)
         if self._dtype == "float16":
             for key, largest in too_large.items():
                 if largest > 65504.0:

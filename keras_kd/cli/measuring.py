@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,12 @@ import keras_kd as kd
 from keras_kd.cli.console import Console
 from keras_kd.cli.model_files import LoadedModel, load_model
 from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resolve_preprocessing
-from keras_kd.cli.sources import Source, open_source
+from keras_kd.cli.sources import open_source
 from keras_kd.cli.task_data import batches, check_classes, split_indices
 from keras_kd.litert.metadata import read_metadata
+from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.models.probabilities import gives_probabilities, last_activation
+from keras_kd.report.numbers import ratio_text
 from keras_kd.system.text_table import text_table
 
 
@@ -29,7 +32,7 @@ class Measuring:
         console: Says what is measured.
 
     Attributes:
-        source: The data.
+        source: The data; `None` if none are given.
         data_text: Which part of them is measured on.
     """
 
@@ -44,11 +47,20 @@ class Measuring:
         self._models = {loaded.path: loaded for loaded in (model, teacher) if loaded is not None}
         self._model = model
         self._results: dict[str, Any] = {}
+        self._console = console
+        self._made: Preprocessing | None = None
+        self._indices: np.ndarray | None = None
+        self._all_of: str | None = None
+        self.source: Any = None  # a `Source`
+        self.data_text = "none; random inputs"
+        if settings["data"] is not None or settings["validation_data"] is not None:
+            self._open_data(settings)
+
+    def _open_data(self, settings: Mapping[str, Any]) -> None:
         part = settings["part"]
         held_out = part == "validation" and settings["validation_data"] is not None
         text = settings["validation_data"] if held_out else settings["data"]
-        self.source: Source = open_source(text, "test" if part is None else "train")
-        self._indices: np.ndarray | None = None
+        self.source = open_source(text, "test" if part is None else "train")
         if part in ("train", "validation") and not held_out:
             split = settings["validation_split"]
             train, validation = split_indices(self.source.count, split, settings["seed"])
@@ -62,8 +74,6 @@ class Measuring:
         which = f", the part for {part}" if self._indices is not None else ""
         self.data_text = f"{text}{split}, {number:,} examples{which}"
         self._all_of = text if self._indices is None and not held_out else None
-        self._console = console
-        self._made: Preprocessing | None = None
 
     def measure(self, path: str) -> dict[str, Any]:
         """Return what a file or a model does, as JSON can hold it."""
@@ -72,11 +82,16 @@ class Measuring:
         if not pathlib.Path(path).is_file():
             raise FileNotFoundError(f"There is no file '{path}'.")
         notes = read_metadata(path) or {}
-        check_classes(self.source, None, path, notes.get("class_names"))
-        self._warn_of_training_data(path, notes)
+        data: Any
+        if self.source is None:
+            data = LiteRuntime(path, xnnpack=None).example_inputs()
+        else:
+            check_classes(self.source, None, path, notes.get("class_names"))
+            self._warn_of_training_data(path, notes)
+            data = self._batches(path, self._file_input_shape(path), notes, None)
         result = kd.evaluate_tflite(
             path,
-            self._batches(path, self._file_input_shape(path), notes, None),
+            data,
             model=None if self._model is None else self._model.model,
             device=self._settings["device"],
         )
@@ -102,7 +117,9 @@ class Measuring:
             answers = outputs[:, 0] > _threshold(loaded, outputs)
         right, total = int((answers == labels).sum()), len(labels)
         weights = [np.asarray(weight) for weight in loaded.keras_model.weights]
+        is_teacher = path == self._settings["teacher"]
         return {
+            "tflite": self._own_file(path, loaded, data) if is_teacher else None,
             "file": path,
             "kind": "model",
             "accuracy": right / total,
@@ -111,6 +128,18 @@ class Measuring:
             "parameters": int(loaded.model.count_params()),
             "zeros": int(sum((weight == 0).sum() for weight in weights if weight.ndim > 1)),
         }
+
+    def _own_file(self, path: str, loaded: LoadedModel, data: Any) -> dict[str, Any] | None:
+        """Return what a model does as a float32 file; it is kept in the run's folder."""
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = pathlib.Path(self._settings["out"] or temporary)
+            file = folder / f"{pathlib.Path(path).stem}_float32.tflite"
+            try:
+                kd.export_tflite(loaded.keras_model, file, "float32", verbose=False)
+            except (ValueError, TypeError) as error:
+                self._console.say(f"  '{path}' has no file to compare sizes with: {error}")
+                return None
+            return kd.evaluate_tflite(file, data, model=loaded.keras_model).to_dict()
 
     def not_kept(
         self, path: str, limits: Mapping[str, Any], reference: float | None
@@ -149,8 +178,6 @@ class Measuring:
         return batches(self.source, self._indices, made, settings["batch_size"])
 
     def _file_input_shape(self, path: str) -> tuple[int, ...]:
-        from keras_kd.litert.runtime import LiteRuntime
-
         inputs = LiteRuntime(path, xnnpack=None).inputs
         if len(inputs) != 1:
             raise ValueError(
@@ -182,21 +209,31 @@ def _threshold(loaded: LoadedModel, outputs: np.ndarray) -> float:
 
 
 _COLUMNS = ("file", "accuracy", "agreement", "bytes", "zipped", "latency ms", "parameters")
+_OF_TEACHER = "of the teacher"
 
 
 def table(files: Sequence[Mapping[str, Any]]) -> str:
     """Return the measurements as a table, one row per file."""
-    rows = [list(_COLUMNS)]
+    teacher = next((entry["tflite"] for entry in files if entry.get("tflite")), None)
+    rows = [[*_COLUMNS, *([_OF_TEACHER] if teacher else [])]]
     for entry in files:
+        # A teacher counts as its own .tflite file, as a .keras file also holds the optimizer.
+        file = entry.get("tflite") or entry
+        ratio = (
+            file["bytes"] / teacher["bytes"]
+            if teacher and (file is not entry or entry["kind"] == "tflite")
+            else None
+        )
         rows.append(
             [
                 str(entry["file"]),
                 _share(entry.get("accuracy")),
                 _share(entry.get("agreement")),
-                _count(entry.get("bytes")),
-                _count(entry.get("zipped_bytes")),
-                "–" if entry.get("latency_ms") is None else f"{entry['latency_ms']:.3g}",
+                _count(file.get("bytes")),
+                _count(file.get("zipped_bytes")),
+                "–" if file.get("latency_ms") is None else f"{file['latency_ms']:.3g}",
                 _count(entry.get("parameters", entry.get("constants"))),
+                *([ratio_text(ratio)] if teacher else []),
             ]
         )
     return text_table(rows)

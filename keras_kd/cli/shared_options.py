@@ -25,10 +25,10 @@ def input_options() -> tuple[Option, ...]:
     )  # fmt: skip
 
 
-def data_options() -> tuple[Option, ...]:
+def data_options(required: bool = True) -> tuple[Option, ...]:
     """Return the settings of training data."""
     return (
-        _data("data", DATA_HELP, metavar="DATA", required=True),
+        _data("data", DATA_HELP, metavar="DATA", required=required),
         _data("validation_data", "validation data, given in the same way, instead of a part of "
               "--data", metavar="DATA"),
         _data("validation_split", "the part of --data that is held out for validation, without "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_kd.system.quiet import without_noise
 
 _BATCH_SIZE = 32
 
@@ -61,6 +64,25 @@ def refuse_endless(data: Any, argument: str) -> None:
         )
 
 
+def generated(make: Callable[[], Iterator[Any]], signature: Any) -> tf.data.Dataset:
+    """Return the data set of what a generator yields.
+
+    Args:
+        make: Returns the generator, in each pass.
+        signature: The specification of an element.
+    """
+    _use_a_generator()
+    return tf.data.Dataset.from_generator(make, output_signature=signature)
+
+
+@functools.cache
+def _use_a_generator() -> None:
+    """Let TensorFlow log what it logs of the first generator of a process."""
+    spec = tf.TensorSpec((), tf.int32)
+    with without_noise():
+        list(tf.data.Dataset.from_generator(lambda: iter([0]), output_signature=spec))
+
+
 def shuffled_batches(arrays: Any, seed: int, first_pass: int = 0) -> tf.data.Dataset:
     """Return arrays as batches, in another order in each pass.
 
@@ -82,13 +104,14 @@ def shuffled_batches(arrays: Any, seed: int, first_pass: int = 0) -> tf.data.Dat
     def order() -> Iterator[np.ndarray]:
         yield np.random.default_rng([seed, next(passes)]).permutation(count)
 
-    indices = tf.data.Dataset.from_generator(
-        order, output_signature=tf.TensorSpec((count,), tf.int64)
-    )
+    indices = generated(order, tf.TensorSpec((count,), tf.int64))
     batches = indices.unbatch().batch(_BATCH_SIZE)
-    batches = batches.map(
-        lambda chosen: tf.nest.map_structure(lambda values: tf.gather(values, chosen), whole)
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def gathered(chosen: tf.Tensor) -> Any:
+        return tf.nest.map_structure(lambda values: tf.gather(values, chosen), whole)
+
+    batches = batches.map(gathered)
     length = -(-count // _BATCH_SIZE)
     return batches.apply(tf.data.experimental.assert_cardinality(length))
 
@@ -125,7 +148,7 @@ def shuffled_by_pass(
     def numbers() -> Iterator[np.ndarray]:
         yield np.random.default_rng([seed, next(passes)]).integers(2**31, size=(), dtype=np.int64)
 
-    seeds = tf.data.Dataset.from_generator(numbers, output_signature=tf.TensorSpec((), tf.int64))
+    seeds = generated(numbers, tf.TensorSpec((), tf.int64))
 
     @tf.autograph.experimental.do_not_convert
     def shuffled(drawn: tf.Tensor) -> tf.data.Dataset:

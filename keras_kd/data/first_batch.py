@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_kd.data.finite import check_finite, first_row_not_finite, is_finite
 from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
 from keras_kd.losses.top_k_logits import TopKLogits
+from keras_kd.system.quiet import without_noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,9 @@ def first_batch(x: Any, y: Any = None, sample_weight: Any = None) -> FirstBatch 
         ValueError: If there are no examples.
     """
     if isinstance(x, tf.data.Dataset):
-        for batch in x.take(1):
+        with without_noise():  # a cached data set warns that it was not read to its end
+            first = list(x.take(1))
+        for batch in first:
             inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
             return _batch(inputs, None if labels is None else _arrays(labels), weights)
         raise ValueError(_EMPTY)

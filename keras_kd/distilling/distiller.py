@@ -345,7 +345,7 @@ class Distiller(Trainer):
         trained = self.student if self.objective.stopped else self
         self._descend(tape, scaled[0], trained.trainable_weights, *scaled[1:])
         self._track(losses, loss, x)
-        return self._results(signals, x, y, y_pred, sample_weight)
+        return self._results(signals, x, y, y_pred, sample_weight, training=True)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluate the student on one batch; the teacher runs only where it was asked for."""
@@ -358,12 +358,11 @@ class Distiller(Trainer):
         self._track(losses, losses["loss"] + self._regularisation(), x)
         return self._results(signals, x, y, y_pred, sample_weight)
 
-    def _results(self, signals: Any, x: Any, y: Any, y_pred: Any, weight: Any) -> dict[str, Any]:
+    def _results(
+        self, signals: Any, x: Any, y: Any, y_pred: Any, weight: Any, training: bool = False
+    ) -> dict[str, Any]:
         results = self.compute_metrics(x, y, y_pred, sample_weight=weight)
-        if signals is None:
-            for name in ("distillation_loss", *self.objective.names):
-                results.pop(name, None)
-        return results
+        return self.objective.reported(results, signals is not None, training)
 
     def _track(self, losses: dict[str, Any], total: Any, x: Any) -> None:
         batch_size, replicas = self._track_loss(total, x)

@@ -264,7 +264,9 @@ class MutualDistiller(Trainer):
             self.distillers, passes, losses, totals, strict=True
         ):
             distiller._track(values, total, x)
-            results.append(distiller._results(distilled, x, y, y_pred, sample_weight))
+            results.append(
+                distiller._results(distilled, x, y, y_pred, sample_weight, bool(distilled))
+            )
         self._track_loss(sum(totals), x)
         return self._named(results)
 

@@ -24,6 +24,7 @@ from keras_kd.distilling.schedules import Scheduled, Schedules, is_schedule, ser
 from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.models.features import FeatureReader, feature_shape, find_layer, traced_shapes
 from keras_kd.models.views import View
+from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.teachers.inference_reader import InferenceReader
 
 NO_TEACHER = (
@@ -258,7 +259,10 @@ class Objective:
                 return reader.run(model, student_inputs(x), training)
 
         # A view sees all operations in graphs alone.
-        return tf.function(run, autograph=False)(x) if tf.executing_eagerly() else run(x)
+        if not tf.executing_eagerly():
+            return run(x)
+        with without_retracing_warnings():
+            return tf.function(run, autograph=False)(x)
 
     def losses(
         self,
@@ -315,6 +319,27 @@ class Objective:
             "distillation_loss": distillation_loss,
             **results,
         }
+
+    def reported(
+        self, results: Mapping[str, Any], distilled: bool, training: bool
+    ) -> dict[str, Any]:
+        """Return the measures of a step, each quantity once.
+
+        A single distillation loss is `"distillation_loss"`. Where the teacher did not count,
+        `"loss"` is the loss on labels.
+
+        Args:
+            results: All measures by name.
+            distilled: Whether the teacher counted in the step.
+            training: Whether the step trained.
+        """
+        hidden = [] if distilled and len(self.names) > 1 else list(self.names)
+        if not distilled:
+            hidden.append("distillation_loss")
+            # After `stop_distillation_at`, a history has a value per epoch all the same.
+            if not (training and self.stopped):
+                hidden.append("student_loss")
+        return {name: value for name, value in results.items() if name not in hidden}
 
     def _student_loss(self, y: Any, y_pred: Any, sample_weight: Any) -> Any:
         y = class_labels(y)

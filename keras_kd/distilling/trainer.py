@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -162,6 +163,54 @@ def with_epoch_begin(trainer: Any, callbacks: Any) -> Any:
     return [callback, *(callbacks if isinstance(callbacks, (list, tuple)) else [callbacks])]
 
 
+def with_progress_line(callbacks: Any) -> Any:
+    """Return the callbacks of `fit` with a `ProgressLine`, unless there is another one.
+
+    Args:
+        callbacks: A callback, several or `None`. A `keras.callbacks.CallbackList` stays as it is.
+    """
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    given = keras.tree.flatten(callbacks) if callbacks else []
+    has_one = any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given)
+    return given if has_one else [*given, ProgressLine()]
+
+
+class ProgressLine(keras.callbacks.ProgbarLogger):
+    """Shows losses before metrics, without the loss on labels, which the history has as well."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Show a batch."""
+        super().on_train_batch_end(batch, _shown(logs))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Show an epoch."""
+        super().on_epoch_end(epoch, _shown(logs))
+
+
+def _shown(logs: Mapping[str, Any] | None) -> dict[str, Any]:
+    def place(name: str) -> tuple[bool, bool, bool]:
+        return name.startswith("val_"), name != "loss", not name.endswith("loss")
+
+    names = [name for name in logs or () if not name.endswith("student_loss")]
+    return {name: (logs or {})[name] for name in sorted(names, key=place)}
+
+
+def check_tensorboard(callbacks: Any) -> None:
+    """Refuse the callback TensorBoard where its package is missing, before an epoch was trained.
+
+    Raises:
+        ImportError: If so.
+    """
+    given = getattr(callbacks, "callbacks", callbacks)
+    wanted = any(isinstance(c, keras.callbacks.TensorBoard) for c in keras.tree.flatten(given))
+    if wanted and importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(
+            "The callback TensorBoard needs the package tensorboard, which is not installed. Run: "
+            'pip install "keras-kd[tensorboard]".'
+        )
+
+
 class Trainer(keras.Model):
     """What `Distiller` and `MutualDistiller` stand on: a model that trains students.
 
@@ -247,11 +296,13 @@ class Trainer(keras.Model):
         """Train, as `keras.Model.fit` does, after one look at the data.
 
         Raises:
+            ImportError: If a callback needs a package that is not installed.
             ValueError: If models or data do not fit.
         """
         bound = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs)
         arguments = dict(bound.arguments)
         del arguments["self"]
+        check_tensorboard(arguments.get("callbacks"))
         if self.compiled:
             self._look_at_data(arguments)
         if isinstance(arguments["x"], (tf.data.Dataset, Iterator)):
@@ -259,6 +310,8 @@ class Trainer(keras.Model):
             arguments.setdefault("shuffle", False)
         if self.by_epoch:
             arguments["callbacks"] = with_epoch_begin(self, arguments.get("callbacks"))
+        if arguments.get("verbose", "auto"):
+            arguments["callbacks"] = with_progress_line(arguments.get("callbacks"))
         with short_label_errors():
             return super().fit(**arguments)
 

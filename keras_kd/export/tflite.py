@@ -6,7 +6,6 @@ import dataclasses
 import os
 import pathlib
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,6 +45,7 @@ from keras_kd.export.sparse import make_sparse
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
 from keras_kd.models.weights import check_finite_weights
+from keras_kd.system.user_warning import warn_user
 
 # So many real samples the finished file is first run on, one by one.
 _TRIED = 32
@@ -278,7 +278,7 @@ def export_tflite(
     if job.calibration is not None:
         said += warnings_of_calibration(job.calibration, units, names)
     for sentence in filter(None, said):
-        warnings.warn(sentence, stacklevel=2)
+        warn_user(sentence)
     if verbose:
         seconds = time.perf_counter() - start
         print(_line(target, quantization, content, converted, fidelity, seconds))

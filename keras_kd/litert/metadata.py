@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
-import warnings
 from typing import Any
 
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.system.reading import read_json
+from keras_kd.system.user_warning import warn_user
 
 
 def metadata_path(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -78,10 +78,9 @@ def described(
     except (OSError, ValueError):
         pass
     if warn:
-        warnings.warn(
+        warn_user(
             f"'{beside}' is not used: it describes another file than '{path}', which was changed "
-            "or written by something else since; export the model again.",
-            stacklevel=3,
+            "or written by something else since; export the model again."
         )
     return None
 

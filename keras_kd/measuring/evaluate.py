@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from keras_kd.measuring.scores import Scores
 from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.system.arguments import number
+from keras_kd.system.user_warning import warn_user
 
 
 def evaluate_tflite(
@@ -164,9 +164,8 @@ def evaluate_tflite(
     if first is None:
         raise ValueError("`data` is empty. Give at least one batch.")
     if scores.not_finite:
-        warnings.warn(
-            f"'{runtime.path}' gives NaN or infinite outputs for {scores.not_finite} samples.",
-            stacklevel=2,
+        warn_user(
+            f"'{runtime.path}' gives NaN or infinite outputs for {scores.not_finite} samples."
         )
     positions.warn_of_padding(scores.accuracy is not None or scores.agreement is not None)
     values = {}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from keras_kd.data.numpy_batches import Batch
+from keras_kd.system.user_warning import warn_user
 
 
 class Positions:
@@ -61,13 +61,12 @@ class Positions:
             counts: Whether anything was counted by position.
         """
         if self._padded and counts:
-            warnings.warn(
+            warn_user(
                 f"Every position was counted, although {self._padded} samples of `data` begin or "
                 "end in zeros, as padding does: neither a mask of the model nor sample weights of "
                 "the positions are known. To leave padding out, pass `model=` a model with a "
                 "Keras mask, or data (x, y, sample_weight) with a weight of 0 at each position "
-                "of padding.",
-                stacklevel=3,
+                "of padding."
             )
 
 

@@ -13,6 +13,7 @@ from keras_kd.data.numpy_batches import safe_name
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
+from keras_kd.system.quiet import without_retracing_warnings
 
 
 class Reference:
@@ -75,6 +76,7 @@ class Reference:
     def __call__(self, x: Any) -> tuple[np.ndarray, list[np.ndarray | None]]:
         """Return the output as float32, and the Keras mask of every output of the file."""
         x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-        outputs, masks = self._run(x)
+        with without_retracing_warnings():
+            outputs, masks = self._run(x)
         chosen = keras.ops.cast(outputs[self._position], "float32")
         return np.asarray(chosen), [None if mask is None else np.asarray(mask) for mask in masks]

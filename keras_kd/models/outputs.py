@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from keras_kd.data.finite import check_finite, is_finite
 from keras_kd.data.numpy_batches import safe_name
+from keras_kd.system.user_warning import warn_user
 
 
 def output_names(student: Any) -> list[str] | None:
@@ -51,9 +51,8 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
         advice = "Remove such examples, or give them a sample weight of 0 and another label."
         check_finite(values, "labels", advice)
     else:
-        warnings.warn(
-            f"The labels hold NaN or infinite values, which {loss!r} has to leave out itself.",
-            stacklevel=2,
+        warn_user(
+            f"The labels hold NaN or infinite values, which {loss!r} has to leave out itself."
         )
     if classes is None or values.size == 0:
         return

@@ -34,6 +34,7 @@ from keras_kd.quantizing.primitives import (
 )
 from keras_kd.quantizing.ranges import Measure, Ranges, off_the_middle
 from keras_kd.quantizing.sites import Site, Sites, kernel_activation
+from keras_kd.system.quiet import without_retracing_warnings
 
 _SAMPLE = 2**16  # values of a tensor that its range is taken from, in each batch
 
@@ -138,7 +139,9 @@ class Quantization:
             return {name: tf.concat(values, 0) for name, values in found.items()}
 
         for batch in batches:
-            for name, values in values_of(batch).items():
+            with without_retracing_warnings():
+                of_batch = values_of(batch)
+            for name, values in of_batch.items():
                 seen.setdefault(name, []).append(np.asarray(values))
         useless = set()
         changing = {site.range_name for site in self.sites.sites if not site.is_constant}
@@ -213,7 +216,8 @@ class Quantization:
 
         if self._compiled is None:
             self._compiled = tf.function(run, autograph=False, reduce_retracing=True)
-        outputs, masks = self._compiled(args, kwargs)
+        with without_retracing_warnings():
+            outputs, masks = self._compiled(args, kwargs)
         for x, mask in zip(keras.tree.flatten(outputs), masks, strict=True):
             if mask is not None:
                 set_keras_mask(x, mask)

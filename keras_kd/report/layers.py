@@ -6,12 +6,13 @@ import dataclasses
 import os
 import pathlib
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_kd.system.user_warning import warn_user
 
 
 @dataclasses.dataclass
@@ -52,7 +53,7 @@ def layer_results(
     content = pathlib.Path(file).read_bytes()
     opened = open_file(file, content)
     if not opened.has_names:
-        warnings.warn(without_names(file), stacklevel=2)
+        warn_user(without_names(file))
     for tensor in stored_tensors(opened):
         owner = _owner(tensor, layers)
         if owner is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import glob
 import os
 import pathlib
-import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 from keras_kd.system.files import atomic_path
+from keras_kd.system.user_warning import warn_user
 
 Content = TypeVar("Content")
 
@@ -50,10 +50,9 @@ def read_backup(
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             other = file == newest and _before(newest).exists()
-            warnings.warn(
+            warn_user(
                 f"The backup '{file}' is damaged and was removed ({reason}): training resumes from "
-                f"{'the backup before it' if other else 'its beginning'}.",
-                stacklevel=2,
+                f"{'the backup before it' if other else 'its beginning'}."
             )
             file.unlink()
     return None

@@ -6,9 +6,11 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 
 class CapturedOutput:
@@ -122,6 +124,42 @@ def capture_output(replay_on_error: bool = True) -> Iterator[CapturedOutput]:
         captured.close()
         if failed and replay_on_error and captured.text:
             print(captured.text, file=sys.stderr, end="")
+
+
+# What TensorFlow writes of its own accord on a machine without a GPU and of data that end or are
+# only begun, in lines of the form "W0000 00:00:1700000000.123456  1234 file.cc:123] text".
+_NOISE = re.compile(
+    rb"[IWE]\d{4} [\d:.]+ +\d+ "
+    rb"(port|cpu_feature_guard|cudart_stub|cuda_\w+|generator_dataset_op|cache_dataset_ops"
+    rb"|local_rendezvous)\.cc:\d+\] |WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"|To enable the following instructions: "
+)
+
+
+@contextlib.contextmanager
+def without_noise() -> Iterator[None]:
+    """Hold back known lines of TensorFlow's log that report nothing.
+
+    All other lines of the block stand on stderr at its end. Only descriptor 2 is redirected, which
+    C++ writes to: what Python prints on stdout is shown at once.
+    """
+    with tempfile.TemporaryFile() as kept, contextlib.ExitStack() as after:
+        with contextlib.suppress(OSError):  # a process may have been started without it
+            saved = os.dup(2)
+            after.callback(_show_again, saved, kept)
+            _flush()
+            os.dup2(kept.fileno(), 2)
+        yield
+
+
+def _show_again(saved: int, kept: IO[bytes]) -> None:
+    _flush()
+    os.dup2(saved, 2)
+    os.close(saved)
+    kept.seek(0)
+    for line in kept:
+        if not _NOISE.match(line):
+            os.write(2, line)
 
 
 @contextlib.contextmanager

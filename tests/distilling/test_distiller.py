@@ -165,7 +165,7 @@ def test_teacher_runs_in_inference_mode():
         kd.Distiller(teacher, student, kd.losses.KLDivergence()), keras.optimizers.SGD(0.0)
     )
     logs = distiller.fit(x, y, batch_size=32, verbose=0).history
-    assert logs["kl_divergence"][0] == pytest.approx(expected, rel=1e-4)
+    assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_sample_weight_weighs_both_terms():
@@ -179,7 +179,7 @@ def test_sample_weight_weighs_both_terms():
         kd.Distiller(teacher, student, kd.losses.KLDivergence()), keras.optimizers.SGD(0.0)
     )
     logs = distiller.fit(x, y, sample_weight=weights, batch_size=32, verbose=0).history
-    assert logs["kl_divergence"][0] == pytest.approx(kl, rel=1e-4)
+    assert logs["distillation_loss"][0] == pytest.approx(kl, rel=1e-4)
     assert logs["student_loss"][0] == pytest.approx(cross_entropy, rel=1e-4)
 
 
@@ -192,7 +192,7 @@ def test_class_weight_counts():
         kd.Distiller(teacher, student, kd.losses.KLDivergence()), keras.optimizers.SGD(0.0)
     )
     logs = distiller.fit(x, y, class_weight=class_weight, batch_size=32, verbose=0).history
-    assert logs["kl_divergence"][0] == pytest.approx(kl, rel=1e-4)
+    assert logs["distillation_loss"][0] == pytest.approx(kl, rel=1e-4)
 
 
 def test_students_regularisers_count_once_and_unweighted():
@@ -281,10 +281,26 @@ def test_each_number_has_one_name():
     hints = [kd.Hint("conv", "conv"), kd.Hint("conv", "conv")]
     distiller = compiled(kd.Distiller(teacher, student, [kd.losses.KLDivergence(), *hints]))
     logs = distiller.fit(x, y, validation_data=(x, y), verbose=0).history
-    parts = {"student_loss", "distillation_loss", "kl_divergence"}
-    assert set(logs) - {"val_loss", "val_student_loss"} == {
-        "loss", *parts, "fit_net_conv", "fit_net_conv_2"
-    }  # fmt: skip
+    sums = {"loss", "student_loss", "distillation_loss", "val_loss"}
+    assert set(logs) == {*sums, "kl_divergence", "fit_net_conv", "fit_net_conv_2"}
+
+    distiller = compiled(kd.Distiller(teacher, student, kd.losses.KLDivergence()))
+    assert set(distiller.fit(x, y, validation_data=(x, y), verbose=0).history) == sums
+
+    distiller = compiled(kd.Distiller(None, student, [], student_loss_weight=1.0))
+    assert set(distiller.fit(x, y, verbose=0).history) == {"loss"}
+
+
+def test_the_progress_line_has_losses_before_metrics_and_no_loss_twice(capsys):
+    x, y = examples()
+    distiller = compiled(
+        kd.Distiller(network(5), network(3), kd.losses.KLDivergence()), metrics=["accuracy"]
+    )
+    logs = distiller.fit(x, y, validation_data=(x, y), verbose=2).history
+    line = next(line for line in capsys.readouterr().out.splitlines() if "loss" in line)
+    shown = [part.split(":")[0] for part in line.split(" - ") if ": " in part]
+    assert shown == ["loss", "distillation_loss", "accuracy", "val_loss", "val_accuracy"]
+    assert "student_loss" in logs
 
 
 def test_evaluate_does_not_run_the_teacher_unless_asked():
@@ -296,12 +312,13 @@ def test_evaluate_does_not_run_the_teacher_unless_asked():
     )
     results = distiller.evaluate(x, y, verbose=0, return_dict=True)
     assert calls == []
-    assert set(results) == {"accuracy", "loss", "student_loss"}
-    assert results["loss"] == pytest.approx(results["student_loss"])
+    assert set(results) == {"accuracy", "loss"}
+    picked = log_softmax(student(x).numpy().astype("float64"))[np.arange(32), y]
+    assert results["loss"] == pytest.approx(-picked.mean(), rel=1e-5)
 
     compiled(distiller, metrics=["accuracy"], evaluate_distillation=True)
     results = distiller.evaluate(x, y, verbose=0, return_dict=True)
-    assert results["kl_divergence"] == pytest.approx(
+    assert results["distillation_loss"] == pytest.approx(
         numpy_kl(teacher(x), student(x), 4.0).mean(), rel=1e-4
     )
 
@@ -507,7 +524,7 @@ def test_probabilities_are_distilled_when_said_so():
     t, s = teacher(x).numpy().astype("float64"), student(x, training=True).numpy()
     logs = distiller.fit(x, y, batch_size=32, verbose=0).history
     expected = (t * (np.log(t) - np.log(s.astype("float64")))).sum(-1).mean()
-    assert logs["kl_divergence"][0] == pytest.approx(expected, rel=1e-3, abs=1e-7)
+    assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
 def test_hint_naming_no_layer_is_refused_with_those_that_exist():

@@ -65,7 +65,7 @@ def test_one_step_of_three_peers_by_hand():
         )
         totals.append(0.3 * labels + 0.7 * divergence)
         assert history[f"peer_{i}_student_loss"][0] == pytest.approx(labels, rel=1e-5)
-        assert history[f"peer_{i}_kl_divergence"][0] == pytest.approx(divergence, rel=1e-4)
+        assert history[f"peer_{i}_distillation_loss"][0] == pytest.approx(divergence, rel=1e-4)
         assert history[f"peer_{i}_loss"][0] == pytest.approx(totals[-1], rel=1e-5)
     assert history["loss"][0] == pytest.approx(sum(totals), rel=1e-5)
 
@@ -105,10 +105,10 @@ def test_peers_come_to_agree_and_to_be_right():
     history = mutual.fit(x, y, validation_data=(x, y), epochs=8, batch_size=64, verbose=0).history
     for i in range(2):
         assert history[f"val_peer_{i}_accuracy"][-1] > 0.85
-        divergences = history[f"peer_{i}_kl_divergence"]
+        divergences = history[f"peer_{i}_distillation_loss"]
         assert divergences[-1] < 0.3 * divergences[0]
-        assert f"val_peer_{i}_kl_divergence" not in history
-    labels = [history[f"val_peer_{i}_student_loss"][-1] for i in range(2)]
+        assert f"val_peer_{i}_distillation_loss" not in history
+    labels = [history[f"val_peer_{i}_loss"][-1] for i in range(2)]
     assert history["val_loss"][-1] == pytest.approx(sum(labels), rel=1e-5)
     np.testing.assert_allclose(mutual.predict(x, verbose=0), mutual.peers[0](x), atol=1e-5)
     assert Ensemble(mutual.peers)(x).shape == (512, 3)
@@ -157,7 +157,7 @@ def test_regularisers_weights_of_samples_and_schedules_count():
     labels = -np.mean(np.log(softmax(z)[np.arange(32), y]) * half)
     data = tf.data.Dataset.from_tensor_slices((x, y, half)).batch(32)
     history = mutual.fit(data, epochs=2, verbose=0).history
-    expected = 0.5 * labels + 0.5 * history["peer_0_kl_divergence"][0] + penalty
+    expected = 0.5 * labels + 0.5 * history["peer_0_distillation_loss"][0] + penalty
     assert history["peer_0_loss"][0] == pytest.approx(expected, rel=1e-4)
     assert 1 in seen
     assert history["peer_0_distillation_loss"][0] > 0

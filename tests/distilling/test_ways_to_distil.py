@@ -222,7 +222,7 @@ def test_token_classification_with_padding():
     first = distiller.evaluate(
         tokens, tokens % CLASSES, batch_size=256, verbose=0, return_dict=True
     )
-    assert first["kl_divergence"] == pytest.approx(expected, rel=1e-4)
+    assert first["distillation_loss"] == pytest.approx(expected, rel=1e-4)
 
     def right():
         tags = np.argmax(student.predict(new, verbose=0), -1)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from keras_kd.system.quiet import capture_output
+from keras_kd.system.quiet import capture_output, without_noise
 
 
 def test_python_and_descriptor_output_is_held_back(capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_log_handlers_are_redirected_and_put_back() -> None:
 def test_a_process_without_stdout_can_use_it() -> None:
     code = (
         "import os; os.close(1)\n"
-        "from keras_kd.system.quiet import capture_output\n"
+        "from keras_kd.system.quiet import capture_output, without_noise\n"
         "with capture_output() as captured:\n"
         "    os.write(2, b'x')\n"
         "assert captured.text == 'x'\n"
@@ -95,3 +95,26 @@ def test_log_handlers_made_meanwhile_write_on_afterwards(capfd):
     captured = capfd.readouterr().err
     assert "written after the end" in captured
     assert "closed file" not in captured
+
+
+NOISE = b"""WARNING: All log messages before absl::InitializeLog() is called are written to STDERR
+I0000 00:00:1795905384.802425    7085 port.cc:153] oneDNN custom operations are on.
+E0000 00:00:1795905429.758262   10631 cuda_platform.cc:52] failed call to cuInit: INTERNAL
+W0000 00:00:1795905437.504331   11254 cache_dataset_ops.cc:912] The calling iterator did not
+"""
+NEWS = b"E0000 00:00:1795905437.504331   11254 xla_compiler.cc:1] Compilation failed\nmine\n"
+
+
+def test_noise_is_held_back_and_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    with without_noise():
+        print("at once")
+        assert capfd.readouterr().out == "at once\n"
+        os.write(2, NOISE + NEWS)
+    assert capfd.readouterr() == ("", NEWS.decode())
+
+
+def test_noise_is_held_back_and_nothing_else_on_an_error(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="broken"), without_noise():
+        os.write(2, NOISE + NEWS)
+        raise RuntimeError("broken")
+    assert capfd.readouterr() == ("", NEWS.decode())

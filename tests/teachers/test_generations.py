@@ -68,7 +68,7 @@ def test_a_chain_through_distillers_brings_the_student_to_the_teacher():
     trained = chain([teacher, network(12, "assistant"), student], fit)
     assert disagreement() < min(0.15, 0.5 * before)
     for history in trained.histories:
-        assert history["kl_divergence"][-1] < 0.2 * history["kl_divergence"][0]
+        assert history["distillation_loss"][-1] < 0.2 * history["distillation_loss"][0]
 
 
 def test_generations_are_taught_by_the_one_before_and_make_an_ensemble():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,15 +20,17 @@ Run .tflite files on data and measure what they do: accuracy, agreement with the
 were made from (--model), bytes, latency, operators. Limits such as --max-bytes make the command end
 with the exit code 3 where a file does not keep them, for use in scripts.
 
-Models (.keras, .h5) among the files are measured as well, in Keras. Of a TFDS data set that is
-given without a split, the split test is taken where there is one.""",
+Without --data, everything but accuracy and agreement is measured, on random inputs. Models (.keras,
+.h5) are measured in Keras. The teacher is also written as a float32 .tflite file, so that sizes and
+latencies are compared file with file. A TFDS dataset given without a split is read from its test
+split, if it has one.""",
     example="""\
   keras-kd measure runs/export/student_int8.tflite --data pictures --part validation \\
                    --model runs/compress/student.keras --max-bytes 40000 --max-drop 1.0""",
     params=(
         click.Argument(["files"], nargs=-1, required=True, metavar="FILE...",
                        help="what to measure: .tflite files, and .keras or .h5 models"),
-        *data_options(),
+        *data_options(required=False),
         Option("part", "which part of --data: all of it, or what `distill` and `compress` train on "
                "or hold out, given their --validation-split and --seed",
                type=click.Choice(["all", "train", "validation"])),
@@ -81,6 +84,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     if settings["min_agreement"] is not None and settings["model"] is None:
         raise ValueError("--min-agreement is about a model: give --model.")
     limits = {key: settings[key] for key in _LIMITS if settings[key] is not None}
+    if settings["data"] is settings["validation_data"] is None:
+        _check_without_data(settings)
     if limits and not any(path.endswith(".tflite") for path in settings["files"]):
         raise ValueError(
             f"--{next(iter(limits)).replace('_', '-')} is about .tflite files, and none is given. "
@@ -95,10 +100,11 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     )
     measuring = Measuring(settings, model, teacher, console)
     files: list[dict[str, Any]] = []
-    for path in dict.fromkeys([*settings["files"], settings["model"], settings["teacher"]]):
-        if path is not None:
-            console.say(f"Measuring {path}")
-            files.append(measuring.measure(path))
+    with contextlib.nullcontext() if folder is None else folder.begun():
+        for path in dict.fromkeys([*settings["files"], settings["model"], settings["teacher"]]):
+            if path is not None:
+                console.say(f"Measuring {path}")
+                files.append(measuring.measure(path))
     reference = _accuracy(files, settings["model"] or settings["teacher"])
     not_kept = {
         entry["file"]: measuring.not_kept(entry["file"], limits, reference)
@@ -107,17 +113,23 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     }
     result: dict[str, Any] = {
         "data": measuring.data_text,
-        "class_names": measuring.source.class_names,
+        "class_names": None if measuring.source is None else measuring.source.class_names,
         "files": files,
         "model": settings["model"],
         "teacher": settings["teacher"],
         "limits": limits,
         "not_kept": {file: sentences for file, sentences in not_kept.items() if sentences},
     }
-    if folder is not None:
-        with folder.begun():
-            result = folder.finish(result)
-    return _outcome(result)
+    return _outcome(result if folder is None else folder.finish(result))
+
+
+def _check_without_data(settings: Mapping[str, Any]) -> None:
+    for name in ("model", "teacher", "part", "min_accuracy", "min_agreement", "max_drop"):
+        if settings[name] is not None:
+            raise ValueError(f"--{name.replace('_', '-')} needs examples: give --data.")
+    models = [path for path in settings["files"] if not path.endswith(".tflite")]
+    if models:
+        raise ValueError(f"'{models[0]}' is no .tflite file and is measured on data: give --data.")
 
 
 def _accuracy(files: list[dict[str, Any]], path: str | None) -> float | None:

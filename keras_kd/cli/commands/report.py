@@ -165,7 +165,7 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
     from keras_kd.report import model_result
 
     measured, settings = content["result"], content["settings"]
-    own["dataset"] = own["dataset"] or settings["data"]
+    own["dataset"] = own["dataset"] or settings.get("data", "")
     own["classes"] = own["classes"] or measured["class_names"] or []
     own["notes"].append(f"Accuracy is on {measured['data']}.")
     if measured["limits"]:
@@ -176,21 +176,21 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
     files = sorted(measured["files"], key=lambda entry: entry["file"] != measured["teacher"])
     for entry in files:
         teacher = entry["file"] == measured["teacher"]
-        is_file = entry["kind"] == "tflite"
+        file = entry.get("tflite") or (entry if entry["kind"] == "tflite" else None)
         name = pathlib.Path(entry["file"]).name
         zeros = entry.get("zeros", entry.get("zero_constants", 0))
         row = model_result(
             _free_key(own["models"], "teacher" if teacher else pathlib.Path(name).stem),
             f"Teacher ({name})" if teacher else name,
-            file_result={seed: {**entry, "path": _relative(pathlib.Path(entry["file"]), folder)}}
-            if is_file
-            else None,
+            file_result=None
+            if file is None
+            else {seed: {**file, "path": _relative(pathlib.Path(file["path"]), folder)}},
             description=_description(entry, teacher),
-            accuracy=None if is_file else {seed: entry["accuracy"]},
+            accuracy={seed: entry["accuracy"]} if file is None else None,
             parameters=entry["parameters"],
             nonzero_parameters=entry["parameters"] - zeros,
         )
-        if not is_file:
+        if file is None:
             row["samples"] = entry["samples"]
         own["models"].append(row)
 
@@ -198,6 +198,8 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
 def _description(entry: Mapping[str, Any], teacher: bool) -> str:
     if entry["kind"] == "tflite":
         return f"{entry['form'] or 'A TFLite file'}, {entry['bytes']:,} bytes."
+    if entry.get("tflite"):
+        return f"The teacher as a float32 file, {entry['tflite']['bytes']:,} bytes."
     return "The teacher, in Keras." if teacher else "The model in Keras that files were made from."
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.models.graph import graph_layers, is_graph
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.system.arguments import number
+from keras_kd.system.user_warning import warn_user
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -148,10 +148,7 @@ class LowRank(Stage):
         self, ranks: Ranks, layers: Mapping[str, LayerPlan], state: StudentState, teaching: Any
     ) -> None:
         if not ranks and not self._may_save_nothing:
-            warnings.warn(
-                f"LowRank: with {self._goal()} nothing is saved after the stages before it.",
-                stacklevel=2,
-            )
+            warn_user(f"LowRank: with {self._goal()} nothing is saved after the stages before it.")
         with teaching.distiller.distribute_strategy.scope():
             state.model, parts = split_layers(state.model, ranks)
         state.parts.update(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from keras_kd.compression.pruning.times import PruningTimes, final_sparsity, spa
 from keras_kd.compression.stages.kernels import PrunableWeight
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.models.weights import check_finite_weights
+from keras_kd.system.user_warning import warn_user
 
 if TYPE_CHECKING:
     from keras_kd.compression.pruning.prune import Prune
@@ -173,11 +173,10 @@ class PruningCallback(keras.callbacks.Callback):
         done = self._state.step
         target = final_sparsity(self._schedule, done)
         if done and self._state.sparsity < target - 1e-6:
-            warnings.warn(
+            warn_user(
                 f"Training ended before the schedule reached a sparsity of {target:.0%}: the last "
                 "weights were pruned without training after it. Train longer, or let the schedule "
-                "end earlier.",
-                stacklevel=2,
+                "end earlier."
             )
             self._state.update(target)
         self._state.apply()
@@ -193,12 +192,11 @@ class PruningCallback(keras.callbacks.Callback):
     def _say_restored(self) -> None:
         if self._state.masked_weights_are_zero():
             return
-        warnings.warn(
+        warn_user(
             "At the end of the training a callback such as EarlyStopping(restore_best_weights="
             "True) brought back weights of an epoch with fewer zeros. They were pruned again, "
             "without training after it. Let it begin once pruning is over: "
-            "EarlyStopping(..., start_from_epoch=...).",
-            stacklevel=2,
+            "EarlyStopping(..., start_from_epoch=...)."
         )
 
     def sparsity_of(self, path: str) -> float:

@@ -32,6 +32,7 @@ from keras_kd.distilling.trainer import CompileArguments
 from keras_kd.models.opening import describe
 from keras_kd.quantizing.quantization import quantization_from_json
 from keras_kd.system.files import atomic_path
+from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.system.reading import parse_json
 
 
@@ -140,7 +141,8 @@ class CompressedModel:
             x = tf.data.Dataset.from_tensor_slices(x).batch(batch_size)
 
         run = tf.function(self.__call__, autograph=False, reduce_retracing=True)
-        outputs = [tf.nest.map_structure(np.asarray, run(batch)) for batch in x]
+        with without_retracing_warnings():
+            outputs = [tf.nest.map_structure(np.asarray, run(batch)) for batch in x]
         return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *outputs)
 
     def evaluate(self, data: Any) -> dict[str, float]:

@@ -25,7 +25,6 @@ import json
 import os
 import pathlib
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +45,7 @@ from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.reading import read_arrays, read_json
+from keras_kd.system.user_warning import warn_user
 
 _FORMAT = "keras_kd.compress 1"
 # The names that `atomic_path` gives to the files of a run until they are whole.
@@ -121,11 +121,10 @@ class RunFolder:
             )
         ends = [part["data"].get("train ends") or [] for part in (kept, plan)]
         if any(None not in pair and pair[0] != pair[1] for pair in zip(*ends, strict=False)):
-            warnings.warn(
+            warn_user(
                 "The training data does not begin and end with the batches it had when the run in "
                 f"'{self.path}' was begun: the data or its order is another now. Stages that are "
-                "done are kept as they are. For other data, give a new folder as `path`.",
-                stacklevel=2,
+                "done are kept as they are. For other data, give a new folder as `path`."
             )
         return content
 

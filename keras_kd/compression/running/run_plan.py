@@ -18,6 +18,7 @@ from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.schedules import serialize
 from keras_kd.models.layers import hash_of_weights
+from keras_kd.system.quiet import without_noise
 
 # Batches are all looked at, twice, up to this size; of larger data the first and the last.
 _SMALL = 256 * 2**20
@@ -90,11 +91,15 @@ def _values(data: Any, arrays: Any) -> dict[str, Any]:
     if arrays is not None:
         return {"train contents": _hash_of_arrays(arrays)}
     count, dataset = count_batches(data), isinstance(data, tf.data.Dataset)
-    first = next(iter(data)) if dataset else data[0]
+    with without_noise():
+        first = next(iter(data)) if dataset else data[0]
     if count * sum(_size(leaf) for leaf in keras.tree.flatten(first)) <= _SMALL:
         return {"train contents": _same_twice(lambda: _hash_of_examples(_passed(data)))}
     ends = [data.take(1)] if dataset else [[data[0]], [data[count - 1]]]
-    return {"train ends": [_same_twice(functools.partial(_hash_of_examples, end)) for end in ends]}
+    with without_noise():
+        return {
+            "train ends": [_same_twice(functools.partial(_hash_of_examples, end)) for end in ends]
+        }
 
 
 def _passed(data: Any) -> Iterable[Any]:

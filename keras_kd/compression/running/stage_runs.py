@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import layer_records
 from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.models.weights import check_finite_weights
+from keras_kd.system.user_warning import warn_user
 
 
 @dataclasses.dataclass(eq=False)
@@ -119,12 +119,11 @@ class StageRuns:
         for name, value in now.items():
             before = kept.get(name)
             if before is not None and abs(value - before) > 1e-3 * max(1.0, abs(before)):
-                warnings.warn(
+                warn_user(
                     f"Before compression the student has a {name} of {value:.4f} on the validation "
                     f"data, and had {before:.4f} when this run was begun: the validation data are "
                     "others now, or change with each pass. The figures of the stages that are done "
-                    "are kept as they are. For other data, give a new folder as `path`.",
-                    stacklevel=2,
+                    "are kept as they are. For other data, give a new folder as `path`."
                 )
                 return
 

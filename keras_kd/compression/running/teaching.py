@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.stages.stage import Stage, StudentState
-from keras_kd.data.batches import PassOrder, refuse_endless
+from keras_kd.data.batches import PassOrder, generated, refuse_endless
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.objective import Objective
@@ -218,9 +218,7 @@ def as_dataset(data: Any) -> Any:
             yield data[i]
         data.on_epoch_end()
 
-    dataset = tf.data.Dataset.from_generator(
-        batches, output_signature=tf.nest.map_structure(signature, first)
-    )
+    dataset = generated(batches, tf.nest.map_structure(signature, first))
     return dataset.apply(tf.data.experimental.assert_cardinality(len(data)))
 
 

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import re
-import warnings
 import zlib
 from typing import Any
 
@@ -21,6 +20,7 @@ from keras_kd.litert.metadata import described
 from keras_kd.litert.model_file import Graph, ModelFile, Tensor
 from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.user_warning import warn_user
 
 _SUFFIXES = {".h": ".cc", ".cc": ".cc", ".cpp": ".cpp", "": ".cc"}
 _RESERVED = """
@@ -158,7 +158,7 @@ def export_c_array(
                 f"{text} Received: allow_differences=False. Pass `allow_differences=True` to write "
                 "it all the same."
             )
-        warnings.warn(text, stacklevel=2)
+        warn_user(text)
     metadata = described(path, content, without_checksum=True) or {}
     inputs, outputs = (
         [graphs[0].tensors[i] for i in ends] for ends in (graphs[0].inputs, graphs[0].outputs)
@@ -310,7 +310,7 @@ def _class_names(
     )
     if given is not None:
         raise ValueError(f"{text} Give one name for each class.")
-    warnings.warn(f"{text} The names in the JSON file are not used.", stacklevel=3)
+    warn_user(f"{text} The names in the JSON file are not used.")
     return ()
 
 

@@ -44,6 +44,8 @@ def distinct_series(curves: Sequence[Mapping[str, Any]]) -> tuple[list[str], dic
     """
     names = list(dict.fromkeys(name for curve in curves for name in curve["series"]))
     names = [name for name in names if name not in _NOT_DRAWN]
+    if not any(value for curve in curves for value in curve["series"].get("student_loss", ())):
+        names = [name for name in names if name != "student_loss"]  # trained without labels
     drawn: list[str] = []
     equal: dict[str, str] = {}
     for name in sorted(names, key=_shortness):
@@ -78,7 +80,18 @@ def _plot(curves: list[Any], key: str, title: str) -> dict[str, str] | None:
     accuracies = [name for name in names if "acc" in name]
     zeros = [name for name in names if name == "sparsity"]
     losses = [name for name in names if name not in (*accuracies, *zeros)]
-    parts = ((accuracies, "accuracy, %"), (losses, "loss"), (zeros, "zeros, %"))
+    given = {name for curve in curves for name in curve["series"]}
+    on_labels: list[str] = []
+    if "distillation_loss" in given and "val_distillation_loss" not in given:
+        # Evaluated without the teacher, `val_loss` is the loss on labels, and `loss` a sum.
+        on_labels = [name for name in losses if name in ("student_loss", "val_loss")]
+        losses = [name for name in losses if name not in on_labels]
+    parts = (
+        (accuracies, "accuracy, %"),
+        (on_labels, "loss on labels"),
+        (losses, "loss"),
+        (zeros, "zeros, %"),
+    )
     panels = [(part, label) for part, label in parts if part]
     if not panels:
         return None

@@ -22,7 +22,7 @@ def test_what_is_written(distilled, materials):
     result = content["result"]
     assert len(result["history"]["val_accuracy"]) == 3
     assert result["metrics"]["val_accuracy"] >= 0.6
-    assert result["metrics"]["kl_divergence"] < result["history"]["kl_divergence"][0]
+    assert result["metrics"]["distillation_loss"] < result["history"]["distillation_loss"][0]
     notes = json.loads((distilled / "student.keras.json").read_text())
     assert notes["class_names"] == ["cat", "dog", "fish"]
     assert notes["preprocessing"]["scale"] == 255.0

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd.report.numbers import ratio_text
+
 
 @pytest.fixture(scope="session")
 def exported(distilled, tmp_path_factory):
@@ -36,9 +38,33 @@ def test_files_beside_model_and_teacher(keras_kd_json, exported, distilled, work
     assert teacher["accuracy"] == accuracy("big.keras", data["x"], data["y"])
     assert teacher["parameters"] == keras.models.load_model("big.keras").count_params()
     assert result["not_kept"] == {}
+    own = work / teacher["tflite"]["path"]
+    assert own.name == "big_float32.tflite"
+    assert own.stat().st_size == teacher["tflite"]["bytes"] > file["bytes"]
+    assert teacher["tflite"]["agreement"] == 1.0
     kept = json.loads((work / "measured/result.json").read_text())["result"]
     assert kept["files"][0]["bytes"] == file["bytes"]
     assert "max_bytes = 100000" in (work / "measured/recipe.toml").read_text()
+
+
+def test_sizes_are_compared_with_the_teachers_own_file(keras_kd, exported):
+    words = ["measure", exported, "--data", "test.npz", "--teacher", "big.keras"]
+    _, out, _ = keras_kd(*words)
+    header = next(line for line in out.splitlines() if line.endswith("of the teacher"))
+    file, teacher = out.split(header)[1].splitlines()[-2:]
+    sizes = [int(line.split()[3].replace(",", "")) for line in (file, teacher)]
+    assert teacher.split()[-1] == "1.00×"
+    assert file.split()[-1] == ratio_text(sizes[0] / sizes[1])
+
+
+def test_without_data_all_but_the_answers_is_measured(keras_kd, keras_kd_json, exported):
+    code, result = keras_kd_json("measure", exported, "--max-bytes", "100")
+    (file,) = result["files"]
+    assert code == 3 and "max_bytes=100" in result["not_kept"][exported][0]
+    assert file["accuracy"] is file["agreement"] is None
+    assert file["latency_ms"] > 0 and file["operators"]
+    code, _, error = keras_kd("measure", exported, "--min-accuracy", "0.5")
+    assert code == 1 and "--min-accuracy" in error and "--data" in error
 
 
 def test_a_budget_that_is_not_kept_ends_with_3(keras_kd, exported, work):

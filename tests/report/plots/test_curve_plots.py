@@ -46,6 +46,18 @@ def test_equal_series_are_drawn_once():
     assert "val_student_loss" not in texts(plot["svg"])
 
 
+def test_losses_of_different_quantities_have_panels_of_their_own():
+    series = {"loss": [2.0], "student_loss": [1.0], "distillation_loss": [3.0], "val_loss": [1.1]}
+    shown = texts(training_curves([{"curves": [curve(**series)]}])[0]["svg"])
+    assert shown.index("student_loss") < shown.index("distillation_loss")
+    assert shown.count("loss on labels") == 1
+    series["student_loss"] = [0.0]  # no labels
+    assert "student_loss" not in texts(training_curves([{"curves": [curve(**series)]}])[0]["svg"])
+    series["val_distillation_loss"] = [2.9]  # the teacher counts in both
+    shown = texts(training_curves([{"curves": [curve(**series)]}])[0]["svg"])
+    assert "loss on labels" not in shown
+
+
 def test_series_that_differ_with_one_seed_are_both_drawn():
     curves = [curve(a=[1.0, 2.0], b=[1.0, 2.0]), curve(a=[1.0, 2.0], b=[1.0, 2.1])]
     assert distinct_series(curves) == (["a", "b"], {})

@@ -1,0 +1,30 @@
+"""Warnings that point to the line of the user's program."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+# What may stand between a user's call and a warning of this package.
+_BETWEEN = {
+    "ai_edge_litert", "concurrent", "contextlib", "functools", "keras", "keras_kd", "tensorflow",
+    "tf_keras", "threading", "tqdm",
+}  # fmt: skip
+
+
+def warn_user(text: str) -> None:
+    """Warn at the innermost line outside of this package, Keras and TensorFlow.
+
+    Args:
+        text: What the user should know, and what to do about it.
+    """
+    level = 2
+    while True:
+        try:
+            frame = sys._getframe(level - 1)
+        except ValueError:  # a thread of the package's own
+            break
+        if frame.f_globals.get("__name__", "").split(".")[0] not in _BETWEEN:
+            break
+        level += 1
+    warnings.warn(text, stacklevel=level)
