@@ -4,10 +4,9 @@ import os as _os
 import pathlib as _pathlib
 import sys as _sys
 
-import lazy_loader as _lazy_loader
-
 from keras_kd._version import __version__ as __version__
 from keras_kd.backend import load_keras as _load_keras
+from keras_kd.system.names import public_names as _public_names
 
 # TensorFlow logs how it was built and where it reads: warnings and errors stay visible.
 _os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
@@ -30,4 +29,4 @@ elif "--debug" not in _sys.argv:
     _os.environ["TF_CPP_MIN_LOG_LEVEL"] = max("2", _os.environ["TF_CPP_MIN_LOG_LEVEL"])
 
 # The public names stand in __init__.pyi; what is not used is not imported.
-__getattr__, __dir__, __all__ = _lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = _public_names(__name__, __file__)

@@ -49,4 +49,8 @@ from .measuring.result import TFLiteResult as TFLiteResult
 from .models.costs import model_cost as model_cost
 from .models.layer_plan import LayerPlan as LayerPlan
 from .planning.check_model import check as check
+from .planning.export_all import ExportForm as ExportForm
+from .planning.export_all import ExportForms as ExportForms
+from .planning.export_all import export_all as export_all
+from .planning.fit_size import SizedStudent as SizedStudent
 from .planning.fit_size import compress_to_size as compress_to_size

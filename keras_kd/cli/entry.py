@@ -14,6 +14,7 @@ from keras_kd._version import __version__
 from keras_kd.cli.command import CONTEXT, EXIT_CODES, verbatim
 from keras_kd.cli.commands import COMMANDS
 from keras_kd.cli.console import Console, Outcome
+from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.system.shown_text import shown
 
 _DESCRIPTION = """\
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_retracing_warnings():
             # Keras and TensorFlow warn of what the commands do on purpose.
             warnings.filterwarnings("ignore", module="keras|tf_keras|tensorflow")
             warnings.showwarning = _warn

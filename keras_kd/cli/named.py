@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_kd.system.arguments import number
+from keras_kd.system.names import did_you_mean
 
 
 def parse_call(text: str, what: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -37,8 +37,7 @@ def parse_call(text: str, what: str) -> tuple[str, list[Any], dict[str, Any]]:
 def nearest(name: str, names: Any) -> str:
     """Return a sentence that offers the nearest of `names`, or all of them."""
     known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(known)}."
+    return did_you_mean(name, known).strip() or f"There are: {', '.join(known)}."
 
 
 def make_call(

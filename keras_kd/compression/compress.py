@@ -21,22 +21,34 @@ from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import already_pruned
 from keras_kd.compression.stages.order import check_order, check_stages
 from keras_kd.compression.stages.stage import Stage, StudentState
-from keras_kd.data.batches import PassOrder, as_batches, refuse_endless, shuffled_batches
+from keras_kd.data.batches import (
+    PassOrder,
+    as_batches,
+    held_out,
+    refuse_endless,
+    shuffled_batches,
+)
 from keras_kd.data.first_batch import first_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
+from keras_kd.distilling.trainer import CompileArguments, Trainer, compile_arguments
 from keras_kd.models.calls import name_operations, operation_names
 from keras_kd.models.copying import copy_layer, copy_state, described
 from keras_kd.models.graph import is_graph
+from keras_kd.system.arguments import number
 from keras_kd.system.folder_lock import held_folder
+from keras_kd.system.names import suggests_arguments
 
 
+@suggests_arguments
 def compress(
-    distiller: Distiller,
+    distiller: Distiller | keras.Model,
     train: Any,
     validation_data: Any = None,
     *,
-    stages: Sequence[Stage],
+    stages: Stage | Sequence[Stage],
+    validation_split: float = 0.0,
+    epochs: int | None = None,
     path: str | os.PathLike[str] | None = None,
     max_drop: float | None = None,
     reference: str = "student",
@@ -46,38 +58,44 @@ def compress(
     | None = None,
     verbose: Any = "auto",
 ) -> CompressedModel:
-    """Compress a distilled student, the teacher still teaching in every stage.
+    """Compress a distilled student, with distillation in every stage, or any other trained model.
 
-    Works on a copy: the distiller and its student stay as they are. Every stage is checked
-    before the first one trains. The order is `Shrink`, `LowRank`, `Prune`, `Cluster`,
-    `QuantizeAware`; any of them may be left out.
+    Works on a copy: what is given stays as it is. Every stage is checked before the first one
+    trains. The order is `Shrink`, `LowRank`, `Prune`, `Cluster`, `QuantizeAware`; any of them may
+    be left out.
 
-    With `path`, what each stage came to is kept as soon as it is done, and the same call goes on
-    where a killed process left off: at the stage and the epoch. It ends with the weights of the
-    run that was not killed if every pass over `train` gives the same batches, or `train` is
-    arrays: a `tf.data.Dataset` that shuffles anew in each pass begins with its first order again.
+    With `path`, the result of each stage is kept as soon as it is done, and the same call resumes a
+    killed run at the stage and epoch it had reached. It ends with the weights of an uninterrupted
+    run if every pass over `train` gives the same batches, or `train` is arrays: a
+    `tf.data.Dataset` that reshuffles in each pass starts with its first order again.
 
     Args:
-        distiller: A compiled `keras_kd.Distiller` whose student has been trained.
+        distiller: A compiled `keras_kd.Distiller` whose student has been trained, or a trained and
+            compiled `keras.Model`, which has no teacher and learns from labels alone in every
+            stage, with the loss and metrics it was compiled with.
         train: Training data: a `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, or a
             tuple of arrays `(x, y)`.
         validation_data: Validation data of the same kinds. Defaults to `None`.
-        stages: The stages in order, such as `[Prune(0.75, epochs=4), QuantizeAware(epochs=2)]`.
-            Where `epochs=0` a stage only changes the student, without training.
+        stages: One stage, or several in order, such as
+            `[Prune(0.75, epochs=4), QuantizeAware(epochs=2)]`. With `epochs=0` a stage only changes
+            the student, without training.
+        validation_split: Fraction of the arrays in `train`, their last examples, to hold out as
+            `validation_data`, as in `keras.Model.fit`. Defaults to `0.0`.
+        epochs: Number of epochs of every stage, in place of each stage's own. Defaults to `None`.
         path: The folder of the run, such as `"runs/student"`: `run.json` with the figures of every
-            stage, and a model file for each. A folder is refused if it is of other models, data or
-            stages, if a model in it was replaced, or while another process writes into it.
+            stage, and a model file for each. A folder is refused if it belongs to other models,
+            data or stages, if a model in it was replaced, or while another process writes into it.
             Defaults to `None`: nothing is kept.
-        max_drop: Points that the student may lose on the validation data, hundredths of the first
-            metric. A stage after which more is lost is tried again more gently, then left out.
+        max_drop: Points that the student may lose on the validation data, in hundredths of the
+            first metric. A stage that loses more is tried again more gently, then left out.
             Defaults to `None`: no limit.
         reference: What a loss is measured against: `"student"`, as it was before compression, or
             `"teacher"`. Defaults to `"student"`.
         retries: How often a stage is tried again. Defaults to `2`.
-        callbacks: Keras callbacks for the training of every stage, or a function `stage -> list`
-            for a list per stage. Their `model` is a `Distiller` of that stage's student. With
-            `path`, what they have learned, such as the best epoch of `EarlyStopping`, is backed up
-            with the training. Defaults to `None`.
+        callbacks: A Keras callback or a list of them for the training of every stage, or a function
+            `stage -> list`. Their `model` is a `Distiller` of that stage's student. With `path`,
+            their state, such as the best epoch of `EarlyStopping`, is backed up with the training.
+            Defaults to `None`.
         verbose: Verbosity of the training, as in `keras.Model.fit`. Defaults to `"auto"`.
 
     Returns:
@@ -85,7 +103,8 @@ def compress(
 
     Raises:
         ValueError: If there is no stage, the order of stages makes no sense, a stage cannot
-            treat the student, a data set is empty or has no end, or `path` holds another run.
+            treat the student, the model is not compiled with a loss, a dataset is empty or
+            endless, or `path` holds another run.
         OSError: If `path` cannot be written to, or another process is at work in it.
         TypeError: If an argument is of the wrong kind.
 
@@ -101,7 +120,18 @@ def compress(
     print(compressed.evaluate(validation))
     compressed.summary()
     ```
+
+    Without a teacher:
+
+    ```python
+    model.fit(x, y, epochs=10)
+    compressed = keras_kd.compress(
+        model, (x, y), stages=keras_kd.Prune(0.5, epochs=4), validation_split=0.1
+    )
+    ```
     """
+    distiller = as_distiller(distiller)
+    train, validation_data = held_out(train, validation_data, validation_split)
     # The first draw, so that lazy imports and caches of a process do not decide on it.
     seed = random.randrange(2**31)
     arrays = train if isinstance(train, (tuple, list)) else None
@@ -116,12 +146,21 @@ def compress(
     example = first_batch(*keras.utils.unpack_x_y_sample_weight(arrays) if arrays else (train,))
     taught = None if example is None else example.taught
     stages = _check_arguments(distiller, stages, taught is not None)
+    if epochs is not None:
+        for stage in stages:
+            number("epochs", epochs, least=stage.minimum_epochs, whole=True, owner=stage.name)
+        stages = [stage.changed(epochs=epochs) for stage in stages]
     distiller.check_models()
     distiller.check_validation(validation_data)
     inputs = None if example is None else example.inputs
     with distiller.distribute_strategy.scope():
         distiller.check_data(example)
     student = distiller.student
+    if reference == "teacher" and distiller.teacher is None:
+        raise ValueError(
+            '`reference="teacher"` needs a teacher. Received: a model without one. Pass a '
+            "keras_kd.Distiller, or leave `reference` out."
+        )
     limit = check_limit(
         max_drop, reference, retries, validation_data, distiller.compile_arguments.has_metrics
     )
@@ -167,17 +206,48 @@ def _left_as_they_are(layers: Sequence[Any]) -> Iterator[None]:
             layer.set_weights(weights)
 
 
-def _check_arguments(distiller: Any, stages: Any, taught: bool) -> list[Stage]:
-    if not isinstance(distiller, Distiller):
+def as_distiller(model: Any) -> Distiller:
+    """Return a distiller as it is, and a plain model as the student of one without a teacher.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is not compiled, or a plain model has no loss.
+    """
+    plain = isinstance(model, keras.Model) and not isinstance(model, Trainer)
+    if not plain and not isinstance(model, Distiller):
         raise TypeError(
-            "`compress` takes a keras_kd.Distiller, which knows the teacher, the student and the "
-            f"losses, but received {type(distiller).__name__}."
+            "`compress` takes a keras_kd.Distiller or a compiled keras.Model. Received: "
+            f"{type(model).__name__}."
         )
-    if not distiller.compiled:
+    given = compile_arguments(model) if model.compiled else CompileArguments()
+    if not model.compiled or (plain and given.loss is None):
         raise ValueError(
-            "`compress` needs a compiled Distiller: call distiller.compile(optimizer, loss=..., "
-            "metrics=[...]) first."
+            f"`compress` needs a {'model' if plain else 'Distiller'} that is compiled"
+            f"{' with a loss' if plain else ''}. Received: {type(model).__name__} '{model.name}'. "
+            "Call compile(optimizer, loss=..., metrics=[...]) first."
         )
+    if not plain:
+        return model
+    given = given.fresh(losses=False)
+    with (
+        contextlib.nullcontext()
+        if model.distribute_strategy is None
+        else (model.distribute_strategy.scope())
+    ):
+        distiller = Distiller(None, model, [], student_loss_weight=1.0)
+        distiller.compile(
+            "adam",  # never used: each stage has its own
+            loss=given.loss,
+            loss_weights=given.loss_weights,
+            metrics=given.metrics,
+            weighted_metrics=given.weighted_metrics,
+            run_eagerly=model.run_eagerly,
+            jit_compile=model.jit_compile,
+        )
+    return distiller
+
+
+def _check_arguments(distiller: Distiller, stages: Any, taught: bool) -> list[Stage]:
     if distiller.teacher is None and distiller.objective.distils and not taught:
         raise ValueError(NO_TEACHER)
     return check_stages(stages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.system.arguments import number
 from keras_kd.system.quiet import without_noise
 
 _BATCH_SIZE = 32
@@ -42,6 +44,41 @@ def as_batches(data: Any, argument: str, shuffle: bool = False) -> Any:
         f"`{argument}` must be a tf.data.Dataset of batches, a keras.utils.PyDataset or a tuple "
         f"of arrays (x, y), but received {type(data).__name__}."
     )
+
+
+def held_out(train: Any, validation_data: Any, validation_split: float) -> tuple[Any, Any]:
+    """Return training and validation data, the last part of arrays held out as `fit` does it.
+
+    Args:
+        train: What `as_batches` takes.
+        validation_data: The same, or `None`.
+        validation_split: The fraction to hold out; 0 leaves both as they are.
+
+    Raises:
+        ValueError: If it is out of range, `train` is not arrays, or there are validation data.
+    """
+    number("validation_split", validation_split, least=0, below=1)
+    if not validation_split:
+        return train, validation_data
+    if validation_data is not None:
+        raise ValueError("Pass `validation_data` or `validation_split`. Received: both.")
+    if not isinstance(train, (tuple, list)):
+        raise ValueError(
+            "`validation_split` splits arrays (x, y). Received: `train` of type "
+            f"{type(train).__name__}. Pass `validation_data` instead."
+        )
+    count = len(keras.tree.flatten(train)[0])
+    split = math.floor(count * (1.0 - validation_split))
+    if split in (0, count):
+        raise ValueError(
+            f"`validation_split` leaves no examples on one side. Received: "
+            f"validation_split={validation_split!r} of {count} examples."
+        )
+    first, last = (
+        keras.tree.map_structure(lambda values, part=part: values[part], tuple(train))
+        for part in (slice(split), slice(split, None))
+    )
+    return first, last
 
 
 def refuse_endless(data: Any, argument: str) -> None:

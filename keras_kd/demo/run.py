@@ -26,6 +26,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
+from keras_kd.system.names import one_of
 
 Say = Callable[[str], None]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -293,10 +294,7 @@ def run_demo(
             holds a run of another recipe.
         OSError: If the folder cannot be written to.
     """
-    if dataset not in RECIPES:
-        raise ValueError(
-            f"`dataset` must be one of: {', '.join(RECIPES)}. Received: dataset={dataset!r}."
-        )
+    one_of("dataset", dataset, RECIPES)
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds!r}.")
     recipe, folder = RECIPES[dataset], pathlib.Path(out)

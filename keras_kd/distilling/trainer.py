@@ -18,7 +18,8 @@ from keras_kd.distilling.checks.student_loss import check_validation, label_rang
 from keras_kd.distilling.dot import stacked
 from keras_kd.distilling.schedules import deserialize, deserialize_loss
 from keras_kd.models.graph import flat_layers
-from keras_kd.system.arguments import optimizer_rate
+from keras_kd.system.arguments import constructor_arguments, optimizer_rate
+from keras_kd.system.names import refuse_unknown
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -232,6 +233,12 @@ class Trainer(keras.Model):
 
     optimizer: Any
     compile_arguments = CompileArguments()
+
+    def __init__(self, **kwargs: Any) -> None:
+        of_keras = inspect.signature(keras.layers.Layer.__init__).parameters
+        known = [*constructor_arguments(type(self)), *of_keras]
+        refuse_unknown(type(self).__name__, kwargs, dict.fromkeys(known))
+        super().__init__(**kwargs)
 
     @property
     def by_epoch(self) -> bool:

@@ -12,6 +12,7 @@ from keras_kd.export.int4 import check_installed
 from keras_kd.export.refusals import missing_data
 from keras_kd.export.signatures import Target, check_signatures
 from keras_kd.system.arguments import number
+from keras_kd.system.names import one_of
 
 QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
 INTEGER = ("int8", "int16x8")
@@ -38,11 +39,7 @@ class ExportOptions:
     on_disagreement: str = "warn"
 
     def __post_init__(self) -> None:
-        if self.quantization not in QUANTIZATIONS:
-            raise ValueError(
-                f"`quantization` must be one of {list(QUANTIZATIONS)}. "
-                f"Received: {self.quantization!r}."
-            )
+        one_of("quantization", self.quantization, QUANTIZATIONS)
         if self.quantization == "int4":
             check_installed()
             if self.sparse:

@@ -45,12 +45,14 @@ from keras_kd.export.sparse import make_sparse
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
 from keras_kd.models.weights import check_finite_weights
+from keras_kd.system.names import suggests_arguments
 from keras_kd.system.user_warning import warn_user
 
 # So many real samples the finished file is first run on, one by one.
 _TRIED = 32
 
 
+@suggests_arguments
 def export_tflite(
     model: Any,
     path: str | os.PathLike[str],

@@ -10,6 +10,7 @@ import numpy as np
 from keras_kd.data.labels import class_labels
 from keras_kd.data.numpy_batches import safe_name
 from keras_kd.models.probabilities import PROBABILITIES, look_like_probabilities
+from keras_kd.system.names import one_of
 
 CLASSIFICATION, MULTILABEL, REGRESSION = "classification", "multilabel", "regression"
 TASKS = (CLASSIFICATION, MULTILABEL, REGRESSION)
@@ -21,8 +22,7 @@ def check_task(task: str | None) -> None:
     Raises:
         ValueError: If it is not.
     """
-    if task is not None and task not in TASKS:
-        raise ValueError(f"`task` must be one of {list(TASKS)} or `None`. Received: {task!r}.")
+    one_of("task", task, [*TASKS, None])
 
 
 def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:

@@ -11,8 +11,10 @@ import numpy as np
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.result import BenchmarkResult
 from keras_kd.system.arguments import number
+from keras_kd.system.names import suggests_arguments
 
 
+@suggests_arguments
 def benchmark_tflite(
     path: str | os.PathLike[str],
     runs: int = 50,
@@ -55,6 +57,7 @@ def benchmark_tflite(
     return measure([LiteRuntime(path, threads, xnnpack)], runs, warmup, inputs)[0]
 
 
+@suggests_arguments
 def benchmark_tflite_files(
     paths: Sequence[str | os.PathLike[str]],
     rounds: int = 50,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 
 from keras_kd.data.numpy_batches import check_ends, iterate, limited, with_progress
+from keras_kd.litert.origin import origin
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.answers import by_output, check_task
 from keras_kd.measuring.per_layer import LayerComparison, LayerDifference
@@ -15,6 +18,9 @@ from keras_kd.measuring.reference import Reference
 from keras_kd.measuring.scores import Scores
 from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.system.json_values import plain
+from keras_kd.system.names import suggests_arguments
+
+_P = ParamSpec("_P")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +122,25 @@ class Comparison:
         return lines
 
 
+def _model_may_come_first(function: Callable[_P, Comparison]) -> Callable[_P, Comparison]:
+    """Let the order of earlier versions, `compare(model, path, data)`, mean what it meant."""
+
+    @functools.wraps(function)
+    def ordered(*args: _P.args, **kwargs: _P.kwargs) -> Comparison:
+        if args and not isinstance(args[0], (str, os.PathLike)):
+            named = dict(zip(("model", "path", "data"), args, strict=False))
+            return function(**named, **kwargs)  # type: ignore[arg-type, call-arg]
+        return function(*args, **kwargs)
+
+    return ordered
+
+
+@_model_may_come_first
+@suggests_arguments
 def compare(
-    model: Any,
     path: str | os.PathLike[str],
     data: Any,
+    model: Any = None,
     *,
     per_layer: bool = False,
     output: int | str = 0,
@@ -140,10 +161,11 @@ def compare(
     that are called more than once are left out.
 
     Args:
-        model: A Keras model, or a compressed one.
-        path: The file which was made from it.
+        path: The file.
         data: Inputs, with or without labels, as for `keras_kd.evaluate_tflite`. Positions which
             the model's Keras mask leaves out, or whose sample weight is 0, are not compared.
+        model: The model that the file was made from, a Keras or a compressed one. Defaults to
+            `None`: the model that this process exported to `path`, if neither has changed since.
         per_layer: Whether inner layers are compared, too. Defaults to `False`.
         output: Which output the figures are about, by name or by position. Defaults to `0`.
         task: As for `keras_kd.evaluate_tflite`. Defaults to `None`: classification.
@@ -164,11 +186,15 @@ def compare(
     Example:
 
     ```python
-    print(keras_kd.compare(student, "exports/student.tflite", test, per_layer=True))
+    print(keras_kd.compare("exports/student.tflite", test, student, per_layer=True))
     ```
     """
+    model = origin(path) if model is None else model
     if model is None:
-        raise TypeError("`model` must be a Keras model or a compressed one. Received: None.")
+        raise TypeError(
+            f"`model` is the model that '{path}' was made from, and this process did not export "
+            "it. Received: model=None. Pass a Keras model or a compressed one."
+        )
     check_task(task)
     check_ends(data, max_samples)
     runtime = LiteRuntime(path, threads, xnnpack=None)

@@ -16,6 +16,7 @@ import tempfile
 from typing import Any
 
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.system.names import one_of, suggests_arguments
 
 DEVICES = (
     "ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256",
@@ -95,6 +96,7 @@ class DeviceCost:
         return "\n".join([title, *(f"{name:<15} {text}" for name, text in self.rows())])
 
 
+@suggests_arguments
 def device_cost(
     path: str | os.PathLike[str],
     device: str,
@@ -134,10 +136,7 @@ def device_cost(
     print(cost.npu_share, cost.cpu_operators, cost.sram_bytes)
     ```
     """
-    if device not in DEVICES:
-        raise ValueError(
-            f"`device` must be one of {', '.join(map(repr, DEVICES))}. Received: device={device!r}."
-        )
+    one_of("device", device, DEVICES)
     if importlib.util.find_spec("ethosu") is None:
         raise ImportError(
             "`device_cost` needs Arm's compiler Vela, which is not installed. "

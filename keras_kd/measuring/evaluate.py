@@ -28,9 +28,11 @@ from keras_kd.measuring.scores import Scores
 from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.system.arguments import number
+from keras_kd.system.names import suggests_arguments
 from keras_kd.system.user_warning import warn_user
 
 
+@suggests_arguments
 def evaluate_tflite(
     path: str | os.PathLike[str],
     data: Any,

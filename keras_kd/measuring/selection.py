@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from keras_kd.data.numpy_batches import safe_name
 from keras_kd.litert.model_file import ModelFile
+from keras_kd.system.names import did_you_mean
 
 
 def output_position(names: Sequence[str], output: int | str) -> int:
@@ -21,7 +22,10 @@ def output_position(names: Sequence[str], output: int | str) -> int:
             return names.index(output)
     elif isinstance(output, int) and 0 <= output < len(names):
         return output
-    raise ValueError(f"`output` must be one of {names} or its position. Received: {output!r}.")
+    raise ValueError(
+        f"`output` must be one of {names} or its position. Received: output={output!r}."
+        f"{did_you_mean(str(output), names)}"
+    )
 
 
 # What an output passes through on its way out, and still lies in the same range.

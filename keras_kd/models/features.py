@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.models.calls import changed_calls, inner_layers
+from keras_kd.system.names import did_you_mean
 
 
 def find_layer(model: Any, path: str) -> Any:
@@ -53,8 +53,7 @@ def _inner_layers(layer: Any) -> dict[str, Any]:
 def _no_layer(model: Any, path: str) -> str:
     paths = layer_paths(model)
     nested = [known for known in paths if known.endswith(f"/{path}")]
-    similar = nested or difflib.get_close_matches(path, paths, n=1)
-    advice = f" Did you mean '{similar[0]}'?" if similar else ""
+    advice = f" Did you mean '{nested[0]}'?" if nested else did_you_mean(path, paths)
     return (
         f"Model '{model.name}' has no layer '{path}'.{advice} Its layers are: "
         f"{', '.join(paths) or 'none'}."

@@ -26,6 +26,7 @@ from keras_kd.models.graph import graph_of, is_graph
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
 from keras_kd.models.layers import paths_above
 from keras_kd.planning.export_plans import plan_export, try_export, with_operators
+from keras_kd.system.names import suggests_arguments
 from keras_kd.system.text_table import text_table
 
 _WIDTH = 96
@@ -192,6 +193,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
 _FORMATS = tuple(name for name in QUANTIZATIONS if name != "int4")
 
 
+@suggests_arguments
 def check(
     model: keras.Model,
     stages: Stage | Sequence[Stage] | None = None,

@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from keras_kd.compression.compress import compress
+import keras
+
+from keras_kd.compression.compress import as_distiller, compress
 from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.compression.running.run_folder import differences
 from keras_kd.compression.running.run_plan import run_plan
@@ -24,6 +26,7 @@ from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.folder_lock import held_folder
+from keras_kd.system.names import suggests_arguments
 from keras_kd.system.reading import read_json
 
 # Training changes the size of the zipped file by some per cent.
@@ -51,12 +54,13 @@ class SizedStudent:
     tried: dict[float, int]
 
 
+@suggests_arguments
 def compress_to_size(
-    distiller: Distiller,
+    distiller: Distiller | keras.Model,
     train: Any,
     validation_data: Any = None,
     *,
-    stages: Sequence[Stage],
+    stages: Stage | Sequence[Stage],
     max_bytes: int,
     quantization: str = "int8",
     zipped: bool = True,
@@ -112,6 +116,7 @@ def compress_to_size(
     print(sized.strength, sized.bytes, sized.file)
     ```
     """
+    distiller = as_distiller(distiller)
     number("max_bytes", max_bytes, least=1, whole=True)
     number("trainings", trainings, least=1, whole=True)
     stages = [stages] if isinstance(stages, Stage) else list(stages)
@@ -130,7 +135,7 @@ def compress_to_size(
         if not trained:
             chosen = [stage.changed(epochs=0) for stage in chosen]
         kept = folder if trained else None
-        model = compress(
+        compressed = compress(
             distiller,
             train,
             validation_data if trained else None,
@@ -142,14 +147,14 @@ def compress_to_size(
         with tempfile.TemporaryDirectory() as temporary:
             file = (kept or pathlib.Path(temporary)) / "student.tflite"
             export_tflite(
-                model,
+                compressed,
                 file,
                 quantization,
                 representative_data=samples,
                 on_disagreement="warn" if trained else "ignore",
                 verbose=False,
             )
-            return model, zipped_size(file) if zipped else file_size(file)
+            return compressed, zipped_size(file) if zipped else file_size(file)
 
     settings = {
         "quantization": quantization,
@@ -165,7 +170,7 @@ def compress_to_size(
                 "more stages, or a smaller student."
             )
         growth = 1.0
-        model, size = None, 0
+        found, size = None, 0
         for training in range(trainings):
             strength = sizes.weakest(max_bytes * (_MARGIN if training == 0 else 0.995) / growth)
             if verbose:
@@ -173,13 +178,13 @@ def compress_to_size(
                     f"Strength {strength:.3f}: the {what} has some {sizes.untrained(strength):,} "
                     "bytes before training"
                 )
-            model, size = run(strength, trained=True)
+            found, size = run(strength, trained=True)
             sizes.keep_trained(strength, size)
             if verbose:
                 print(f"Strength {strength:.3f}: {size:,} bytes after training, of {max_bytes:,}")
-            if model is not None and size <= max_bytes:
+            if found is not None and size <= max_bytes:
                 file = None if folder is None else folder / "student.tflite"
-                return SizedStudent(model, size, strength, file, sizes.trained)
+                return SizedStudent(found, size, strength, file, sizes.trained)
             growth = max(growth, size / sizes.untrained(strength)) * 1.005
         raise ValueError(
             f"After {trainings} trainings the {what} has {size:,} bytes, and `max_bytes` is "

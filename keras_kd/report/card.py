@@ -12,6 +12,7 @@ from keras_kd.report.classes import class_name
 from keras_kd.report.derive import complete_result
 from keras_kd.report.page import environment
 from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.names import one_of
 
 
 def model_card(
@@ -55,8 +56,7 @@ def model_card(
     else:
         shown = [entry for entry in full["models"] if entry["key"] == model]
         if not shown:
-            keys = ", ".join(repr(entry["key"]) for entry in full["models"])
-            raise ValueError(f"The result has no model {model!r}; `model` must be one of: {keys}.")
+            one_of("model", model, [entry["key"] for entry in full["models"]])
     target = check_writable(path)
     if target.exists() and not overwrite:
         raise FileExistsError(

@@ -150,6 +150,35 @@ class Ensemble:
         _check_equal(self.layers, outputs)
         return keras.tree.map_structure(self._combine, *outputs)
 
+    def evaluate(
+        self, x: Any, y: Any = None, *, loss: Any = None, metrics: Sequence[Any] | None = None,
+        **arguments: Any,
+    ) -> dict[str, float]:  # fmt: skip
+        """Return loss and metrics of the combined logits on data with labels.
+
+        Args:
+            x: Inputs, or a dataset of `(x, y)`, as for `keras.Model.evaluate`.
+            y: Labels, where `x` is arrays. Defaults to `None`.
+            loss: A loss on logits. Defaults to `None`: metrics alone.
+            metrics: Metrics of the logits, as for `keras.Model.compile`. Defaults to `None`: the
+                accuracy.
+            **arguments: Further arguments of `keras.Model.evaluate`, such as `batch_size`.
+
+        Returns:
+            The values by name.
+
+        Example:
+
+        ```python
+        ensemble = keras_kd.teachers.Ensemble(teachers)
+        print(ensemble.evaluate(x_test, y_test)["accuracy"])
+        ```
+        """
+        model = _Evaluated(self)
+        model.compile(loss=loss, metrics=[accuracy] if metrics is None else list(metrics))
+        results = model.evaluate(x, y, return_dict=True, **arguments)
+        return {name: value for name, value in results.items() if loss or name != "loss"}
+
     def _combine(self, *outputs: Any) -> Any:
         wide = [_wide(output) for output in outputs]
         logits = wide if self.from_logits else [log_probabilities(output) for output in wide]
@@ -161,6 +190,30 @@ class Ensemble:
             if w
         ]
         return self.temperature * ops.logsumexp(ops.stack(terms), axis=0)
+
+
+class _Evaluated(keras.Model):
+    def __init__(self, ensemble: Ensemble) -> None:
+        super().__init__(name=ensemble.name)
+        # Keras would take the members for layers of this model.
+        object.__setattr__(self, "_ensemble", ensemble)
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        return self._ensemble(x)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        # Keras refuses to evaluate without a loss.
+        return ops.zeros(()) if self.loss is None else super().compute_loss(*args, **kwargs)
+
+
+def accuracy(y: Any, logits: Any) -> Any:
+    """Return which answers are right: of one unit above 0, else the largest logit."""
+    if logits.shape[-1] == 1:
+        return keras.metrics.binary_accuracy(y, logits, threshold=0.0)
+    if tuple(y.shape) == tuple(logits.shape):
+        return keras.metrics.categorical_accuracy(y, logits)
+    return keras.metrics.sparse_categorical_accuracy(y, logits)
 
 
 class _Member:

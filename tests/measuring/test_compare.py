@@ -74,7 +74,8 @@ def test_differences_of_the_outputs(folder: pathlib.Path) -> None:
     noise = 10 * np.log10((reference**2).sum() / (difference**2).sum())
     assert result.signal_to_noise_db == pytest.approx(noise, rel=1e-5)
     assert (result.samples, result.layers, result.worst) == (50, None, None)
-    assert kd.compare(model, path, x, max_samples=7).samples == 7
+    assert kd.compare(path, x, model, max_samples=7).samples == 7
+    assert kd.compare(model, path, data=x, max_samples=7).samples == 7
     assert kd.compare(model, path, x, task="regression").agreement is None
 
 
@@ -219,7 +220,7 @@ def test_another_models_file(files: dict[str, pathlib.Path]) -> None:
     other = keras.Sequential([keras.Input((10, 10, 3)), layers.Flatten(), layers.Dense(4)])
     with pytest.raises(ValueError, match="was not made from this model"):
         kd.compare(other, files["float32"], X)
-    with pytest.raises(TypeError, match="Received: None"):
+    with pytest.raises(TypeError, match="Received: model=None"):
         kd.compare(None, files["float32"], X)
     with pytest.raises(ValueError, match="`data` is empty"):
         kd.compare(network(), files["float32"], X[:0])

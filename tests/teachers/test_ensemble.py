@@ -168,3 +168,24 @@ def test_one_number_an_example_has_no_softmax():
     ensemble = Ensemble([constant(np.ones((4, 1)))])
     with pytest.raises(ValueError, match=r'combine="logits"'):
         ensemble.check(None)
+
+
+def test_evaluate_gives_accuracy_and_loss_of_the_combined_logits():
+    teachers = [network(4, "a"), network(6, "b")]
+    ensemble = Ensemble(teachers)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(50, 5)).astype("float32"), rng.integers(0, 3, 50)
+    p = sum(softmax(teacher(x).numpy().astype("float64")) for teacher in teachers) / 2
+    right = (p.argmax(-1) == y).mean()
+    assert ensemble.evaluate(x, y, verbose=0) == {"accuracy": pytest.approx(right)}
+    one_hot = tf.data.Dataset.from_tensor_slices((x, np.eye(3, dtype="float32")[y])).batch(16)
+    assert ensemble.evaluate(one_hot, verbose=0)["accuracy"] == pytest.approx(right)
+    results = ensemble.evaluate(x, y, loss=SparseCE(from_logits=True), metrics=[], verbose=0)
+    assert results == {"loss": pytest.approx(-np.log(p[np.arange(50), y]).mean(), rel=1e-5)}
+
+
+def test_evaluate_of_one_unit_answers_above_zero():
+    z = np.array([[-1.0], [0.3], [0.7], [2.0]], "float32")
+    ensemble = Ensemble([lambda x: x, lambda x: x], combine="logits")
+    results = ensemble.evaluate(z, np.array([0, 1, 1, 0]), verbose=0)
+    assert results["accuracy"] == pytest.approx(0.75)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from keras_kd.cli.commands import check, compress, demo, distill, export, measure, report, run
+from keras_kd.cli.commands import (
+    benchmark,
+    check,
+    compress,
+    demo,
+    distill,
+    export,
+    measure,
+    report,
+    run,
+)
 
 COMMANDS = {
     module.COMMAND.name: module.COMMAND
-    for module in (demo, check, distill, compress, export, measure, report, run)
+    for module in (demo, check, distill, compress, export, benchmark, measure, report, run)
 }

@@ -68,12 +68,10 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
     from keras_kd.export.tflite import QUANTIZATIONS
+    from keras_kd.system.names import one_of
 
     for form in settings["quantization"]:
-        if form not in QUANTIZATIONS:
-            raise ValueError(
-                f"There is no form '{form}'. --quantization takes {', '.join(QUANTIZATIONS)}."
-            )
+        one_of("--quantization", form, QUANTIZATIONS)
         if settings["c_array"] and form in ("float16", "dynamic", "int4"):
             raise ValueError(
                 f"--c-array is for TensorFlow Lite for Microcontrollers, which does not compute "

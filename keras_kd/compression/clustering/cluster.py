@@ -23,6 +23,7 @@ from keras_kd.models.layer_plan import LayerPlan, Reason, advice_of
 from keras_kd.models.tfmot import import_tfmot
 from keras_kd.models.views import read_as
 from keras_kd.system.arguments import number
+from keras_kd.system.names import one_of
 
 INITIALIZATIONS = {
     "kmeans++": "KMEANS_PLUS_PLUS",
@@ -246,11 +247,7 @@ class Cluster(Stage):
             owner="Cluster",
             advice="8 bits hold 256 values.",
         )
-        if initialization not in INITIALIZATIONS:
-            raise ValueError(
-                f"Cluster: `initialization` must be one of {', '.join(INITIALIZATIONS)}, but "
-                f"received {initialization!r}."
-            )
+        one_of("initialization", initialization, INITIALIZATIONS, owner="Cluster")
         self.initialization = initialization
         self.per_channel = bool(per_channel)
 

@@ -31,6 +31,7 @@ from keras_kd.quantizing.quantization import Quantization
 from keras_kd.quantizing.ranges import RANGES, Ranges, measure_of
 from keras_kd.quantizing.sites import Sites, find_sites
 from keras_kd.system.arguments import number
+from keras_kd.system.names import one_of
 
 _INSIDE = Reason(
     "quantizers stand around it, not inside of it",
@@ -140,9 +141,10 @@ class QuantizeAware(Stage):
             "calibration_batches", calibration_batches, least=1, whole=True, owner="QuantizeAware"
         )
         given = weight_bits.values() if isinstance(weight_bits, Mapping) else [weight_bits]
-        _one_of("weight_bits", given, (8, 4))
-        _one_of("activation_bits", [activation_bits], (8, 16))
-        _one_of("ranges", [ranges], RANGES)
+        for bits in given:
+            one_of("weight_bits", bits, (8, 4), owner="QuantizeAware")
+        one_of("activation_bits", activation_bits, (8, 16), owner="QuantizeAware")
+        one_of("ranges", ranges, RANGES, owner="QuantizeAware")
         self.weight_bits = weight_bits
         self.activation_bits = activation_bits
         self.ranges = ranges
@@ -310,12 +312,3 @@ class _Named:
 
 def _action(bits: set[int]) -> str:
     return f"{' and '.join(map(str, sorted(bits, reverse=True)))} bits"
-
-
-def _one_of(argument: str, values: Any, known: Sequence[Any]) -> None:
-    for value in values:
-        if value not in known:
-            raise ValueError(
-                f"QuantizeAware: `{argument}` must be one of {', '.join(map(repr, known))}. "
-                f"Received: {argument}={value!r}."
-            )

@@ -43,6 +43,8 @@ def stage_callbacks(
         given = callbacks
         if callable(callbacks) and not isinstance(callbacks, keras.callbacks.Callback):
             given = callbacks(stage)
+        if isinstance(given, keras.callbacks.Callback):
+            given = [given]
         if given is not None and not isinstance(given, (list, tuple)):
             raise TypeError(
                 "`callbacks` must be a list of Keras callbacks, or a function `stage -> list`. "

@@ -151,19 +151,20 @@ class Teaching:
             return {}
         if self.backup is not None:
             trainer.optimizer.build(trainer.trainable_variables)
-        return resumable_fit(
-            trainer,
-            self._training_data(),
-            self.backup,
-            [*trainer.weights, *trainer.optimizer.variables, *variables],
-            trainer.random_states(),
-            epochs=epochs,
-            callbacks=callbacks,
-            watching=self.callbacks,
-            validation_data=self.validation_data,
-            verbose=self.verbose,
-            shuffle=isinstance(self.train, keras.utils.PyDataset),
-        )
+        with without_retracing_warnings():  # each stage has a trainer of its own
+            return resumable_fit(
+                trainer,
+                self._training_data(),
+                self.backup,
+                [*trainer.weights, *trainer.optimizer.variables, *variables],
+                trainer.random_states(),
+                epochs=epochs,
+                callbacks=callbacks,
+                watching=self.callbacks,
+                validation_data=self.validation_data,
+                verbose=self.verbose,
+                shuffle=isinstance(self.train, keras.utils.PyDataset),
+            )
 
     @property
     def examples(self) -> Any:

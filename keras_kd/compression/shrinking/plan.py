@@ -211,7 +211,8 @@ def decide(model: keras.Model, options: Shrink, importance: Importance) -> Shrin
     analysis = analyse(model, bypassed, spared, layer_norm=options.layer_norm)
     groups = analysis.groups.solve()
     scores = importance.groups(analysis, groups, options.reduction)
-    selector = Selector(analysis, groups, scores, options.scope == "uniform", options.min_channels)
+    uniform = options.scope == "uniform"
+    selector = Selector(analysis, groups, scores, uniform, options.min_channels, options.divisor)
     parameters = _parameters(analysis)
     macs = _macs(model, options)
     if options.budgeted:

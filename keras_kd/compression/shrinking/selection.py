@@ -33,6 +33,7 @@ class Selector:
         uniform: Whether the same fraction of every family of layers goes, in place of the least
             important groups of the whole model.
         min_channels: How many channels of a layer must remain, where it has so many.
+        divisor: What the number of channels that remain must be a multiple of. Defaults to `1`.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Selector:
         importance: np.ndarray,
         uniform: bool,
         min_channels: int,
+        divisor: int = 1,
     ) -> None:
+        self._divisor = divisor
         self._groups = groups
         self._importance = importance
         self._uniform = uniform
@@ -72,7 +75,26 @@ class Selector:
                 remaining[i] -= n
             removed[group] = True
             quota[family] -= 1
+        self._keep_multiples(removed, remaining)
         return Selection(~removed[self._groups.group])
+
+    def _keep_multiples(self, removed: np.ndarray, remaining: list[int]) -> None:
+        """Take the most important groups back until every layer has a multiple of the divisor."""
+        members, sizes, _, heads = self._limits
+        todo = [i for i in range(len(sizes)) if not heads[i]]
+        while todo:
+            axis = todo.pop()
+            if remaining[axis] % self._divisor == 0 or remaining[axis] == sizes[axis]:
+                continue
+            for group in self._order[::-1].tolist():
+                met = members.get(group, ()) if removed[group] else ()
+                if any(i == axis for i, _ in met):
+                    removed[group] = False
+                    for i, n in met:
+                        remaining[i] += n
+                        if not heads[i]:
+                            todo.append(i)
+                    break
 
     def _quotas(self, ratio: float) -> dict[int, int]:
         everything = np.unique(self._groups.group[1:])
@@ -86,11 +108,12 @@ class Selector:
 
 def _limits(
     analysis: Analysis, groups: Groups, min_channels: int
-) -> tuple[dict[int, list[tuple[int, int]]], list[int], list[int]]:
-    """The axes that each group is met on and how often, their sizes and least sizes."""
+) -> tuple[dict[int, list[tuple[int, int]]], list[int], list[int], list[bool]]:
+    """Return the axes of each group and how often it is met; their sizes, minima, and if heads."""
     members: dict[int, list[tuple[int, int]]] = {}
     sizes: list[int] = []
     least: list[int] = []
+    are_heads: list[bool] = []
     seen: set[bytes] = set()
     for axis, heads in analysis.limits:
         numbers = groups.of(axis)
@@ -102,7 +125,8 @@ def _limits(
             members.setdefault(group, []).append((len(sizes), count))
         sizes.append(len(axis))
         least.append(1 if heads else min(min_channels, len(axis)))
-    return members, sizes, least
+        are_heads.append(bool(heads))
+    return members, sizes, least, are_heads
 
 
 def planned_parameters(analysis: Analysis, selection: Selection, total: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import keras
 
@@ -19,6 +19,26 @@ from keras_kd.compression.stages.layer_choice import Choice
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.models.layer_plan import LayerPlan
 from keras_kd.system.arguments import number
+from keras_kd.system.names import one_of
+
+
+class ShrinkOptions(TypedDict, total=False):
+    """The arguments of `Shrink` that `shrink` passes on; what they mean is documented there."""
+
+    max_flops: float | None
+    flops_ratio: float | None
+    max_parameters: int | None
+    importance: str
+    batches: int
+    scope: str
+    reduction: str
+    min_channels: int
+    layers: Choice
+    exclude: Choice
+    drop: str | Sequence[str] | None
+    depth: float | None
+    layer_norm: bool
+    divisor: int
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -49,6 +69,10 @@ class Shrink(Stage):
         reduction: `"mean"` or `"sum"` of the importances in all the weights that must go with a
             channel. Defaults to `"mean"`.
         min_channels: Channels of a layer that must remain, where it has so many. Defaults to `1`.
+        divisor: What the number of channels that remain must be a multiple of, such as 8 for
+            kernels that compute 8 channels at once. More remain where it does not come out; a
+            layer none of whose multiples fits keeps all its channels. Heads are not counted.
+            Defaults to `1`.
         layers: The layers that may lose channels, as in `Stage`. Channels that are coupled with
             those of another layer stay. Defaults to `None`: all.
         exclude: The layers that keep their channels, as in `Stage`. Defaults to `None`: none.
@@ -102,6 +126,7 @@ class Shrink(Stage):
         drop: str | Sequence[str] | None = None,
         depth: float | None = None,
         layer_norm: bool = False,
+        divisor: int = 1,
         optimizer: Any = None,
         learning_rate: Any = None,
         name: str | None = None,
@@ -110,7 +135,7 @@ class Shrink(Stage):
         self.ratio, self.max_flops, self.flops_ratio = ratio, max_flops, flops_ratio
         self.max_parameters, self.importance, self.batches = max_parameters, importance, batches
         self.scope, self.reduction, self.min_channels = scope, reduction, min_channels
-        self.drop, self.depth, self.layer_norm = drop, depth, layer_norm
+        self.drop, self.depth, self.layer_norm, self.divisor = drop, depth, layer_norm, divisor
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -126,10 +151,10 @@ class Shrink(Stage):
             )
         for name in ("max_flops", "max_parameters"):
             number(name, getattr(self, name), above=0, optional=True)
-        _check_choice("importance", self.importance, IMPORTANCES)
-        _check_choice("scope", self.scope, ("uniform", "global"))
-        _check_choice("reduction", self.reduction, REDUCTIONS)
-        for name in ("min_channels", "batches"):
+        one_of("importance", self.importance, IMPORTANCES)
+        one_of("scope", self.scope, ("uniform", "global"))
+        one_of("reduction", self.reduction, REDUCTIONS)
+        for name in ("min_channels", "batches", "divisor"):
             number(name, getattr(self, name), least=1, whole=True)
         budgets = [
             name
@@ -183,6 +208,13 @@ class Shrink(Stage):
         state.take_notes(_layer_plans(plan), "not shrunk", done)
         teaching.train_student(state, self)
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments; the default `divisor` is left out, as in earlier run folders."""
+        config = super().get_config()
+        if self.divisor == 1:
+            del config["divisor"]
+        return config
+
     def gentler(self) -> Stage | None:
         """Return a stage that removes two thirds as much, or one of half as large a budget again.
 
@@ -231,9 +263,3 @@ def _taught_loss(state: StudentState, teaching: Any) -> Callable[[Any, Any, Any,
         return objective.losses(signals, y, y_pred, features, sample_weight)["loss"]
 
     return loss
-
-
-def _check_choice(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        quoted = ", ".join(f'"{k}"' for k in known)
-        raise ValueError(f"`{name}` must be one of {quoted}, but received {value!r}.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import keras
 
 from keras_kd.compression.shrinking.importance import Importance, taylor_scores
 from keras_kd.compression.shrinking.plan import ShrinkPlan, check_shrinkable, decide
-from keras_kd.compression.shrinking.shrink import Shrink
+from keras_kd.compression.shrinking.shrink import Shrink, ShrinkOptions
 from keras_kd.data.batches import as_batches
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
@@ -18,6 +18,7 @@ from keras_kd.distilling.checks.student_loss import resolve_losses
 from keras_kd.distilling.trainer import compile_arguments
 from keras_kd.models.graph import graph_of, input_structure, output_structure
 from keras_kd.models.weights import check_finite_weights
+from keras_kd.system.names import refuse_unknown
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -26,10 +27,9 @@ def _with_options(function: _Function) -> _Function:
     """Show the options of `Shrink` in the signature of a function that passes them on."""
     shown = dict(inspect.signature(function).parameters)
     del shown["options"]
-    training = ("epochs", "optimizer", "learning_rate", "name")
     for name, parameter in inspect.signature(Shrink).parameters.items():
-        if name not in training:
-            shown.setdefault(name, parameter)
+        if name in ShrinkOptions.__annotations__:
+            shown[name] = parameter
     function.__signature__ = inspect.Signature(list(shown.values()))  # type: ignore[attr-defined]
     return function
 
@@ -41,7 +41,7 @@ def shrink(
     *,
     data: Any = None,
     loss: Any = None,
-    **options: Any,
+    **options: Unpack[ShrinkOptions],
 ) -> keras.Model:
     """Return a smaller model that is a part of a larger one.
 
@@ -62,7 +62,7 @@ def shrink(
             the model was compiled with.
         **options: The other arguments of `keras_kd.Shrink` that say what goes: `max_flops`,
             `flops_ratio`, `max_parameters`, `importance`, `batches`, `scope`, `reduction`,
-            `min_channels`, `layers`, `exclude`, `drop`, `depth` and `layer_norm`.
+            `min_channels`, `layers`, `exclude`, `drop`, `depth`, `layer_norm` and `divisor`.
 
     Returns:
         A functional model (a sequential one for a sequential model) with layers of the same
@@ -97,7 +97,7 @@ def shrink_plan(
     *,
     data: Any = None,
     loss: Any = None,
-    **options: Any,
+    **options: Unpack[ShrinkOptions],
 ) -> ShrinkPlan:
     """Say what `shrink` would do, without doing it.
 
@@ -121,7 +121,7 @@ def shrink_plan(
     print(keras_kd.shrink_plan(teacher, 0.5, exclude="stem_*"))
     ```
     """
-    inspect.signature(shrink_plan).bind(model, ratio, data=data, loss=loss, **options)
+    refuse_unknown("shrink", options, ShrinkOptions.__annotations__)
     given = Shrink(ratio, **options)
     check_finite_weights(model, "model")
     check_shrinkable(model, given)

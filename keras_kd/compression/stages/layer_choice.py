@@ -10,6 +10,7 @@ import keras
 
 from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.models.copying import described
+from keras_kd.system.names import did_you_mean
 
 Choice = str | Sequence[str] | Callable[[Any], bool] | None
 
@@ -56,10 +57,11 @@ class LayerChoice:
             for name in choice:
                 found = [path for path, layer in leaves if _matches([name], path, layer)]
                 if not found:
-                    existing = ", ".join(path for path, layer in leaves if layer.weights)
+                    existing = [path for path, layer in leaves if layer.weights]
                     raise ValueError(
                         f"{self._stage}: `{argument}` names '{name}', but model '{model.name}' has "
-                        f"no such layer. Its layers with weights are: {existing}."
+                        f"no such layer.{did_you_mean(name, existing)} Its layers with weights "
+                        f"are: {', '.join(existing)}."
                     )
                 if argument == "layers" and len(found) == 1 and found[0] in reasons:
                     raise ValueError(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
+import numpy as np
 
 from keras_kd.compression.stages.layer_choice import Choice, LayerChoice
-from keras_kd.compression.stages.layer_record import LayerNotes
+from keras_kd.compression.stages.layer_record import LayerNotes, leaf_layers
 from keras_kd.models.copying import described
+from keras_kd.models.features import layer_paths
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
 from keras_kd.system.arguments import constructor_arguments, number
 from keras_kd.system.arguments import learning_rate as check_learning_rate
 from keras_kd.system.arguments import optimizer_rate as check_optimizer_rate
+from keras_kd.system.names import did_you_mean, refuse_unknown_arguments
 
 if TYPE_CHECKING:
     from keras_kd.compression.running.teaching import Teaching
@@ -132,6 +136,11 @@ class Stage:
     minimum_epochs = 0
     unsaved: tuple[str, ...] = ()  # arguments that no configuration can hold
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse arguments that do not exist, with a suggestion."""
+        refuse_unknown_arguments(cls, kwargs)
+        return super().__new__(cls)
+
     def __init__(
         self,
         epochs: int,
@@ -218,8 +227,10 @@ class Stage:
             student: The student, with the layers that the earlier stages leave.
             earlier: The stages that run before this one. Defaults to `()`.
         """
+        own = not type(self).__module__.startswith("keras_kd.")
         try:
-            plan = self._asked(student, lambda: self.make_plan(student, earlier))
+            with _unchanged(student, type(self).__name__) if own else contextlib.nullcontext():
+                plan = self._asked(student, lambda: self.make_plan(student, earlier))
             if not isinstance(plan, Plan) or not all(
                 isinstance(layer, LayerPlan) for layer in plan.layers.values()
             ):
@@ -227,6 +238,9 @@ class Stage:
                     f"{type(self).__name__}.make_plan must return a keras_kd.Plan with a "
                     f"keras_kd.LayerPlan for each layer. Received: {plan!r:.200}."
                 )
+            if own:
+                self.choice.check(student, {})
+                _check_paths(plan, student, type(self).__name__)
         except (ValueError, ImportError) as error:
             refused = error.layers if isinstance(error, RefusedLayers) else {}
             layers = {path: LayerPlan("refused", text) for path, text in refused.items()}
@@ -331,3 +345,42 @@ def check_name(name: Any) -> str:
 
 def _default_name(class_name: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in class_name).lstrip("_")
+
+
+@contextlib.contextmanager
+def _unchanged(student: keras.Model, stage: str) -> Iterator[None]:
+    """Refuse a plan that changed the student, after its weights were put back.
+
+    Raises:
+        ValueError: Naming what was changed.
+    """
+    weights = [(weight, keras.ops.convert_to_numpy(weight)) for weight in student.weights]
+    layers = [(path, layer, layer.trainable) for path, layer in leaf_layers(student)]
+    yield
+    changed = []
+    for weight, value in weights:
+        if not np.array_equal(keras.ops.convert_to_numpy(weight), value, equal_nan=True):
+            weight.assign(value)
+            changed.append(weight)
+    others = [path for path, layer, trainable in layers if layer.trainable != trainable]
+    for _, layer, trainable in layers:
+        layer.trainable = trainable
+    now = [(path, layer) for path, layer in leaf_layers(student)]
+    if now != [(path, layer) for path, layer, _ in layers]:
+        others.append("its layers")
+    if changed or others:
+        what = changed[0].path if changed else others[0]
+        raise ValueError(
+            f"{stage}.make_plan changes the student '{student.name}': {what}. `make_plan` only "
+            "decides; make the change in the function that the plan gets as `apply`."
+        )
+
+
+def _check_paths(plan: Plan, student: keras.Model, stage: str) -> None:
+    known = {*layer_paths(student), *(path for path, _ in leaf_layers(student))}
+    for path in plan.layers:
+        if path not in known:
+            raise ValueError(
+                f"{stage}.make_plan plans for a layer '{path}', but model '{student.name}' has no "
+                f"such layer.{did_you_mean(path, known)}"
+            )

@@ -20,6 +20,7 @@ from keras_kd.litert.metadata import described
 from keras_kd.litert.model_file import Graph, ModelFile, Tensor
 from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.names import suggests_arguments
 from keras_kd.system.user_warning import warn_user
 
 _SUFFIXES = {".h": ".cc", ".cc": ".cc", ".cpp": ".cpp", "": ".cc"}
@@ -66,6 +67,7 @@ class CArray:
         return self.max_difference
 
 
+@suggests_arguments
 def export_c_array(
     tflite_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str] | None = None,

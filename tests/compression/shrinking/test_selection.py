@@ -1,9 +1,12 @@
+import inspect
+
 import keras
 import pytest
 from keras import layers
 
 import keras_kd as kd
 from keras_kd.compression.shrinking.selection import least_ratio
+from keras_kd.compression.shrinking.shrink import ShrinkOptions
 
 
 def _model(widths=(10, 6, 4)):
@@ -29,6 +32,38 @@ def test_uniform_ratio(ratio, filters):
 def test_least_number_of_channels():
     assert _filters(kd.shrink(_model(), 0.9, min_channels=3)) == [3, 3, 3]
     assert _filters(kd.shrink(_model(), 0.9, min_channels=5)) == [5, 5, 4]
+
+
+def test_channels_that_remain_are_multiples_of_the_divisor():
+    model = _model((32, 24, 20))
+    assert _filters(kd.shrink(model, 0.5, divisor=8)) == [16, 16, 16]
+    assert _filters(kd.shrink(model, 0.6, divisor=8)) == [16, 16, 8]
+    assert _filters(kd.shrink(model, 0.1, divisor=8)) == [32, 24, 20]
+    assert _filters(kd.shrink(_model((6, 4, 4)), 0.5, divisor=8)) == [6, 4, 4]
+    plan = kd.shrink_plan(model, flops_ratio=0.5, divisor=4)
+    assert all(layer.after % 4 == 0 for layer in plan.layers if layer.name.startswith("c"))
+    assert plan.macs[1] <= plan.macs[0] / 2
+
+
+def test_the_divisor_holds_where_layers_are_coupled():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, padding="same", name="a")(inputs)
+    y = layers.Conv2D(16, 3, padding="same", name="b")(x)
+    z = layers.Concatenate()([layers.Add()([x, y]), layers.Conv2D(24, 1, name="c")(x)])
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(layers.Conv2D(20, 1)(z))))
+    smaller = kd.shrink(model, 0.4, divisor=8, scope="global")
+    for name in "abc":
+        assert smaller.get_layer(name).filters % 8 == 0
+    assert smaller.get_layer("a").filters == smaller.get_layer("b").filters
+    assert smaller.count_params() < model.count_params()
+
+
+def test_options_of_shrink_are_those_of_the_stage():
+    signature = inspect.signature(kd.Shrink).parameters
+    training = {"ratio", "epochs", "optimizer", "learning_rate", "name"}
+    assert set(ShrinkOptions.__annotations__) == set(signature) - training
+    for name, kind in ShrinkOptions.__annotations__.items():
+        assert signature[name].annotation == kind.__forward_arg__, name
 
 
 def test_global_ranking_removes_the_smallest_of_all():

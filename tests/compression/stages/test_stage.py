@@ -65,6 +65,41 @@ def test_configurations_hold_what_they_held_before():
     }  # fmt: skip
 
 
+def test_a_plan_that_changes_the_student_is_refused_and_undone(student):
+    class Hasty(Own):
+        def make_plan(self, student, earlier):
+            student.get_layer("logits").kernel.assign(keras.ops.zeros((4, 3)))
+            return super().make_plan(student, earlier)
+
+    before = student.get_weights()
+    found = kd.check(student, Hasty(), "float32", verbose=False)
+    assert "Hasty.make_plan changes" in found.problems[0].message
+    assert "logits/kernel" in found.problems[0].message
+    for now, then in zip(student.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+    class Freezing(Own):
+        def make_plan(self, student, earlier):
+            student.get_layer("logits").trainable = False
+            return super().make_plan(student, earlier)
+
+    assert "Freezing.make_plan changes" in Freezing().plan(student).refused
+    assert student.get_layer("logits").trainable
+
+
+def test_layers_that_do_not_exist_are_refused_in_a_stage_of_your_own(student):
+    class Elsewhere(Own):
+        def make_plan(self, student, earlier):
+            return kd.Plan({"logit": kd.LayerPlan("x")}, self.change)
+
+    assert "'logit'" in (refused := Elsewhere().plan(student).refused)
+    assert "Did you mean 'logits'" in refused
+    for argument in ("exclude", "layers"):
+        refused = Own(**{argument: "nope"}).plan(student).refused
+        assert f"`{argument}`" in refused and "'nope'" in refused
+    assert not Own(exclude="log*").plan(student).refused
+
+
 @pytest.mark.parametrize(
     "error",
     [ValueError("mine"), ImportError("mine"), KeyError("mine"), RefusedLayers({"a": "mine"})],

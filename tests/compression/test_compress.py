@@ -1,0 +1,88 @@
+"""A plain compiled model is compressed without a teacher; `compress` takes what `fit` takes."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+
+CE = keras.losses.SparseCategoricalCrossentropy
+
+
+def data(n=64):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, n)
+    x = rng.normal(0, 0.2, (n, 6)).astype("float32")
+    x[np.arange(n), y] += 1.0
+    return x, y.astype("int32")
+
+
+def trained(**arguments):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(8, "relu", name="hidden"), keras.layers.Dense(3)]
+    )
+    arguments = {"loss": CE(from_logits=True), "metrics": ["accuracy"], **arguments}
+    model.compile(keras.optimizers.Adam(0.05), **arguments)
+    model.fit(*data(), epochs=5, verbose=0)
+    return model
+
+
+def test_a_compiled_model_is_pruned_on_its_labels_alone(tmp_path):
+    model = trained()
+    before = [w.copy() for w in model.get_weights()]
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs))
+    result = kd.compress(
+        model,
+        data(),
+        stages=kd.Prune(0.5, epochs=9),
+        epochs=2,
+        validation_split=0.25,
+        callbacks=watch,
+        path=tmp_path / "run",
+        verbose=0,
+    )
+    assert result.sparsity == pytest.approx(0.5, abs=0.05)
+    history = result.history["prune"]
+    assert set(history) == {"loss", "accuracy", "val_loss", "val_accuracy", "sparsity"}
+    assert len(history["loss"]) == len(seen) == 2
+    assert result.evaluate(data())["accuracy"] > 0.9
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert model.optimizer.learning_rate.numpy() == pytest.approx(0.05)
+
+
+def test_the_held_out_part_is_the_last_as_in_fit():
+    x, y = data()
+    model = trained()
+    result = kd.compress(
+        model, (x, y), stages=kd.Prune(0.0, epochs=0), validation_split=0.25, verbose=0
+    )
+    expected = (model(x[48:]).numpy().argmax(-1) == y[48:]).mean()
+    assert result.stages[0].metrics["accuracy"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "token"),
+    [
+        ({"validation_split": 0.2, "validation_data": data()}, "validation_data"),
+        ({"validation_split": 1.0}, "validation_split"),
+        ({"reference": "teacher", "max_drop": 1.0, "validation_data": data()}, "reference"),
+        ({"epochs": -1}, "epochs"),
+    ],
+)
+def test_arguments_are_refused(arguments, token):
+    with pytest.raises(ValueError, match=token):
+        kd.compress(trained(), data(), stages=kd.Prune(0.5), **arguments)
+
+
+def test_a_model_without_a_loss_is_refused():
+    with pytest.raises(ValueError, match="compile"):
+        kd.compress(keras.Sequential([keras.Input((6,))]), data(), stages=kd.Prune(0.5))
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    model.compile("adam")
+    with pytest.raises(ValueError, match="loss"):
+        kd.compress(model, data(), stages=kd.Prune(0.5))
+    with pytest.raises(TypeError, match="int"):
+        kd.compress(3, data(), stages=kd.Prune(0.5))
