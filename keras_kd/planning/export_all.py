@@ -129,6 +129,8 @@ def export_all(
     for quantization in quantizations:
         one_of("quantizations", quantization, QUANTIZATIONS)
     name = name or getattr(model, "name", "model")
+    # The table shows the agreement of every form: none is a reason to warn and to try the others.
+    options = {"on_disagreement": "ignore", **options}
     results: dict[str, TFLiteResult] = {}
     refused: dict[str, str] = {}
     for quantization in quantizations:
