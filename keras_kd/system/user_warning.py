@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 
 # What may stand between a user's call and a warning of this package.
@@ -18,13 +18,7 @@ def warn_user(text: str) -> None:
     Args:
         text: What the user should know, and what to do about it.
     """
-    level = 2
-    while True:
-        try:
-            frame = sys._getframe(level - 1)
-        except ValueError:  # a thread of the package's own
-            break
-        if frame.f_globals.get("__name__", "").split(".")[0] not in _BETWEEN:
-            break
-        level += 1
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _BETWEEN:
+        level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)

@@ -196,11 +196,11 @@ class _Evaluated(keras.Model):
     def __init__(self, ensemble: Ensemble) -> None:
         super().__init__(name=ensemble.name)
         # Keras would take the members for layers of this model.
-        object.__setattr__(self, "_ensemble", ensemble)
+        object.__setattr__(self, "ensemble", ensemble)
         self.built = True
 
     def call(self, x: Any) -> Any:
-        return self._ensemble(x)
+        return self.ensemble(x)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         # Keras refuses to evaluate without a loss.
