@@ -234,11 +234,11 @@ def student_from_layers(
     inner = type(backbone).from_config(
         {**config, "num_layers": len(kept), "name": f"{backbone.name}_student"}
     )
-    student = inner
-    if backbone is not teacher:
-        outer = {**teacher.get_config(), "backbone": inner, "preprocessor": None}
-        student = type(teacher).from_config({**outer, "name": f"{teacher.name}_student"})
     _copy_weights(backbone, inner, kept)
+    if backbone is teacher:
+        return inner
+    outer = {**teacher.get_config(), "backbone": inner, "preprocessor": None}
+    student = type(teacher).from_config({**outer, "name": f"{teacher.name}_student"})
     for source, target in zip(teacher.layers, student.layers, strict=True):
         if source is not backbone:
             target.set_weights(source.get_weights())

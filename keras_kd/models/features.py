@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,6 @@ import tensorflow as tf
 
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.models.calls import changed_calls, inner_layers
-from keras_kd.system.names import did_you_mean
 
 
 def find_layer(model: Any, path: str) -> Any:
@@ -53,7 +53,8 @@ def _inner_layers(layer: Any) -> dict[str, Any]:
 def _no_layer(model: Any, path: str) -> str:
     paths = layer_paths(model)
     nested = [known for known in paths if known.endswith(f"/{path}")]
-    advice = f" Did you mean '{nested[0]}'?" if nested else did_you_mean(path, paths)
+    similar = nested or difflib.get_close_matches(path, paths, n=1)
+    advice = f" Did you mean '{similar[0]}'?" if similar else ""
     return (
         f"Model '{model.name}' has no layer '{path}'.{advice} Its layers are: "
         f"{', '.join(paths) or 'none'}."
@@ -106,7 +107,7 @@ class FeatureReader:
             features: The dictionary. Defaults to a new one.
         """
         features = {} if features is None else features
-        self._local.features = features
+        self._local.features, self._local.padding = features, None
         with self._lock:
             self._open += 1
             if self._open == 1:
@@ -131,8 +132,7 @@ class FeatureReader:
         return outputs
 
     def _mask_padding(self, features: Mapping[str, Any]) -> None:
-        padding = getattr(self._local, "padding", None)
-        self._local.padding = None
+        padding = self._local.padding
         if padding is None or len(padding.shape) != 2 or padding.shape[1] is None:
             return
         for feature in features.values():
