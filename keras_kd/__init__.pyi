@@ -54,3 +54,6 @@ from .planning.export_all import ExportForms as ExportForms
 from .planning.export_all import export_all as export_all
 from .planning.fit_size import SizedStudent as SizedStudent
 from .planning.fit_size import compress_to_size as compress_to_size
+from .planning.quantize_within import LayerDecision as LayerDecision
+from .planning.quantize_within import QuantizedWithin as QuantizedWithin
+from .planning.quantize_within import quantize_within as quantize_within

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -10,22 +12,28 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_kd.data.input import Input
 from keras_kd.export.calibration import Calibration, Samples, calibrate, to_measure
 from keras_kd.export.converter_errors import explain, named_layers
-from keras_kd.export.int4 import to_int4
+from keras_kd.export.exclusion import exclude_layers
+from keras_kd.export.int4 import gathers_to_lookups, to_int4
+from keras_kd.export.int4_kernels import KernelIn4Bits, to_4_or_8_bits
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.options import INTEGER, BatchSize, ExportOptions
 from keras_kd.export.refusals import open_number_of_steps
 from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.export.signatures import Signature
 from keras_kd.export.tracing import loops
+from keras_kd.export.weight_only import to_weight_only
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.packing import numbers
 from keras_kd.system.quiet import capture_output
 
+# What is made from a file of float32, not by the converter.
+_FROM_FLOAT = ("int4", "weight_only")
 # What an open batch can cost: shapes computed while running, which split the graph for delegates,
 # and what the converter only joins to one operator where every size is known.
 _COSTLY = {"BATCH_TO_SPACE_ND", "BROADCAST_TO", "SHAPE", "SPACE_TO_BATCH_ND", "TILE"}
@@ -39,11 +47,17 @@ class Converted:
         file: The file.
         signatures: Every signature by its name.
         batch_sizes: Size of every signature's batch dimension, `None` for any.
+        not_excluded: What to say of layers that should have another precision and do not, by path.
+        kernels: What 4 bits cost the kernels of an int4 file.
+        beside: The bytes of files in other forms, where they were asked for and can be converted.
     """
 
     file: ModelFile
     signatures: dict[str, Signature]
     batch_sizes: dict[str, int | None]
+    not_excluded: dict[str, str] = dataclasses.field(default_factory=dict)
+    kernels: tuple[KernelIn4Bits, ...] = ()
+    beside: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 class Conversion:
@@ -53,6 +67,8 @@ class Conversion:
         source: The model.
         options: How it is converted.
         check: Called with every signature before anything is converted; it may refuse them.
+        forms: The precision of layers that do not have the file's own, by path. Defaults to none.
+        beside: Other forms to convert to, with the same batch sizes. Defaults to none.
 
     Attributes:
         calibration: The samples with which ranges are calibrated, or `None`.
@@ -65,13 +81,18 @@ class Conversion:
         source: KerasSource | SavedModelSource,
         options: ExportOptions,
         check: Callable[[Mapping[str, Signature]], None] = lambda signatures: None,
+        forms: Mapping[str, str] | None = None,
+        beside: Sequence[str] = (),
     ) -> None:
         self._source = source
         self._options = options
         self._check = check
+        self._forms = forms or {}
+        self._wanted_beside = beside
         self._data: tuple[Any, Any] = (None, None)
         self.calibration: Calibration | None = None
         self.samples: Samples | None = None
+        self._seen: Sequence[Mapping[str, np.ndarray]] = ()
         self.flex_layers: list[str] = []
 
     def use_data(self, representative: Any, validation: Any) -> None:
@@ -93,6 +114,9 @@ class Conversion:
             batches = self._options.calibration_batches
             self.calibration = calibrate(representative, inputs, batches)
             self.samples = self.calibration.measured
+        elif representative is not None and self._options.quantization == "int4":
+            kept = calibrate(representative, inputs, None)
+            self._seen, self.samples = kept.samples, kept.measured
         elif representative is not None and validation is None:
             self.samples = to_measure(representative, inputs, "representative_data")
         if validation is not None:
@@ -190,20 +214,56 @@ class Conversion:
                 ) from None
             self._check(signatures)
             self._prepare(next(iter(signatures.values())), folder)
-            converter = self._converter(folder, list(signatures), flex)
-            try:
-                content = converter.convert()
-            except Exception as error:
-                layers = named_layers(f"{error}\n{captured.text}")
-                text = explain(error, captured.text, flex)
-                raise NotConvertedError(text, layers) from None
-            file = ModelFile(content)
-            if quantization == "int4":
-                file = to_int4(file, 4 in self._source.weight_bits.values())
-        order_signatures(file, list(signatures))
-        for key, signature in signatures.items():
-            order_ends(file, key, [i.name for i in signature.inputs], signature.outputs)
-        return Converted(file, signatures, batch_sizes)
+
+            @functools.cache
+            def content_of(form: str, folder: pathlib.Path) -> bytes:
+                converter = self._converter(folder, list(signatures), flex, form)
+                try:
+                    return bytes(converter.convert())
+                except Exception as error:
+                    layers = named_layers(f"{error}\n{captured.text}")
+                    text = explain(error, captured.text, flex)
+                    raise NotConvertedError(text, layers) from None
+
+            def make(form: str, folder: pathlib.Path = folder) -> ModelFile:
+                from_float = form in _FROM_FLOAT or quantization in _FROM_FLOAT
+                made = ModelFile(content_of("float32" if from_float else form, folder))
+                order_signatures(made, list(signatures))
+                for key, signature in signatures.items():
+                    order_ends(made, key, [i.name for i in signature.inputs], signature.outputs)
+                return made
+
+            file = make(quantization)
+            kernels: tuple[KernelIn4Bits, ...] = ()
+            if quantization == "weight_only":
+                to_weight_only(file)
+            elif quantization == "int4":
+                trained = 4 in self._source.weight_bits.values()
+                file, kernels = to_4_or_8_bits(file, trained, self._seen)
+            problems: dict[str, str] = {}
+            beside: dict[str, bytes] = {}
+            if isinstance(self._source, KerasSource) and (self._forms or self._wanted_beside):
+                plain = self._source.in_float()
+                if plain is not self._source:  # whose outputs come from layers, not from quantizers
+                    folder = folder / "plain"
+                    signatures = plain.write(folder, batch_sizes, unroll)
+
+                def other(form: str) -> ModelFile:
+                    return self._beside(make(form, folder), form)
+
+                problems = exclude_layers(file, self._forms, other, plain.model, signatures)
+                for form in self._wanted_beside:
+                    with contextlib.suppress(NotConvertedError):
+                        beside[form] = other(form).packed()
+        return Converted(file, signatures, batch_sizes, problems, kernels, beside)
+
+    def _beside(self, file: ModelFile, form: str) -> ModelFile:
+        """Return a file whose operators stand beside those of the file's own precision."""
+        if form == "dynamic":  # of int4, whose kernels are those of ai-edge-quantizer
+            return to_int4(file, bits=8)
+        if self._options.quantization == "int4":
+            gathers_to_lookups(file)
+        return file
 
     def _prepare(self, signature: Signature, folder: pathlib.Path) -> None:
         self._read(signature.inputs)
@@ -216,17 +276,16 @@ class Conversion:
             )
 
     def _converter(
-        self, folder: pathlib.Path, keys: list[str], flex: bool
+        self, folder: pathlib.Path, keys: list[str], flex: bool, quantization: str
     ) -> tf.lite.TFLiteConverter:
-        quantization = self._options.quantization
         converter = tf.lite.TFLiteConverter.from_saved_model(os.fspath(folder), signature_keys=keys)
         ops = tf.lite.OpsSet
         allowed = [ops.TFLITE_BUILTINS]
-        if quantization not in ("float32", "int4"):
+        if quantization != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantization == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        if self._is_integer and self.calibration is not None:
+        if quantization in INTEGER and self.calibration is not None:
             converter.representative_dataset = lambda: self._feed(keys)
             # Builtins stay allowed, so that an operator without an integer kernel is kept in float
             # and can be named, where the converter alone would only refuse.
@@ -236,7 +295,7 @@ class Conversion:
             }[quantization]
             allowed = [integers, *allowed]
         converter.target_spec.supported_ops = [*allowed, ops.SELECT_TF_OPS] if flex else allowed
-        if self._options.integer_io:
+        if self._options.integer_io and quantization == self._options.quantization:
             kind = tf.int8 if quantization == "int8" else tf.int16
             converter.inference_input_type = kind
             converter.inference_output_type = kind

@@ -6,7 +6,7 @@ import pathlib
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -220,7 +220,11 @@ def signature_outputs(
 
 
 def warnings_of(
-    file: ModelFile, target: pathlib.Path, quantization: str, integer_io: bool
+    file: ModelFile,
+    target: pathlib.Path,
+    quantization: str,
+    integer_io: bool,
+    asked: Collection[str] = (),
 ) -> list[str]:
     """Return what did not become as small or as integer as was asked for, one sentence each.
 
@@ -229,13 +233,15 @@ def warnings_of(
         target: Its name.
         quantization: What was asked for.
         integer_io: Whether integer inputs and outputs were.
+        asked: Names of the outputs of operators that were to be otherwise. Defaults to none.
     """
     if quantization == "int4":
-        return _above_4_bits(file, target)
+        return _above_4_bits(file, target, asked)
     if quantization not in ("int8", "int16x8"):
         return []
     sentences = []
-    if kept := file.float_operators():
+    kept = [o for o in file.float_operators() if not set(o.outputs) & set(asked)]
+    if kept:
         places = ", ".join(dict.fromkeys(place(operator) for operator in kept[:5]))
         sentences.append(
             f"'{target}' is not integer throughout: {_counted(Counter(o.name for o in kept))} stay "
@@ -249,8 +255,8 @@ def warnings_of(
     return sentences
 
 
-def _above_4_bits(file: ModelFile, target: pathlib.Path) -> list[str]:
-    kept = weights_above_4_bits(file)
+def _above_4_bits(file: ModelFile, target: pathlib.Path, asked: Collection[str]) -> list[str]:
+    kept = weights_above_4_bits(file, asked)
     if not kept:
         return []
     parts = [

@@ -6,6 +6,7 @@ import importlib.util
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ def check_installed() -> None:
         )
 
 
-def to_int4(file: ModelFile, trained: bool = False) -> ModelFile:
+def to_int4(
+    file: ModelFile, trained: bool = False, bits: int = 4, eight: Collection[str] = ()
+) -> ModelFile:
     """Return a float32 file with its weights in 4 bits.
 
     Weights of dense layers, convolutions and embeddings get 4 bits with one scale for each output
@@ -48,8 +51,10 @@ def to_int4(file: ModelFile, trained: bool = False) -> ModelFile:
     to 8 bits while running, as with `"dynamic"`.
 
     Args:
-        file: A float32 file.
+        file: A float32 file, whose GATHER operators become EMBEDDING_LOOKUP.
         trained: Whether the weights were trained for 4 bits. Defaults to `False`.
+        bits: Bits of the weights that may have 4. Defaults to `4`.
+        eight: Names of the outputs of operators whose weights get 8 bits. Defaults to none.
 
     Raises:
         ValueError: If the quantizer refuses the file.
@@ -65,11 +70,12 @@ def to_int4(file: ModelFile, trained: bool = False) -> ModelFile:
     name = qtyping.TFLOperationName
     for operation in _EIGHT:
         recipe.add_dynamic_config(".*", name(operation), num_bits=8)
-    algorithm = "min_max_uniform_quantize" if trained else "OCTAV"
+    algorithm = "min_max_uniform_quantize" if trained or bits == 8 else "OCTAV"
     for operation in _FOUR:
-        recipe.add_dynamic_config(".*", name(operation), num_bits=4, algorithm_key=algorithm)
-    for scope, operation in _small(file):
-        recipe.add_dynamic_config(f"^{re.escape(scope)}", name(operation), num_bits=8)
+        recipe.add_dynamic_config(".*", name(operation), num_bits=bits, algorithm_key=algorithm)
+    for scope, operation in _small(file, eight):
+        # The quantizer ends the name of each output with a semicolon.
+        recipe.add_dynamic_config(f"^{re.escape(scope)};", name(operation), num_bits=8)
     try:
         # Of a buffer that two tensors share, the quantizer would have to make two.
         given = bytearray(file.packed(share_buffers=False))
@@ -83,29 +89,32 @@ def to_int4(file: ModelFile, trained: bool = False) -> ModelFile:
     return ModelFile(bytes(quantized))
 
 
-def weights_above_4_bits(file: ModelFile) -> dict[str, Counter[str]]:
+def weights_above_4_bits(file: ModelFile, asked: Collection[str] = ()) -> dict[str, Counter[str]]:
     """Return which operators kept weights of more than 4 bits.
 
     Args:
         file: A quantized file.
+        asked: Names of the outputs of operators that do not count. Defaults to none.
 
     Returns:
         By type of the weights (`"INT8"`, `"FLOAT32"`), how often each operator occurs. Kernels of
         fewer than 1,024 numbers do not count.
     """
     kept: dict[str, Counter[str]] = {}
-    for name, _, kind, size in _weights(file):
+    for name, output, kind, size in _weights(file):
+        if output in asked:
+            continue
         if name in WITH_WEIGHTS and size >= LEAST_WEIGHTS and kind in ("INT8", "FLOAT32"):
             kept.setdefault(kind, Counter())[name] += 1
     return kept
 
 
-def _small(file: ModelFile) -> list[tuple[str, str]]:
-    """Output names and operations of those with few weights."""
+def _small(file: ModelFile, eight: Collection[str]) -> list[tuple[str, str]]:
+    """Output names and operations of those with few weights, or named in `eight`."""
     found = []
     for name, output, kind, size in _weights(file):
         name = _TFLITE_NAMES.get(name, name)
-        if name in _FOUR and kind == "FLOAT32" and size < LEAST_WEIGHTS:
+        if name in _FOUR and kind == "FLOAT32" and (size < LEAST_WEIGHTS or output in eight):
             found.append((output, name))
     return found
 

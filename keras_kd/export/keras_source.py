@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -27,8 +27,9 @@ from keras_kd.export.signatures import (
 from keras_kd.export.tracing import as_float32, masks_in_range, reshapes_by_batch
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.measuring.metrics import is_of_errors
-from keras_kd.models.calls import operations_of
+from keras_kd.models.calls import changed_calls, operations_of, source_of
 from keras_kd.models.graph import flat_layers, input_tensors
+from keras_kd.models.layers import leaf_operations
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
 from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
@@ -46,10 +47,13 @@ class KerasSource:
         weight_bits: The bits that kernels were trained for, by the path of their layer. Defaults
             to `None`: none.
         clustered: The paths of layers whose kernels share values as a whole. Defaults to none.
+        excluded: Paths of the layers that quantization-aware training left in float. Defaults to
+            none.
 
     Attributes:
         quantization_aware: Whether it computes with trained ranges.
         calibrated: Whether other ranges are taken from data. Defaults to `False`.
+        excluded: As given.
 
     Raises:
         ValueError: If the model is not built, is a distiller, was quantized by Keras, looks up
@@ -63,6 +67,7 @@ class KerasSource:
         applied: Callable[[], AbstractContextManager[None]] | None = None,
         weight_bits: Mapping[str, int] | None = None,
         clustered: Collection[str] = (),
+        excluded: Sequence[str] = (),
     ) -> None:
         if hasattr(model, "student") and hasattr(model, "teacher"):
             raise ValueError(
@@ -90,6 +95,7 @@ class KerasSource:
         self._clustered = clustered
         self._applied = applied or contextlib.nullcontext
         self._targets = dict(signatures or {DEFAULT_SIGNATURE: None})
+        self.excluded = tuple(excluded)
         self._last: Any = None
         check_layers(model, self._targets)
         self._struct = input_tensors(model)
@@ -121,6 +127,14 @@ class KerasSource:
             and weight.name != "depthwise_kernel"
             and id(weight) not in depthwise
         ]
+
+    def in_float(self) -> KerasSource:
+        """Return the same model without its trained ranges."""
+        if not self.quantization_aware:
+            return self
+        plain = KerasSource(self.model, self._targets)
+        plain.calibrated = self.calibrated
+        return plain
 
     @property
     def signature_names(self) -> list[str]:
@@ -204,7 +218,12 @@ class KerasSource:
         key = (tuple(batch_sizes.items()), unroll)
         if self._last is None or self._last[0] != key:
             functions, signatures = {}, {}
-            with as_float32(self.model), unrolled(self.model, unroll), calls_for_tflite(self.model):
+            with (
+                as_float32(self.model),
+                unrolled(self.model, unroll),
+                calls_for_tflite(self.model),
+                _named_operations(self.model),
+            ):
                 for name, target in self._targets.items():
                     functions[name], signatures[name] = self._trace(target, batch_sizes[name])
             self._last = (key, (functions, signatures))
@@ -212,12 +231,14 @@ class KerasSource:
 
     def _trace(self, target: Target, batch_size: int | None) -> tuple[Any, Signature]:
         names: list[str] = []
+        origins: list[str] = []
 
         def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             masks = masks_in_range() if self.calibrated else contextlib.nullcontext()
             with masks, self._applied():
                 outputs = call_target(self.model, target, self.structure(inputs))
             names[:] = [safe_name(name) for name in outputs]
+            origins[:] = [source_of(tensor).op.name for tensor in outputs.values()]
             return dict(zip(names, outputs.values(), strict=True))
 
         specs = {
@@ -226,7 +247,7 @@ class KerasSource:
         }
         function = tf.function(serve, autograph=False).get_concrete_function(**specs)
         shapes = tuple(_shape(function.structured_outputs[name]) for name in names)
-        return function, Signature(self.inputs, tuple(names), shapes)
+        return function, Signature(self.inputs, tuple(names), shapes, tuple(origins))
 
     @property
     def recurrent_layers(self) -> list[str]:
@@ -237,6 +258,23 @@ class KerasSource:
     def open_steps(self) -> list[str]:
         """Names of those whose number of steps is not known."""
         return [layer.name for layer in recurrent_layers(self.model) if steps_are_open(layer)]
+
+
+@contextlib.contextmanager
+def _named_operations(model: keras.Model) -> Iterator[None]:
+    """Name what operations such as `x + y` compute after them, as layers do of themselves."""
+    operations = {
+        path: operation
+        for path, operation in leaf_operations(model)
+        if not isinstance(operation, keras.layers.Layer)
+    }
+
+    def around(path: str, operation: Any, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        with tf.name_scope(operation.name):
+            return call(*args, **kwargs)
+
+    with changed_calls(operations, around):
+        yield
 
 
 def _shape(tensor: Any) -> tuple[int | None, ...]:

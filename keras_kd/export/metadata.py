@@ -36,6 +36,8 @@ def describe(
     class_names: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | str | None,
     was_run: bool = True,
+    excluded: Mapping[str, str] | None = None,
+    kernels: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return what is known about a file; see `keras_kd.read_metadata`.
 
@@ -50,6 +52,9 @@ def describe(
         class_names: Names of the classes, or `None`.
         preprocessing: What was done to the input, or `None`.
         was_run: Whether the file was run. Defaults to `True`.
+        excluded: The precision of layers that do not have the file's own, by path. Defaults to
+            `None`: none.
+        kernels: What 4 bits cost kernels, `KernelIn4Bits` as dictionaries. Defaults to none.
     """
     ends = {key: _ends(file, key, signature) for key, signature in signatures.items()}
     first = next(iter(ends.values()))
@@ -62,6 +67,8 @@ def describe(
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "quantization": quantization,
+        "excluded": dict(excluded or {}),
+        "kernels_in_4_bits": list(kernels),
         "class_names": None if class_names is None else list(class_names),
         "preprocessing": preprocessing,
         **first,

@@ -8,13 +8,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from keras_kd.export.exclusion import Exclude, check_exclude
 from keras_kd.export.int4 import check_installed
 from keras_kd.export.refusals import missing_data
 from keras_kd.export.signatures import Target, check_signatures
 from keras_kd.system.arguments import number
 from keras_kd.system.names import one_of
 
-QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8", "int4")
+QUANTIZATIONS = ("float32", "float16", "weight_only", "dynamic", "int8", "int16x8", "int4")
 INTEGER = ("int8", "int16x8")
 DISAGREEMENTS = ("warn", "error", "ignore")
 BatchSize = int | str | None
@@ -37,6 +38,7 @@ class ExportOptions:
     allow_flex: bool = False
     min_agreement: float | None = 0.95
     on_disagreement: str = "warn"
+    exclude: Exclude = None
 
     def __post_init__(self) -> None:
         one_of("quantization", self.quantization, QUANTIZATIONS)
@@ -58,6 +60,7 @@ class ExportOptions:
                 f"`on_disagreement` must be one of {list(DISAGREEMENTS)}. "
                 f"Received: on_disagreement={self.on_disagreement!r}."
             )
+        check_exclude(self.exclude, self.quantization)
         number("calibration_batches", self.calibration_batches, least=1, whole=True, optional=True)
         check_signatures(self.signatures)
         self.batch_sizes(list(check_signatures(self.signatures)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,18 +33,16 @@ def check_promises(
         ValueError: If there is such a kernel; the layers are named.
     """
     least = 8 if quantization == "int8" else 4
-    larger = list(_kernels_above(file, max(least, min(bits.values(), default=8))))
+    larger = list(stored_kernels(file, max(least, min(bits.values(), default=8))))
     if not larger:
         return
     operations = operations_of(model)
     broken: dict[str, str] = {}
     for path, promised in bits.items():
         weights = [w for w in getattr(operations.get(path), "weights", ()) if len(w.shape) > 1]
-        for weight, (kind, values) in itertools.product(weights, larger):
-            above = BITS[kind] > max(promised, least) and np.prod(weight.shape) == values.size
-            step = 0.0 if kind in FLOATS else 0.5 / 127
-            if above and _are_equal(np.asarray(weight.value), values, 1e-4 + step):
-                broken[path] = kind
+        above = [(kind, values) for kind, values in larger if BITS[kind] > max(promised, least)]
+        for kind in itertools.chain(*(kinds_of(weight, above) for weight in weights)):
+            broken[path] = kind
     if broken:
         named = ", ".join(f"'{path}' ({kind.lower()})" for path, kind in list(broken.items())[:5])
         path = next(iter(broken))
@@ -57,7 +55,24 @@ def check_promises(
         )
 
 
-def _kernels_above(file: ModelFile, bits: int) -> Iterator[tuple[str, np.ndarray]]:
+def kinds_of(weight: Any, kernels: Iterable[tuple[str, np.ndarray]]) -> list[str]:
+    """Return in which types a weight is stored.
+
+    Args:
+        weight: A variable of Keras.
+        kernels: What `stored_kernels` returned.
+    """
+    return [
+        kind
+        for kind, values in kernels
+        if np.prod(weight.shape) == values.size
+        and _are_equal(
+            np.asarray(weight.value), values, 1e-4 + (0.0 if kind in FLOATS else 0.5 / 127)
+        )
+    ]
+
+
+def stored_kernels(file: ModelFile, bits: int) -> Iterator[tuple[str, np.ndarray]]:
     """Return type and values of every kernel in a file that has more bits."""
     made_by = {(o.graph, index): o for o in file.operators() for index in o.output_indices}
     seen = set()

@@ -15,7 +15,8 @@ _OTHERS = {
     "int4": ("dynamic", "float16"),
     "int8": ("int16x8", "dynamic", "float16"),
     "int16x8": ("dynamic", "float16"),
-    "dynamic": ("float16", "float32"),
+    "dynamic": ("weight_only", "float16", "float32"),
+    "weight_only": ("float16", "float32"),
     "float16": ("float32",),
     "float32": (),
 }

@@ -160,8 +160,14 @@ def source_of(
             trained = quantization == "int8" and ranges.get("activation_bits") == 8
             applied = getattr(model, "applied", None) if trained else None
             shared = getattr(model, "clustered", {})
-            whole = [path for path, by in shared.items() if by == "kernel"]
-            return KerasSource(inner, signatures, applied, ranges.get("weight_bits"), whole)
+            return KerasSource(
+                inner,
+                signatures,
+                applied,
+                ranges.get("weight_bits"),
+                [path for path, by in shared.items() if by == "kernel"],
+                ranges.get("excluded", ()),
+            )
         return _only_default(SavedModelSource(model), signatures)
     if any(base.__module__.startswith("tf_keras.") for base in type(model).__mro__):
         return _only_default(SavedModelSource(_LegacyKeras(model)), signatures)

@@ -26,11 +26,13 @@ class Signature:
         inputs: Its inputs.
         outputs: Names of its outputs.
         output_shapes: Their shapes, batch dimension first; `None` where a size is not known.
+        origins: Names of the operations of TensorFlow that make them, where they are known.
     """
 
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
     output_shapes: tuple[tuple[int | None, ...], ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 def check_signatures(signatures: Any) -> dict[str, Target]:

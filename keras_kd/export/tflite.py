@@ -11,6 +11,14 @@ from typing import Any
 
 from keras_kd.export.calibration import warnings_of as warnings_of_calibration
 from keras_kd.export.conversion import Conversion, Converted
+from keras_kd.export.exclusion import (
+    FORMS,
+    Exclude,
+    check_exclude,
+    check_excluded,
+    excluded_layers,
+    operator_layers,
+)
 from keras_kd.export.fidelity import (
     Expected,
     ExportedFile,
@@ -24,6 +32,7 @@ from keras_kd.export.file_checks import (
     try_flex,
     warnings_of,
 )
+from keras_kd.export.int4_kernels import sentence_on
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.labels_in_file import embed, with_labels
 from keras_kd.export.metadata import check_labels, check_places, describe, written
@@ -42,6 +51,7 @@ from keras_kd.export.remedies import find_remedy
 from keras_kd.export.saved_model import SavedModelSource, source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
+from keras_kd.litert.mixing import computing_operators
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
 from keras_kd.models.weights import check_finite_weights
@@ -69,6 +79,7 @@ def export_tflite(
     signatures: Mapping[str, Target] | None = None,
     allow_flex: bool = False,
     keep_names: bool = False,
+    exclude: Exclude = None,
     class_names: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | str | None = None,
     verbose: bool = True,
@@ -94,6 +105,7 @@ def export_tflite(
 
             - `"float32"`: as trained.
             - `"float16"`: weights stored in 16 bits, computation in float32.
+            - `"weight_only"`: weights stored in 8 bits, computation in float32.
             - `"dynamic"`: weights stored in 8 bits, activations quantized while running.
             - `"int8"`: weights and activations in 8 bits, with ranges from `representative_data`
               or from quantization-aware training. Inputs and outputs stay float32 unless
@@ -146,6 +158,13 @@ def export_tflite(
         keep_names: Whether the file holds the names of inner tensors, as tools that draw its graph
             show them. Defaults to `False`: they stand in the JSON beside the file, where
             `keras_kd.compare(..., per_layer=True)` and the report find them.
+        exclude: Layers that stay in float while the rest is quantized: a name, a path
+            (`"backbone/block1"`), a pattern (`"block*"`), a list of them, or a function
+            `layer -> bool`. What the converter computes in one operator stays in float together. A
+            dict gives layers another precision: `{"int16x8": ["logits"], "float32": ["pool*"]}` for
+            `"int8"`, `{"dynamic": ..., "float32": ...}` for `"int4"`. The written file is read
+            again, and refused where such a layer is in integers. Layers excluded by
+            `keras_kd.QuantizeAware` are excluded here, too. Defaults to `None`: none.
         class_names: Names of the classes, one for each number of the first output (two for a
             single one). They are stored in the file as TFLite Metadata (`labels.txt`) and in the
             JSON. Defaults to `None`.
@@ -202,6 +221,7 @@ def export_tflite(
         allow_flex,
         min_agreement,
         on_disagreement,
+        exclude,
     )
     target = check_target(path)
     names, preprocessing = check_labels(class_names, preprocessing)
@@ -217,7 +237,9 @@ def export_tflite(
             said.append(trained_for_int8(quantization))
     check_places(target)
     start = time.perf_counter()
-    job = Conversion(source, options, lambda found: _check_class_names(names, found))
+    trained = representative_data is not None or quantization != "int8"
+    forms = _forms(source, exclude, quantization, trained)
+    job = Conversion(source, options, lambda found: _check_class_names(names, found), forms)
     job.use_data(representative_data, validation_data)
     converted = job.run()
     file = converted.file
@@ -226,6 +248,17 @@ def export_tflite(
     operators = file.operators()
     if isinstance(source, KerasSource) and quantization in ("int8", "int4"):
         check_promises(source.model, source.weight_bits, file, target, quantization)
+    given = set(forms) - set(getattr(source, "excluded", ()))
+    for excluded, sentence in converted.not_excluded.items():
+        if excluded in given:
+            raise ValueError(f"{sentence} Received: exclude={exclude!r}.")
+        said.append(sentence)
+        del forms[excluded]
+    asked = {kernel.output for kernel in converted.kernels if kernel.bits == 8}
+    if forms:
+        asked |= check_excluded(source.model, forms, file, converted.signatures, target)
+    kernels = _kernels(source, converted, forms)
+    said.append(sentence_on(kernels, target))
     if quantization == "int4" and set(source.weight_bits.values()) == {8}:
         said.append(trained_for_8_bits())
     flex = any(operator.is_flex for operator in operators)
@@ -254,6 +287,8 @@ def export_tflite(
         names,
         preprocessing,
         ran,
+        forms,
+        kernels,
     )
     fidelity = None
     with written(target, content, facts) as temporary:
@@ -276,7 +311,7 @@ def export_tflite(
                     raise ValueError(f"{sentence} The file was not written.")
                 said.append(sentence)
     remember_origin(target, model)
-    said += warnings_of(file, target, quantization, integer_io)
+    said += warnings_of(file, target, quantization, integer_io, asked)
     if job.calibration is not None:
         said += warnings_of_calibration(job.calibration, units, names)
     for sentence in filter(None, said):
@@ -301,11 +336,48 @@ def _in_another_form(
         integer_io=False,
         sparse=False,
         allow_flex=False,
+        exclude=None,
         batch_size=converted.batch_sizes,
     )
     other = Conversion(source_of(model, check_signatures(options.signatures), form), changed)
     other.calibration = job.calibration
     return other.run().file
+
+
+def _forms(
+    source: KerasSource | SavedModelSource, exclude: Exclude, quantization: str, trained: bool
+) -> dict[str, str]:
+    """Return the precision of the layers that do not have the file's own, by path.
+
+    What quantization-aware training left in float is in float of itself where nothing is
+    calibrated, and counts only if `trained`.
+    """
+    if not isinstance(source, KerasSource):
+        if exclude is not None:
+            raise ValueError(
+                "`exclude` needs a Keras 3 model: the layers of others are not known. "
+                f"Received: model={type(source.model).__name__}. Leave `exclude` out."
+            )
+        return {}
+    left = source.excluded if trained and FORMS[quantization] else ()
+    chosen = excluded_layers(source.model, check_exclude(exclude, quantization))
+    return {**dict.fromkeys(left, "float32"), **chosen}
+
+
+def _kernels(
+    source: KerasSource | SavedModelSource, converted: Converted, forms: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return what 4 bits cost the kernels that could have them, with the names of their layers."""
+    layers: dict[str, tuple[str, ...]] = {}
+    if converted.kernels and isinstance(source, KerasSource):
+        found = operator_layers(converted.file, source.model, converted.signatures)
+        operators = computing_operators(converted.file)
+        layers = {o.outputs[0]: paths for o, paths in zip(operators, found, strict=True)}
+    return [
+        {"layers": list(layers.get(kernel.output, ())), **dataclasses.asdict(kernel)}
+        for kernel in converted.kernels
+        if not set(layers.get(kernel.output, ())) & set(forms)
+    ]
 
 
 def _sparse(

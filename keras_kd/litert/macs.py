@@ -55,6 +55,23 @@ def count_macs(file: ModelFile, shapes: Shapes | None = None) -> Macs:
         ) from error
 
 
+def operator_macs(file: ModelFile, operator: Operator) -> int:
+    """Return the multiply-accumulate operations of one operator outside of loops, at batch 1.
+
+    Args:
+        file: The file.
+        operator: One of its operators.
+    """
+    formula = _FORMULAS.get(operator.name)
+
+    def shape(side: str, position: int) -> Shape:
+        indices = operator.input_indices if side == "in" else operator.output_indices
+        known = position < len(indices) and indices[position] >= 0
+        return file.tensor(operator.graph, indices[position]).shape if known else (0,)
+
+    return formula(operator, shape) if formula else 0
+
+
 class _Counter:
     def __init__(self, file: ModelFile, shapes: Shapes) -> None:
         self._file = file

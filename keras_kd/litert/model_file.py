@@ -258,15 +258,20 @@ class ModelFile:
         name = _text(code.customCode) if custom else self._operator_names.get(number)
         return name or str(number), custom
 
-    def operator_code(self, name: str) -> int:
-        """Return the index of a builtin operator in the file's table, to which it is added."""
+    def operator_code(self, name: str, version: int = 1) -> int:
+        """Return the index of a builtin operator in the file's table, to which it is added.
+
+        Args:
+            name: The operator.
+            version: The version that its kernel must at least have. Defaults to `1`.
+        """
         number = getattr(self.schema.BuiltinOperator, name)
         for i, code in enumerate(self.model.operatorCodes):
             if code.builtinCode == number:
-                code.version = max(code.version, 1)
+                code.version = max(code.version, version)
                 return i
         added = self.schema.OperatorCodeT(
-            builtinCode=number, deprecatedBuiltinCode=min(number, 127), version=1
+            builtinCode=number, deprecatedBuiltinCode=min(number, 127), version=version
         )
         self.model.operatorCodes.append(added)
         return len(self.model.operatorCodes) - 1

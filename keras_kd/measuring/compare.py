@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import math
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from keras_kd.data.numpy_batches import check_ends, iterate, limited, with_progress
+from keras_kd.litert.metadata import open_file
 from keras_kd.litert.origin import origin
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.answers import by_output, check_task
@@ -17,10 +21,17 @@ from keras_kd.measuring.positions import Positions
 from keras_kd.measuring.reference import Reference
 from keras_kd.measuring.scores import Scores
 from keras_kd.measuring.selection import file_end, output_position
+from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.json_values import plain
 from keras_kd.system.names import suggests_arguments
 
 _P = ParamSpec("_P")
+
+_GOOD, _FAIR, _BAD = "#a5d6a7", "#fff59d", "#ef9a9a"
+_COLORS = {
+    "relative_error": {0: _GOOD, 0.5: _FAIR, 1: _BAD},
+    "signal_to_noise_db": {0: _BAD, 0.5: _FAIR, 1: _GOOD},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +86,57 @@ class Comparison:
         """
         above = [row for row in self._known() if (row.relative_error or 0.0) > relative_error]
         return above[0] if above else None
+
+    def write_node_data(
+        self, path: str | os.PathLike[str], measure: str = "relative_error"
+    ) -> pathlib.Path:
+        """Write the error of every layer as node data for Google's Model Explorer.
+
+        Open the `.tflite` file in Model Explorer and load the JSON with "Add per-node data": each
+        operator is coloured by the error of its output, green for the smallest and red for the
+        largest. Operators are named by their number, so that the file needs no names inside.
+
+        Args:
+            path: Where to write the JSON.
+            measure: `"relative_error"` or `"signal_to_noise_db"`, as in `LayerDifference`.
+                Defaults to `"relative_error"`.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: If layers were not compared, or `measure` is another.
+            OSError: If the JSON cannot be written.
+
+        Source: https://github.com/google-ai-edge/model-explorer/wiki/2.-User-Guide
+        """
+        if measure not in _COLORS:
+            raise ValueError(
+                f"`measure` must be one of {list(_COLORS)}. Received: measure={measure!r}."
+            )
+        if self.layers is None:
+            raise ValueError(
+                "The layers were not compared. Received: per_layer=False. Use "
+                "keras_kd.compare(model, path, data, per_layer=True)."
+            )
+        values = {str(row.operator): getattr(row, measure) for row in self.layers}
+        graph = open_file(self.path).model.subgraphs[0].name
+        content = {
+            (graph or b"main").decode(): {
+                "results": {
+                    node: {"value": value}
+                    for node, value in values.items()
+                    if value is not None and math.isfinite(value)
+                },
+                "gradient": [
+                    {"stop": stop, "bgColor": color} for stop, color in _COLORS[measure].items()
+                ],
+            }
+        }
+        target = check_writable(path)
+        with atomic_path(target) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return target
 
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes as a dict for JSON, with `None` for an infinite ratio."""

@@ -37,6 +37,7 @@ class LayerDifference:
         max_difference: Largest absolute difference.
         growth: The relative error divided by the largest of those which come in, both counted as
             at least 0.01.
+        operator: The number, in the file's first graph, of the operator that computes the tensor.
     """
 
     layer: str
@@ -47,6 +48,7 @@ class LayerDifference:
     signal_to_noise_db: float
     max_difference: float
     growth: float | None
+    operator: int | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -206,6 +208,12 @@ class LayerComparison:
         errors: dict[int, float | None] = {}
         rows = []
         before = self._incoming()
+        made_by: dict[int, int] = {}
+        for number, operator in enumerate(self._runtime.file.graphs()[0].operators):
+            given = operator.input_indices[0] if operator.input_indices else -1
+            converts = operator.name in ("QUANTIZE", "DEQUANTIZE")
+            maker = made_by.get(given, number) if converts else number
+            made_by |= dict.fromkeys(operator.output_indices, maker)
         for layer, index in self._tensors.items():
             sums = self._sums[layer]
             if sums.root_mean_square is None or sums.largest is None:
@@ -225,6 +233,7 @@ class LayerComparison:
                     signal_to_noise_db=sums.signal_to_noise_db or 0.0,
                     max_difference=sums.largest,
                     growth=None if error is None else max(error, _FLOOR) / max(incoming, _FLOOR),
+                    operator=made_by.get(index),
                 )
             )
         return tuple(rows)

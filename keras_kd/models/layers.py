@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.models.graph import graph_of, is_graph
+
 
 def hash_of_weights(model: Any) -> str | None:
     """Return a hash of the values of a model's weights, `None` where it has none."""
@@ -25,3 +27,48 @@ def hash_of_weights(model: Any) -> str | None:
 def paths_above(path: str) -> list[str]:
     """Return the path of a layer and those of the layers that it is inside of, outwards."""
     return [path.rsplit("/", n)[0] for n in range(path.count("/") + 1)]
+
+
+def leaf_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return path and layer of every layer of a Keras 3 model, nested models opened."""
+    leaves: list[tuple[str, Any]] = []
+    for layer in model.layers:
+        path = prefix + layer.name
+        if isinstance(layer, keras.Model):
+            leaves += leaf_layers(layer, f"{path}/")
+        else:
+            leaves.append((path, layer))
+    return leaves
+
+
+def leaf_operations(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Return path and layer (or operation) of all that a model is made of, without inputs."""
+    parts: list[tuple[str, Any]] = []
+    graph = graph_of(model) if is_graph(model) else model
+    for layer in graph.operations if is_graph(model) else model.layers:
+        path = prefix + layer.name
+        if isinstance(layer, keras.Model):
+            parts += leaf_operations(layer, f"{path}/")
+        elif not isinstance(layer, keras.layers.InputLayer):
+            parts.append((path, layer))
+    return parts
+
+
+_ONLY_IN_TRAINING = frozenset(
+    {
+        "ActivityRegularization", "AlphaDropout", "AugMix", "CutMix", "Dropout", "GaussianDropout",
+        "GaussianNoise", "Identity", "MixUp", "RandAugment", "SpatialDropout1D",
+        "SpatialDropout2D", "SpatialDropout3D",
+    }
+)  # fmt: skip
+
+
+def acts_in_training_only(class_name: str) -> bool:
+    """Whether layers of a class of Keras return at inference what they are given.
+
+    Args:
+        class_name: Name of the class.
+    """
+    # At inference RandomCrop takes the middle.
+    is_augmentation = class_name.startswith("Random") and class_name != "RandomCrop"
+    return is_augmentation or class_name in _ONLY_IN_TRAINING

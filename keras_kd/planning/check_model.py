@@ -22,9 +22,8 @@ from keras_kd.compression.stages.order import check_order, check_stages
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import QUANTIZATIONS
-from keras_kd.models.graph import graph_of, is_graph
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
-from keras_kd.models.layers import paths_above
+from keras_kd.models.layers import leaf_operations, paths_above
 from keras_kd.planning.export_plans import plan_export, try_export, with_operators
 from keras_kd.system.names import suggests_arguments
 from keras_kd.system.text_table import text_table
@@ -242,7 +241,7 @@ def check(
     stages, exports = _check_arguments(model, stages, exports)
     alone = stages is None
     chosen = [Shrink(0.5), LowRank(), Prune(), Cluster(), QuantizeAware()] if alone else stages
-    rows = {path: _row(path, layer) for path, layer in _parts(model)}
+    rows = {path: _row(path, layer) for path, layer in leaf_operations(model)}
     problems = [] if alone else _order_problems(chosen or [])
     earlier: list[Stage] = []
     current = model
@@ -262,17 +261,17 @@ def check(
                     "refused", refused[path].reason if path in refused else ""
                 )
         else:
-            _fill(rows, _parts(current), stage.name, plan.layers)
+            _fill(rows, leaf_operations(current), stage.name, plan.layers)
             if not alone:
                 current = after
-                rows = _with_new_rows(rows, _parts(current))
+                rows = _with_new_rows(rows, leaf_operations(current))
         earlier.append(stage)
     trained = not alone and any(
         isinstance(stage, QuantizeAware) and stage.activation_bits == 8 for stage in earlier
     )
     notes: dict[str, tuple[str, ...]] = {}
     operators: dict[str, dict[str, int]] = {}
-    parts = _parts(current)
+    parts = leaf_operations(current)
     for quantization in _watched(exports, "Checking exports", verbose):
         found = plan_export(current, parts, quantization, trained)
         refusal, plans = found.refusal, found.layers
@@ -337,19 +336,6 @@ def _order_problems(stages: Sequence[Stage]) -> list[Problem]:
     except ValueError as error:
         return [Problem("stages", str(error))]
     return []
-
-
-def _parts(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return path and layer (or operation) of all that a model is made of, without inputs."""
-    parts: list[tuple[str, Any]] = []
-    graph = graph_of(model) if is_graph(model) else model
-    for layer in graph.operations if is_graph(model) else model.layers:
-        path = prefix + layer.name
-        if isinstance(layer, keras.Model):
-            parts += _parts(layer, f"{path}/")
-        elif not isinstance(layer, keras.layers.InputLayer):
-            parts.append((path, layer))
-    return parts
 
 
 def _row(path: str, layer: Any) -> LayerCheck:

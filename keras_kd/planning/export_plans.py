@@ -27,6 +27,7 @@ from keras_kd.litert.constants import LEAST_WEIGHTS
 from keras_kd.litert.metadata import open_file
 from keras_kd.models.graph import calls_behind, calls_of, flat_layers, origin_of
 from keras_kd.models.layer_plan import LayerPlan
+from keras_kd.models.layers import acts_in_training_only
 
 _SAMPLES = 4
 _OPEN_SIZE = 16
@@ -121,6 +122,7 @@ def _random_samples(model: keras.Model) -> dict[str, np.ndarray]:
 _WEIGHTS = {
     "float32": "float32",
     "float16": "float16 weights",
+    "weight_only": "8-bit weights, computed in float",
     "dynamic": "8-bit weights",
     "int8": "8 bits",
     "int16x8": "8-bit weights, 16-bit values",
@@ -129,6 +131,7 @@ _WEIGHTS = {
 _VALUES = {
     "float32": "float32",
     "float16": "float32",
+    "weight_only": "float32",
     "dynamic": "float32",
     "int8": "8 bits",
     "int16x8": "16 bits",
@@ -222,7 +225,7 @@ def _plan(layer: Any, quantization: str) -> LayerPlan:
         return LayerPlan(_VALUES[quantization])
     if quantization == "int4":
         return _four_bits(layer)
-    if quantization == "dynamic" and max(sizes) < LEAST_WEIGHTS:
+    if quantization in ("weight_only", "dynamic") and max(sizes) < LEAST_WEIGHTS:
         return LayerPlan("float32", f"its largest weight has fewer than {LEAST_WEIGHTS:,} numbers")
     return LayerPlan(_WEIGHTS[quantization])
 
@@ -283,23 +286,3 @@ def _follows_linear_kernel(layer: Any) -> bool:
     operation = before.operation
     linear = getattr(operation, "activation", None) in (None, keras.activations.linear)
     return linear and len(calls_behind(operation)) == 1
-
-
-_ONLY_IN_TRAINING = frozenset(
-    {
-        "ActivityRegularization", "AlphaDropout", "AugMix", "CutMix", "Dropout", "GaussianDropout",
-        "GaussianNoise", "Identity", "MixUp", "RandAugment", "SpatialDropout1D",
-        "SpatialDropout2D", "SpatialDropout3D",
-    }
-)  # fmt: skip
-
-
-def acts_in_training_only(class_name: str) -> bool:
-    """Whether layers of a class of Keras return at inference what they are given.
-
-    Args:
-        class_name: Name of the class.
-    """
-    # At inference RandomCrop takes the middle.
-    is_augmentation = class_name.startswith("Random") and class_name != "RandomCrop"
-    return is_augmentation or class_name in _ONLY_IN_TRAINING

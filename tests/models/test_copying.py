@@ -10,8 +10,8 @@ import keras_kd as kd
 from keras_kd.compression.compress import copy_model
 from keras_kd.compression.factorizing.low_rank import plan_by_energy, ways_of
 from keras_kd.compression.factorizing.split_layers import split_layers
-from keras_kd.compression.stages.layer_choice import LayerChoice
 from keras_kd.models.copying import copy_layer
+from keras_kd.models.layer_choice import LayerChoice
 from keras_kd.teachers import fold_batch_norms
 from keras_kd.teachers.fastest_form import in_bfloat16
 

@@ -17,6 +17,8 @@ from keras_kd.cli.shared_options import (
 
 if TYPE_CHECKING:
     from keras_kd.cli.model_files import LoadedModel
+# Forms in which single layers may have more bits.
+_SPENDING = ("int8", "int16x8", "int4")
 
 COMMAND = Command(
     "export",
@@ -34,8 +36,9 @@ measured: how many of its answers are the model's.""",
   keras-kd export small.keras --quantization float32 float16 int8 --data pictures --scale 255""",
     params=(
         click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),
-        Option("quantization", "how numbers are stored: float32, float16, dynamic (8-bit weights), "
-               "int8, int16x8, int4", default=["int8"], metavar="FORM", multiple=True),
+        Option("quantization", "how numbers are stored: float32, float16, weight_only (8-bit "
+               "weights), dynamic (the same, computed in integers), int8, int16x8, int4",
+               default=["int8"], metavar="FORM", multiple=True),
         Option("data", f"training data to calibrate with: {DATA_HELP}", section="data"),
         *input_options(),
         Option("class_names", "names of the classes, in order, separated by commas; those that "
@@ -51,6 +54,9 @@ measured: how many of its answers are the model's.""",
                type=bool, default=False),
         Option("allow_flex", "let files have operators of TensorFlow, which need a larger runtime",
                type=bool, default=False),
+        Option("max_drop", "points of accuracy on --data that int8, int16x8 and int4 files may "
+               "lose; layers that cost more get more bits", type=Number(least=0.0),
+               metavar="POINTS"),
         Option("c_array", "write each file as C++ source for a microcontroller too; for float32, "
                "int8 and int16x8", type=bool, default=False),
         out_option("runs/export"),
@@ -72,7 +78,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 
     for form in settings["quantization"]:
         one_of("--quantization", form, QUANTIZATIONS)
-        if settings["c_array"] and form in ("float16", "dynamic", "int4"):
+        if settings["c_array"] and form in ("float16", "weight_only", "dynamic", "int4"):
             raise ValueError(
                 f"--c-array is for TensorFlow Lite for Microcontrollers, which does not compute "
                 f"with {form} files. Write that form with a command of its own, without --c-array."
@@ -82,28 +88,50 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         return Outcome(done, _text(done))
     loaded = load_model(settings["model"], settings["custom_objects"])
     _check_data(settings, loaded)
-    class_names, preprocessing, examples = _input(settings, loaded)
+    class_names, preprocessing, examples, deciding = _input(settings, loaded)
     stem = pathlib.Path(settings["model"]).stem
     files: list[dict[str, Any]] = []
     with folder.begun():
         for form in settings["quantization"]:
             console.say(f"Exporting as {form}")
             integer = form in ("int8", "int16x8")
-            path = kd.export_tflite(
-                loaded.model,
-                folder.path / f"{stem}_{form}.tflite",
-                form,
-                representative_data=examples,
-                min_agreement=settings["min_agreement"],
-                on_disagreement=settings["on_disagreement"],
-                integer_io=settings["integer_io"] and integer,
-                sparse=settings["sparse"],
-                allow_flex=settings["allow_flex"],
-                keep_names=settings["keep_names"],
-                class_names=class_names,
-                preprocessing=preprocessing,
-                verbose=False,
-            )
+            target = folder.path / f"{stem}_{form}.tflite"
+            arguments = {
+                "representative_data": examples,
+                "integer_io": settings["integer_io"] and integer,
+                "sparse": settings["sparse"],
+                "keep_names": settings["keep_names"],
+                "class_names": class_names,
+                "preprocessing": preprocessing,
+                "verbose": False,
+            }
+            within = None
+            if settings["max_drop"] is not None and form in _SPENDING:
+                within = kd.quantize_within(
+                    loaded.model,
+                    deciding,
+                    target,
+                    max_drop=settings["max_drop"],
+                    quantization=form,
+                    **arguments,
+                )
+                console.say(str(within))
+                path: Any = within.path
+                if settings["on_disagreement"] == "error" and not within.within:
+                    raise ValueError(
+                        f"'{path}' loses {within.drop:.2f} points of accuracy. Received: "
+                        f"--max-drop {settings['max_drop']:g}."
+                    )
+            else:
+                path = kd.export_tflite(
+                    loaded.model,
+                    target,
+                    form,
+                    min_agreement=settings["min_agreement"],
+                    on_disagreement=settings["on_disagreement"],
+                    allow_flex=settings["allow_flex"],
+                    **arguments,
+                )
             if "data" in loaded.notes:  # what `measure` warns of
                 write_notes(path, {"data": loaded.notes["data"]})
             entry: dict[str, Any] = {
@@ -113,6 +141,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                 "fidelity": None if path.fidelity is None else path.fidelity.to_dict(),
                 "measured": "not measured" if path.fidelity is None else str(path.fidelity),
             }
+            if within is not None:
+                entry["within"] = within.to_dict()
             if settings["c_array"]:
                 made = kd.export_c_array(path, class_names=class_names)
                 entry["c_array"] = {
@@ -137,6 +167,8 @@ def _check_data(settings: dict[str, Any], loaded: LoadedModel) -> None:
     trained = ranges.get("activation_bits") == 8
     if settings["data"] is not None:
         return
+    if settings["max_drop"] is not None:
+        raise ValueError("--max-drop needs data with labels: add --data DATA.")
     for form in settings["quantization"]:
         if form == "int16x8" or (form == "int8" and not trained):
             raise ValueError(
@@ -147,8 +179,8 @@ def _check_data(settings: dict[str, Any], loaded: LoadedModel) -> None:
 
 def _input(
     settings: dict[str, Any], loaded: LoadedModel
-) -> tuple[list[str] | None, dict[str, Any] | None, Any]:
-    """Return the names of the classes, the preprocessing, and examples to calibrate with."""
+) -> tuple[list[str] | None, dict[str, Any] | None, Any, Any]:
+    """Return the names of the classes, the preprocessing, and examples to calibrate and decide."""
     from keras_kd.cli.preprocessing import resolve_preprocessing
     from keras_kd.cli.sources import open_source
     from keras_kd.cli.task_data import batches, split_indices
@@ -165,18 +197,21 @@ def _input(
     scale, offset = settings["scale"], settings["offset"]
     if settings["data"] is None:
         if stored is None and scale is None:
-            return names, None, None
+            return names, None, None, None
         made = resolve_preprocessing(
             loaded.input_shape, scale, offset, stored, loaded.keras_model, integers=True
         )
-        return names, made.to_dict(), None
+        return names, made.to_dict(), None, None
     source = open_source(settings["data"])
     made = resolve_preprocessing(
         loaded.input_shape, scale, offset, stored, loaded.keras_model, source.integers
     )
     order, _ = split_indices(source.count, 0.0, 0)
-    examples = batches(source, order[:512], made, 32)
-    return names or source.class_names, made.to_dict(), examples
+    decides = settings["max_drop"] is not None
+    count = min(512, source.count // 3) if decides else 512
+    examples = batches(source, order[:count], made, 32)
+    deciding = batches(source, order[count : count + 1024], made, 32) if decides else None
+    return names or source.class_names, made.to_dict(), examples, deciding
 
 
 def _text(result: dict[str, Any]) -> str:

@@ -15,11 +15,12 @@ import tensorflow as tf
 
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.stages.kernels import prunable_weights
-from keras_kd.compression.stages.layer_choice import first_reasons
-from keras_kd.compression.stages.layer_record import already_pruned, distinct_values, leaf_layers
+from keras_kd.compression.stages.layer_record import already_pruned, distinct_values
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.models.kept import Kept, groups_of, zeros_of
+from keras_kd.models.layer_choice import first_reasons
 from keras_kd.models.layer_plan import LayerPlan, Reason, advice_of
+from keras_kd.models.layers import leaf_layers
 from keras_kd.models.tfmot import import_tfmot
 from keras_kd.models.views import read_as
 from keras_kd.system.arguments import number

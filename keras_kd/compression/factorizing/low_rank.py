@@ -10,10 +10,10 @@ import keras
 
 from keras_kd.compression.factorizing.factorization import Factorization, factorizations
 from keras_kd.compression.factorizing.split_layers import split_layers
-from keras_kd.compression.stages.layer_choice import LayerChoice, first_reasons
 from keras_kd.compression.stages.layer_record import already_pruned
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.models.graph import graph_layers, is_graph
+from keras_kd.models.layer_choice import LayerChoice, first_reasons
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.system.arguments import number
 from keras_kd.system.user_warning import warn_user

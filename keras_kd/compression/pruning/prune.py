@@ -13,8 +13,8 @@ from keras_kd.compression.pruning.callback import PruningCallback
 from keras_kd.compression.pruning.masks import global_masks, tfmot_masks
 from keras_kd.compression.pruning.times import default_schedule
 from keras_kd.compression.stages.kernels import PrunableWeight, prunable_weights
-from keras_kd.compression.stages.layer_choice import first_reasons
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
+from keras_kd.models.layer_choice import first_reasons
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.models.tfmot import import_tfmot
 from keras_kd.system.arguments import number

@@ -12,13 +12,13 @@ import keras
 import tensorflow as tf
 
 from keras_kd.compression.running.teaching import as_dataset
-from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.models.calls import has_own_code, operations_of, trace_calls
 from keras_kd.models.graph import input_tensors
+from keras_kd.models.layer_choice import EXCLUDED
 from keras_kd.models.layer_plan import LayerPlan, Reason
-from keras_kd.models.layers import paths_above
+from keras_kd.models.layers import leaf_layers, paths_above
 from keras_kd.quantizing.biases import bake_biases
 from keras_kd.quantizing.kernels import (
     KERNEL_LAYERS,
@@ -42,7 +42,7 @@ _GATES = Reason(
     "pass `representative_data` to `export_tflite`, which then calibrates the rest",
 )
 _SCALED = "8-bit depthwise convolution"
-# The converter takes no list of layers.
+# Only what is excluded stays float where the rest is calibrated.
 _UNTRAINED = "an int8 file may round it all the same"
 # What is made of several operators in the file, between which there is no quantizer.
 _COMPOSED = (
@@ -187,8 +187,9 @@ class QuantizeAware(Stage):
                 plan[path] = LayerPlan("fold")
             elif path in sites.scaled:
                 plan[path] = LayerPlan(_SCALED)
-            elif self._spared(path, layer) is not None:
-                plan[path] = LayerPlan.spared(f"{self._spared(path, layer)}; {_UNTRAINED}", "float")
+            elif (reason := self._spared(path, layer)) is not None:
+                rounded = "" if reason == EXCLUDED else f"; {_UNTRAINED}"
+                plan[path] = LayerPlan.spared(f"{reason}{rounded}", "float")
             elif found and isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
                 plan[path] = LayerPlan.spared(_GATES, _action(found))
             elif type(layer).__name__ in _COMPOSED or (found and path not in bits and not own):
@@ -236,6 +237,11 @@ class QuantizeAware(Stage):
         state.quantization_aware = True
         state.quantization = quantization.to_json()
         state.quantization["weight_bits"] = {kernel.path: kernel.bits for kernel in kernels}
+        state.quantization["excluded"] = [
+            path
+            for path, layer in leaf_layers(state.model)
+            if self.choice.exclude is not None and self._spared(path, layer) == EXCLUDED
+        ]
         self._take_notes(state, kernels, layers)
 
     def gentler(self) -> Stage | None:

@@ -14,10 +14,9 @@ import tensorflow as tf
 from keras_kd.caching.records import input_fingerprints
 from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import count_batches
-from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.schedules import serialize
-from keras_kd.models.layers import hash_of_weights
+from keras_kd.models.layers import hash_of_weights, leaf_layers
 from keras_kd.system.quiet import without_noise
 
 # Batches are all looked at, twice, up to this size; of larger data the first and the last.

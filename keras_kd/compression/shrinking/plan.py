@@ -22,9 +22,9 @@ from keras_kd.compression.shrinking.selection import (
     planned_parameters,
 )
 from keras_kd.compression.shrinking.walk import analyse
-from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.models.costs import model_cost
 from keras_kd.models.graph import check_graph
+from keras_kd.models.layers import leaf_layers
 
 if TYPE_CHECKING:
     from keras_kd.compression.shrinking.shrink import Shrink

@@ -15,8 +15,8 @@ from keras_kd.compression.shrinking.importance import (
     taylor_scores,
 )
 from keras_kd.compression.shrinking.plan import ShrinkPlan, decide
-from keras_kd.compression.stages.layer_choice import Choice
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
+from keras_kd.models.layer_choice import Choice
 from keras_kd.models.layer_plan import LayerPlan
 from keras_kd.system.arguments import number
 from keras_kd.system.names import one_of

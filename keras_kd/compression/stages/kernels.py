@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.compression.stages.layer_choice import LayerChoice
-from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.models.graph import kernel_axes, sublayers
+from keras_kd.models.layer_choice import LayerChoice
 from keras_kd.models.layer_plan import Reason
+from keras_kd.models.layers import leaf_layers
 from keras_kd.models.tfmot import attributes_of_kernels
 
 # What TF-MOT would prune if it knew these classes of Keras 3. Attention is built from EinsumDense.

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.models.layers import leaf_layers
+
 
 @dataclasses.dataclass
 class LayerNotes:
@@ -54,18 +56,6 @@ class LayerRecord:
     bits: int | None
     done: tuple[str, ...]
     not_done: tuple[str, ...]
-
-
-def leaf_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return path and layer of every layer of a Keras 3 model, nested models opened."""
-    leaves: list[tuple[str, Any]] = []
-    for layer in model.layers:
-        path = prefix + layer.name
-        if isinstance(layer, keras.Model):
-            leaves += leaf_layers(layer, f"{path}/")
-        else:
-            leaves.append((path, layer))
-    return leaves
 
 
 def kernel_values(layer: Any) -> list[np.ndarray]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 import keras
 import numpy as np
 
-from keras_kd.compression.stages.layer_choice import Choice, LayerChoice
-from keras_kd.compression.stages.layer_record import LayerNotes, leaf_layers
+from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.models.copying import described
 from keras_kd.models.features import layer_paths
+from keras_kd.models.layer_choice import Choice, LayerChoice
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
+from keras_kd.models.layers import leaf_layers
 from keras_kd.system.arguments import constructor_arguments, number
 from keras_kd.system.arguments import learning_rate as check_learning_rate
 from keras_kd.system.arguments import optimizer_rate as check_optimizer_rate

@@ -49,6 +49,17 @@ def test_the_file_is_calibrated_with_prepared_images(keras_kd_json, student, mat
     assert (np.concatenate(outputs).argmax(-1) == x["y"]).mean() > 0.5
 
 
+def test_within_a_drop_of_accuracy(keras_kd_json, student, work):
+    code, result = keras_kd_json(
+        "export", student, "--max-drop", "40", "--data", "train.npz", "--quantization", "int8"
+    )
+    assert code == 0
+    (file,) = result["files"]
+    assert file["within"]["within"] and file["within"]["samples"] == 32
+    assert file["within"]["limit"] == {"max_drop": 40.0}
+    assert pathlib.Path(file["file"] + ".plan.json").exists()
+
+
 @pytest.mark.slow
 def test_c_array_and_class_names(keras_kd_json, work):
     code, result = keras_kd_json(
@@ -74,6 +85,7 @@ def test_c_array_and_class_names(keras_kd_json, work):
             ["small.keras", "--quantization", "float16", "--c-array"],
             "does not compute with float16",
         ),
+        (["small.keras", "--quantization", "int4", "--max-drop", "1"], "--max-drop needs data"),
         (["absent.keras"], "There is no file 'absent.keras'"),
         ([], "needs MODEL"),
     ],
@@ -88,6 +100,7 @@ def test_what_is_refused(keras_kd, work, words, message):
 def test_a_model_trained_for_int8_needs_data_for_int16x8_alone():
     loaded = types.SimpleNamespace(model=types.SimpleNamespace(quantization={"activation_bits": 8}))
     settings = {"model": "student.keras", "quantization": ["int8", "float16"], "data": None}
+    settings["max_drop"] = None
     _check_data(settings, loaded)
     settings["quantization"] = ["int8", "int16x8"]
     with pytest.raises(ValueError, match="--data"):

@@ -10,7 +10,7 @@ from keras_kd.compression.factorizing.low_rank import LowRank, plan_by_ratio, wa
 from keras_kd.compression.factorizing.split_layers import split_layers
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
-from keras_kd.compression.stages.layer_choice import LayerChoice
+from keras_kd.models.layer_choice import LayerChoice
 
 
 def _distiller(student, hints=()):

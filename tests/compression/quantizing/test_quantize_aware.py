@@ -53,7 +53,7 @@ def tflite_run(compressed, folder, x):
 
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory):
-    from keras_kd.compression.stages.layer_record import leaf_layers
+    from keras_kd.models.layers import leaf_layers
 
     keras.utils.set_random_seed(0)
     generator = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.compression.stages.layer_record import leaf_layers
+from keras_kd.models.layers import leaf_layers
 
 
 def randomise(model, seed=0):

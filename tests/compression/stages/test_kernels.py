@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_kd.compression.stages.kernels import PrunableWeight, prunable_weights
-from keras_kd.compression.stages.layer_choice import LayerChoice
+from keras_kd.models.layer_choice import LayerChoice
 
 
 def _counts(kernels):

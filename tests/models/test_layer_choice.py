@@ -4,7 +4,7 @@ from keras import layers
 
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.stages.kernels import prunable_weights
-from keras_kd.compression.stages.layer_choice import LayerChoice
+from keras_kd.models.layer_choice import LayerChoice
 
 
 def _nested():

@@ -8,10 +8,11 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.stages.layer_record import leaf_layers
 from keras_kd.models.copying import described
+from keras_kd.models.layers import leaf_layers
 from keras_kd.system.names import did_you_mean
 
+EXCLUDED = "it is excluded by `exclude`"
 Choice = str | Sequence[str] | Callable[[Any], bool] | None
 
 
@@ -35,29 +36,35 @@ class LayerChoice:
     def reason_to_spare(self, path: str, layer: Any) -> str | None:
         """Return why the layer at `path` is not to be treated, or `None` if it is."""
         if self.exclude is not None and _matches(self.exclude, path, layer):
-            return "it is excluded by `exclude`"
+            return EXCLUDED
         if self.layers is not None and not _matches(self.layers, path, layer):
             return "it is not among `layers`"
         return None
 
-    def check(self, model: keras.Model, reasons: Mapping[str, str]) -> None:
+    def check(
+        self,
+        model: keras.Model,
+        reasons: Mapping[str, str],
+        leaves: Sequence[tuple[str, Any]] | None = None,
+    ) -> None:
         """Refuse names of layers that do not exist or cannot be treated.
 
         Args:
             model: The student.
             reasons: Why a layer cannot be treated, by path.
+            leaves: Path and layer of what may be named. Defaults to `None`: the layers.
 
         Raises:
             ValueError: If a name matches no layer, or one in `layers` names a layer in `reasons`.
         """
-        leaves = leaf_layers(model)
+        leaves = leaf_layers(model) if leaves is None else leaves
         for argument, choice in (("layers", self.layers), ("exclude", self.exclude)):
             if choice is None or callable(choice):
                 continue
             for name in choice:
                 found = [path for path, layer in leaves if _matches([name], path, layer)]
                 if not found:
-                    existing = [path for path, layer in leaves if layer.weights]
+                    existing = [p for p, layer in leaves if getattr(layer, "weights", None)]
                     raise ValueError(
                         f"{self._stage}: `{argument}` names '{name}', but model '{model.name}' has "
                         f"no such layer.{did_you_mean(name, existing)} Its layers with weights "

@@ -1,0 +1,234 @@
+"""The search for the layers of a file that need more bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_kd.export.calibration import Samples
+from keras_kd.export.exclusion import FORMS
+from keras_kd.export.fidelity import Expected
+from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.measuring.answers import REGRESSION, by_output, likely_task
+from keras_kd.measuring.positions import Positions
+from keras_kd.measuring.scores import Scores
+from keras_kd.measuring.selection import file_end
+from keras_kd.planning.mixed_files import MixedFiles
+from keras_kd.system.files import atomic_path
+from keras_kd.system.reading import read_json
+
+# So many samples tell which layers suffer; more would take longer and order them no better.
+_SENSITIVE = 64
+# A layer that 16 bits cure loses less than this part of its noise in 8.
+_CURED = 0.1
+# Layers with a smaller part of all noise are not looked at again.
+_NEGLIGIBLE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What one set of kernels computes: shares of equal and of right answers."""
+
+    samples: int
+    agreement: float
+    accuracy: float | None
+    model_accuracy: float | None
+
+    def spare(self, limit: Mapping[str, float], errors: float = 0.0) -> float:
+        """Return how far within a limit it is, less so many standard errors."""
+        differ = 1.0 - self.agreement
+        if "min_agreement" in limit:
+            error = math.sqrt(differ * self.agreement / self.samples)
+            return self.agreement - errors * error - limit["min_agreement"]
+        if self.accuracy is None or self.model_accuracy is None:
+            raise ValueError(
+                "`max_drop` is about the accuracy, and `data` has no labels. Received: "
+                f"max_drop={limit['max_drop']}. Give data of (x, y), or use `min_agreement`."
+            )
+        lost = self.model_accuracy - self.accuracy
+        return limit["max_drop"] / 100 - lost - errors * math.sqrt(differ / self.samples)
+
+
+def measure_answers(expected: Expected, path: Any, xnnpack: bool | None) -> Figures:
+    """Measure the first output of a file."""
+    runtime = LiteRuntime(path, xnnpack=xnnpack)
+    names = runtime.output_names
+    end = file_end(runtime.file, 0) or expected.source.ends().get(names[0])
+    scores, positions = Scores(names[0], end), Positions(0)
+    for batch, outputs, masks in expected:
+        given = runtime.predict(batch.inputs)[names[0]].reshape(outputs[names[0]].shape)
+        labels = by_output(batch.y, names, "labels", others=True)[0]
+        weights = by_output(batch.sample_weight, names, "sample weights", others=True)
+        mask = [masks.get(name) for name in names]
+        counted = positions.counted(batch, outputs[names[0]], mask, weights)
+        if scores.task is None:
+            floats = [x for x in batch.inputs.values() if x.dtype.kind == "f"]
+            of_errors = expected.source.minimizes_errors(names[0])
+            scores.task = likely_task(outputs[names[0]], labels, end, floats, of_errors, True)
+            labels = None if scores.task == REGRESSION else labels
+        scores.add(given, labels, outputs[names[0]], counted)
+    if scores.agreement is None:
+        raise ValueError(
+            f"`quantize_within` compares answers, and output '{names[0]}' gives none: its numbers "
+            "are no classes. Use keras_kd.export_tflite(..., exclude=) and keras_kd.compare."
+        )
+    size = len(expected.samples)
+    return Figures(size, scores.agreement, scores.accuracy, scores.model_accuracy)
+
+
+class Record:
+    """Everything measured so far, in a file; nothing is measured twice, also after a kill."""
+
+    def __init__(self, path: pathlib.Path, settings: dict[str, Any]) -> None:
+        self._path = path
+        self._content: dict[str, Any] = {"settings": settings, "noise": {}, "tried": {}}
+        if path.exists():
+            try:
+                found = read_json(path)
+            except ValueError:
+                found = None
+            if isinstance(found, dict) and found.get("settings") == settings:
+                self._content = {**self._content, **found}
+
+    def known(self, table: str, key: str, measure: Any) -> Any:
+        """Return a value of a table, measured where it is not known."""
+        if key not in self._content[table]:
+            self._content[table][key] = measure()
+            self._write()
+        return self._content[table][key]
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result beside what led to it."""
+        self._content["result"] = result
+        self._write()
+
+    def _write(self) -> None:
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(json.dumps(self._content, indent=1), encoding="utf-8")
+
+
+class Search:
+    """The search for the layers that need more bits."""
+
+    def __init__(
+        self,
+        files: MixedFiles,
+        expected: Expected,
+        limit: Mapping[str, float],
+        record: Record,
+        verbose: bool,
+    ) -> None:
+        self._files = files
+        self._expected = expected
+        self._limit = limit
+        self._verbose = verbose
+        self.record = record
+        few = expected.samples.batches[: max(_SENSITIVE // expected.samples.batches[0].size, 1)]
+        self._few = Expected(expected.source, Samples(few))
+
+    def run(self) -> dict[int, str]:
+        """Return the form of every unit that does not have the file's own."""
+        if self._holds({}):
+            return {}
+        noise = {i: self.noise(i, self._files.quantization) for i in self._files.units}
+        total = sum(noise.values())
+        ranked = sorted((i for i in noise if noise[i] > 0), key=lambda i: -noise[i])
+        forms = {i: self._cure(i, noise[i], total) for i in ranked}
+
+        def first(count: int) -> dict[int, str]:
+            return {i: forms[i] for i in ranked[:count]}
+
+        count = 1
+        while count < len(ranked) and not self._holds(first(count)):
+            count *= 2
+        high = min(count, len(ranked))
+        if not self._holds(first(high)):  # what remains is the noise of the middle precision
+            return self._taken_back(dict.fromkeys(self._files.units, "float32"))
+        low = high // 2 if high > 1 else 0
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._holds(first(middle)) else (middle, high)
+        return self._taken_back(first(high))
+
+    def noise(self, unit: int, form: str) -> float:
+        """Return the mean square of the outputs' relative error if only a unit has a form."""
+
+        def measure() -> float:
+            return _noise(self._few, self._files.alone(unit, form))
+
+        return float(self.record.known("noise", f"{self._files.name(unit)}: {form}", measure))
+
+    def _cure(self, unit: int, noise: float, total: float) -> str:
+        finer = FORMS[self._files.quantization]
+        for form in finer[:-1]:
+            looked_at = form in self._files.forms and noise > _NEGLIGIBLE * total
+            if looked_at and self.noise(unit, form) < _CURED * noise:
+                return form
+        return finer[-1]
+
+    def _taken_back(self, forms: dict[int, str]) -> dict[int, str]:
+        """Give units fewer bits again where the limit still holds, those with most work first."""
+        if not self._holds(forms):
+            return forms
+        cheaper = [None, *FORMS[self._files.quantization][:-1]]
+        for unit in sorted(forms, key=self._files.operations, reverse=True):
+            for form in cheaper:
+                if form == forms[unit] or (form is not None and form not in self._files.forms):
+                    break
+                tried = {k: v for k, v in {**forms, unit: form}.items() if v is not None}
+                if self._holds(tried, errors=2.0):  # of many that are tried, some hold by chance
+                    forms = tried
+                    break
+        return forms
+
+    def _holds(self, forms: Mapping[int, str], errors: float = 1.0) -> bool:
+        """Whether a file keeps to the limit, with some standard errors to spare."""
+        key = json.dumps({self._files.name(i): forms[i] for i in sorted(forms)})
+
+        def measure() -> list[Any]:
+            found = []
+            with tempfile.TemporaryDirectory() as folder:
+                path = pathlib.Path(folder) / "tried.tflite"
+                path.write_bytes(self._files.mixed(forms))
+                for xnnpack in (None, False):
+                    figures = measure_answers(self._expected, path, xnnpack)
+                    found.append(dataclasses.astuple(figures))
+                    if figures.spare(self._limit, errors=1.0) < 0:
+                        break
+            return found
+
+        figures = [Figures(*row) for row in self.record.known("tried", key, measure)]
+        holds = all(found.spare(self._limit, errors) >= 0 for found in figures)
+        if self._verbose:
+            worst = min(found.agreement for found in figures)
+            layers = f"{len(forms)} of {len(self._files.units)} layers in more bits"
+            print(f"{layers}: {worst:.2%} of the model's answers")
+        return holds
+
+
+def _noise(expected: Expected, content: bytes) -> float:
+    """Return the mean square of the error of all outputs, each divided by its variance."""
+    sums: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "alone.tflite"
+        path.write_bytes(content)
+        runtime = LiteRuntime(path, xnnpack=None)
+        for batch, outputs, _ in expected:
+            for name, given in runtime.predict(batch.inputs).items():
+                exact = outputs[name].astype(np.float64)
+                error = float(np.square(given.reshape(exact.shape) - exact).sum())
+                parts = sums.setdefault(name, [0.0, 0.0, 0.0, 0.0])
+                for i, part in enumerate((error, exact.size, exact.sum(), np.square(exact).sum())):
+                    parts[i] += float(part)
+    noise = 0.0
+    for error, count, total, power in sums.values():
+        variance = power / count - (total / count) ** 2
+        noise += error / count / variance if variance > 0 else 0.0
+    return noise if math.isfinite(noise) else 1e6  # JSON holds no infinity

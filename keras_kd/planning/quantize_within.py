@@ -1,0 +1,349 @@
+"""quantize_within: as few bits as a limit on what the file may lose allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kd.data.numpy_batches import Batch, iterate, joined
+from keras_kd.export.calibration import Samples
+from keras_kd.export.fidelity import Expected
+from keras_kd.export.keras_source import KerasSource
+from keras_kd.export.options import INTEGER
+from keras_kd.export.saved_model import source_of
+from keras_kd.export.tflite import export_tflite
+from keras_kd.models.layers import hash_of_weights
+from keras_kd.planning.bit_search import Figures, Record, Search, measure_answers
+from keras_kd.planning.mixed_files import MixedFiles
+from keras_kd.system.arguments import number
+from keras_kd.system.files import check_writable
+from keras_kd.system.json_values import plain
+from keras_kd.system.text_table import text_table
+
+_BATCH = 32
+_AT_ONCE = 16
+_LEAST_SAMPLES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerDecision:
+    """What was decided on layers that the file computes together.
+
+    Attributes:
+        layers: Their paths.
+        sensitivity: Relative error of the outputs if only they have the few bits of the file's
+            form: root mean square of the difference, divided by the standard deviation.
+        decision: Their precision in the file: its own form, or one of `export_tflite`'s `exclude`.
+        bytes: Size of their numbers in the file.
+        operations: Their multiply-accumulate operations for one sample.
+    """
+
+    layers: tuple[str, ...]
+    sensitivity: float
+    decision: str
+    bytes: int
+    operations: int
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizedWithin:
+    """What `quantize_within` found.
+
+    Attributes:
+        path: The written file.
+        within: Whether it keeps to the limit on the samples that it is reported on.
+        limit: The limit: `{"max_drop": 0.5}` or `{"min_agreement": 0.99}`.
+        quantization: The form of all layers that need no other.
+        exclude: The others: what `export_tflite(exclude=)` takes to write the same file.
+        layers: A `LayerDecision` for each group of layers, in the order in which they run.
+        samples: How many samples the file is reported on. None of them was used for a decision.
+        agreement: Share of equal answers of file and model, with XNNPACK or LiteRT's built-in
+            kernels, whichever is smaller.
+        accuracy: Share of right answers of the file, likewise; `None` without labels.
+        model_accuracy: That of the model; `None` without labels.
+        bytes: Size of the file.
+        integer_operations: Share of the multiply-accumulate operations that are in integers.
+    """
+
+    path: pathlib.Path
+    within: bool
+    limit: dict[str, float]
+    quantization: str
+    exclude: dict[str, list[str]]
+    layers: tuple[LayerDecision, ...]
+    samples: int
+    agreement: float
+    accuracy: float | None
+    model_accuracy: float | None
+    bytes: int
+    integer_operations: float
+
+    @property
+    def drop(self) -> float | None:
+        """How many percentage points of accuracy the file loses; `None` without labels."""
+        if self.accuracy is None or self.model_accuracy is None:
+            return None
+        return 100 * (self.model_accuracy - self.accuracy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all attributes as a dict for JSON."""
+        content = {**dataclasses.asdict(self), "path": os.fspath(self.path), "drop": self.drop}
+        return plain(content)  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        """Return the table of the layers and what was measured."""
+        rows = [["layer", "sensitivity", "decision", "bytes", "operations"]]
+        for row in self.layers:
+            size, operations = f"{row.bytes:,}", f"{row.operations:,}"
+            name = " + ".join(row.layers)
+            rows.append([name, f"{row.sensitivity:.2%}", row.decision, size, operations])
+        drop = "" if self.drop is None else f", {self.drop:.2f} points of accuracy lost"
+        kept = "keeps to" if self.within else "does not keep to"
+        limit = ", ".join(f"{name}={value:g}" for name, value in self.limit.items())
+        return (
+            f"{text_table(rows)}\n"
+            f"{self.path}: {self.bytes:,} bytes, {self.integer_operations:.1%} of the operations "
+            f"in integers, {self.agreement:.2%} of the model's answers{drop} on {self.samples} "
+            f"samples that decided nothing; it {kept} {limit}."
+        )
+
+
+def quantize_within(
+    model: Any,
+    data: Any,
+    path: str | os.PathLike[str],
+    *,
+    max_drop: float | None = None,
+    min_agreement: float | None = None,
+    quantization: str = "int8",
+    representative_data: Any = None,
+    max_samples: int = 2048,
+    verbose: bool = True,
+    **options: Any,
+) -> QuantizedWithin:
+    """Write a file of as few bits as a limit on what it may lose allows.
+
+    The model is converted once in each precision. Each layer is then quantized alone, and the error
+    that this makes in the outputs is its sensitivity. Layers get 16 bits, where that cures them, or
+    float, the most sensitive first, until the file keeps to the limit on one half of `data`, with
+    one standard error to spare and with both XNNPACK and LiteRT's built-in kernels. Those without
+    which it does so with two to spare go back. The written file is reported on the other half,
+    which decided nothing.
+
+    Args:
+        model: A Keras 3 model, or a compressed one.
+        data: Validation data with labels (without them for `min_agreement`), as for
+            `keras_kd.evaluate_tflite`.
+        path: The file to write; ends in `.tflite`. `<name>.tflite.plan.json` beside it holds the
+            decisions and everything measured. Run the same call again to resume a killed one.
+        max_drop: How many percentage points of accuracy the file may lose. Defaults to `None`.
+        min_agreement: The least share of the model's answers that the file must give. Defaults to
+            `None`. Pass one of the two.
+        quantization: `"int8"`, where layers may get 16 bits and float, `"int16x8"` (float), or
+            `"int4"` (8 bits and float). Defaults to `"int8"`.
+        representative_data: Training data to calibrate with, as in `export_tflite`. Defaults to
+            `None`: a third of `data`, which then decides and reports nothing else.
+        max_samples: How many samples of `data` are used. Defaults to `2048`.
+        verbose: Whether to print the progress and the table. Defaults to `True`.
+        **options: Further arguments of `export_tflite`: `batch_size`, `integer_io`, `class_names`,
+            `preprocessing`, `keep_names`, `calibration_batches`.
+
+    Returns:
+        A `QuantizedWithin`; printed, it is the table. A file that does not keep to the limit is
+        written all the same, with a warning, and has `within=False`.
+
+    Raises:
+        ValueError: If not exactly one limit is given, labels are missing, `data` is too short, the
+            output gives no classes, or the export refuses the model.
+        TypeError: If `model` is not a Keras 3 model or a compressed one.
+
+    Example:
+
+    ```python
+    found = keras_kd.quantize_within(student, validation, "exports/student.tflite", max_drop=0.5)
+    print(found.exclude, found.integer_operations)
+    ```
+    """
+    limit = _checked_limit(max_drop, min_agreement)
+    if quantization not in (*INTEGER, "int4"):
+        raise ValueError(
+            f"`quantize_within` writes 'int8', 'int16x8' and 'int4' files. Received: quantization="
+            f"{quantization!r}."
+        )
+    number("max_samples", max_samples, least=2 * _LEAST_SAMPLES, whole=True)
+    source = source_of(model, None, quantization)
+    if not isinstance(source, KerasSource):
+        raise TypeError(
+            "`quantize_within` needs a Keras 3 model or the result of keras_kd.compress. "
+            f"Received: {type(model).__name__}."
+        )
+    target = pathlib.Path(path)
+    record = check_writable(target.with_name(f"{target.name}.plan.json"))
+    calibrating, choosing, reporting = _divided(
+        data, source, max_samples, representative_data is None and quantization != "int4"
+    )
+    representative = representative_data if calibrating is None else calibrating
+    files = MixedFiles(source, quantization, representative, options)
+    search = Search(
+        files,
+        Expected(source, choosing),
+        limit,
+        Record(record, _settings(model, files, choosing, reporting)),
+        verbose,
+    )
+    forms = search.run()
+    exclude = files.exclude(forms)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not integer throughout")
+        written = export_tflite(
+            model,
+            target,
+            quantization,
+            representative,
+            exclude=exclude or None,
+            on_disagreement="ignore",
+            verbose=False,
+            **options,
+        )
+    figures = [measure_answers(Expected(source, reporting), written, x) for x in (None, False)]
+    result = _result(files, forms, search, written, figures, limit, len(reporting))
+    search.record.finish(result.to_dict())
+    if not result.within:
+        warnings.warn(_shortfall(result), stacklevel=2)
+    if verbose:
+        print(result)
+    return result
+
+
+def _checked_limit(max_drop: float | None, min_agreement: float | None) -> dict[str, float]:
+    if (max_drop is None) == (min_agreement is None):
+        raise ValueError(
+            "`quantize_within` needs one limit: max_drop (percentage points of accuracy) or "
+            f"min_agreement (share of equal answers). Received: max_drop={max_drop!r}, "
+            f"min_agreement={min_agreement!r}."
+        )
+    number("max_drop", max_drop, least=0.0, most=100.0, optional=True)
+    number("min_agreement", min_agreement, least=0.0, most=1.0, optional=True)
+    given = {"max_drop": max_drop, "min_agreement": min_agreement}
+    return {name: float(value) for name, value in given.items() if value is not None}
+
+
+def _divided(
+    data: Any, source: KerasSource, count: int, calibrates: bool
+) -> tuple[Any, Samples, Samples]:
+    """Return what calibrates, if anything does, what decides, and what is reported on."""
+    batches = iterate(data, source.inputs, _BATCH, "data")
+    rows = ((batch, i) for batch in batches for i in range(batch.size))
+    taken = list(itertools.islice(rows, count))
+    if len(taken) < (3 if calibrates else 2) * _LEAST_SAMPLES:
+        raise ValueError(
+            f"`data` has {len(taken)} samples, too few to decide on one part and to report on "
+            f"another. Received: {len(taken)} samples. Give at least "
+            f"{(3 if calibrates else 2) * _LEAST_SAMPLES}."
+        )
+    order = np.random.default_rng(0).permutation(len(taken)).tolist()
+    first = len(taken) // 3 if calibrates else 0
+    half = (len(taken) - first) // 2
+    parts = (order[:first], order[first : first + half], order[first + half :])
+    ours, choosing, reporting = ([taken[i] for i in part] for part in parts)
+    calibrating = None
+    if ours:
+        calibrating = {
+            name: np.concatenate([batch.inputs[name][i : i + 1] for batch, i in ours])
+            for name in ours[0][0].inputs
+        }
+    return calibrating, _samples(choosing, source), _samples(reporting, source)
+
+
+def _samples(rows: Sequence[tuple[Batch, int]], source: KerasSource) -> Samples:
+    at_once = _AT_ONCE if source.inputs[0].shape[:1] == (None,) else 1
+
+    def sizes(row: tuple[Batch, int]) -> list[tuple[int, ...]]:
+        return [x.shape[1:] for x in row[0].inputs.values()]
+
+    groups = (list(group) for _, group in itertools.groupby(rows, sizes))
+    parts = [group[i : i + at_once] for group in groups for i in range(0, len(group), at_once)]
+    return Samples(tuple(joined(part) for part in parts))
+
+
+def _settings(
+    model: Any, files: MixedFiles, choosing: Samples, reporting: Samples
+) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for batch in (*choosing.batches, *reporting.batches):
+        for x in (*batch.inputs.values(), *_arrays(batch.y)):
+            digest.update(np.ascontiguousarray(x).tobytes())
+    return {
+        "weights": hash_of_weights(getattr(model, "model", model)),
+        "data": digest.hexdigest(),
+        "files": files.digest(),
+    }
+
+
+def _arrays(y: Any) -> Iterator[np.ndarray]:
+    if isinstance(y, Mapping):
+        y = tuple(y.values())
+    for part in y if isinstance(y, (tuple, list)) else (y,):
+        if part is not None:
+            yield np.asarray(part)
+
+
+def _result(
+    files: MixedFiles,
+    forms: Mapping[int, str],
+    search: Search,
+    path: pathlib.Path,
+    figures: Sequence[Figures],
+    limit: dict[str, float],
+    samples: int,
+) -> QuantizedWithin:
+    sizes = files.sizes(forms)
+    rows = tuple(
+        LayerDecision(
+            layers=files.units[i],
+            sensitivity=math.sqrt(search.noise(i, files.quantization)),
+            decision=forms.get(i, files.quantization),
+            bytes=sizes[i],
+            operations=files.operations(i),
+        )
+        for i in files.units
+    )
+    worst = min(figures, key=lambda found: found.spare(limit))
+    return QuantizedWithin(
+        path=path,
+        within=worst.spare(limit) >= 0,
+        limit=limit,
+        quantization=files.quantization,
+        exclude=files.exclude(forms),
+        layers=rows,
+        samples=samples,
+        agreement=min(found.agreement for found in figures),
+        accuracy=worst.accuracy,
+        model_accuracy=worst.model_accuracy,
+        bytes=path.stat().st_size,
+        integer_operations=files.integer_operations(forms),
+    )
+
+
+def _shortfall(result: QuantizedWithin) -> str:
+    limit = ", ".join(f"{name}={value:g}" for name, value in result.limit.items())
+    drop = "" if result.drop is None else f" and loses {result.drop:.2f} points of accuracy"
+    floats = sum(row.decision == "float32" for row in result.layers)
+    advice = (
+        "All layers that can be are in float: what remains comes from the others."
+        if floats == len(result.layers)
+        else "It kept to the limit on the samples that decided: give more data, or a tighter limit."
+    )
+    return (
+        f"'{result.path}' does not keep to the limit: it gives {result.agreement:.2%} of the "
+        f"model's answers{drop}. Received: {limit}. {advice}"
+    )

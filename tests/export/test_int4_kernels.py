@@ -1,0 +1,79 @@
+"""Kernels that 4 bits would change too much keep 8."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.litert.model_file import ModelFile
+
+
+def network(spread):
+    """Return a network whose second kernel has inputs that are `spread` times apart."""
+    keras.utils.set_random_seed(0)
+    i = keras.Input((32,), name="x")
+    first, second = layers.Dense(64, name="first"), layers.Dense(64, name="second")
+    model = keras.Model(i, layers.Dense(16, name="logits")(second(first(i))))
+    scales = np.geomspace(1.0, spread, 64)
+    first.kernel.assign(np.asarray(first.kernel) * scales)
+    second.kernel.assign(np.asarray(second.kernel) / scales[:, None])
+    return model
+
+
+X = np.random.default_rng(0).normal(size=(64, 32)).astype("float32")
+
+
+def kinds(path):
+    tensors = ModelFile(path.read_bytes()).graphs()[0].tensors
+    return {t.shape: t.kind for t in tensors if t.constant and len(t.shape) == 2}
+
+
+def test_well_behaved_kernels_have_4_bits(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        path = kd.export_tflite(
+            network(1.0), tmp_path / "a.tflite", "int4", X, on_disagreement="ignore", verbose=False
+        )
+    found = kd.read_metadata(path)["kernels_in_4_bits"]
+    assert [kernel["layers"] for kernel in found] == [["first"], ["second"], ["logits"]]
+    assert all(kernel["bits"] == 4 and 0.03 < kernel["error"] < 0.15 for kernel in found)
+    assert set(kinds(path).values()) == {"INT4"}
+
+
+def test_only_data_tells_which_inputs_are_large(tmp_path):
+    model = network(300.0)
+    plain = kd.export_tflite(model, tmp_path / "a.tflite", "int4", verbose=False)
+    assert kinds(plain)[64, 64] == "INT4"
+    with pytest.warns(UserWarning, match=r"1 of 3 kernels in 8 bits.*'second' \("):
+        path = kd.export_tflite(
+            model, tmp_path / "b.tflite", "int4", X, on_disagreement="ignore", verbose=False
+        )
+    assert kinds(path) == {(64, 32): "INT4", (64, 64): "INT8", (16, 64): "INT4"}
+    found = {k["layers"][0]: k for k in kd.read_metadata(path)["kernels_in_4_bits"]}
+    assert found["second"]["bits"] == 8 and found["second"]["error"] > 0.2
+    noise = [kd.compare(model, file, X, verbose=False).signal_to_noise_db for file in (plain, path)]
+    assert noise[1] > noise[0] + 5
+
+
+def test_the_error_is_that_of_the_outputs(tmp_path):
+    """For inputs that are uncorrelated, against the product in float64."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((128,), name="x"), layers.Dense(64, use_bias=False)])
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(4000, 128)) * generator.uniform(0.1, 3.0, 128)
+    path = kd.export_tflite(
+        model, tmp_path / "a.tflite", "int4", x[:64].astype("float32"), on_disagreement="ignore",
+        verbose=False,
+    )  # fmt: skip
+    file = ModelFile(path.read_bytes())
+    (stored,) = [t for t in file.graphs()[0].tensors if t.kind == "INT4"]
+    nibbles = np.stack([stored.data & 15, stored.data >> 4], -1).ravel().astype(int)
+    values = np.where(nibbles > 7, nibbles - 16, nibbles).reshape(stored.shape)
+    kernel = np.asarray(model.layers[-1].kernel, np.float64)
+    exact, four = x @ kernel, x @ (values * np.array(stored.scales)[:, None]).T
+    expected = np.sqrt(np.mean((exact - four) ** 2) / np.mean(exact**2))
+    (found,) = kd.read_metadata(path)["kernels_in_4_bits"]
+    assert found["error"] == pytest.approx(expected, rel=0.1)

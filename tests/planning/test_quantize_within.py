@@ -1,0 +1,231 @@
+"""As few bits as a limit allows: measured on the written file, reported on other samples."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_kd as kd
+from keras_kd.export.saved_model import source_of
+from keras_kd.planning import bit_search
+from keras_kd.planning.quantize_within import _divided
+
+
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script("benchmarks/planted_faults.py")
+
+
+def network(factors=(1.0,)):
+    """Return a network, the inputs of whose second layer are so many times apart."""
+    keras.utils.set_random_seed(0)
+    i = keras.Input((16,), name="x")
+    first = layers.Dense(24, activation="relu", name="first")
+    second = layers.Dense(48, activation="relu", name="second")
+    x = layers.Dense(96, activation="relu", name="third")(second(first(i)))
+    model = keras.Model(i, layers.Dense(6, name="logits")(layers.Dense(96, name="fourth")(x)))
+    scales = np.resize(factors, 24)
+    first.kernel.assign(np.asarray(first.kernel) * scales)
+    second.kernel.assign(np.asarray(second.kernel) / scales[:, None])
+    return model
+
+
+X = np.random.default_rng(0).normal(size=(1500, 16)).astype("float32")
+APART = np.geomspace(1.0, 1000.0, 24)
+
+
+def labelled(model):
+    return X, np.argmax(model(X), 1)
+
+
+@pytest.fixture(scope="module")
+def faulty():
+    return network(APART)
+
+
+@pytest.fixture(scope="module")
+def found(faulty, tmp_path_factory):
+    path = tmp_path_factory.mktemp("within") / "a.tflite"
+    return kd.quantize_within(faulty, labelled(faulty), path, max_drop=6.0, verbose=False)
+
+
+def test_the_layers_that_suffer_get_more_bits(found, faulty):
+    assert found.within and found.drop <= 6.0
+    named = {name for names in found.exclude.values() for name in names}
+    assert "second" in named and "fourth" not in named
+    rows = {row.layers[0]: row for row in found.layers}
+    assert rows["second"].sensitivity > 5 * rows["fourth"].sensitivity
+    assert rows["fourth"].decision == "int8" and rows["fourth"].operations == 96 * 96
+    assert rows["second"].operations == 24 * 48
+    assert rows["fourth"].bytes == 96 * 96  # its bias is zero, and not stored
+    total = 16 * 24 + 24 * 48 + 48 * 96 + 96 * 96 + 96 * 6
+    floats = sum(row.operations for row in found.layers if row.decision == "float32")
+    assert found.integer_operations == pytest.approx(1 - floats / total)
+    # What int8 alone loses is far more than the limit.
+    plain = kd.export_tflite(faulty, found.path.with_name("plain.tflite"), "int8", X, verbose=False,
+                             on_disagreement="ignore")  # fmt: skip
+    x, y = labelled(faulty)
+    assert kd.evaluate_tflite(plain, (x, y), verbose=False).accuracy < 0.9
+
+
+def test_the_figures_are_those_of_the_written_file(found, faulty):
+    _, _, reporting = _divided(labelled(faulty), source_of(faulty), 2048, True)
+    rows = [batch.inputs["x"] for batch in reporting.batches]
+    x = np.concatenate(rows)
+    y = np.argmax(faulty(x), 1)
+    result = kd.evaluate_tflite(found.path, (x, y), faulty, verbose=False)
+    assert found.samples == len(x) == 500
+    assert found.accuracy <= result.accuracy and abs(found.accuracy - result.accuracy) < 0.02
+    assert found.bytes == found.path.stat().st_size
+
+
+def test_the_plan_writes_the_same_file(found, faulty):
+    content = json.loads(found.path.with_name("a.tflite.plan.json").read_text())
+    assert content["result"]["exclude"] == found.exclude
+    assert content["result"]["within"] is True
+    calibrating, _, _ = _divided(labelled(faulty), source_of(faulty), 2048, True)
+    again = kd.export_tflite(
+        faulty, found.path.with_name("again.tflite"), "int8", calibrating, exclude=found.exclude,
+        verbose=False, on_disagreement="ignore",
+    )  # fmt: skip
+    assert again.read_bytes() == found.path.read_bytes()
+
+
+def test_the_table_says_everything(found):
+    text = str(found)
+    assert text.splitlines()[0].split() == [
+        "layer",
+        "sensitivity",
+        "decision",
+        "bytes",
+        "operations",
+    ]
+    assert "keeps to max_drop=6" in text and "operations in integers" in text
+
+
+def test_nothing_is_decided_on_what_is_reported():
+    model = network()
+    x = np.arange(300 * 16, dtype="float32").reshape(300, 16)
+    parts = _divided((x, np.zeros(300, int)), source_of(model), 250, True)
+    rows = [{row[0] for row in np.asarray(parts[0]["x"])}]
+    rows += [{row[0] for b in part.batches for row in b.inputs["x"]} for part in parts[1:]]
+    assert [len(part) for part in rows] == [83, 83, 84]
+    assert not rows[0] & rows[1] and not rows[0] & rows[2] and not rows[1] & rows[2]
+
+
+def test_without_a_fault_all_is_in_8_bits(tmp_path):
+    model = network()
+    found = kd.quantize_within(model, X, tmp_path / "a.tflite", min_agreement=0.9, verbose=False)
+    assert found.within and found.exclude == {} and found.integer_operations == 1.0
+    assert found.accuracy is None and found.drop is None and found.agreement >= 0.9
+
+
+@pytest.mark.promise
+def test_a_killed_search_goes_on(faulty, tmp_path, monkeypatch):
+    """The second run measures what the first did not, and finds what one run finds."""
+    measured = []
+    original = bit_search.measure_answers
+
+    def counting(expected, path, xnnpack):
+        if len(measured) == 3 and not measured.count("killed"):
+            measured.append("killed")
+            raise KeyboardInterrupt
+        measured.append(path)
+        return original(expected, path, xnnpack)
+
+    monkeypatch.setattr(bit_search, "measure_answers", counting)
+    arguments = {"max_drop": 6.0, "verbose": False}
+    path = tmp_path / "a.tflite"
+    with pytest.raises(KeyboardInterrupt):
+        kd.quantize_within(faulty, labelled(faulty), path, **arguments)
+    assert not path.exists()
+    first = json.loads(path.with_name("a.tflite.plan.json").read_text())
+    kd.quantize_within(faulty, labelled(faulty), path, **arguments)
+    after = json.loads(path.with_name("a.tflite.plan.json").read_text())
+    assert first["tried"].items() <= after["tried"].items()
+    total = len(measured)
+    resumed = kd.quantize_within(faulty, labelled(faulty), path, **arguments)
+    assert len(measured) == total  # all is known
+    whole = kd.quantize_within(faulty, labelled(faulty), tmp_path / "b.tflite", **arguments)
+    assert resumed.exclude == whole.exclude
+    assert path.read_bytes() == (tmp_path / "b.tflite").read_bytes()
+    # Another model begins anew.
+    other = network(APART[::-1])
+    kd.quantize_within(other, labelled(other), path, **arguments)
+    assert len(measured) > total
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Raw(keras.Model):
+    """Computes outside of layers what 8 bits cannot hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = layers.Dense(6, name="hidden")
+
+    def call(self, x):
+        x = self.hidden(x)
+        large = keras.ops.concatenate([x[:, :1] * 1e4, x[:, 1:]], 1)
+        return large * keras.ops.convert_to_tensor([1e-4, 1.0, 1.0, 1.0, 1.0, 1.0])
+
+
+def test_a_limit_that_cannot_be_met_is_said_and_the_nearest_file_kept(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = Raw()
+    model(X[:1])
+    with pytest.warns(UserWarning, match=r"does not keep to the limit.*min_agreement=0.99"):
+        found = kd.quantize_within(
+            model, X, tmp_path / "a.tflite", min_agreement=0.99, verbose=False
+        )
+    assert not found.within and found.agreement < 0.99
+    assert found.path.exists() and "does not keep to min_agreement=0.99" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "max_drop=None, min_agreement=None"),
+        ({"max_drop": 1.0, "min_agreement": 0.9}, "max_drop=1.0, min_agreement=0.9"),
+        ({"max_drop": -1.0}, "max_drop"),
+        ({"min_agreement": 0.9, "quantization": "float16"}, "quantization='float16'"),
+        ({"max_drop": 1.0}, "`data` has no labels"),
+        ({"min_agreement": 0.9, "data": X[:50]}, "50 samples"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kd.quantize_within(
+            network(), arguments.pop("data", X), tmp_path / "a.tflite", verbose=False, **arguments
+        )
+    assert not (tmp_path / "a.tflite").exists()
+
+
+def test_numbers_are_no_answers(tmp_path):
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(1)])
+    model.compile(loss="mse")
+    y = X.sum(1)
+    with pytest.raises(ValueError, match="gives none"):
+        kd.quantize_within(model, (X, y), tmp_path / "a.tflite", min_agreement=0.9, verbose=False)
+
+
+def test_4_bits(tmp_path):
+    model = network()
+    found = kd.quantize_within(
+        model, X, tmp_path / "a.tflite", min_agreement=0.93, quantization="int4", verbose=False
+    )
+    assert found.within
+    assert {row.decision for row in found.layers} >= {"int4"}
+    assert set(found.exclude) <= {"dynamic", "float32"}
+
+
+@pytest.mark.promise
+@pytest.mark.parametrize("number", range(4))
+def test_every_planted_fault_costs_half_a_point_at_most(script, tmp_path, number):
+    train, test = script.load("digits")
+    model = script.make(script.FAULTS[number], *train, epochs=8)
+    plain, _, found = script.measure(model, train, test, tmp_path, 0.5)
+    assert found.within and found.drop <= 0.5
+    assert found.integer_operations >= 0.9
+    assert number == 0 or plain > 0.5  # the fault is one
