@@ -37,7 +37,7 @@ def model():
     x = layers.DepthwiseConv2D(3, padding="same")(x)
     y = layers.Activation("swish")(x)
     x = layers.Add()([layers.Activation("tanh")(x), y])
-    x = layers.Activation("gelu")(layers.AveragePooling2D()(x))
+    x = layers.Activation("gelu")(layers.AveragePooling2D(2)(x))
     pooled = layers.GlobalAveragePooling2D(keepdims=True)(x)
     x = layers.Reshape((64, 16))(layers.Multiply()([x, pooled]))
     scores = ops.softmax(ops.matmul(x, ops.transpose(x, (0, 2, 1))))

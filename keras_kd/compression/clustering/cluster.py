@@ -51,9 +51,19 @@ class _Clustered:
             kernel = kernel * tf.constant(self.mask, kernel.dtype)
             # The centroid of the zeros stays zero, as in TF-MOT.
             self.centroids.assign(tf.where(tf.constant(self.zero), 0.0, self.centroids.value))
+        self.algorithm.cluster_centroids = _read(tf.convert_to_tensor(self.centroids.value))
         return self.algorithm.get_clustered_weight(
             self.algorithm.get_pulling_indices(kernel), kernel
         )
+
+
+@tf.custom_gradient
+def _read(centroids: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tf.Tensor]]:
+    """Return centroids whose gradient is one number each, not one for each weight.
+
+    Adam would square these one by one, and differently on several workers.
+    """
+    return tf.identity(centroids), tf.convert_to_tensor
 
 
 class ClusteredKernels:
