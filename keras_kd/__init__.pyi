@@ -19,11 +19,13 @@ from .compression.shrinking.shrink_model import shrink_plan as shrink_plan
 from .compression.stages.stage import Plan as Plan
 from .compression.stages.stage import Stage as Stage
 from .distilling.backup import BackupAndRestore as BackupAndRestore
+from .distilling.balancing import gradient_shares as gradient_shares
 from .distilling.distiller import Distiller as Distiller
 from .distilling.dot import DOT as DOT
 from .distilling.hints import Hint as Hint
 from .distilling.mutual import MutualDistiller as MutualDistiller
 from .distilling.pyramids import pair_levels as pair_levels
+from .distilling.self_teacher import SelfTeacher as SelfTeacher
 from .distilling.transformers import student_from_layers as student_from_layers
 from .distilling.transformers import transformer_hints as transformer_hints
 from .export.fidelity import ExportedFile as ExportedFile

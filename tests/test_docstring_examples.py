@@ -57,6 +57,20 @@ def with_two_outputs():
     return keras.Model(image, outputs)
 
 
+def pyramid(width):
+    x = image = keras.Input((8, 8, 1))
+    for _ in range(3):
+        x = keras.layers.Conv2D(width, 3, strides=2 if x is not image else 1, padding="same")(x)
+    pooled = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(10)(pooled))
+
+
+def transformer(layers):
+    keras_hub = pytest.importorskip("keras_hub")
+    backbone = keras_hub.models.BertBackbone(20, layers, 2, 24, 8, max_sequence_length=8)
+    return keras_hub.models.BertTextClassifier(backbone, num_classes=3, preprocessor=None)
+
+
 class World:
     """What the examples take for granted: data, models and files."""
 
@@ -152,6 +166,12 @@ class World:
             kernel = np.outer(rng.normal(size=64), rng.normal(size=32))
             student.layers[2].kernel.assign(kernel)
             return {"distiller": self.distiller(self.teacher(), student)}
+        if name == "pair_levels":
+            return {"teacher": pyramid(4), "student": pyramid(3)}
+        if name in ("transformer_hints", "losses.AttentionRelation", "losses.AttentionScores"):
+            return {"teacher": transformer(4), "student": transformer(2)}
+        if name == "student_from_layers":
+            return {"teacher": transformer(6)}
         if name == "losses.top_k_logits":
             tokens = rng.integers(0, 9, (4, 5))
             embed = keras.Sequential([keras.layers.Embedding(9, 64)])

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_kd.data.first_batch import FirstBatch
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
+from keras_kd.distilling.balancing import BALANCED
 from keras_kd.distilling.checks.arguments import (
     check_losses,
     check_model,
@@ -64,7 +65,9 @@ class Distiller(Trainer):
         distillation_loss_weights: A weight `w_i` for each loss: a number; one of
             `keras.optimizers.schedules`, evaluated at the optimizer's step; or a function of the
             epoch, which counts from 0. The `temperature` of a loss may be of the same kinds.
-            Defaults to `None`, all `1.0`.
+            `"balanced"`: `fit` measures the gradients on the first batches and weighs them alike,
+            the first loss with `1.0`; it prints the weights, which stay. Defaults to `None`, all
+            `1.0`.
         student_loss_weight: The weight `w` of the loss on labels, between 0 and 1, of the same
             kinds. Defaults to `0.5`.
         name: Name of the model. Defaults to `"distiller"`.
@@ -136,7 +139,7 @@ class Distiller(Trainer):
         teacher: Any,
         student: keras.Model,
         distillation_losses: Any,
-        distillation_loss_weights: Sequence[Scheduled] | Scheduled | None = None,
+        distillation_loss_weights: Sequence[Scheduled] | Scheduled | str | None = None,
         student_loss_weight: Scheduled = 0.5,
         name: str = "distiller",
         *,
@@ -149,6 +152,7 @@ class Distiller(Trainer):
         check_model(student, "student")
         losses = check_losses(distillation_losses, student, student_loss_weight)
         self.student = student
+        self.balances = distillation_loss_weights == BALANCED
         self.stop_distillation_at = number(
             "stop_distillation_at", stop_distillation_at, least=0, whole=True, optional=True
         )

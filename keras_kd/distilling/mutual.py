@@ -84,6 +84,11 @@ class MutualDistiller(Trainer):
     ) -> None:
         super().__init__(name=name, **kwargs)
         _check_peers(peers)
+        if isinstance(distillation_loss_weights, str):
+            raise ValueError(
+                "A MutualDistiller takes numbers or schedules as weights. Received: "
+                f"distillation_loss_weights={distillation_loss_weights!r}."
+            )
         # Each holds one peer with its losses, metrics and labels; what teaches it comes from here.
         self.distillers = [
             Distiller(

@@ -17,6 +17,7 @@ from keras import ops
 
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
+from keras_kd.distilling.balancing import BALANCED
 from keras_kd.distilling.checks.compatibility import check_layers
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.loss_values import evaluate_loss, layer_paths_of, unique_names
@@ -134,9 +135,15 @@ class Objective:
         """The variables of `layers` that are trained."""
         return [variable for layer in self.layers for variable in layer.trainable_variables]
 
+    @property
+    def unbalanced(self) -> bool:
+        """Whether the weights are still to be measured: `"balanced"` before the first `fit`."""
+        return any(isinstance(weight, str) for weight in self.distillation_loss_weights)
+
     def get_config(self) -> dict[str, Any]:
         """Return the losses and their weights as arguments of a distiller, serialised."""
-        weights = [serialize(weight) for weight in self.distillation_loss_weights]
+        weights: Any = [serialize(weight) for weight in self.distillation_loss_weights]
+        weights = BALANCED if self.unbalanced else weights
         return {
             "distillation_losses": [
                 keras.tree.map_structure(serialize, loss) for loss in self.distillation_losses

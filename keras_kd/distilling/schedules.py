@@ -70,7 +70,17 @@ class Schedules:
             function.begin_epoch(epoch)
 
     def value(self, scheduled: Any) -> Any:
-        """Return the present value: a number as it is, or a float32 scalar."""
+        """Return the present value: a number as it is, or a float32 scalar.
+
+        Raises:
+            ValueError: If it is `"balanced"`, a weight that `fit` has not measured yet.
+        """
+        if isinstance(scheduled, str):
+            raise ValueError(
+                "The weights of the losses are not measured yet. Received: "
+                f"distillation_loss_weights={scheduled!r}. Call `fit` of the distiller first, or "
+                "pass numbers."
+            )
         if isinstance(scheduled, LearningRateSchedule):
             return keras.ops.cast(scheduled(self.step()), "float32")
         if callable(scheduled):

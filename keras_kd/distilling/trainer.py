@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 
 from keras_kd.data.first_batch import first_batch, without_losing_the_first
+from keras_kd.distilling.balancing import balance
 from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
 from keras_kd.distilling.checks.student_loss import check_validation, label_ranges
 from keras_kd.distilling.dot import stacked
@@ -288,16 +290,24 @@ class Trainer(keras.Model):
         return [state.state for layer in flat_layers(self) for state in layer._seed_generators]
 
     def save_own_variables(self, store: Any) -> None:
-        """Save the states of random layers, which Keras leaves out: resuming needs them."""
+        """Save what resuming needs: random states, which Keras leaves out, and balanced weights."""
         for i, state in enumerate(self.random_states()):
             store[str(i)] = state.numpy()
+        for i, learner in enumerate(self.learners()):
+            if learner.balances and not learner.objective.unbalanced:
+                store[f"weights_{i}"] = np.array(learner.distillation_loss_weights, "float64")
 
     def load_own_variables(self, store: Any) -> None:
-        """Load the states of random layers; others stay where the layers are not the same."""
-        states = self.random_states()
-        if len(store.keys()) == len(states):
+        """Load random states, where the layers are the same, and balanced weights."""
+        states, names = self.random_states(), list(store.keys())
+        if sum(name.isdigit() for name in names) == len(states):
             for i, state in enumerate(states):
                 state.assign(store[str(i)])
+        for i, learner in enumerate(self.learners()):
+            if learner.balances and f"weights_{i}" in names:
+                learner.objective.distillation_loss_weights = [*map(float, store[f"weights_{i}"])]
+                if self.train_function is not None:
+                    self.make_train_function(force=True)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train, as `keras.Model.fit` does, after one look at the data.
@@ -342,6 +352,10 @@ class Trainer(keras.Model):
             batch = batch or first_batch(x, arguments["y"], arguments.get("sample_weight"))
             self.check_data(batch)
             self.check_validation(validation)
+            for learner in self.learners():
+                if learner.objective.unbalanced:
+                    verbose = arguments.get("verbose", 1) not in (0, "0")
+                    balance(learner, x, arguments["y"], arguments.get("sample_weight"), verbose)
         first, ranges = self.learners()[0], []
         if batch is not None and batch.labels is not None:
             ranges = label_ranges(first.compile_arguments.loss, first.student, batch.inputs)

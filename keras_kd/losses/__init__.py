@@ -7,6 +7,7 @@ from keras_kd.losses.attention_transfer import AttentionTransfer as AttentionTra
 from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence as BinaryKLDivergence
 from keras_kd.losses.bounded_regression import BoundedRegression as BoundedRegression
 from keras_kd.losses.channel_wise import ChannelWise as ChannelWise
+from keras_kd.losses.class_consistency import ClassConsistency as ClassConsistency
 from keras_kd.losses.correlation_congruence import CorrelationCongruence as CorrelationCongruence
 from keras_kd.losses.cosine_relation import CosineRelation as CosineRelation
 from keras_kd.losses.crd import CRD as CRD

@@ -12,7 +12,7 @@ LEFT_OUT = {
     "DistillationLoss", "BoundedRegression", "AlphaBeta", "JensenShannon", "ReverseKL", "SkewKL",
     "ChannelWise", "PearsonFeatures", "MaskedGenerative", "LocalizationDistillation",
     "ForegroundWeighted", "MultiLevel", "SRRL",
-    "AttentionRelation", "AttentionScores",
+    "AttentionRelation", "AttentionScores", "ClassConsistency",
 }  # fmt: skip
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -21,6 +21,7 @@ RESPONSE = {
     "AlphaBeta",
     "BinaryKLDivergence",
     "BoundedRegression",
+    "ClassConsistency",
     "DIST",
     "DKD",
     "JensenShannon",

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_kd.distilling.balancing import BALANCED
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.schedules import is_schedule
 from keras_kd.losses.shared.base import DistillationLoss
@@ -82,13 +83,20 @@ def check_losses(losses: Any, student: keras.Model, student_loss_weight: Any) ->
 
 
 def check_weights(weights: Any, losses: list[Any]) -> list[Any]:
-    """Return a weight for each loss.
+    """Return a weight for each loss; of `"balanced"` the word, until they are measured.
 
     Raises:
         ValueError: If their number differs, or one is neither a number nor a schedule.
     """
     if weights is None:
         return [1.0] * len(losses)
+    if isinstance(weights, str):
+        if weights != BALANCED:
+            raise ValueError(
+                '`distillation_loss_weights` must be numbers, schedules or "balanced". Received: '
+                f"distillation_loss_weights={weights!r}."
+            )
+        return [BALANCED] * len(losses)
     if is_number(weights) or is_schedule(weights):
         weights = [weights]
     weights = list(weights)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+
+X = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+Y = np.array([0, 1, 1, 0, 1, 0, 0, 1])
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input((3,)), keras.layers.BatchNormalization(), keras.layers.Dense(2)]
+    )
+
+
+class Recorded(keras.callbacks.Callback):
+    """The weights of the student after every step, and of the teacher before it."""
+
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.models = student, teacher
+        self.students, self.teachers = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.teachers.append(self.models[1].get_weights())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.students.append(self.models[0].get_weights())
+
+
+def run(momentum, epochs=2):
+    student = network()
+    self_teacher = kd.SelfTeacher(student, momentum)
+    distiller = kd.Distiller(self_teacher.teacher, student, kd.losses.SoftCrossEntropy(1.0))
+    distiller.compile(
+        keras.optimizers.SGD(0.5), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    recorded = Recorded(student, self_teacher.teacher)
+    first = student.get_weights()
+    distiller.fit(
+        X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0,
+        callbacks=[recorded, self_teacher],
+    )  # fmt: skip
+    return distiller, self_teacher, first, recorded
+
+
+def test_the_teacher_is_the_exponential_average_of_the_student():
+    _, self_teacher, first, recorded = run(0.9)
+    mean = [w.astype("d") for w in first]
+    for step, (teacher, student) in enumerate(
+        zip(recorded.teachers, recorded.students, strict=True)
+    ):
+        for got, expected in zip(teacher, mean, strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-6, err_msg=str(step))
+        mean = [0.9 * m + 0.1 * s for m, s in zip(mean, student, strict=True)]
+    np.testing.assert_allclose(self_teacher.teacher.get_weights()[-2], mean[-2], atol=1e-6)
+    assert np.abs(recorded.students[-1][-2] - first[-2]).max() > 0.05
+
+
+def test_without_momentum_it_is_the_student_of_the_epoch_before():
+    _, _, first, recorded = run(None)
+    for step, expected in ((0, first), (1, first), (2, recorded.students[1])):
+        for got, w in zip(recorded.teachers[step], expected, strict=True):
+            np.testing.assert_array_equal(got, w)
+
+
+def test_the_moving_teacher_is_what_teaches():
+    """The loss of the second epoch is computed with the student of the first."""
+    distiller, self_teacher, _, recorded = run(None, epochs=1)
+    self_teacher.teacher.set_weights(recorded.students[-1])
+    logits = distiller.student(X, training=False).numpy()
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    distiller.compile(keras.optimizers.SGD(0.0), evaluate_distillation=True, loss="mse")
+    logs = distiller.evaluate(X, logits, return_dict=True, verbose=0)
+    assert logs["soft_cross_entropy"] == pytest.approx(-(p * np.log(p)).sum(-1).mean(), rel=1e-4)
+
+
+def test_the_average_goes_on_in_a_second_fit():
+    distiller, self_teacher, _, _ = run(0.9)
+    before = self_teacher.teacher.get_weights()
+    distiller.fit(X, Y, batch_size=8, epochs=1, verbose=0, callbacks=[self_teacher])
+    student = distiller.student.get_weights()
+    for got, old, new in zip(self_teacher.teacher.get_weights(), before, student, strict=True):
+        np.testing.assert_allclose(got, 0.9 * old + 0.1 * new, atol=1e-6)
+
+
+def test_refuses_wrong_arguments():
+    with pytest.raises(ValueError, match=r"copies a built keras\.Model"):
+        kd.SelfTeacher(keras.Sequential([keras.layers.Dense(2)]))
+    with pytest.raises(ValueError, match="SelfTeacher: `momentum`"):
+        kd.SelfTeacher(network(), 1.0)
