@@ -67,8 +67,7 @@ class QuantizeAware(Stage):
     without representative data; the other formats hold the trained weights.
 
     Zeros of a pruned student stay zero. Weights that a `Cluster` stage of the same `compress` gave
-    one value keep one value; every channel of the file then has as few integers as the kernel has
-    values.
+    one value keep one value, and the file has one integer for each of them.
 
     Args:
         epochs: Number of epochs of training; with 0 the ranges are calibrated and the weights
