@@ -12,7 +12,7 @@ export KERAS_BACKEND := tensorflow
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-promises test-slow lint format bench examples notebooks docs install clean
+.PHONY: demo test test-promises test-slow test-arm lint format bench examples notebooks docs install clean
 
 demo: $(STAMP)
 	$(BIN)/keras-kd demo --dataset digits --out exports/digits
@@ -27,6 +27,11 @@ test-promises: $(STAMP)
 # All that `test` leaves out.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m 'slow or promise' $(PYTEST_ARGS)
+
+# Files on 64-bit Arm under qemu, which is unpacked into a folder; skipped where that is impossible.
+test-arm: $(STAMP)
+	@tools/arm.sh build/arm $(BIN)/python || { echo "make test-arm: skipped"; exit 0; }; \
+	  KERAS_KD_ARM=$(CURDIR)/build/arm $(BIN)/python -m pytest -q -m arm tests/export/test_on_arm.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from keras_kd.export.exclusion import exclude_layers
 from keras_kd.export.int4 import gathers_to_lookups, to_int4
 from keras_kd.export.int4_kernels import KernelIn4Bits, to_4_or_8_bits
 from keras_kd.export.keras_source import KerasSource
+from keras_kd.export.one_scale import share_values
 from keras_kd.export.options import INTEGER, BatchSize, ExportOptions
 from keras_kd.export.refusals import open_number_of_steps
 from keras_kd.export.saved_model import SavedModelSource
@@ -255,6 +256,7 @@ class Conversion:
                 for form in self._wanted_beside:
                     with contextlib.suppress(NotConvertedError):
                         beside[form] = other(form).packed()
+        share_values(file, self._source.clustered_kernels())
         return Converted(file, signatures, batch_sizes, problems, kernels, beside)
 
     def _beside(self, file: ModelFile, form: str) -> ModelFile:

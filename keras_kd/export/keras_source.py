@@ -111,6 +111,11 @@ class KerasSource:
             Input(safe_name(t.name), tuple(t.shape), np.dtype(t.dtype)) for t in tensors
         )
 
+    def kernels(self) -> list[np.ndarray]:
+        """Return all kernels of the model."""
+        weights = [weight for weight in self.model.weights if len(weight.shape) > 1]
+        return [keras.ops.convert_to_numpy(weight.value) for weight in weights]
+
     def clustered_kernels(self) -> list[np.ndarray]:
         """Return the kernels that share values as a whole; depthwise ones are never clustered."""
         operations = operations_of(self.model) if self._clustered else {}

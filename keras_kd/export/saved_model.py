@@ -112,6 +112,10 @@ class SavedModelSource:
         """Return `False`: its loss is not known; see `KerasSource.minimizes_errors`."""
         return False
 
+    def clustered_kernels(self) -> list[np.ndarray]:
+        """Return none: nothing is known of its layers."""
+        return []
+
     def _names(self, attribute: str) -> list[str]:
         """Names which the model, or the model inside it, gives its inputs or outputs."""
         inner = getattr(self.model, "model", self.model)

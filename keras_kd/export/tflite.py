@@ -36,7 +36,7 @@ from keras_kd.export.int4_kernels import sentence_on
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.labels_in_file import embed, with_labels
 from keras_kd.export.metadata import check_labels, check_places, describe, written
-from keras_kd.export.one_scale import share_values
+from keras_kd.export.one_scale import merge_scales
 from keras_kd.export.options import (
     INTEGER,
     BatchSize,
@@ -47,7 +47,7 @@ from keras_kd.export.options import (
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
 from keras_kd.export.promises import check_promises
 from keras_kd.export.refusals import trained_for_8_bits, trained_for_int8, trained_not_for_int4
-from keras_kd.export.remedies import find_remedy
+from keras_kd.export.remedies import find_remedy, measure_file
 from keras_kd.export.saved_model import SavedModelSource, source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
@@ -243,8 +243,6 @@ def export_tflite(
     job.use_data(representative_data, validation_data)
     converted = job.run()
     file = converted.file
-    if isinstance(source, KerasSource):
-        share_values(file, source.clustered_kernels())
     operators = file.operators()
     if isinstance(source, KerasSource) and quantization in ("int8", "int4"):
         check_promises(source.model, source.weight_bits, file, target, quantization)
@@ -263,6 +261,10 @@ def export_tflite(
         said.append(trained_for_8_bits())
     flex = any(operator.is_flex for operator in operators)
     refuse_custom_operators(operators, target, allow_flex)
+    expected = None if job.samples is None or flex else Expected(source, job.samples)
+    calibrated = job.calibration is not None and not source.quantization_aware
+    if expected is not None and calibrated and isinstance(source, KerasSource):
+        file = merge_scales(file, source.kernels(), lambda made: measure_file(made, expected))
     if sparse:
         file, sentence = _sparse(file, job, target, flex)
         said.append(sentence)
@@ -294,8 +296,7 @@ def export_tflite(
     with written(target, content, facts) as temporary:
         if not flex:
             check_runs(temporary, file, target, converted.signatures, samples)
-        if job.samples is not None and not flex:
-            expected = Expected(source, job.samples)
+        if expected is not None:
             fidelity = measure_fidelity(expected, temporary)
             facts["fidelity"] = fidelity.to_dict()
             if on_disagreement != "ignore" and fidelity.is_poor(min_agreement):

@@ -95,7 +95,8 @@ def test_equal_values_are_equal_integers_in_the_file(
     student = students(chain)
 
     def export(name):
-        arguments = {"representative_data": data()[0], "verbose": False}
+        arguments = {"on_disagreement": "ignore", "verbose": False}
+        arguments["representative_data"] = data()[0]
         return kd.export_tflite(student, tmp_path / f"{name}.tflite", form, **arguments)
 
     path = export("as_a_whole")
@@ -108,7 +109,7 @@ def test_equal_values_are_equal_integers_in_the_file(
         zeros = {integers.size: np.mean(integers == 0) for _, integers, _ in found}
         for size in (216, 3456):  # the first convolution and the hidden layer
             assert zeros[size] >= 0.5 - 1 / size
-    monkeypatch.setattr("keras_kd.export.tflite.share_values", lambda file, kernels: None)
+    monkeypatch.setattr("keras_kd.export.conversion.share_values", lambda file, kernels: None)
     before = export("by_channel")
     most = [len(np.unique(part[1])) for part in kernels_in(before.read_bytes())]
     assert max(most) > 6, "the converter gives every channel its own integers"
@@ -152,3 +153,34 @@ def test_a_student_that_was_saved_knows_what_is_shared(tmp_path):
     model = keras.Sequential([keras.Input((2,)), layers.Dense(2, name="dense")])
     CompressedModel(model, [], {}, False, clustered={"dense": "kernel"}).save(tmp_path / "m.keras")
     assert kd.load_compressed(tmp_path / "m.keras").clustered == {"dense": "kernel"}
+
+
+@pytest.mark.promise
+def test_dense_kernels_have_one_scale_where_that_loses_nothing(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    inputs = keras.Input((32,), name="given")
+    x = inputs
+    for units in (128, 96, 64, 4):
+        x = layers.Dense(units, "relu" if units > 4 else None, name=f"dense_{units}")(x)
+    model = keras.Model(inputs, x)
+    # An enormous weight of what is always zero: one scale for all would leave no steps to others.
+    first, second = model.get_layer("dense_128"), model.get_layer("dense_96")
+    kernel, bias = first.get_weights()
+    kernel[:, 7], bias[7] = 0.0, -1.0
+    first.set_weights([kernel, bias])
+    kernel, bias = second.get_weights()
+    kernel[7, 3] = 50.0
+    second.set_weights([kernel, bias])
+    x = generator.normal(size=(256, 32)).astype("float32")
+
+    def export(name):
+        return kd.export_tflite(model, tmp_path / f"{name}.tflite", "int8", x, verbose=False)
+
+    file = export("merged")
+    found = {integers.shape: len(scales) for _, integers, scales in kernels_in(file.read_bytes())}
+    del found[4, 64]  # four scales, which may go or stay
+    assert found == {(128, 32): 1, (96, 128): 96, (64, 96): 1}
+    monkeypatch.setattr("keras_kd.export.tflite.merge_scales", lambda file, *_: file)
+    before = export("separate")
+    assert file.stat().st_size < before.stat().st_size - 8 * (128 + 64)
+    assert file.fidelity.signal_to_noise_db >= before.fidelity.signal_to_noise_db - 0.1
