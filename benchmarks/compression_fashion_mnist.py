@@ -5,7 +5,8 @@
 One teacher; a distilled student a seed. From this same student every chain of stages begins three
 times: taught by the teacher, with labels only (`student_loss_weight=1.0`), and by hand with TF-MOT
 on `tf_keras`, with labels only, as far as TF-MOT has the stages; with the same data, order, epochs
-and learning rates. A stage that begins several chains is run once. The accuracy is that of the
+and learning rates. A stage that begins several chains is run once; from Cluster on they are one
+run, because QuantizeAware keeps what was shared in the same run. The accuracy is that of the
 exported file: int8 where the chain ends with QuantizeAware (Q), else float32. What is done is kept
 in `--out`; the same command goes on from there. Prints a Markdown table.
 """
@@ -121,7 +122,7 @@ class Benchmark:
 
     def compressed(self, seed, chain, teaching):
         """Return the student after a chain of stages, as `kd.compress` gives it."""
-        before = chain[:-1]
+        before = chain[: chain.index("C")] if "C" in chain else chain[:-1]
         student = self.compressed(seed, before, teaching).model if before else self.student(seed)
         keras.utils.set_random_seed(seed)
         taught = teaching == "taught"
@@ -132,7 +133,7 @@ class Benchmark:
         return kd.compress(
             distiller,
             self.training_data(seed, taught),
-            stages=[stage(chain[-1], self.chosen.epochs)],
+            stages=[stage(kind, self.chosen.epochs) for kind in chain[len(before) :]],
             path=self.folder / "runs" / f"{chain}.{teaching}.seed{seed}",
             verbose=0,
         )

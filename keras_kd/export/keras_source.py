@@ -114,7 +114,7 @@ class KerasSource:
     def kernels(self) -> list[np.ndarray]:
         """Return all kernels of the model."""
         weights = [weight for weight in self.model.weights if len(weight.shape) > 1]
-        return [keras.ops.convert_to_numpy(weight.value) for weight in weights]
+        return [np.asarray(weight.value) for weight in weights]
 
     def clustered_kernels(self) -> list[np.ndarray]:
         """Return the kernels that share values as a whole; depthwise ones are never clustered."""
@@ -125,7 +125,7 @@ class KerasSource:
             if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D))
         }
         return [
-            keras.ops.convert_to_numpy(weight.value)
+            np.asarray(weight.value)
             for path in self._clustered
             for weight in getattr(operations.get(path), "weights", ())
             if len(weight.shape) > 1

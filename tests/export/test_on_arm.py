@@ -47,7 +47,7 @@ np.savez(sys.argv[2], **found)
 """
 
 
-def make_student(convolutions_only=False):
+def make_student(integer_throughout=False):
     keras.utils.set_random_seed(0)
     images = keras.Input((12, 12, 3), name="images")
     x = layers.Conv2D(16, 3, use_bias=False)(images)
@@ -55,7 +55,7 @@ def make_student(convolutions_only=False):
     x = layers.DepthwiseConv2D(3, padding="same", activation="relu6")(x)
     x = layers.Add()([x, layers.Conv2D(16, 1, activation="hard_sigmoid")(x)])
     x = layers.Conv2DTranspose(8, 2, strides=2, activation="relu")(x)
-    if convolutions_only:
+    if integer_throughout:
         return keras.Model(images, layers.Dense(10)(layers.Flatten()(x)))
     x = layers.Reshape((50, 64))(x)
     x = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 8)(x, x))
@@ -67,10 +67,10 @@ def make_student(convolutions_only=False):
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arm")
-    student = make_student()
+    student, whole = make_student(), make_student(integer_throughout=True)
     generator = np.random.default_rng(0)
     x = generator.normal(size=(64, 12, 12, 3)).astype("float32")
-    distiller = kd.Distiller(None, student, [], student_loss_weight=1.0)
+    distiller = kd.Distiller(None, whole, [], student_loss_weight=1.0)
     distiller.compile("adam", loss=keras.losses.SparseCategoricalCrossentropy(True))
     y = generator.integers(0, 10, 64)
     stages = [kd.Prune(0.6, epochs=1), kd.Cluster(16, epochs=1), kd.QuantizeAware(epochs=1)]
@@ -82,11 +82,12 @@ def measured(tmp_path_factory):
         "float32_sparse": (pruned, {"sparse": True}),
         "float16": (student, {}),
         "dynamic": (student, {}),
-        "int8": (student, {}),
-        "int8_in_and_out": (student, {"integer_io": True}),
+        "int8": (whole, {}),
+        "int8_in_and_out": (whole, {"integer_io": True}),
         "int8_clustered": (clustered, {}),
         "int8_trained": (trained, {}),
-        "int16x8": (make_student(convolutions_only=True), {}),
+        "int8_partly_float": (student, {}),
+        "int16x8": (whole, {}),
         "int16x8_partly_float": (student, {}),
         "int4": (student, {}),
     }
@@ -108,14 +109,16 @@ def measured(tmp_path_factory):
 
 def test_integers_are_the_same_bit_by_bit(measured):
     arm, x86 = measured
-    for name, values in arm.items():
-        if (name.startswith("int8") and "WITHOUT" in name) or "partly_float" in name:
-            # Some of LiteRT's optimized kernels round otherwise on Arm; floats do, too.
-            step = np.diff(np.unique(x86[name].astype("float64"))).min()
-            np.testing.assert_allclose(values, x86[name], rtol=0, atol=4.01 * step, err_msg=name)
-        elif name.startswith(("int8", "int16x8")):
-            np.testing.assert_array_equal(values, x86[name], err_msg=name)
-            assert len(np.unique(values)) > 30, name
+    for name in arm:
+        if not name.startswith(("int8", "int16x8")):
+            continue
+        expected = x86[name].astype("float64")
+        if "partly_float" in name or name.endswith("WITHOUT_DEFAULT_DELEGATES"):
+            # Floats are rounded otherwise on Arm, and so is what LiteRT's optimized kernels sum.
+            assert np.abs(arm[name] - expected).max() < 0.1 * expected.std(), name
+        else:
+            np.testing.assert_array_equal(arm[name], x86[name], err_msg=name)
+        assert len(np.unique(arm[name])) > 30, name
 
 
 def test_floats_differ_by_their_last_digits(measured):
