@@ -13,12 +13,13 @@ from keras_kd.export.fidelity import Fidelity
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.packing import numbers
 
-# Operators whose second input is a kernel: the positions of what it multiplies and of the bias.
+# Operators with a kernel: the positions of the kernel, of what it multiplies and of the bias.
 _INPUTS = {
-    "FULLY_CONNECTED": (0, 2),
-    "CONV_2D": (0, 2),
-    "DEPTHWISE_CONV_2D": (0, 2),
-    "TRANSPOSE_CONV": (2, 3),
+    "FULLY_CONNECTED": (1, 0, 2),
+    "CONV_2D": (1, 0, 2),
+    "DEPTHWISE_CONV_2D": (1, 0, 2),
+    "TRANSPOSE_CONV": (1, 2, 3),
+    "DEQUANTIZE": (0, 0, 1),  # of a kernel that is multiplied in float
 }
 _STEPS = 127
 # A kernel's scale of a channel and its bias's.
@@ -192,13 +193,13 @@ class _StoredKernel:
                 values = np.round(values * before / (key[1] * scales)).astype(kind)
                 bias.buffer = self._file.add_buffer(values)
                 _set_scales(bias, key[1] * scales)
-            place = _INPUTS[self._file.operator_name(operator)[0]][1]
+            place = _INPUTS[self._file.operator_name(operator)[0]][2]
             inputs = list(numbers(operator.inputs))
             operator.inputs = [*inputs[:place], made[key], *inputs[place + 1 :]]
 
     def _bias(self, operator: Any) -> tuple[int, float] | None:
         """Return the tensor of an integer bias, and the scale of what the kernel multiplies."""
-        given, place = _INPUTS[self._file.operator_name(operator)[0]]
+        _, given, place = _INPUTS[self._file.operator_name(operator)[0]]
         inputs = numbers(operator.inputs)
         index = inputs[place] if place < len(inputs) else -1
         if index < 0 or not _scales(self._tensors[index]):
@@ -243,6 +244,9 @@ def _stored_kernels(file: ModelFile) -> Iterator[_StoredKernel]:
                 and file.stored(tensor.buffer) is not None
                 and len(_scales(tensor)) > 1
                 and names <= _INPUTS.keys()
-                and all(numbers(operator.inputs)[1] == index for operator in users[index])
+                and all(
+                    numbers(operator.inputs)[_INPUTS[file.operator_name(operator)[0]][0]] == index
+                    for operator in users[index]
+                )
             ):
                 yield _StoredKernel(file, graph, index, users)

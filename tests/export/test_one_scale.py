@@ -53,7 +53,7 @@ STAGES = {
     "trained": lambda: [kd.Cluster(6, epochs=0), kd.QuantizeAware(epochs=0)],
     "pruned": lambda: [kd.Prune(0.5, epochs=0), kd.Cluster(6, epochs=0), kd.QuantizeAware(1)],
 }
-CLUSTERED = ("CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+CLUSTERED = ("CONV_2D", "DEQUANTIZE", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,13 @@ def kernels_in(content):
     found = {}
     for graph in ModelFile(content).graphs():
         for operator in graph.operators:
-            tensor = (
-                graph.tensors[operator.input_indices[1]] if operator.name in CLUSTERED else None
-            )
-            if tensor is not None and tensor.kind == "INT8" and tensor.constant:
+            if operator.name not in CLUSTERED:
+                continue
+            index = operator.input_indices[int(operator.name != "DEQUANTIZE")]
+            tensor = graph.tensors[index]
+            if tensor.kind == "INT8" and tensor.constant:
                 integers = tensor.data.view(np.int8).reshape(tensor.shape)
-                found[operator.input_indices[1]] = operator.name, integers, tensor.scales
+                found[index] = operator.name, integers, tensor.scales
     return list(found.values())
 
 
@@ -87,7 +88,8 @@ def error(path, student):
 @pytest.mark.parametrize(
     ("chain", "form", "kernels"),
     [("trained", "int8", 10), ("pruned", "int8", 10), ("clustered", "int8", 10),
-     ("clustered", "int16x8", 10), ("clustered", "dynamic", 1)],
+     ("clustered", "int16x8", 10), ("clustered", "dynamic", 1),
+     ("clustered", "weight_only", 1)],
 )  # fmt: skip
 def test_equal_values_are_equal_integers_in_the_file(
     students, tmp_path, monkeypatch, chain, form, kernels
@@ -104,7 +106,7 @@ def test_equal_values_are_equal_integers_in_the_file(
     assert len(found) == kernels
     for name, integers, scales in found:
         assert len(np.unique(integers)) <= 6, (name, integers.shape)
-        assert (len(scales) == 1) == (name == "FULLY_CONNECTED" and form != "dynamic")
+        assert (len(scales) == 1) == (name == "FULLY_CONNECTED" and form[0] == "i")
     if chain == "pruned":
         zeros = {integers.size: np.mean(integers == 0) for _, integers, _ in found}
         for size in (216, 3456):  # the first convolution and the hidden layer
