@@ -59,3 +59,6 @@ from .planning.fit_size import compress_to_size as compress_to_size
 from .planning.quantize_within import LayerDecision as LayerDecision
 from .planning.quantize_within import QuantizedWithin as QuantizedWithin
 from .planning.quantize_within import quantize_within as quantize_within
+from .planning.search.results import FoundFile as FoundFile
+from .planning.search.results import SearchResult as SearchResult
+from .planning.search.search import search as search

@@ -143,6 +143,22 @@ def compress(folder):
     }
 
 
+def search(folder):
+    keras.utils.set_random_seed(0)
+    found = kd.search(
+        network(6, "teacher"), floats(), floats(), widths=(0.7, 0.4), depths=(1.0,), trials=4,
+        teachings={"taught": {}}, stages={"none": [], "8 bits": [kd.QuantizeAware(1)]},
+        formats=("float16",), epochs=3, engine="hyperband", verbose=False, path=folder / "run",
+    )  # fmt: skip
+    assert not list(folder.glob("run/**/.*")), "files that were only begun"
+    files = {
+        f"{file.folder.name} file": np.frombuffer(file.file.read_bytes(), "uint8")
+        for file in found.front
+    }
+    metrics = {file.folder.name: np.array([file.metric, file.bytes]) for file in found.tried}
+    return files | metrics
+
+
 def export(folder, channels=4):
     keras.utils.set_random_seed(0)
     model = network(channels, "student")
@@ -168,6 +184,7 @@ WORK = {
     "distill": (distill, 9, None),
     "cache": (cache, 8, None),
     "compress": (compress, 11, None),
+    "search": (search, 10, None),
     "export": (export, 6, lambda folder: export(folder, channels=3)),
     "report": (report, 6, lambda folder: report(folder, loss=1.5)),
 }
@@ -236,7 +253,15 @@ def kill_everywhere(name, top):
     work, deaths, before = WORK[name]
     draw = random.Random(name)
     import_tfmot()
-    for heavy in ("Distiller", "compress", "export_tflite", "Prune", "Cluster", "QuantizeAware"):
+    for heavy in (
+        "search",
+        "Distiller",
+        "compress",
+        "export_tflite",
+        "Prune",
+        "Cluster",
+        "QuantizeAware",
+    ):
         getattr(kd, heavy)
     (top / "whole").mkdir()
     start = time.perf_counter()

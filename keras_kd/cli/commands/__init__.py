@@ -12,9 +12,10 @@ from keras_kd.cli.commands import (
     measure,
     report,
     run,
+    search,
 )
 
 COMMANDS = {
     module.COMMAND.name: module.COMMAND
-    for module in (demo, check, distill, compress, export, benchmark, measure, report, run)
+    for module in (demo, check, search, distill, compress, export, benchmark, measure, report, run)
 }

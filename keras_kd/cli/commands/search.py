@@ -1,0 +1,113 @@
+"""`keras-kd search`: from a teacher and limits to the smallest file that is good enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from keras_kd.cli.command import Command, Number, Option
+from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.shared_options import DATA_HELP, data_options, run_options
+
+COMMAND = Command(
+    "search",
+    short_help="the smallest file that is good enough, by trying students, stages and formats",
+    help="""\
+Shrink the teacher to students of several widths and depths, teach, compress, export and measure
+them, and find the files to which no other is superior in size and accuracy. Limits that no file can
+keep are refused before training. An interrupted run resumes, and ends with the same files. Needs
+KerasTuner: pip install "keras-kd[search]".
+
+The folder given with --out then holds report.html, result.json and recipe.toml; search/trials holds
+a folder for each file: the file, the student, and what it was made with. Other students, losses and
+stages: kd.search in Python.""",
+    example="""\
+  keras-kd search --teacher big.keras --data pictures --max-bytes 100000 --max-drop 1 --budget 2h
+  keras-kd search --teacher big.keras --data digits --widths 0.5 --widths 0.25 --trials 20""",
+    params=(
+        Option("teacher", "the trained large model: .keras or .h5", section="teaching",
+               metavar="FILE", required=True),
+        *data_options(),
+        Option("test_data", f"test data for the files that are found, used for no choice: "
+               f"{DATA_HELP}", section="data", metavar="DATA"),
+        Option("max_bytes", "largest .tflite file", type=Number(int, least=1), metavar="BYTES"),
+        Option("zipped", "--max-bytes is about the zipped file, in which zeros and shared values "
+               "count", type=bool, default=False),
+        Option("max_drop", "points of validation accuracy that the file may lie below the teacher",
+               type=Number(least=0.0), metavar="POINTS"),
+        Option("max_latency_ms", "longest latency, on this machine or --device",
+               type=Number(above=0.0), metavar="MS"),
+        Option("device", "an Arm Ethos-U whose estimated latency counts, as ethos-u55-128"),
+        Option("budget", "time of all trials together, such as 30m, 2h or 1d (default: 2h, unless "
+               "--trials is given)", metavar="TIME"),
+        Option("trials", "number of trials", type=Number(int, least=1), metavar="NUMBER"),
+        Option("epochs", "epochs of a whole training", type=Number(int, least=1), default=9),
+        Option("learning_rate", "of the teaching, with Adam", type=Number(above=0.0),
+               default=1e-3, metavar="RATE"),
+        Option("widths", "the part of the teacher's channels that stays",
+               type=Number(above=0.0, most=1.0), default=[0.75, 0.5, 0.35, 0.25, 0.125],
+               metavar="PART", multiple=True),
+        Option("depths", "the part of its residual blocks that stays",
+               type=Number(above=0.0, most=1.0), default=[1.0, 0.5], metavar="PART",
+               multiple=True),
+        Option("formats", "formats of the files: int8, dynamic, float16, ...",
+               default=["int8", "dynamic", "float16"], metavar="FORM", multiple=True),
+        Option("engine", "KerasTuner's oracle (default: hyperband, if there are enough trials)",
+               type=click.Choice(["hyperband", "random", "bayesian", "grid"])),
+        *run_options("runs/search"),
+    ),
+)  # fmt: skip
+
+
+@COMMAND.does
+def run(settings: dict[str, Any], console: Console) -> Outcome:
+    """Search, or go on with it."""
+    import keras
+
+    import keras_kd as kd
+    from keras_kd.cli.model_files import load_model, write_notes
+    from keras_kd.cli.out_folder import OutFolder
+    from keras_kd.cli.sources import open_source
+    from keras_kd.cli.task_data import batches
+    from keras_kd.cli.teaching import damaged_images_named, notes_of, task_data
+
+    folder = OutFolder(COMMAND, settings, [settings["teacher"]])
+    if (done := folder.done(console)) is not None:
+        return _outcome(done)
+    keras.utils.set_random_seed(settings["seed"])
+    teacher = load_model(settings["teacher"], settings["custom_objects"])
+    data = task_data(settings, teacher, console)
+    if data.validation is None:
+        raise ValueError("`search` chooses by validation data: give --validation-data.")
+    size, test = settings["batch_size"], settings["test_data"]
+    names = (
+        "max_bytes", "zipped", "max_drop", "max_latency_ms", "device", "budget", "trials",
+        "epochs", "widths", "depths", "formats", "engine", "seed",
+    )  # fmt: skip
+    with folder.begun(), damaged_images_named(data):
+        found = kd.search(
+            teacher.keras_model,
+            batches(data.source, data.indices, data.preprocessing, size),
+            data.validation,
+            test_data=test and batches(open_source(test, "test"), None, data.preprocessing, size),
+            optimizer=keras.optimizers.Adam(settings["learning_rate"]),
+            exporting={
+                "class_names": data.class_names,
+                "preprocessing": data.preprocessing.to_dict(),
+            },
+            path=folder.path / "search",
+            verbose=not console.quiet and not console.json,
+            **{name: settings[name] for name in names},
+        )
+    notes = notes_of(settings, data)
+    for front in found.front:
+        write_notes(front.model, notes)
+        write_notes(front.file, {"data": settings["data"]})
+    result = {**found.to_dict(), "table": str(found)}
+    return _outcome(folder.finish(result))
+
+
+def _outcome(result: dict[str, Any]) -> Outcome:
+    text = f"{result['table']}\n{result['report']}"
+    return Outcome(result, text, exit_code=0 if result["best"] is not None else 3)

@@ -1,0 +1,1 @@
+"""Searching the smallest file that is good enough."""

@@ -1,0 +1,343 @@
+"""The trials of a search: trained, exported and measured, each in a folder of its own."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kd._version import __version__
+from keras_kd.caching.build import inputs_of, samples_in
+from keras_kd.caching.outputs import cache
+from keras_kd.compression.compress import compress
+from keras_kd.compression.running.student_files import as_json
+from keras_kd.data.batches import PassOrder, as_batches, shuffled_batches, shuffled_by_pass
+from keras_kd.distilling.backup import BackupAndRestore
+from keras_kd.distilling.distiller import Distiller
+from keras_kd.distilling.loss_values import layer_paths_of
+from keras_kd.export.tflite import export_tflite
+from keras_kd.measuring.benchmark import benchmark_tflite
+from keras_kd.measuring.device_cost import device_cost
+from keras_kd.measuring.evaluate import evaluate_tflite
+from keras_kd.measuring.sizes import file_size, zipped_size
+from keras_kd.planning.search.candidates import (
+    Candidate,
+    Space,
+    folder_name,
+    seed_of,
+    stages_to_json,
+)
+from keras_kd.system.files import atomic_path
+from keras_kd.system.folder_lock import held_folder
+from keras_kd.system.json_values import plain
+from keras_kd.system.reading import read_arrays, read_json
+
+FORMAT = "keras_kd.search 1"
+FACTOR = 3  # of successive halving: of three candidates one is trained three times as long
+# What a candidate's training may end in without ending the search.
+_FAILURES = (ValueError, TypeError, tf.errors.InvalidArgumentError)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write a JSON file that is whole or not there."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
+
+
+class Trials:
+    """Trains, exports and measures candidates.
+
+    Whatever is done is kept in the folder and never done again: `trainings/` holds the students
+    that were taught, shared by all candidates that differ in stages or format alone; `untrained/`
+    the sizes of files before training; `trials/` a folder for each trial, whose `record.json` is
+    written last.
+
+    Args:
+        folder: The folder of the search.
+        teacher: The teacher.
+        space: What is searched.
+        train: Training data, as given to `search`.
+        validation_data: What files are measured on.
+        options: The other arguments of `search`, by name.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        teacher: Any,
+        space: Space,
+        train: Any,
+        validation_data: Any,
+        options: Mapping[str, Any],
+    ) -> None:
+        self.folder, self.teacher, self.space = folder, teacher, space
+        self.raw, self.validation_data = train, validation_data
+        self.options = options
+        self.batches = as_batches(train, "train")
+        self.train: Any = None  # until `prepare`
+        self._optimizer = keras.optimizers.serialize(keras.optimizers.get(options["optimizer"]))
+        self._seconds: list[float] = []
+
+    def distiller(self, student: keras.Model, teaching: str) -> Distiller:
+        """Return a compiled distiller of a student."""
+        arguments = self.space.distiller_arguments(teaching)
+        distiller = Distiller(self.teacher, student, **arguments)
+        optimizer = keras.optimizers.deserialize(self._optimizer)
+        distiller.compile(optimizer, loss=self.options["loss"])
+        return distiller
+
+    def prepare(self) -> None:
+        """Let the teacher speak, into the cache, for all candidates."""
+        if not self.options["cache_teacher"]:
+            arrays = self.raw if isinstance(self.raw, (tuple, list)) else None
+            self.train = self.batches if arrays is None else PassOrder(
+                lambda seed, first: shuffled_batches(arrays, seed, first)
+            )  # fmt: skip
+            return
+        ways = self.space.teachings
+        distiller = self.distiller(next(iter(self.space.students.values()))(), next(iter(ways)))
+        losses = keras.tree.flatten([way["distillation_losses"] for way in ways.values()])
+        taught = cache(
+            distiller,
+            self.batches,
+            self.folder / "teacher_cache",
+            layers=layer_paths_of(losses, "teacher"),
+            verbose=bool(self.options["verbose"]),
+        )
+        sizes = [samples_in(inputs_of(batch)) for batch in self.batches]
+        count, examples = sum(sizes), taught.unbatch()
+
+        def shuffled(seed: int, first: int) -> tf.data.Dataset:
+            order = shuffled_by_pass(examples, count, min(count, 10_000), seed, first)
+            return order.batch(sizes[0]).prefetch(tf.data.AUTOTUNE)
+
+        self.train = PassOrder(shuffled)
+
+    def reference(self) -> dict[str, Any]:
+        """Return what the teacher's own file does on the validation data, if it can be exported."""
+        file = self.folder / "teacher" / "record.json"
+        found: dict[str, Any] = self.kept(file, self._measure_teacher)
+        return found
+
+    def _measure_teacher(self) -> dict[str, Any]:
+        file = self.folder / "teacher" / "teacher.tflite"
+        try:
+            self._export(self.teacher, file, "float32")
+            return {"measured": self.measure(file, self.validation_data, self.teacher).to_dict()}
+        except (ValueError, TypeError, RuntimeError) as error:
+            return {"measured": None, "error": str(error)}
+
+    @staticmethod
+    def kept(file: pathlib.Path, make: Callable[[], Any]) -> Any:
+        """Return what a JSON file holds; make and write it where there is none."""
+        if not file.exists():
+            write_json(file, make())
+        return read_json(file)
+
+    def measure(self, file: pathlib.Path, data: Any, model: Any = None) -> Any:
+        """Return what a file does on data."""
+        device = None if model is self.teacher else self.options["device"]
+        return evaluate_tflite(
+            file, data, model, device=device, verbose=False, **self.options["measuring"]
+        )
+
+    def _export(self, model: Any, file: pathlib.Path, quantization: str, **options: Any) -> None:
+        given = {"on_disagreement": "ignore", "verbose": False, **options}
+        export_tflite(model, file, quantization, self.batches, **given)
+
+    def untrained(self, candidate: Candidate) -> dict[str, Any]:
+        """Return size and latency of a candidate's file before any training."""
+
+        def make() -> dict[str, Any]:
+            stages = [stage.changed(epochs=0) for stage in self.space.stages[candidate.stages]]
+            with tempfile.TemporaryDirectory() as temporary:
+                file = pathlib.Path(temporary) / "student.tflite"
+                try:
+                    self.write(candidate, self.space.students[candidate.student](), stages, file)
+                    return {**_sizes(file), "latency_ms": self._latency(file)}
+                except _FAILURES as error:
+                    return {"error": str(error)}
+
+        name = f"{folder_name(candidate.file)}.json"
+        found: dict[str, Any] = self.kept(self.folder / "untrained" / name, make)
+        return found
+
+    def _latency(self, file: pathlib.Path) -> float | None:
+        if self.options["max_latency_ms"] is None:
+            return None
+        device = self.options["device"]
+        return (benchmark_tflite(file) if device is None else device_cost(file, device)).latency_ms
+
+    def write(
+        self, candidate: Candidate, student: keras.Model, stages: list[Any], file: pathlib.Path
+    ) -> Any:
+        """Run the stages, write the file, and return the model that it was made from."""
+        model: Any = student
+        if stages:
+            distiller = self.distiller(student, candidate.teaching)
+            model = compress(distiller, self.train, stages=stages, verbose=0)
+        self._export(model, file, candidate.quantization, **self.options["exporting"])
+        return model
+
+    def _taught(self, candidate: Candidate, epochs: int) -> keras.Model:
+        """Return the student after so many epochs, trained by whoever needs it first."""
+        seed = seed_of(self.options["seed"], candidate.student, candidate.teaching)
+        folder = self.folder / "trainings" / folder_name(candidate.student, candidate.teaching)
+        make = self.space.students[candidate.student]
+        file = folder / f"{epochs:05d}.npz"
+        with held_folder(folder, wait_for=""):
+            backup = BackupAndRestore(folder / "backup", delete_checkpoint=False)
+            for rung in rungs(self.options["epochs"]):
+                reached = folder / f"{rung:05d}.npz"
+                if rung > epochs or file.exists() or reached.exists():
+                    continue
+                student = make()
+                keras.utils.set_random_seed(seed)
+                distiller = self.distiller(student, candidate.teaching)
+                batches = self.train
+                if isinstance(batches, PassOrder):
+                    batches = batches.make(seed, backup.epochs_done())
+                distiller.fit(batches, epochs=rung, shuffle=False, callbacks=[backup], verbose=0)
+                with atomic_path(reached) as temporary:
+                    weights = {f"{i:06d}": value for i, value in enumerate(student.get_weights())}
+                    np.savez(temporary, **weights)
+        student = make()
+        arrays = read_arrays(file)
+        student.set_weights([arrays[name] for name in sorted(arrays)])
+        return student
+
+    def run(self, candidate: Candidate, epochs: int, number: int) -> dict[str, Any]:
+        """Return the record of a trial, which is run unless it is there.
+
+        Args:
+            candidate: The candidate.
+            epochs: How many epochs it is taught; the stages' epochs are shortened in proportion.
+            number: Number of the trial, from 1.
+        """
+        folder = self.trial_folder(candidate, epochs)
+        with held_folder(folder, wait_for=""):
+            if (folder / "record.json").exists():
+                record: dict[str, Any] = read_json(folder / "record.json")
+                self._seconds.append(record["seconds"])
+                return record
+            start = time.perf_counter()
+            try:
+                found = self._run(candidate, epochs, folder)
+            except _FAILURES as error:
+                found = {"error": str(error), "score": None, "bytes": None, "latency_ms": None}
+            record = {
+                "format": FORMAT,
+                "candidate": vars(candidate),
+                "epochs": epochs,
+                "seconds": time.perf_counter() - start,
+                **found,
+            }
+            write_json(folder / "record.json", record)
+        gc.collect()
+        self._seconds.append(record["seconds"])
+        if self.options["verbose"]:
+            print(self._line(candidate, number, record), flush=True)
+        return record
+
+    def trial_folder(self, candidate: Candidate, epochs: int) -> pathlib.Path:
+        """Return the folder of a trial."""
+        return self.folder / "trials" / folder_name(candidate, epochs)
+
+    def _run(self, candidate: Candidate, epochs: int, folder: pathlib.Path) -> dict[str, Any]:
+        student = self._taught(candidate, epochs)
+        seed = seed_of(self.options["seed"], str(candidate), epochs)
+        keras.utils.set_random_seed(seed)
+        share = epochs / self.options["epochs"]
+        stages = [
+            stage.changed(epochs=max(1, round(share * stage.epochs))) if stage.epochs else stage
+            for stage in self.space.stages[candidate.stages]
+        ]
+        file = folder / "student.tflite"
+        model = self.write(candidate, student, stages, file)
+        with atomic_path(folder / "student.keras") as temporary:
+            model.save(temporary)
+        write_json(folder / "recipe.json", self._recipe(candidate, epochs, stages))
+        result = self.measure(file, self.validation_data)
+        latency = result if self.options["device"] is None else result.device_cost
+        return {
+            "error": None,
+            "score": self.score(result.to_dict()),
+            **_sizes(file),
+            "latency_ms": latency.latency_ms,
+            "measured": {**result.to_dict(), "path": os.fspath(file.relative_to(self.folder))},
+        }
+
+    def _recipe(self, candidate: Candidate, epochs: int, stages: list[Any]) -> dict[str, Any]:
+        keys = ("seed", "epochs", "loss", "cache_teacher", "widths", "depths")
+        return dict(
+            as_json(
+                {
+                    "format": FORMAT,
+                    "keras_kd": __version__,
+                    "candidate": vars(candidate),
+                    "epochs": epochs,
+                    "search": {key: self.options[key] for key in keys},
+                    "optimizer": self._optimizer,
+                    "teaching": self.space.teachings[candidate.teaching],
+                    "stages": stages_to_json(stages),
+                    "quantization": candidate.quantization,
+                    "plan": self.options["plan"],
+                }
+            )
+        )
+
+    def score(self, measured: Mapping[str, Any]) -> float:
+        """Return the figure of merit, larger for a better file.
+
+        Raises:
+            ValueError: If it was not measured.
+        """
+        metric = self.options["metric"]
+        value = measured["accuracy"] if metric == "accuracy" else measured["metrics"].get(metric)
+        if value is None:
+            raise ValueError(
+                f"The validation data gives no `{metric}`. Received: metric={metric!r}. Pass data "
+                "with labels; for a task without right and wrong answers pass a metric of its own, "
+                'such as metric="mae", mode="min", measuring={"metrics": ["mae"]}.'
+            )
+        return float(value if self.options["mode"] == "max" else -value)
+
+    def _line(self, candidate: Candidate, number: int, record: Mapping[str, Any]) -> str:
+        text = f"Trial {number}: {candidate}, {record['epochs']} epochs: "
+        if record["error"] is not None:
+            return f"{text}failed: {record['error']}"
+        text += (
+            f"{self.options['metric']} {abs(record['score']):.4f}, {record['bytes']:,} bytes, "
+            f"{record['latency_ms']:.3g} ms; took {record['seconds']:.0f} s"
+        )
+        left: float | None = None
+        if self.options["trials"] is not None:
+            mean = sum(self._seconds) / len(self._seconds)
+            left = max(0, self.options["trials"] - number) * mean
+        elif self.options["budget"] is not None:
+            left = max(0.0, self.options["budget"] - sum(self._seconds))
+        if left is None:
+            return text
+        return f"{text}, ends about {time.strftime('%H:%M', time.localtime(time.time() + left))}"
+
+
+def rungs(epochs: int) -> list[int]:
+    """Return the numbers of epochs after which a student is kept, as successive halving asks."""
+    found: list[int] = []
+    while epochs >= FACTOR ** len(found):
+        found.append(math.ceil(epochs / FACTOR ** len(found)))
+    return found[::-1]
+
+
+def _sizes(file: pathlib.Path) -> dict[str, int]:
+    return {"bytes": file_size(file), "zipped_bytes": zipped_size(file)}

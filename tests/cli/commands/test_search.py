@@ -1,0 +1,37 @@
+import json
+
+import pytest
+
+
+def test_limits_are_refused(keras_kd, work):
+    code, _, error = keras_kd(
+        "search", "--teacher", "big.keras", "--data", "train.npz", "--scale", "255",
+        "--widths", "0.25", "--depths", "1", "--formats", "int8", "--max-bytes", "10",
+    )  # fmt: skip
+    assert code == 1 and "`max_bytes`" in error
+
+
+@pytest.mark.promise
+def test_a_search(keras_kd_json, work):
+    words = [
+        "search", "--teacher", "big.keras", "--data", "train.npz", "--scale", "255",
+        "--validation-split", "0.3", "--test-data", "test.npz", "--widths", "0.5", "--depths", "1",
+        "--formats", "int8", "float16", "--trials", "2", "--epochs", "3", "--learning-rate",
+        "0.02", "--batch-size", "16",
+    ]  # fmt: skip
+    code, result = keras_kd_json(*words, "--max-drop", "100", "--quiet")
+    assert code == 0, result
+    assert result["best"]["bytes"] == min(found["bytes"] for found in result["tried"])
+    assert result["front"][0]["test"]["samples"] == 30
+    folder = work / result["front"][0]["folder"]
+    notes = json.loads((folder / "student.keras.json").read_text())
+    assert notes["class_names"] == ["cat", "dog", "fish"]
+    assert (work / "runs/search/search/report.html").is_file()
+    code, again = keras_kd_json(*words, "--max-drop", "100", "--quiet")
+    assert again == result
+    # What was found measures as any other file.
+    code, measured = keras_kd_json(
+        "measure", str(folder / "student.tflite"), "--data", "test.npz", "--quiet"
+    )
+    assert code == 0
+    assert measured["files"][0]["accuracy"] == result["front"][0]["test"]["accuracy"]

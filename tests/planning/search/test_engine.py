@@ -1,0 +1,192 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_kd.planning.search.candidates import Candidate
+from keras_kd.planning.search.engine import choose_engine, halving, ranked, role, run_engine
+from keras_kd.planning.search.trials import rungs
+
+CANDIDATES = [
+    Candidate(f"student {i}", way, "none", "int8") for way in ("a", "b") for i in range(12)
+]
+
+
+def figures(candidate, epochs):
+    """A larger student is better, more so after more epochs; way b is better than a."""
+    size = int(candidate.student.split()[1]) + 1
+    score = 1 - 1 / (1 + size) - 0.3 / (1 + epochs) + 0.01 * (candidate.teaching == "b")
+    return {"error": None, "score": score, "bytes": 1000 * size, "seconds": 10.0}
+
+
+def search(folder, engine, run=figures, **changed):
+    asked = []
+
+    def noted(candidate, epochs, number):
+        asked.append((candidate, epochs, number))
+        return run(candidate, epochs)
+
+    given = {"epochs": 9, "trials": None, "budget": None, "cost": "bytes", "seed": 0, **changed}
+    run_engine(engine, CANDIDATES, noted, folder, **given)
+    return asked
+
+
+def test_ranks_follow_the_fronts():
+    points = [(10, 0.5), (20, 0.9), (15, 0.8), (30, 0.7), (11, 0.4), (10, 0.5)]
+    order = ranked(points)
+    assert sorted(order) == list(range(6))
+    # The front: the best score first, then the farthest from it, then what lies between.
+    assert order[:3] == [1, 0, 2]
+    # Of equal points the second is on the next front; 3 and 4 are superior to nothing.
+    assert order[3:] == [3, 5, 4]
+    assert ranked([]) == [] and ranked([(5, 0.1)]) == [0]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 8, 9, 10, 27, 100])
+def test_rungs_are_those_of_hyperband(epochs):
+    from keras_tuner import HyperParameters, oracles
+
+    space = HyperParameters()
+    space.Int("x", 0, 10**6)
+    oracle = oracles.HyperbandOracle("val_loss", epochs, hyperparameters=space, seed=1)
+    new, total = halving(epochs)[0]
+    asked = []
+    for _ in range(total):
+        trial = oracle_trial(oracle)
+        asked.append(trial)
+    assert [t["tuner/round"] for t in asked].count(0) == new
+    assert {t["tuner/epochs"] for t in asked} == set(rungs(epochs))
+    assert oracle_trial(oracle)["tuner/round"] == 0 and len(asked) == total
+
+
+def oracle_trial(oracle):
+    response = oracle.populate_space(str(len(oracle.trials)))
+    values = response["values"]
+    trial = type("Trial", (), {})()
+    trial.trial_id, trial.status, trial.score = str(len(oracle.trials)), "COMPLETED", values["x"]
+    trial.hyperparameters = type("Values", (), {"values": values})()
+    oracle.trials[trial.trial_id] = trial
+    return values
+
+
+def test_hyperband_trains_the_promising_longer(tmp_path):
+    asked = search(tmp_path, "hyperband", trials=13)
+    assert [epochs for _, epochs, _ in asked] == [1] * 9 + [3] * 3 + [9]
+    assert [number for *_, number in asked] == list(range(1, 14))
+    first = [candidate for candidate, epochs, _ in asked if epochs == 1]
+    points = [(figures(c, 1)["bytes"], figures(c, 1)["score"]) for c in first]
+    promoted = {candidate for candidate, epochs, _ in asked if epochs == 3}
+    assert promoted == {first[i] for i in ranked(points)[:3]}
+    assert search(tmp_path, "hyperband", trials=13) == asked
+
+
+@pytest.mark.parametrize("engine", ["random", "bayesian", "grid"])
+def test_others_train_to_the_end(tmp_path, engine):
+    asked = search(tmp_path, engine, trials=7)
+    assert [epochs for _, epochs, _ in asked] == [9] * 7
+    assert len({candidate for candidate, *_ in asked}) == 7
+    assert search(tmp_path, engine, trials=7) == asked
+    if engine == "grid":
+        assert {candidate for candidate, *_ in search(tmp_path, engine)} == set(CANDIDATES)
+
+
+def test_a_budget_counts_the_seconds_of_trials(tmp_path):
+    assert len(search(tmp_path, "random", budget=35.0)) == 4
+
+
+def test_a_failed_trial_is_never_promoted(tmp_path):
+    def fails(candidate, epochs):
+        if candidate.teaching == "b":
+            return {"error": "no", "score": None, "bytes": None, "seconds": 1.0}
+        return figures(candidate, epochs)
+
+    asked = search(tmp_path, "hyperband", fails, trials=13)
+    assert {candidate.teaching for candidate, epochs, _ in asked if epochs == 1} == {"a", "b"}
+    assert {candidate.teaching for candidate, epochs, _ in asked if epochs > 1} == {"a"}
+
+
+def test_what_is_no_failure_of_a_candidate_ends_the_search(tmp_path):
+    def full(candidate, epochs):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        search(tmp_path, "random", full, trials=3)
+
+
+def test_the_engine_trains_some_candidates_to_the_end():
+    assert halving(9) == [(9, 13), (5, 7), (3, 3)]
+    assert choose_engine(None, 17, 9, None) == "hyperband"
+    assert choose_engine(None, 16, 9, None) == "grid"
+    assert choose_engine(None, 17, 9, 12) == "random"
+    assert choose_engine(None, 100, 2, None) == "grid"
+    assert choose_engine("bayesian", 1, 1, 1) == "bayesian"
+    with pytest.raises(ValueError, match="`engine` must be one of"):
+        choose_engine("genetic", 1, 1, 1)
+
+
+def test_roles(monkeypatch):
+    assert role() == "alone"
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "chief")
+    with pytest.raises(ValueError, match="KERASTUNER_ORACLE_IP"):
+        role()
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    monkeypatch.setenv("KERASTUNER_ORACLE_PORT", "8000")
+    assert role() == "chief"
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "worker1")
+    assert role() == "worker"
+
+
+def test_ranks_are_those_of_a_plain_sort():
+    """Against a plain non-dominated sort."""
+    generator = np.random.default_rng(0)
+    points = [(float(c), float(s)) for c, s in generator.uniform(1, 100, (40, 2))]
+    left, fronts = set(range(40)), []
+    while left:
+        front = {
+            i for i in left
+            if not any(points[j][0] <= points[i][0] and points[j][1] >= points[i][1] and j != i
+                       for j in left)
+        }  # fmt: skip
+        fronts.append(front)
+        left -= front
+    order = ranked(points)
+    for front in fronts:
+        assert set(order[: len(front)]) == front
+        order = order[len(front) :]
+
+
+WORKER = """
+import json, pathlib, sys, time
+sys.path.insert(0, sys.argv[1])
+import test_engine
+folder, name = pathlib.Path(sys.argv[2]), sys.argv[3]
+def run(candidate, epochs):
+    time.sleep(0.3 if name == "worker1" else 0.05)
+    return test_engine.figures(candidate, epochs)
+asked = test_engine.search(folder, "hyperband", run, trials=13)
+rows = [(str(c), epochs, number) for c, epochs, number in asked]
+(folder / f"{name}.json").write_text(json.dumps(rows))
+"""
+
+
+@pytest.mark.slow
+def test_a_chief_and_two_workers_try_what_one_process_tries(tmp_path, free_port):
+    alone = [(str(c), epochs, n) for c, epochs, n in search(tmp_path / "a", "hyperband", trials=13)]
+    processes = []
+    for name in ("chief", "worker1", "worker2"):
+        environment = {
+            **os.environ,
+            "KERASTUNER_TUNER_ID": name,
+            "KERASTUNER_ORACLE_IP": "127.0.0.1",
+            "KERASTUNER_ORACLE_PORT": str(free_port),
+        }
+        words = [sys.executable, "-c", WORKER, str(pathlib.Path(__file__).parent), str(tmp_path)]
+        processes.append(subprocess.Popen([*words, name], env=environment))
+    assert [process.wait(120) for process in processes] == [0, 0, 0]
+    rows = [json.loads((tmp_path / f"worker{i}.json").read_text()) for i in (1, 2)]
+    assert rows[0] and rows[1]  # both worked
+    assert sorted(map(tuple, rows[0] + rows[1]), key=lambda row: row[2]) == alone

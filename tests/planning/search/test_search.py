@@ -1,0 +1,238 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest_of_search import network
+
+import keras_kd as kd
+from keras_kd.planning.search.search import _seconds
+from keras_kd.report.pareto import pareto_front
+
+
+def figures(result):
+    """What must be the same, whenever and wherever it is searched."""
+    return {
+        found.folder.name: (found.metric, found.bytes, found.file.read_bytes())
+        for found in result.front
+    }
+
+
+@pytest.fixture(scope="module")
+def searched(given, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("searched") / "run"
+    return kd.search(**given, max_drop=100.0, max_bytes=100_000, path=folder)
+
+
+@pytest.mark.promise
+def test_the_front_and_what_belongs_to_it(searched, given):
+    records = [json.loads(f.read_text()) for f in searched.path.glob("trials/*/record.json")]
+    assert len(records) == 6
+    # Four at one epoch (three of the first bracket), of which the best went on.
+    assert sorted(record["epochs"] for record in records) == [1, 1, 1, 3, 3, 3]
+    points = [(record["bytes"], record["score"]) for record in records]
+    expected = {(points[i]) for i in pareto_front(points)}
+    assert {(found.bytes, found.metric) for found in searched.front} == expected
+    for found in searched.front:
+        assert found.file.stat().st_size == found.bytes
+        measured = kd.evaluate_tflite(found.file, given["validation_data"], verbose=False)
+        assert measured.accuracy == found.metric
+        assert found.drop == pytest.approx(100 * (searched.reference - found.metric))
+        tested = kd.evaluate_tflite(found.file, given["test_data"], verbose=False)
+        assert found.test["accuracy"] == tested.accuracy
+        model = keras.models.load_model(found.model, compile=False)
+        answers = model.predict(given["validation_data"][0], verbose=0).argmax(axis=1)
+        assert np.mean(answers == given["validation_data"][1]) == pytest.approx(
+            found.metric, abs=0.1
+        )
+        assert json.loads((found.folder / "student.tflite.json").read_text())["quantization"]
+    off = [found for found in searched.tried if found not in searched.front]
+    assert off and all(found.test is None for found in off)
+    assert searched.best == searched.front[0]  # the smallest: every file is within max_drop
+    assert searched.best.candidate.student in str(searched)
+
+
+@pytest.mark.promise
+def test_the_page_and_the_record(searched):
+    page = searched.report.read_text()
+    assert "What won and what lost" in page
+    for found in searched.tried:
+        assert f"trials/{found.folder.name}/recipe.json" in page
+    content = json.loads((searched.path / "report.json").read_text())
+    rows = {(row["ingredient"], row["choice"]): row for row in content["ingredients"]}
+    assert sum(row["files"] for key, row in rows.items() if key[0] == "student") == 6
+    assert content["shipped"] == searched.best.folder.name
+    kept = json.loads((searched.path / "result.json").read_text())
+    assert kept["best"]["bytes"] == searched.best.bytes and len(kept["tried"]) == 6
+
+
+@pytest.mark.promise
+def test_once_more_trains_nothing_and_elsewhere_gives_the_same_front(searched, given, tmp_path):
+    before = {file: file.stat().st_mtime_ns for file in searched.path.glob("trials/*/*")}
+    again = kd.search(**given, path=searched.path)
+    assert figures(again) == figures(searched)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    with pytest.raises(ValueError, match="other arguments: options"):
+        kd.search(**{**given, "epochs": 4}, path=searched.path)
+    # More trials go on with it.
+    more = kd.search(**{**given, "trials": 7, "engine": "hyperband"}, path=searched.path)
+    assert {f.folder for f in searched.tried} < {f.folder for f in more.tried}
+    # The recipe of a file gives the file, in another folder.
+    made = kd.search(**given, recipe=searched.best.recipe, path=tmp_path / "one")
+    (only,) = made.tried
+    assert only.file.read_bytes() == searched.best.file.read_bytes()
+
+
+def test_limits_that_cannot_be_kept_are_refused_before_training(given, tmp_path, monkeypatch):
+    def fit(*arguments, **options):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(kd.Distiller, "fit", fit)
+    few = {**given, "formats": ("int8",), "widths": (0.25,), "path": tmp_path / "run"}
+    with pytest.raises(ValueError, match=r"keep `max_bytes`.*width 0.25 \| none \| int8"):
+        kd.search(**few, max_bytes=1000)
+    with pytest.raises(ValueError, match="keep `max_latency_ms`"):
+        kd.search(**few, max_latency_ms=1e-9)
+    assert not (tmp_path / "run" / "trials").exists()
+
+
+@pytest.mark.promise
+def test_what_is_too_large_is_never_trained(given, tmp_path):
+    few = {**given, "trials": 2, "epochs": 1, "path": tmp_path, "test_data": None}
+    sizes = {}
+    for width in (0.5, 0.25):
+        found = kd.search(**{**few, "widths": (width,), "path": tmp_path / str(width)})
+        sizes[width] = max(f.bytes for f in found.tried)
+    limit = (sizes[0.5] + sizes[0.25]) // 2
+    found = kd.search(**{**few, "path": tmp_path / "both", "trials": 8}, max_bytes=limit)
+    assert {f.candidate.student for f in found.tried} == {"width 0.25"}
+    # The limit that was not kept, and the value at which it would have been.
+    strict = kd.search(
+        **{**few, "path": tmp_path / "both", "trials": 8}, max_bytes=limit, max_drop=0.0,
+        reference=1.0,
+    )  # fmt: skip
+    if strict.best is None:
+        nearest = min(f.drop for f in strict.tried)
+        assert f"max_drop=0.0 would have to be {nearest:,.6g}" in strict.verdict
+
+
+@pytest.mark.promise
+def test_models_stages_and_another_metric(given, tmp_path):
+    """Given students, a stage, and a metric of which less is better."""
+    found = kd.search(
+        **{
+            **given,
+            "students": [network(4, "four"), network(2, "two")],
+            "teachings": {"alone": {"student_loss_weight": 1.0}},
+            "stages": {"8 bits": [kd.QuantizeAware(1)]},
+            "epochs": 2,
+            "trials": 2,
+            "test_data": None,
+        },
+        metric="sparse_categorical_crossentropy",
+        mode="min",
+        measuring={
+            "metrics": [
+                keras.metrics.SparseCategoricalCrossentropy(
+                    name="sparse_categorical_crossentropy", from_logits=True
+                )
+            ]
+        },
+        cache_teacher=False,
+        path=tmp_path,
+    )
+    assert {f.candidate.student for f in found.tried} == {"four", "two"}
+    assert {f.candidate.quantization for f in found.tried} == {"int8"}
+    best = min(found.tried, key=lambda f: f.metric)
+    assert found.best == best and found.reference > 0 and best.metric > 0
+    loaded = kd.load_compressed(found.best.model)
+    assert loaded.quantization_aware
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "token"),
+    [
+        ({"budget": "2 weeks"}, ValueError, "`budget` must be"),
+        ({"max_bytes": 0}, ValueError, "`max_bytes` must be"),
+        ({"max_drop": -1}, ValueError, "`max_drop` must be"),
+        ({"mode": "best"}, ValueError, "`mode` must be"),
+        ({"engine": "luck"}, ValueError, "`engine` must be"),
+        ({"validation_data": None}, ValueError, "`validation_data`"),
+        ({"metric": "mae", "teacher": network(2), "widths": (0.5,)}, ValueError, "no `mae`"),
+    ],
+)
+def test_errors(given, tmp_path, changed, error, token):
+    with pytest.raises(error, match=token):
+        kd.search(**{**given, **changed}, path=tmp_path / "run")
+
+
+def test_other_folders_are_refused(given, tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(ValueError, match=r"not empty \('mine.txt'\)"):
+        kd.search(**given, path=tmp_path)
+
+
+def test_budgets():
+    values = [_seconds(text) for text in ("90s", "30m", "1.5h", "1d", 12, None)]
+    assert values == [90.0, 1800.0, 5400.0, 86400.0, 12.0, None]
+
+
+PROCESS = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import conftest_of_search as of_search
+import keras_kd as kd
+found = kd.search(**of_search.arguments(), path=sys.argv[2])
+print(len(found.tried))
+"""
+
+
+@pytest.mark.slow
+def test_two_workers_share_a_folder(searched, tmp_path, free_port):
+    """A chief and two workers find what one process finds."""
+    here = str(pathlib.Path(__file__).parent)
+    processes = []
+    for name in ("chief", "worker1", "worker2"):
+        environment = {
+            **os.environ,
+            "KERASTUNER_TUNER_ID": name,
+            "KERASTUNER_ORACLE_IP": "127.0.0.1",
+            "KERASTUNER_ORACLE_PORT": str(free_port),
+        }
+        words = [sys.executable, "-c", PROCESS, here, str(tmp_path)]
+        processes.append(subprocess.Popen(words, env=environment))
+    assert [process.wait(300) for process in processes] == [0, 0, 0]
+    kept = json.loads((tmp_path / "result.json").read_text())
+    assert len(kept["tried"]) == 6
+    theirs = {
+        pathlib.Path(found["folder"]).name: (
+            found["metric"],
+            found["bytes"],
+            (tmp_path / "trials" / pathlib.Path(found["folder"]).name / "student.tflite")
+            .read_bytes(),
+        )
+        for found in kept["front"]
+    }  # fmt: skip
+    assert theirs == figures(searched)
+
+
+@pytest.mark.slow
+def test_under_a_strategy(run_on_two_devices):
+    here = str(pathlib.Path(__file__).parent)
+    results = run_on_two_devices(
+        f"""
+import sys
+sys.path.insert(0, {here!r})
+import conftest_of_search as of_search
+with strategy.scope():
+    arguments = of_search.arguments()
+    found = kd.search(**{{**arguments, "trials": 1, "epochs": 1}}, path="run")
+results["files"] = len(found.tried)
+results["bytes"] = found.front[0].bytes
+"""
+    )
+    assert results["files"] == 1 and results["bytes"] > 1000
