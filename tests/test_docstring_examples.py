@@ -198,4 +198,5 @@ def test_example_runs(name, world, tmp_path, monkeypatch):
     for number, block in enumerate(EXAMPLES[name]):
         defined |= world.of(name, number)
         block = re.sub(r"\bepochs=\d+", "epochs=1", block)
+        block = block.replace('budget="2h"', "trials=2")
         exec(compile(block, f"{name}, block {number}", "exec"), defined)

@@ -157,7 +157,7 @@ def search(
         teacher, train, validation, max_bytes=100_000, max_drop=1.0, test_data=test, budget="2h"
     )
     print(found)
-    print(found.best.file, found.report)
+    print(found.front[0].file, found.report)
     ```
 
     Reference:

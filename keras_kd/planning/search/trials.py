@@ -159,6 +159,7 @@ class Trials:
         """Return size and latency of a candidate's file before any training."""
 
         def make() -> dict[str, Any]:
+            keras.utils.set_random_seed(seed_of(self.options["seed"], candidate.file))
             stages = [stage.changed(epochs=0) for stage in self.space.stages[candidate.stages]]
             with tempfile.TemporaryDirectory() as temporary:
                 file = pathlib.Path(temporary) / "student.tflite"
@@ -316,8 +317,9 @@ class Trials:
         text = f"Trial {number}: {candidate}, {record['epochs']} epochs: "
         if record["error"] is not None:
             return f"{text}failed: {record['error']}"
+        metric = record["score"] if self.options["mode"] == "max" else -record["score"]
         text += (
-            f"{self.options['metric']} {abs(record['score']):.4f}, {record['bytes']:,} bytes, "
+            f"{self.options['metric']} {metric:.4f}, {record['bytes']:,} bytes, "
             f"{record['latency_ms']:.3g} ms; took {record['seconds']:.0f} s"
         )
         left: float | None = None
