@@ -5,8 +5,8 @@
 Digits, one teacher per seed, the same students, stages and formats for both. Each search may spend
 the same seconds of training and measuring. Both choose by the same 287 validation images; the
 figures are of the 510 test images, on which only the files of the fronts are measured. Prints a
-Markdown table with the hypervolume of each front: the area under accuracy over the decadic logarithm
-of the bytes, up to the size of the teacher's file. Rerun the command to resume it.
+Markdown table with the hypervolume of each front: the area under accuracy over the decadic
+logarithm of the bytes, up to the size of the teacher's file. Rerun the command to resume it.
 """
 
 import argparse

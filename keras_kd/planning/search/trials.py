@@ -169,7 +169,9 @@ class Trials:
                 except _FAILURES as error:
                     return {"error": str(error)}
 
-        name = f"{folder_name(candidate.file)}.json"
+        timed = self.options["device"] or "this machine"
+        parts = (candidate.file, "sizes" if self.options["max_latency_ms"] is None else timed)
+        name = f"{folder_name(*parts)}.json"
         found: dict[str, Any] = self.kept(self.folder / "untrained" / name, make)
         return found
 

@@ -3,22 +3,16 @@ import json
 import pytest
 
 
-def test_limits_are_refused(keras_kd, work):
-    code, _, error = keras_kd(
-        "search", "--teacher", "big.keras", "--data", "train.npz", "--scale", "255",
-        "--widths", "0.25", "--depths", "1", "--formats", "int8", "--max-bytes", "10",
-    )  # fmt: skip
-    assert code == 1 and "`max_bytes`" in error
-
-
 @pytest.mark.promise
-def test_a_search(keras_kd_json, work):
+def test_a_search(keras_kd_json, keras_kd, work):
     words = [
         "search", "--teacher", "big.keras", "--data", "train.npz", "--scale", "255",
         "--validation-split", "0.3", "--test-data", "test.npz", "--widths", "0.5", "--depths", "1",
         "--formats", "int8", "float16", "--trials", "2", "--epochs", "3", "--learning-rate",
         "0.02", "--batch-size", "16",
     ]  # fmt: skip
+    code, _, error = keras_kd(*words, "--max-bytes", "10", "--out", "runs/refused", "--quiet")
+    assert code == 1 and "`max_bytes`" in error
     code, result = keras_kd_json(*words, "--max-drop", "100", "--quiet")
     assert code == 0, result
     assert result["best"]["bytes"] == min(found["bytes"] for found in result["tried"])

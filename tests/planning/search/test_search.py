@@ -101,23 +101,22 @@ def test_limits_that_cannot_be_kept_are_refused_before_training(given, tmp_path,
 
 
 @pytest.mark.promise
-def test_what_is_too_large_is_never_trained(given, tmp_path):
-    few = {**given, "trials": 2, "epochs": 1, "path": tmp_path, "test_data": None}
-    sizes = {}
-    for width in (0.5, 0.25):
-        found = kd.search(**{**few, "widths": (width,), "path": tmp_path / str(width)})
-        sizes[width] = max(f.bytes for f in found.tried)
-    limit = (sizes[0.5] + sizes[0.25]) // 2
-    found = kd.search(**{**few, "path": tmp_path / "both", "trials": 8}, max_bytes=limit)
+def test_what_is_too_large_is_never_trained(searched, given, tmp_path):
+    sizes = {
+        width: [f.bytes for f in searched.tried if f.candidate.student == f"width {width}"]
+        for width in (0.5, 0.25)
+    }
+    assert max(sizes[0.25]) < min(sizes[0.5])
+    limit = (max(sizes[0.25]) + min(sizes[0.5])) // 2
+    few = {**given, "trials": 2, "epochs": 1, "formats": ("float16",), "path": tmp_path}
+    found = kd.search(**few, max_bytes=limit)
     assert {f.candidate.student for f in found.tried} == {"width 0.25"}
-    # The limit that was not kept, and the value at which it would have been.
-    strict = kd.search(
-        **{**few, "path": tmp_path / "both", "trials": 8}, max_bytes=limit, max_drop=0.0,
-        reference=1.0,
-    )  # fmt: skip
-    if strict.best is None:
-        nearest = min(f.drop for f in strict.tried)
-        assert f"max_drop=0.0 would have to be {nearest:,.6g}" in strict.verdict
+    assert found.best.metric == max(f.metric for f in found.tried)
+    # A limit that was not kept, and the value at which it would have been.
+    strict = kd.search(**few, max_bytes=limit, max_drop=0.0, reference=2.0)
+    assert strict.best is None
+    nearest = min(f.drop for f in strict.tried)
+    assert f"max_drop=0.0 would have to be {nearest:,.6g}" in strict.verdict
 
 
 @pytest.mark.promise
