@@ -233,7 +233,7 @@ def _students(
 
 
 def _shrunk(teacher: keras.Model, width: float, depth: float) -> keras.Model:
-    options = {
+    options: dict[str, Any] = {
         name: round(1 - part, 6) for name, part in (("ratio", width), ("depth", depth)) if part < 1
     }
     return shrink(teacher, **options) if options else copy_model(teacher)
