@@ -16,7 +16,7 @@ class DOT(keras.optimizers.SGD):
 
     The gradient of the distillation losses is accumulated with the momentum `momentum + delta`,
     that of the loss on labels and the regularisers with `momentum - delta`; a step is the sum of
-    both. The student is drawn more to the teacher, and less to a flat minimum of the labels' loss.
+    both. The gradient of the teacher dominates, which the paper finds to end in flatter minima.
 
     Only `kd.Distiller.fit` gives an optimizer the two gradients. A step takes two backward passes.
 

@@ -19,9 +19,9 @@ class ReverseKL(SoftTargetsLoss):
     penalised where it is likely and the teacher is not: it covers what the teacher finds likeliest
     and leaves the rest, where `KLDivergence` spreads over all of it.
 
-    MiniLLM estimates this divergence of whole sequences by policy gradients. Here it is the exact
-    divergence at each position, as in its `"reverse KL"` baseline; the published code has no
-    factor `T^2`, which is 1 at the default temperature.
+    MiniLLM estimates this divergence of whole sequences, which the student writes, by policy
+    gradients. Here it is the exact divergence at each position of the given sequences. The factor
+    `T^2` is not in the paper; it is 1 at the default temperature.
 
     Args:
         temperature: `T`, above 0; higher is softer. Defaults to `1.0`.
