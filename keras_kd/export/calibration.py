@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ ENOUGH_SAMPLES = 32
 _NAMED = 8
 # A file is measured on so many samples, and so many choose between ways to calibrate it.
 MEASURED = 128
-_CHOOSING = 64
+_CHOOSING = 128
 # Fewer would tell too little.
 _LEAST_KEPT = 16
 _AT_ONCE = 16
@@ -133,7 +133,7 @@ def calibrate(data: Any, inputs: Sequence[Input], batches: int | None) -> Calibr
             f"batch{'es' if read > 1 else ''}. Give more data, or calibration_batches={read}."
         )
     ours, others = _divided(rows, count or len(rows), batches is None)
-    chosen = others[: min(_CHOOSING, len(others) // 3)]
+    chosen = others[: min(_CHOOSING, len(others) // 2)]
     chosen = chosen if len(chosen) >= _LEAST_KEPT else []
     measured = others[len(chosen) :][:MEASURED]
     return Calibration(
@@ -172,6 +172,24 @@ def to_measure(
     rows = rows[:MEASURED]
     known = set() if calibration is None else {_key(sample) for sample in calibration.samples}
     return _samples(rows, inputs, known.isdisjoint(_key(sample) for sample in _singles(rows)))
+
+
+def stacked(
+    calibration: Calibration | None, inputs: Sequence[Input]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Return the samples that calibrate in batches of up to 32, where they are of equal sizes.
+
+    Args:
+        calibration: The samples, or `None`.
+        inputs: The model's inputs.
+    """
+    singles = [] if calibration is None else calibration.samples
+    at_once = _BATCH if inputs[0].shape[:1] == (None,) else 1
+    for _, group in itertools.groupby(singles, lambda one: [x.shape for x in one.values()]):
+        same = list(group)
+        for start in range(0, len(same), at_once):
+            part = same[start : start + at_once]
+            yield {name: np.concatenate([one[name] for one in part]) for name in part[0]}
 
 
 def _divided(rows: list[_Row], count: int, may_keep: bool) -> tuple[list[_Row], list[_Row]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import os
@@ -122,6 +123,31 @@ class Conversion:
             self.samples = to_measure(representative, inputs, "representative_data")
         if validation is not None:
             self.samples = to_measure(validation, inputs, "validation_data", self.calibration)
+
+    @property
+    def mixes_precisions(self) -> bool:
+        """Whether layers have another precision than the file's."""
+        return bool(self._forms)
+
+    @property
+    def choosing(self) -> Samples:
+        """The samples that ways to calibrate are compared on; see `Calibration`."""
+        return Samples() if self.calibration is None else self.calibration.choosing
+
+    def again(
+        self, source: KerasSource | SavedModelSource, batch_sizes: dict[str, int | None] | None
+    ) -> Conversion:
+        """Return a conversion of another source with the same data and options.
+
+        Args:
+            source: The other source.
+            batch_sizes: Known sizes of every signature's batch dimension, or `None`.
+        """
+        other = copy.copy(self)
+        other._source = source
+        if batch_sizes is not None:
+            other._options = dataclasses.replace(self._options, batch_size=batch_sizes)
+        return other
 
     @property
     def _is_integer(self) -> bool:

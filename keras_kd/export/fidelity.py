@@ -76,12 +76,15 @@ class Fidelity:
         layers: Up to five layers in which the relative error grows to twice or more of what comes
             in, the largest growth first. Looked for where an answer in a hundred differs or the
             relative error is above 0.03; empty for models of `tf_keras`.
+        calibration: The way in which ranges were found, as `export_tflite` takes it:
+            `"percentile"`, `"mse+equalization"`, ...; `None` where nothing was calibrated.
     """
 
     samples: int
     held_out: bool
     outputs: tuple[OutputFidelity, ...]
     layers: tuple[LayerDifference, ...] = ()
+    calibration: str | None = None
 
     @property
     def agreement(self) -> float | None:
@@ -307,10 +310,13 @@ def shortfall(fidelity: Fidelity, target: Any, quantization: str, limit: float |
     grows = ""
     if fidelity.layers:
         grows = f" The error grows most in '{' + '.join(fidelity.layers[0].layers)}'."
+    calibration = ""
+    if fidelity.calibration is not None:
+        calibration = f", calibration={fidelity.calibration!r}"
     kernels = "XNNPACK" if worst.kernels == "xnnpack" else "LiteRT's built-in kernels"
     return (
         f"'{target}' is far from its model: on {fidelity.samples} {samples}, {answers}output "
         f"'{worst.output}' is off by {worst.relative_error:.0%} of its spread "
         f"({worst.signal_to_noise_db:.1f} dB, {kernels}).{grows} Received: "
-        f"quantization={quantization!r}, min_agreement={limit}."
+        f"quantization={quantization!r}, min_agreement={limit}{calibration}."
     )

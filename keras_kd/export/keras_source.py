@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -140,6 +141,16 @@ class KerasSource:
         plain = KerasSource(self.model, self._targets)
         plain.calibrated = self.calibrated
         return plain
+
+    def seen_through(self, applied: Callable[[], AbstractContextManager[None]]) -> KerasSource:
+        """Return the same model as it computes with ranges that were found for it.
+
+        Args:
+            applied: Returns a context in which it does.
+        """
+        other = copy.copy(self)
+        other._applied, other._last, other.quantization_aware = applied, None, True
+        return other
 
     @property
     def signature_names(self) -> list[str]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import tempfile
 import warnings
 from collections.abc import Callable
+from typing import Any
 
+from keras_kd.export.conversion import Conversion, Converted
 from keras_kd.export.fidelity import Expected, Fidelity, measure_fidelity
+from keras_kd.export.options import INTEGER, ExportOptions
+from keras_kd.export.saved_model import source_of
+from keras_kd.export.signatures import check_signatures
 from keras_kd.litert.model_file import ModelFile
 
 # What is tried, the smallest first.
@@ -58,6 +64,34 @@ def find_remedy(
         f"Tried without success: {', '.join(tried)}. Compare the layers with keras_kd.compare("
         "model, path, data, per_layer=True)."
     )
+
+
+def in_another_form(
+    model: Any, options: ExportOptions, job: Conversion, converted: Converted, form: str
+) -> ModelFile | None:
+    """Return what an export in another form would write; `None` where that needs more data.
+
+    Args:
+        model: What is exported.
+        options: How.
+        job: The conversion, with its data.
+        converted: What it gave.
+        form: The other form.
+    """
+    if form in INTEGER and job.calibration is None:
+        return None
+    changed = dataclasses.replace(
+        options,
+        quantization=form,
+        integer_io=False,
+        sparse=False,
+        allow_flex=False,
+        exclude=None,
+        batch_size=converted.batch_sizes,
+    )
+    other = Conversion(source_of(model, check_signatures(options.signatures), form), changed)
+    other.calibration = job.calibration
+    return other.run().file
 
 
 def measure_file(file: ModelFile, expected: Expected) -> Fidelity:

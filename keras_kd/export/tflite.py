@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -37,20 +38,20 @@ from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.labels_in_file import embed, with_labels
 from keras_kd.export.metadata import check_labels, check_places, describe, written
 from keras_kd.export.one_scale import merge_scales
+from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
 from keras_kd.export.options import (
-    INTEGER,
     BatchSize,
     ExportOptions,
     check_data,
     check_target,
 )
-from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
 from keras_kd.export.promises import check_promises
 from keras_kd.export.refusals import trained_for_8_bits, trained_for_int8, trained_not_for_int4
-from keras_kd.export.remedies import find_remedy, measure_file
+from keras_kd.export.remedies import find_remedy, in_another_form, measure_file
 from keras_kd.export.saved_model import SavedModelSource, source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
+from keras_kd.export.ways import convert, way_of
 from keras_kd.litert.mixing import computing_operators
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
@@ -72,6 +73,7 @@ def export_tflite(
     validation_data: Any = None,
     min_agreement: float | None = 0.95,
     on_disagreement: str = "warn",
+    calibration: str = "auto",
     calibration_batches: int | None = None,
     integer_io: bool = False,
     sparse: bool = False,
@@ -130,6 +132,21 @@ def export_tflite(
         on_disagreement: What happens below it: `"warn"` of the layer in which the error grows and
             of another form that was tried and reaches it, `"error"`, which writes no file and
             leaves the one that stood there, or `"ignore"`. Defaults to `"warn"`.
+        calibration: How ranges are found for `"int8"` and `"int16x8"`:
+
+            - `"minmax"`: by the converter, from the smallest to the largest value.
+            - `"percentile"` and `"mse"`: by the engine of `keras_kd.QuantizeAware`, from 99.99 % of
+              the values, or with the smallest squared error. Few large values cost no steps, and a
+              `BatchNormalization` behind an activation becomes a depthwise convolution. For
+              `"int8"`.
+            - With `"+equalization"`, channels of neighbouring layers are made one size; with
+              `"+bias_correction"`, biases make up for rounded kernels: `"mse+equalization"`.
+            - `"auto"`: by `"minmax"`; where fewer than 99 % of the answers are the model's or the
+              error exceeds 10 % of an output's spread, on samples kept for it, the other ways are
+              tried too, and the truest is kept and named in the result.
+
+            Ranges of a quantization-aware model stay as they were trained; with `exclude`, they are
+            those of `"minmax"`. Defaults to `"auto"`.
         calibration_batches: How many batches of it are used: the first ones of a data set; of
             arrays, evenly spaced samples, 32 for a batch. Defaults to `None`: as many as give 256
             samples; of data with few more, a quarter is kept to measure on. A warning says when
@@ -223,6 +240,7 @@ def export_tflite(
         on_disagreement,
         exclude,
     )
+    way = way_of(calibration, quantization)
     target = check_target(path)
     names, preprocessing = check_labels(class_names, preprocessing)
     source = source_of(model, check_signatures(signatures), quantization)
@@ -241,7 +259,7 @@ def export_tflite(
     forms = _forms(source, exclude, quantization, trained)
     job = Conversion(source, options, lambda found: _check_class_names(names, found), forms)
     job.use_data(representative_data, validation_data)
-    converted = job.run()
+    converted, ways = convert(job, source, way, quantization)
     file = converted.file
     operators = file.operators()
     if isinstance(source, KerasSource) and quantization in ("int8", "int4"):
@@ -292,21 +310,21 @@ def export_tflite(
         forms,
         kernels,
     )
+    if ways is not None:
+        facts["calibration"] |= ways
     fidelity = None
     with written(target, content, facts) as temporary:
         if not flex:
             check_runs(temporary, file, target, converted.signatures, samples)
         if expected is not None:
             fidelity = measure_fidelity(expected, temporary)
+            fidelity = dataclasses.replace(fidelity, calibration=(ways or {}).get("ranges"))
             facts["fidelity"] = fidelity.to_dict()
             if on_disagreement != "ignore" and fidelity.is_poor(min_agreement):
-
-                def convert(form: str) -> ModelFile | None:
-                    return _in_another_form(model, form, options, job, converted)
-
+                made = functools.partial(in_another_form, model, options, job, converted)
                 sentence = (
                     f"{shortfall(fidelity, target, quantization, min_agreement)} "
-                    f"{find_remedy(quantization, convert, expected, min_agreement)}"
+                    f"{find_remedy(quantization, made, expected, min_agreement)}"
                 )
                 if on_disagreement == "error":
                     raise ValueError(f"{sentence} The file was not written.")
@@ -323,26 +341,6 @@ def export_tflite(
     result = ExportedFile(target)
     result.fidelity = fidelity
     return result
-
-
-def _in_another_form(
-    model: Any, form: str, options: ExportOptions, job: Conversion, converted: Converted
-) -> ModelFile | None:
-    """Return what an export in another form would write; `None` where that needs more data."""
-    if form in INTEGER and job.calibration is None:
-        return None
-    changed = dataclasses.replace(
-        options,
-        quantization=form,
-        integer_io=False,
-        sparse=False,
-        allow_flex=False,
-        exclude=None,
-        batch_size=converted.batch_sizes,
-    )
-    other = Conversion(source_of(model, check_signatures(options.signatures), form), changed)
-    other.calibration = job.calibration
-    return other.run().file
 
 
 def _forms(
@@ -427,5 +425,7 @@ def _line(
     else:
         batch = "batch " + ", ".join(f"{n or 'of any size'} ({key})" for key, n in sizes.items())
     size = f"{len(content) / 1000:,.1f} kB"
+    if fidelity is not None and fidelity.calibration not in (None, "minmax"):
+        quantization = f"{quantization} ({fidelity.calibration})"
     measured = "not measured" if fidelity is None else str(fidelity)
     return f"{target}: {quantization}, {size}, {batch}, {measured}, written in {seconds:.1f} s"

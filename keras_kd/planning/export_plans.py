@@ -71,6 +71,7 @@ def try_export(model: keras.Model, paths: Sequence[str], quantization: str) -> T
                 quantization,
                 representative_data=data,
                 on_disagreement="ignore",
+                calibration="minmax",
                 verbose=False,
             )
         except ValueError as error:

@@ -152,6 +152,7 @@ def compress_to_size(
                 quantization,
                 representative_data=samples,
                 on_disagreement="warn" if trained else "ignore",
+                calibration="auto" if trained else "minmax",
                 verbose=False,
             )
             return compressed, zipped_size(file) if zipped else file_size(file)

@@ -211,6 +211,7 @@ def quantize_within(
             representative,
             exclude=exclude or None,
             on_disagreement="ignore",
+            calibration="minmax",  # what the layers were measured with
             verbose=False,
             **options,
         )

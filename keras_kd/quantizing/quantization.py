@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -49,6 +49,7 @@ class Quantization:
         sites: Where its activations are quantized.
         ranges: Their ranges.
         rounding: What rounds its kernels. Defaults to `None`: they are rounded already.
+        weights: Variables with the values that are read in their place. Defaults to none.
     """
 
     def __init__(
@@ -57,11 +58,14 @@ class Quantization:
         sites: Sites,
         ranges: Ranges,
         rounding: KernelRounding | None = None,
+        weights: Sequence[tuple[keras.Variable, Any]] = (),
     ) -> None:
         self.model = model
         self.sites = sites
         self.ranges = ranges
         self.rounding = rounding
+        self._weights = list(weights)
+        self._left = False
         self._operations = {**operations_of(model), _MODEL: model}
         self._variables = [
             (model.variables[s.output], s) for s in sites.sites if s.kind == "variable"
@@ -148,7 +152,7 @@ class Quantization:
         for site in self.sites.sites:
             if site.range_name in seen:
                 values = np.concatenate(seen[site.range_name])
-                if site.is_primitive and _hides_all_others(values):
+                if self._may_leave(site) and _hides_all_others(values):
                     useless.add(site)
                 exact = site.range_name not in changing
                 low, high = (values.min(), values.max()) if exact else measure(values)
@@ -160,12 +164,23 @@ class Quantization:
                 self.ranges.set_range(site, low, high)
         self._leave(useless)
 
+    def _may_leave(self, site: Site) -> bool:
+        """Whether a tensor may hold a mask: what an operation computes, not a layer."""
+        layer = isinstance(self._operations.get(site.path), keras.layers.Layer)
+        return site.is_primitive or (site.kind == "output" and not layer)
+
     def _leave(self, useless: Collection[Site]) -> None:
         """Leave tensors in float: those behind a mask of large numbers."""
+        self._left = bool(useless)
         kept = tuple(site for site in self.sites.sites if site not in useless)
         self.sites = dataclasses.replace(self.sites, sites=kept)
         for site in useless:
             del self._by_call[site.path, site.call, site.output, site.kind]
+
+    @property
+    def left_in_float(self) -> bool:
+        """Whether calibration left a tensor in float, because large numbers hide all others."""
+        return self._left
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the student, as JSON can hold it."""
@@ -225,6 +240,7 @@ class Quantization:
 
     def _rounded_variables(self) -> contextlib.AbstractContextManager[None]:
         values = [(variable, self._quantized(s, variable.value)) for variable, s in self._variables]
+        values += self._weights
         if self.rounding is not None and self._mode.now[1] is None:
             values += self.rounding.rounded()
         return read_as(self.model, values) if values else contextlib.nullcontext()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_kd.litert.metadata import described
 from keras_kd.report.histories import curves_of, stages_of
 from keras_kd.report.layers import layer_results
 from keras_kd.report.schema import with_current_names
@@ -208,7 +209,18 @@ def _file(measured: Mapping[str, Any]) -> dict[str, Any]:
         "path": os.fspath(measured["path"]),
         **{key: measured.get(key) for key in ("latency_ms", "latency_p90_ms", "agreement")},
         **{key: measured[key] for key in _FILE_KEYS if measured.get(key) is not None},
+        **_at_export(pathlib.Path(measured["path"])),
     }
+
+
+def _at_export(path: pathlib.Path) -> dict[str, Any]:
+    """Return what the export measured of a file, from the JSON beside it."""
+    found = described(path, path.read_bytes(), warn=False) if path.is_file() else None
+    fidelity = (found or {}).get("fidelity")
+    if fidelity is None:
+        return {}
+    names = ("agreement", "signal_to_noise_db", "samples", "held_out", "calibration")
+    return {"at_export": {name: fidelity.get(name) for name in names}}
 
 
 def _device(entry: Any) -> dict[str, Any]:

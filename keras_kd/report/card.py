@@ -10,7 +10,7 @@ from typing import Any
 from keras_kd.report import markdown
 from keras_kd.report.classes import class_name
 from keras_kd.report.derive import complete_result
-from keras_kd.report.page import environment
+from keras_kd.report.page import at_export_text, environment
 from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.names import one_of
 
@@ -92,6 +92,7 @@ def render_card(result: dict[str, Any], shown: list[dict[str, Any]]) -> str:
             runs=result.get("runs") or [result],
             cell=markdown.cell,
             code=markdown.code,
+            at_export=at_export_text,
         )
     )
     return text.strip() + "\n"

@@ -152,6 +152,7 @@ def _file_details(files: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         ("stored as", "constant_types", _types_text),
         ("operators in float", "float_operators", lambda value: str(sum(value.values()))),
         ("largest difference to its Keras model", "max_difference", lambda value: f"{value:.2g}"),
+        ("measured at export", "at_export", at_export_text),
     ]
     rows = []
     for title, key, text in formats:
@@ -159,6 +160,22 @@ def _file_details(files: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
         if any(value is not None for value in values):
             rows.append((title, [numbers.ABSENT if v is None else text(v) for v in values]))
     return rows
+
+
+def at_export_text(found: Mapping[str, Any]) -> str:
+    """Return what an export measured of its file.
+
+    Args:
+        found: The `at_export` of a file.
+    """
+    parts = []
+    if found["agreement"] is not None:
+        parts.append(f"{numbers.percent_text(found['agreement'])} of its model's answers")
+    if found["signal_to_noise_db"] is not None:
+        parts.append(f"{found['signal_to_noise_db']:.1f} dB")
+    kept = "held-out samples" if found["held_out"] else "samples that calibrated it"
+    ranges = "" if found["calibration"] is None else f", ranges by {found['calibration']}"
+    return f"{', '.join(parts) or 'no difference'} on {found['samples']} {kept}{ranges}"
 
 
 def _devices(models: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -57,14 +57,14 @@ def test_samples_that_calibrate_are_kept_from_the_measurement():
         found = calibrate(given, [INPUT], calibrating)
         assert len(found.samples) == {None: 256, 4: 200 if given is data else 128}[calibrating]
         parts = [values(found), kept(found.choosing), kept(found.measured)]
-        assert [len(part) for part in parts[1:]] == [64, 128]
+        assert [len(part) for part in parts[1:]] == [128, 128]
         assert len({x for part in parts for x in part}) == sum(map(len, parts))
         assert found.measured.held_out and found.choosing.held_out
 
 
 def test_a_quarter_of_little_data_is_kept():
     found = calibrate((X, X[:, 0]), [INPUT], None)
-    assert (len(found.samples), len(found.measured), len(found.choosing)) == (150, 34, 16)
+    assert (len(found.samples), len(found.measured), len(found.choosing)) == (150, 25, 25)
     assert set(values(found)).isdisjoint([*kept(found.measured), *kept(found.choosing)])
     (first, *_) = found.measured.batches
     assert first.size == 16 and first.y.tolist() == kept(found.measured)[:16]

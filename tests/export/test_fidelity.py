@@ -43,7 +43,7 @@ def outlier_channel() -> keras.Model:
 def said(model, path, quantization, data) -> list[str]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        export_tflite(model, path, quantization, representative_data=data, verbose=False)
+        export_tflite(model, path, quantization, data, calibration="minmax", verbose=False)
     return [str(w.message) for w in found if "far from its model" in str(w.message)]
 
 
@@ -129,10 +129,14 @@ def test_what_is_measured_is_what_numpy_computes(tmp_path):
 
 
 def test_a_file_is_measured_on_what_did_not_calibrate_it(tmp_path):
-    model, x = classifier(), images(500)
-    path = export_tflite(model, tmp_path / "a.tflite", "int8", x, verbose=False)
+    model, x = classifier(), images(600)
+    path = export_tflite(
+        model, tmp_path / "a.tflite", "int8", x, calibration="minmax", verbose=False
+    )
     assert (path.fidelity.samples, path.fidelity.held_out) == (128, True)
-    path = export_tflite(model, tmp_path / "a.tflite", "int8", x[:40], verbose=False)
+    path = export_tflite(
+        model, tmp_path / "a.tflite", "int8", x[:40], calibration="minmax", verbose=False
+    )
     assert (path.fidelity.samples, path.fidelity.held_out) == (40, False)
     assert read_metadata(path)["fidelity"]["held_out"] is False
 
@@ -153,7 +157,13 @@ def test_a_file_that_disagrees_is_not_written_if_asked_for(tmp_path):
     before = [file.read_bytes() for file in sorted(tmp_path.iterdir())]
     with pytest.raises(ValueError, match=r"far from its model.*'next \+ relu'.*not written"):
         export_tflite(
-            outlier_channel(), path, "int8", images(), on_disagreement="error", verbose=False
+            outlier_channel(),
+            path,
+            "int8",
+            images(),
+            calibration="minmax",
+            on_disagreement="error",
+            verbose=False,
         )
     assert [file.read_bytes() for file in sorted(tmp_path.iterdir())] == before
 
@@ -172,7 +182,13 @@ def test_limits_are_the_users(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = export_tflite(
-            model, path, "int8", images(300), on_disagreement="ignore", verbose=False
+            model,
+            path,
+            "int8",
+            images(300),
+            calibration="minmax",
+            on_disagreement="ignore",
+            verbose=False,
         )
     assert made.fidelity.agreement < 0.9
     assert made.fidelity.layers[0].layers == ("next", "relu")
@@ -195,7 +211,7 @@ def test_numbers_are_not_answers(tmp_path):
 def test_one_unit_says_yes_or_no(tmp_path, activation, threshold):
     model, x = classifier(1, activation), images(128)
     path = export_tflite(model, tmp_path / "a.tflite", "int8", x, calibration_batches=1,
-                         validation_data=x, verbose=False)  # fmt: skip
+                         calibration="minmax", validation_data=x, verbose=False)  # fmt: skip
     expected = model.predict(x, verbose=0) > threshold
     given = in_kernels(path, x, True) > threshold
     assert 0.2 < expected.mean() < 0.8

@@ -48,7 +48,14 @@ def test_the_json_describes_the_file(exported):
     assert found["sha256"] == hashlib.sha256(content).hexdigest()
     assert (found["quantization"], found["class_names"]) == ("int8", NAMES)
     assert found["preprocessing"] == PREPROCESSING
-    assert found["calibration"] == {"samples": 40, "batches": 2, "missing_classes": []}
+    assert found["calibration"] == {
+        "samples": 40,
+        "batches": 2,
+        "missing_classes": [],
+        "ranges": "minmax",
+        "tried": found["calibration"]["tried"],
+    }
+    assert found["calibration"]["tried"][0]["name"] == "minmax"
     inputs, outputs = LiteRuntime(path).describe_tensors()
     for ends, wanted in ((found["inputs"], inputs), (found["outputs"], outputs)):
         assert [end.keys() for end in ends] == [end.keys() for end in wanted]

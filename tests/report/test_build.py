@@ -149,3 +149,26 @@ def test_result_of_this_process(tmp_path):
 def test_what_is_no_compression_is_refused():
     with pytest.raises(TypeError, match=r"`compressed` must be what `kd.compress` returned"):
         model_result("s", "S", None, measured(), compressed=3)
+
+
+def test_what_an_export_measured_stands_beside_the_file(tmp_path):
+    import keras_kd as kd
+
+    model = small_model()
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    path = kd.export_tflite(model, tmp_path / "a.tflite", validation_data=x, verbose=False)
+    row = model_result("student", "Student", model, measured(path=str(path)), layers=False)
+    assert row["file"]["at_export"] == {
+        "agreement": 1.0,
+        "signal_to_noise_db": path.fidelity.to_dict()["signal_to_noise_db"],
+        "samples": 64,
+        "held_out": True,
+        "calibration": None,
+    }
+    result = complete_result(make_result("Digits", [row]))
+    card = kd.report.model_card(result, tmp_path / "card.md").read_text()
+    assert "Student at export: 100.0 % of its model's answers" in card
+    page, _ = write_report(result, tmp_path)
+    assert "on 64 held-out samples" in page.read_text()
+    other = model_result("student", "Student", model, measured(), layers=False)
+    assert "at_export" not in other["file"]

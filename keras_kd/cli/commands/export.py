@@ -47,6 +47,9 @@ measured: how many of its answers are the model's.""",
                "of --data kept from calibration", type=Number(least=0.0, most=1.0), default=0.95),
         Option("on_disagreement", "what happens below it: warn, error (no file is written) or "
                "ignore", default="warn", metavar="warn|error|ignore"),
+        Option("calibration", "how int8 and int16x8 find ranges: auto, minmax, percentile or mse, "
+               "the last three also with +equalization and +bias_correction", default="auto",
+               metavar="WAY"),
         Option("integer_io", "int8 and int16x8 files take and give integers", type=bool,
                default=False),
         Option("sparse", "store zeros in TFLite's sparse form", type=bool, default=False),
@@ -129,6 +132,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                     form,
                     min_agreement=settings["min_agreement"],
                     on_disagreement=settings["on_disagreement"],
+                    calibration=settings["calibration"] if integer else "auto",
                     allow_flex=settings["allow_flex"],
                     **arguments,
                 )
