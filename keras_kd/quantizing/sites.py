@@ -336,7 +336,7 @@ class _Finder:
             if self._joins_with_next(call, key):
                 self._joined.add(key)
                 return
-            for x in sources if kind not in MULTIPLIED | {"BiasAdd"} else ():
+            for x in sources if kind not in MULTIPLIED | TOGETHER | {"BiasAdd"} else ():
                 self._variable(x)
             index = 0 if parent is None else parent.index
             for i, x in enumerate(sources if kind in RECOMPUTED else ()):
