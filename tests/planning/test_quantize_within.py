@@ -63,11 +63,11 @@ def test_the_layers_that_suffer_get_more_bits(found, faulty):
     total = 16 * 24 + 24 * 48 + 48 * 96 + 96 * 96 + 96 * 6
     floats = sum(row.operations for row in found.layers if row.decision == "float32")
     assert found.integer_operations == pytest.approx(1 - floats / total)
-    # What int8 alone loses is far more than the limit.
+    # What int8 with the converter's ranges loses is more than the limit of 6 points.
     plain = kd.export_tflite(faulty, found.path.with_name("plain.tflite"), "int8", X, verbose=False,
-                             on_disagreement="ignore")  # fmt: skip
+                             calibration="minmax", on_disagreement="ignore")  # fmt: skip
     x, y = labelled(faulty)
-    assert kd.evaluate_tflite(plain, (x, y), verbose=False).accuracy < 0.9
+    assert kd.evaluate_tflite(plain, (x, y), verbose=False).accuracy < 0.93
 
 
 def test_the_figures_are_those_of_the_written_file(found, faulty):

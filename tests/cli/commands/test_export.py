@@ -78,7 +78,7 @@ def test_c_array_and_class_names(keras_kd_json, work):
     ("words", "message"),
     [
         (["small.keras"], "int8 needs some training data"),
-        (["small.keras", "--quantization", "int3"], "There is no form 'int3'"),
+        (["small.keras", "--quantization", "int3"], "Received: --quantization='int3'"),
         (["small.keras", "--quantization", "float32", "--class-names", "a,b"], "gives 2 names"),
         (["small.keras", "--data", "train.npz"], "Add --scale 255"),
         (

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.planning.export_plans import _ONLY_IN_TRAINING, acts_in_training_only
+from keras_kd.models.layers import _ONLY_IN_TRAINING, acts_in_training_only
 
 AUGMENTATION = {name for name in dir(keras.layers) if name.startswith("Random")}
 ARGUMENTS = {
