@@ -117,7 +117,7 @@ class Comparison:
         if self.layers is None:
             raise ValueError(
                 "The layers were not compared. Received: per_layer=False. Use "
-                "keras_kd.compare(model, path, data, per_layer=True)."
+                "keras_kd.compare(path, data, model, per_layer=True)."
             )
         values = {str(row.operator): getattr(row, measure) for row in self.layers}
         graph = open_file(self.path).model.subgraphs[0].name

@@ -14,8 +14,9 @@ from keras_kd.litert.macs import operator_macs
 from keras_kd.litert.mixing import computing_operators, partners, replace_operators
 from keras_kd.litert.model_file import ModelFile
 
-# Arguments of `export_tflite` that have no influence on the numbers.
-_SAID = ("class_names", "preprocessing", "keep_names", "integer_io")
+# Arguments of `export_tflite` that go with a mixture; those that have no influence on its numbers.
+OPTIONS = ("batch_size", "calibration_batches", "sparse")
+SAID = ("class_names", "preprocessing", "keep_names", "integer_io")
 
 
 class MixedFiles:
@@ -41,7 +42,7 @@ class MixedFiles:
         representative: Any,
         options: Mapping[str, Any],
     ) -> None:
-        given = {name: value for name, value in options.items() if name not in _SAID}
+        given = {name: value for name, value in options.items() if name not in SAID}
         job = Conversion(source, ExportOptions(quantization, **given), beside=FORMS[quantization])
         job.use_data(representative, None)
         converted = job.run()

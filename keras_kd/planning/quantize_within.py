@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import math
 import os
@@ -23,10 +24,11 @@ from keras_kd.export.saved_model import source_of
 from keras_kd.export.tflite import export_tflite
 from keras_kd.models.layers import hash_of_weights
 from keras_kd.planning.bit_search import Figures, Record, Search, measure_answers
-from keras_kd.planning.mixed_files import MixedFiles
+from keras_kd.planning.mixed_files import OPTIONS, SAID, MixedFiles
 from keras_kd.system.arguments import number
 from keras_kd.system.files import check_writable
 from keras_kd.system.json_values import plain
+from keras_kd.system.names import refuse_unknown
 from keras_kd.system.text_table import text_table
 
 _BATCH = 32
@@ -154,8 +156,8 @@ def quantize_within(
             `None`: a third of `data`, which then decides and reports nothing else.
         max_samples: How many samples of `data` are used. Defaults to `2048`.
         verbose: Whether to print the progress and the table. Defaults to `True`.
-        **options: Further arguments of `export_tflite`: `batch_size`, `integer_io`, `class_names`,
-            `preprocessing`, `keep_names`, `calibration_batches`.
+        **options: Further arguments of `export_tflite`: `batch_size`, `calibration_batches`,
+            `sparse`, `integer_io`, `class_names`, `preprocessing`, `keep_names`.
 
     Returns:
         A `QuantizedWithin`; printed, it is the table. A file that does not keep to the limit is
@@ -164,7 +166,8 @@ def quantize_within(
     Raises:
         ValueError: If not exactly one limit is given, labels are missing, `data` is too short, the
             output gives no classes, or the export refuses the model.
-        TypeError: If `model` is not a Keras 3 model or a compressed one.
+        TypeError: If `model` is not a Keras 3 model or a compressed one, or an argument does not
+            exist.
 
     Example:
 
@@ -173,6 +176,9 @@ def quantize_within(
     print(found.exclude, found.integer_operations)
     ```
     """
+    known = (*inspect.signature(quantize_within).parameters, *OPTIONS, *SAID)
+    if not set(options) <= set(known):
+        refuse_unknown("quantize_within", options, known)
     limit = _checked_limit(max_drop, min_agreement)
     if quantization not in (*INTEGER, "int4"):
         raise ValueError(

@@ -202,6 +202,11 @@ def test_what_cannot_be_is_refused(tmp_path, arguments, message):
     assert not (tmp_path / "a.tflite").exists()
 
 
+def test_a_misspelt_argument_gets_a_suggestion(tmp_path):
+    with pytest.raises(TypeError, match="batch_size"):
+        kd.quantize_within(network(), X, tmp_path / "a.tflite", min_agreement=0.9, batch_sise=1)
+
+
 def test_numbers_are_no_answers(tmp_path):
     model = keras.Sequential([keras.Input((16,)), layers.Dense(1)])
     model.compile(loss="mse")
