@@ -37,7 +37,7 @@ def build(size, masked):
     """Return a network of which the first two convolutions are small, as is usual."""
     image = keras.Input((size, size, 1), name="image")
     x = image
-    for i, filters in enumerate((8, 8, 32, 64)):
+    for i, filters in enumerate((8, 8, 32, 64, 64)):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{i}")(x)
         x = layers.BatchNormalization(momentum=0.9, name=f"norm{i}")(x)
         x = layers.ReLU(name=f"relu{i}")(x)
@@ -92,7 +92,9 @@ def measure(model, train, test, folder, max_drop):
         max_samples=2048,
         verbose=False,
     )
-    plain = kd.export_tflite(model, folder / "plain.tflite", "int8", train, verbose=False)
+    plain = kd.export_tflite(
+        model, folder / "plain.tflite", "int8", train, calibration="minmax", verbose=False
+    )
     x, y = test
     result = kd.evaluate_tflite(plain, (x[:1024], y[:1024]), model, verbose=False)
     return 100 * (result.model_accuracy - result.accuracy), plain.stat().st_size, found
