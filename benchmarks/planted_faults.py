@@ -45,13 +45,11 @@ def build(size, masked):
             x = layers.MaxPooling2D(name="halved")(x)
     x = layers.Reshape((-1, 64), name="places")(x)
     if masked:  # weighs the places of the image that are not empty
-        seen = layers.MaxPooling2D(name="seen")(image)
-        seen = layers.Reshape((-1, 1), name="seen_places")(seen)
+        seen = layers.Flatten(name="seen_places")(layers.MaxPooling2D(name="seen")(image))
         empty = keras.ops.cast(keras.ops.less_equal(seen, 0.0), "float32")
-        scores = layers.Dense(1, name="scores")(x)
-        scores = layers.Add(name="masked")([scores, empty * -1e9])
-        weights = layers.Softmax(axis=1, name="weights")(scores)
-        x = keras.ops.sum(weights * x, axis=1)
+        scores = layers.Flatten(name="scores_of_places")(layers.Dense(1, name="scores")(x))
+        masked = layers.Add(name="masked")([scores, empty * -1e9])
+        x = layers.Dot(1, name="weighed")([layers.Softmax(name="weights")(masked), x])
     else:
         x = layers.GlobalAveragePooling1D(name="mean")(x)
     return keras.Model(image, layers.Dense(10, name="logits")(x), name="network")
