@@ -35,14 +35,14 @@ _SHARDS = 16  # at least, where it is known: what a killed build loses at most
 
 
 class CacheBuilder:
-    """Builds a cache, or goes on where a killed build was.
+    """Builds a cache, or resumes a killed build.
 
     Args:
         teacher_pass: The teacher.
-        dataset: The data set of batches.
+        dataset: The dataset of batches.
         folder: The folder of the cache; it exists.
         manifest: The manifest; with the shards that are there already.
-        views: How many times the data set is drawn; its elements are stored where it is given.
+        views: How many times the dataset is drawn; its elements are stored where it is given.
             `None` draws it once and stores no elements.
         batch_size: Batches are put together for the teacher up to this number of samples.
         shard_bytes: Size of a shard.
@@ -78,7 +78,7 @@ class CacheBuilder:
         """Run the teacher over what is missing and write it.
 
         Raises:
-            ValueError: If the data set is empty, or is not the one that the present shards were
+            ValueError: If the dataset is empty, or is not the one that the present shards were
                 made of.
         """
         manifest = self._manifest
@@ -105,7 +105,7 @@ class CacheBuilder:
                 writer.end_view()
         if not manifest.shards:
             raise ValueError(
-                "The data set holds no examples, so there is nothing to cache. Check the path, "
+                "The dataset holds no examples, so there is nothing to cache. Check the path, "
                 "the split and the filters it was made with."
             )
         manifest.complete = True
@@ -121,7 +121,7 @@ class CacheBuilder:
             if self._views is None:
                 raise refusal(
                     self._folder,
-                    f"its building was interrupted, and the data set does not give the inputs of "
+                    f"its building was interrupted, and the dataset does not give the inputs of "
                     f"'{shard.file}' again",
                 )
             if any(other.view > view for other in self._manifest.shards):

@@ -28,7 +28,7 @@ _COMPARED = 8  # samples that the teacher is run on
 
 
 def check_batched(teacher: Any, inputs: Any) -> None:
-    """Refuse a data set of single examples, where the teacher tells the shape of its inputs.
+    """Refuse a dataset of single examples, where the teacher tells the shape of its inputs.
 
     Args:
         teacher: The teacher.
@@ -43,13 +43,13 @@ def check_batched(teacher: Any, inputs: Any) -> None:
         return
     if all(len(one) == len(batch) - 1 for one, batch in zip(given, expected, strict=True)):
         raise ValueError(
-            f"The data set gives inputs of shape {tuple(given[0])}, single examples, but the "
+            f"The dataset gives inputs of shape {tuple(given[0])}, single examples, but the "
             f"teacher takes batches, {tuple(expected[0])}: write dataset.batch(64)."
         )
 
 
 def check_deterministic(dataset: tf.data.Dataset) -> None:
-    """Refuse a data set that does not give the same inputs twice.
+    """Refuse a dataset that does not give the same inputs twice.
 
     Raises:
         ValueError: With what to write instead.
@@ -62,9 +62,9 @@ def check_deterministic(dataset: tf.data.Dataset) -> None:
     if len(drawn[0]) == len(drawn[1]) and all(map(np.array_equal, *drawn)):
         return
     raise ValueError(
-        "The data set gives other inputs each time it is drawn, so a cache of the teacher's "
-        "outputs would teach wrongly: what it said of one input would be paired with another. "
-        "For a `shuffle` before the cache: move it behind, "
+        "The dataset gives different inputs in each pass, so a cache would pair "
+        "the teacher's output for one input with another input. "
+        "Move a `shuffle` after the cache: "
         "cache(teacher, dataset, path).unbatch().shuffle(10_000).batch(64). For random "
         "augmentation: store the augmented inputs of some epochs with the outputs, "
         "cache(..., views=10), or seed the augmentation by the example, such as "
@@ -234,9 +234,7 @@ def difference(cached: Mapping[str, Any], asked: Mapping[str, Any]) -> str | Non
         if cached[key] != asked[key]:
             return f"it holds {what}={cached[key]!r}, and {what}={asked[key]!r} was asked for"
     if cached["elements"] != asked["elements"]:
-        return (
-            f"its data set had elements of {cached['elements']}, this one has {asked['elements']}"
-        )
+        return f"its dataset had elements of {cached['elements']}, this one has {asked['elements']}"
     if None not in (cached["batches"], asked["batches"]) and cached["batches"] != asked["batches"]:
-        return f"its data set had {cached['batches']} batches, this one has {asked['batches']}"
+        return f"its dataset had {cached['batches']} batches, this one has {asked['batches']}"
     return None

@@ -130,7 +130,7 @@ def refusal(folder: pathlib.Path, reason: str) -> ValueError:
     """Return the error that says why a cache is not used, and what to do."""
     return ValueError(
         f"The cache in '{folder}' is not used: {reason}. Give another path, or remove that folder "
-        "to build the cache anew; nothing is overwritten."
+        "to build the cache again; nothing is overwritten."
     )
 
 

@@ -51,10 +51,10 @@ def cache(
     check_files: bool = True,
     verbose: bool = True,
 ) -> tf.data.Dataset:
-    """Run the teacher once over a data set, and return the data set with what it said.
+    """Run the teacher once over a dataset, and return the dataset with what it said.
 
     The first call runs the teacher, in large batches and with progress, and writes its outputs
-    into `path`. It may be killed: the same call goes on where it was. Later calls open what is
+    into `path`. It may be killed: the same call resumes. Later calls open what is
     there, and run the teacher on a few samples only, to tell that it is the same one, its code
     included. Outputs are read batch by batch, however large the data.
 
@@ -79,14 +79,14 @@ def cache(
         top_k: Store the `top_k` largest logits of each output and the mass of the others, as
             `keras_kd.losses.TopKLogits`. Defaults to `None`, all logits.
         temperature: With `top_k`, the temperature of the loss that will read them.
-        views: Store the inputs and labels of this number of epochs too; the data set may then be
+        views: Store the inputs and labels of this number of epochs too; the dataset may then be
             shuffled and augmented at random. Defaults to `None`.
-        batch_size: Batches of the data set are put together for the teacher up to this number of
+        batch_size: Batches of the dataset are put together for the teacher up to this number of
             samples. `None` gives them as they come. Defaults to `256`.
         shard_megabytes: Size of the files. Defaults to `64`.
         check_inputs: Whether every batch that is read is compared with the inputs the teacher
             saw, through a hash a sample. Defaults to `True`.
-        check_files: Whether the checksums of all files are compared at opening, some 1 to 5 GB a
+        check_files: Whether the checksums of all files are compared at opening, about 1 to 5 GB a
             second. Sizes always are. Defaults to `True`.
         verbose: Whether to show progress. Defaults to `True`.
 
@@ -95,7 +95,7 @@ def cache(
         batches of `dataset`. `Distiller.fit`, `evaluate` and `compress` take it.
 
     Raises:
-        ValueError: If the data set is random or empty, an argument makes no sense, a logit does
+        ValueError: If the dataset is random or empty, an argument makes no sense, a logit does
             not fit into float16, or what is in `path` was made by another teacher, of other data,
             with other arguments, or was altered. Nothing is overwritten.
         OSError: If `path` cannot be written to.
@@ -201,7 +201,7 @@ def _check_arguments(
     dtype: Any, top_k: Any, temperature: Any, views: Any, batch_size: Any, size: Any
 ) -> None:
     if dtype not in ("float32", "float16"):
-        raise ValueError(f'`dtype` must be "float32" or "float16", but received {dtype!r}.')
+        raise ValueError(f'`dtype` must be "float32" or "float16". Received: {dtype!r}.')
     for name, value in (("top_k", top_k), ("views", views), ("batch_size", batch_size)):
         number(name, value, least=1, whole=True, optional=True)
     number("shard_megabytes", size, above=0)
@@ -225,18 +225,18 @@ def _as_dataset(dataset: Any) -> tf.data.Dataset:
         dataset = tf.data.Dataset.from_tensor_slices(tuple(dataset)).batch(32)
     if not isinstance(dataset, tf.data.Dataset):
         raise TypeError(
-            "`dataset` must be a tf.data.Dataset of batches or a tuple of arrays (x, y), but "
-            f"received {type(dataset).__name__}."
+            "`dataset` must be a tf.data.Dataset of batches or a tuple of arrays (x, y). "
+            f"Received: {type(dataset).__name__}."
         )
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
-            "The data set has no end, so a pass over it has none. Put `repeat()` behind the "
+            "The dataset has no end, so a pass over it has none. Put `repeat()` behind the "
             "cache: cache(teacher, dataset, path).repeat()."
         )
     spec = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
     if type(spec).__name__ == "TaughtInputs":
         raise ValueError(
-            "The data set brings a teacher's outputs along already. Give the data set that they "
+            "The dataset brings a teacher's outputs along already. Give the dataset that they "
             "were made of."
         )
     return dataset

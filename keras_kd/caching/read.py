@@ -1,4 +1,4 @@
-"""Reading a cache: a data set of `(TaughtInputs, labels)`."""
+"""Reading a cache: a dataset of `(TaughtInputs, labels)`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from keras_kd.data.taught_inputs import TaughtInputs
 _PARALLEL = 4  # fixed: what is read ahead must not grow with the data
 
 ANOTHER_ORDER = (
-    "the data set does not give the inputs that the teacher saw: they were changed, reordered, "
-    "batched differently or augmented at random. Give the data set that the cache was built from, "
+    "the dataset does not give the inputs that the teacher saw: they were changed, reordered, "
+    "batched differently or augmented at random. Give the dataset that the cache was built from, "
     "in the same order"
 )
 
@@ -30,10 +30,10 @@ ANOTHER_ORDER = (
 def read_cache(
     dataset: tf.data.Dataset, folder: pathlib.Path, manifest: Manifest, check_inputs: bool = True
 ) -> tf.data.Dataset:
-    """Return the batches of a data set with what the teacher said of them.
+    """Return the batches of a dataset with what the teacher said of them.
 
     Args:
-        dataset: The data set that the cache was built from.
+        dataset: The dataset that the cache was built from.
         folder: The folder of the cache.
         manifest: Its complete manifest.
         check_inputs: Whether to compare the inputs of every batch with those the teacher saw.
@@ -55,13 +55,13 @@ def read_cache(
                 tensors = {key: tf.identity(tensor) for key, tensor in tensors.items()}
         return taught_element(element, tensors, manifest)
 
-    # The data set is asked first: it may go on where the records end.
+    # The dataset is asked first: it may go on where the records end.
     result = tf.data.Dataset.zip((source, records, tf.data.Dataset.range(count)))
     return _finished(result.map(attach, num_parallel_calls=_PARALLEL, deterministic=True))
 
 
 def read_views(spec: Any, folder: pathlib.Path, manifest: Manifest, views: int) -> tf.data.Dataset:
-    """Return a data set that gives one view in each pass, in turn.
+    """Return a dataset that gives one view in each pass, in turn.
 
     Args:
         spec: Specification of the elements that were stored.

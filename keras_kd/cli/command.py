@@ -15,8 +15,8 @@ from keras_kd.cli.recipe import Tables, flag_of, read_recipe
 from keras_kd.system.arguments import number
 
 EXIT_CODES = """\
-exit codes: 0 done; 1 an error, said in one line on stderr; 2 wrong usage; 3 a budget was not kept;
-130 interrupted (the same command goes on)"""
+exit codes: 0 done; 1 an error, in one line on stderr; 2 wrong usage; 3 a budget was exceeded;
+130 interrupted (rerun the command to resume)"""
 
 # The help's titles: of the options in each table of a recipe, and of those that no recipe holds.
 _TITLES = {
@@ -230,9 +230,9 @@ class Command(click.Command):
 
         output = functools.partial(Option, section="output", expose_value=False)
         if self.takes_recipe:
-            text = "take what is not given here from this recipe (TOML)"
+            text = "read all other options from this recipe (TOML)"
             yield output("recipe", text, metavar="FILE", callback=take)
-        # Eager: an error in another option is said as these ask for.
+        # Eager: they decide how an error in another option is shown.
         flag = functools.partial(output, type=None, is_flag=True, is_eager=True, callback=keep)
         yield flag("json", "print the result as JSON on stdout, the rest on stderr")
         yield flag("quiet", "leave out progress")

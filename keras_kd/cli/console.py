@@ -1,4 +1,4 @@
-"""What a command says, and where: its answer on stdout, `--json` alone on stdout."""
+"""What a command prints, and where: its result on stdout, with `--json` nothing else there."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from keras_kd.system.shown_text import shown
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a command came to.
+    """The result of a command.
 
     Attributes:
         result: What `--json` prints.
-        text: What people read instead.
+        text: The same for people.
         exit_code: The exit code. Defaults to `0`.
     """
 
@@ -31,7 +31,7 @@ class Outcome:
 
 @dataclasses.dataclass
 class Console:
-    """Says what a command does.
+    """Prints the progress and the result of a command.
 
     Attributes:
         json: Whether stdout is for the JSON alone. Defaults to `False`.
@@ -57,7 +57,7 @@ class Console:
             print(shown(line), file=sys.stderr if self.json else sys.stdout, flush=True)
 
     def show(self, outcome: Outcome) -> None:
-        """Print what a command came to."""
+        """Print the result of a command."""
         if self.json:
             print(json.dumps(plain(outcome.result), indent=1, ensure_ascii=False), flush=True)
         elif outcome.text:

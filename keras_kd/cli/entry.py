@@ -20,7 +20,7 @@ from keras_kd.system.shown_text import shown
 _DESCRIPTION = """\
 Turn a large Keras model into a small TFLite file, and measure the file.
 
-You have a trained model, big.keras, and a folder with one subfolder of pictures for each class:
+With a trained model, big.keras, and a folder with one subfolder of images per class:
 
   keras-kd distill  --teacher big.keras --student shrink:0.5 --data pictures --scale 255
   keras-kd compress --student runs/distill/student.keras --teacher big.keras --data pictures \\
@@ -28,12 +28,12 @@ You have a trained model, big.keras, and a folder with one subfolder of pictures
   keras-kd export   runs/compress/student.keras --quantization int8
   keras-kd measure  runs/export/*.tflite --data pictures --part validation --max-bytes 100000
 
-Each command goes on where it was stopped, and writes a recipe that repeats it."""
+Rerun an interrupted command to resume it. Each command writes a recipe that repeats it."""
 
 
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which one needs them."""
+        """Return the commands in the order of use."""
         return list(self.commands)
 
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words behind the command. Defaults to `None`: those of this process.
 
     Returns:
-        The exit code: 0, 1 after an error, 3 if a budget was not kept, 130 if interrupted. Wrong
+        The exit code: 0, 1 after an error, 3 if a budget was exceeded, 130 if interrupted. Wrong
         usage ends the process with 2.
     """
     console = Console()
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from here.", console)
+        _fail("interrupted; rerun the command to resume.", console)
         return 130
-    except Exception as error:  # whatever happens is said in one line
+    except Exception as error:  # any error becomes one line
         if console.debug:
             traceback.print_exc()
         _fail(_line(error), console)

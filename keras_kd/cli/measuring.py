@@ -137,7 +137,9 @@ class Measuring:
             try:
                 kd.export_tflite(loaded.keras_model, file, "float32", verbose=False)
             except (ValueError, TypeError) as error:
-                self._console.say(f"  '{path}' has no file to compare sizes with: {error}")
+                self._console.say(
+                    f"  '{path}' cannot be written as a file to compare with: {error}"
+                )
                 return None
             return kd.evaluate_tflite(file, data, model=loaded.keras_model).to_dict()
 
@@ -163,8 +165,8 @@ class Measuring:
         if path == settings["teacher"] and settings["teacher_scale"] is not None:
             scale, offset = settings["teacher_scale"], settings["teacher_offset"]
         elif stored is None and scale is None and self._made and not begins_with_scaling(model):
-            # As in training, where a teacher of which nothing is said takes what the student takes.
-            self._console.say(f"  '{path}' says nothing of its input: {self._made} is taken")
+            # As in training, where a teacher without its own preprocessing takes the student's.
+            self._console.say(f"  '{path}' has no stored preprocessing: using {self._made}")
             scale, offset = self._made.scale, self._made.offset
         made: Preprocessing = resolve_preprocessing(
             shape,
@@ -181,13 +183,13 @@ class Measuring:
         inputs = LiteRuntime(path, xnnpack=None).inputs
         if len(inputs) != 1:
             raise ValueError(
-                f"'{path}' has {len(inputs)} inputs. The command line is for models with one; for "
-                "others use keras_kd.evaluate_tflite in Python."
+                f"'{path}' has {len(inputs)} inputs. The command line takes models with one "
+                "input; use keras_kd.evaluate_tflite in Python."
             )
         sizes = inputs[0].shape[1:]
         if None in sizes:
             raise ValueError(
-                f"'{path}' leaves the size of its input open: {sizes}. Measure it with "
+                f"'{path}' has an input of open size: {sizes}. Measure it with "
                 "keras_kd.evaluate_tflite in Python."
             )
         return tuple(int(size or 0) for size in sizes)
@@ -195,8 +197,8 @@ class Measuring:
     def _warn_of_training_data(self, path: str, notes: Mapping[str, Any]) -> None:
         if notes.get("data") is not None and notes["data"] == self._all_of:
             self._console.say(
-                f"  '{path}' was trained on these data: this is no accuracy on new ones. "
-                "--part validation takes what was held out."
+                f"  '{path}' was trained on these data: this is not accuracy on unseen data. "
+                "--part validation uses the part that was held out."
             )
 
 

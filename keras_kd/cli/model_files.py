@@ -1,4 +1,4 @@
-"""Model files: read, with classes of one's own and with what stands beside them."""
+"""Reading model files, with your own classes and with the notes beside them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LoadedModel:
 
     @property
     def classes(self) -> int:
-        """Number of classes that the model tells apart."""
+        """Number of classes of the model."""
         return max(self.units, 2)
 
 
@@ -114,9 +114,9 @@ def load_model(path: str, custom: Sequence[str] | None = None) -> LoadedModel:
     if not file.is_file():
         raise FileNotFoundError(f"There is no model file '{path}'.")
     if file.suffix not in (".keras", ".h5"):
-        raise ValueError(f"'{path}' is no .keras or .h5 file, which was expected here.")
+        raise ValueError(f"'{path}' is not a .keras or .h5 file.")
     objects = custom_objects(custom)
-    # Known to the end of the process: stages make models anew from their configuration.
+    # Registered until the process ends: stages rebuild models from their configuration.
     keras.saving.get_custom_objects().update(objects)
     compressed = is_compressed(file)
     model = kd.load_compressed(file) if compressed else kd.teachers.load(file)

@@ -1,4 +1,4 @@
-"""The folder of a command's run: begun, gone on with, or refused because it holds another."""
+"""The folder of a command's run: new, resumed, or refused because it holds another run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
 
 FORMAT = "keras_kd.cli 1"
-# What a run may be given anew when it is gone on with.
+# What may differ when a run is resumed.
 _FREE = ("out",)
 
 
@@ -72,7 +72,7 @@ class OutFolder:
 
     @contextlib.contextmanager
     def begun(self) -> Iterator[None]:
-        """Write down whose folder it is; take it back if nothing came of it but an error."""
+        """Record whose folder it is; remove the record if only an error came of it."""
         if not (self.path / "result.json").exists():
             self._write()
         if not (self.path / "recipe.toml").exists():
@@ -96,7 +96,7 @@ class OutFolder:
             known = False
         if not known:
             raise ValueError(
-                f"'{record}' is no record of a run of this version of keras-kd. Give a new folder: "
+                f"'{record}' is not a record of this version of keras-kd. Give a new folder: "
                 "--out NEW_FOLDER."
             )
         differing = self._differences(kept)
@@ -148,6 +148,6 @@ class OutFolder:
 
 
 def _data_files(settings: Mapping[str, Any]) -> list[str]:
-    """Return the files and folders of data among the settings; others are names of data sets."""
+    """Return the files and folders of data among the settings; others are names of datasets."""
     texts = [settings.get(key) for key in ("data", "validation_data")]
     return [text for text in texts if text is not None and os.path.exists(text)]

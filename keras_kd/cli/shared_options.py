@@ -7,8 +7,8 @@ import functools
 from keras_kd.cli.command import Number, Option
 
 DATA_HELP = (
-    "a folder of images (one subfolder a class), a .npz file with x and y, or a TFDS data set such "
-    "as fashion_mnist, 'fashion_mnist:train[:90%]' or digits (needs no download)"
+    "a folder of images (one subfolder per class), a .npz file with x and y, or a TFDS dataset "
+    "such as fashion_mnist, 'fashion_mnist:train[:90%]' or digits (needs no download)"
 )
 
 _data = functools.partial(Option, section="data")
@@ -19,8 +19,8 @@ def input_options() -> tuple[Option, ...]:
     """Return the settings of how the model's input is made of the data."""
     return (
         _data("scale", "the model's input is pixel / SCALE + OFFSET: 255 for a model that takes "
-              "0..1, 127.5 with --offset -1 for -1..1, 1 for a model that takes 0..255; what a "
-              "file of keras-kd was trained with need not be repeated", type=Number()),
+              "0..1, 127.5 with --offset -1 for -1..1, 1 for a model that takes 0..255; not needed "
+              "for files of keras-kd, which store it", type=Number()),
         _data("offset", "see --scale; 0 if not given", type=Number()),
     )  # fmt: skip
 
@@ -29,12 +29,12 @@ def data_options(required: bool = True) -> tuple[Option, ...]:
     """Return the settings of training data."""
     return (
         _data("data", DATA_HELP, metavar="DATA", required=required),
-        _data("validation_data", "validation data, given in the same way, instead of a part of "
-              "--data", metavar="DATA"),
-        _data("validation_split", "the part of --data that is held out for validation, without "
+        _data("validation_data", "validation data of the same kinds, instead of a part of --data",
+              metavar="DATA"),
+        _data("validation_split", "the fraction of --data to hold out for validation, without "
               "--validation-data", type=Number(least=0.0), default=0.1, metavar="PART"),
         *input_options(),
-        _data("batch_size", "examples a batch", type=Number(int, least=1), default=32),
+        _data("batch_size", "examples per batch", type=Number(int, least=1), default=32),
     )  # fmt: skip
 
 
@@ -54,24 +54,24 @@ def teaching_options() -> tuple[Option, ...]:
         _teaching("teacher", "the trained large model: .keras or .h5", metavar="FILE",
                   required=True),
         *teacher_input_options("where it differs from the student's"),
-        _teaching("loss", "what the student learns from the teacher's outputs: the name of a loss "
+        _teaching("loss", "how the student learns from the teacher's outputs: the name of a loss "
                   "of keras_kd.losses, such as kl_divergence, dkd, 'dist(beta=2.0)', with a weight "
-                  "behind a colon, rkd:0.02 (default: kl_divergence, or binary_kl_divergence for "
+                  "after a colon, rkd:0.02 (default: kl_divergence, or binary_kl_divergence for "
                   "one output unit)", metavar="LOSS[:WEIGHT]", multiple=True),
         _teaching("hint", "teach an inner layer: TEACHER_LAYER:STUDENT_LAYER, with a loss on "
-                  "features (default fit_net) and a weight (default 1) behind further colons",
+                  "features (default fit_net) and a weight (default 1) after further colons",
                   multiple=True),
-        _teaching("temperature", "softens the outputs that are compared, for losses that take a "
-                  "temperature", type=Number(above=0.0), default=4.0),
+        _teaching("temperature", "softens the compared outputs, for losses with a temperature",
+                  type=Number(above=0.0), default=4.0),
         _teaching("student_loss_weight", "from 0 (the teacher alone) to 1 (the labels alone)",
                   type=Number(least=0.0, most=1.0), default=0.1, metavar="WEIGHT"),
-        _teaching("cache_teacher", "run the teacher once and keep what it says in the run's "
-                  "folder: faster where the teacher is large", type=bool, default=False),
+        _teaching("cache_teacher", "run the teacher once and cache its outputs in the run's "
+                  "folder: faster for a large teacher", type=bool, default=False),
     )  # fmt: skip
 
 
 def custom_objects_option() -> Option:
-    """Return the setting for models with layers of one's own."""
+    """Return the setting for models with your own layers."""
     return Option(
         "custom_objects", "classes or functions that the model files name, from a Python module "
         "that can be imported from here: my_layers:Gate", section="", metavar="MODULE:NAME",
@@ -81,7 +81,7 @@ def custom_objects_option() -> Option:
 
 def out_option(default: str | None, text: str | None = None) -> Option:
     """Return the setting of the folder that a run writes into."""
-    text = text or "the folder to write into; one that holds another run is refused"
+    text = text or "the folder to write to; a folder with another run is refused"
     return Option("out", text, section="", default=default, metavar="FOLDER")
 
 
@@ -89,6 +89,6 @@ def run_options(out: str | None) -> tuple[Option, ...]:
     """Return the settings of a run that writes into a folder."""
     return (
         out_option(out),
-        Option("seed", "fixes what is random", section="", type=Number(int, least=0), default=0),
+        Option("seed", "the random seed", section="", type=Number(int, least=0), default=0),
         custom_objects_option(),
     )

@@ -11,21 +11,21 @@ import numpy as np
 from keras_kd.system.reading import read_arrays
 
 _FORMS = (
-    "Give a folder with one subfolder of images a class, a .npz file with the arrays x and y, or a "
-    "TFDS data set such as fashion_mnist or 'fashion_mnist:train[:90%]'"
+    "Give a folder with one subfolder of images per class, a .npz file with the arrays x and y, or "
+    "a TFDS dataset such as fashion_mnist or 'fashion_mnist:train[:90%]'"
 )
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 
 
 class Source(Protocol):
-    """Examples that can be told by their position.
+    """Examples addressed by their position.
 
     Attributes:
         text: How it was given.
         class_names: The names of the classes, or `None` where they are not known.
         count: Number of examples.
         integers: Whether the inputs are integers, such as pixels.
-        split: The split of a TFDS data set, else `None`.
+        split: The split of a TFDS dataset, else `None`.
     """
 
     text: str
@@ -42,8 +42,8 @@ def open_source(text: str, default_split: str = "train") -> Source:
     """Return the source that a text names.
 
     Args:
-        text: A folder, an .npz file, or a TFDS data set with or without a split.
-        default_split: The split of a TFDS data set that is given without one, if it has it.
+        text: A folder, an .npz file, or a TFDS dataset with or without a split.
+        default_split: The split of a TFDS dataset that is given without one, if it has it.
             Defaults to `"train"`.
 
     Raises:
@@ -56,7 +56,7 @@ def open_source(text: str, default_split: str = "train") -> Source:
     if path.suffix == ".npz":
         return ArrayFile(text)
     if path.exists():
-        raise ValueError(f"'{text}' is a file, but no .npz file. {_FORMS}.")
+        raise ValueError(f"'{text}' is a file, but not a .npz file. {_FORMS}.")
     if not re.fullmatch(r"[A-Za-z]\w*(/[\w.-]+)?(:.+)?", text):
         raise FileNotFoundError(f"There is no folder and no .npz file '{text}'. {_FORMS}.")
     return NamedDataset(text, default_split)
@@ -84,8 +84,8 @@ class ImageFolder:
             raise ValueError(f"'{text}' has no subfolders. {_FORMS}.")
         if set(map(str.lower, folders)) <= _PARTS:
             raise ValueError(
-                f"'{text}' holds {', '.join(folders)}, which look like parts of a data set and not "
-                f"like classes. Give each for itself: --data {text}/{folders[0]} --validation-data "
+                f"'{text}' holds {', '.join(folders)}, which look like parts of a dataset, not "
+                f"classes. Pass them separately: --data {text}/{folders[0]} --validation-data "
                 f"{text}/{folders[-1]}."
             )
         with capture_output(replay_on_error=False):
@@ -166,8 +166,8 @@ class ArrayFile:
             labels = labels.argmax(1)
         if labels.ndim != 1 or len(labels) != len(self.x) or not len(labels):
             raise ValueError(
-                f"'{text}': x has the shape {self.x.shape} and y {labels.shape}; one label for "
-                "each example was expected."
+                f"'{text}': x has the shape {self.x.shape} and y {labels.shape}; expected one "
+                "label per example."
             )
         if not np.array_equal(labels, labels.astype("int64")):
             raise ValueError(f"'{text}': y must be class indices, but holds fractions.")
@@ -185,11 +185,11 @@ class ArrayFile:
 
 
 class NamedDataset:
-    """A data set of TensorFlow Datasets, `digits` included.
+    """A dataset of TensorFlow Datasets, `digits` included.
 
     Args:
         text: `name` or `name:split`; the name may hold a version, `name:3.0.1`.
-        default_split: The split where none is given, if the data set has it.
+        default_split: The split where none is given, if the dataset has it.
     """
 
     def __init__(self, text: str, default_split: str) -> None:
@@ -198,7 +198,7 @@ class NamedDataset:
         self.text = text
         match = re.fullmatch(r"(?P<name>[^:]+(?::[\d.*]+)?)(?::(?P<split>.+))?", text)
         if match is None:
-            raise ValueError(f"'{text}' is no name of a data set. {_FORMS}.")
+            raise ValueError(f"'{text}' is not the name of a dataset. {_FORMS}.")
         name, split = match["name"], match["split"]
         self.split = split
         try:
@@ -206,16 +206,16 @@ class NamedDataset:
                 name, split=split, as_supervised=True, with_info=True, shuffle_files=False
             )
         except ValueError as error:
-            if "There is no data set" in str(error):
+            if "There is no dataset" in str(error):
                 raise FileNotFoundError(
-                    f"There is no folder, no .npz file and no TFDS data set '{text}'. {error}"
+                    f"There is no folder, .npz file or TFDS dataset '{text}'. {error}"
                 ) from None
             raise
         if isinstance(loaded, dict):
             self.split = default_split if default_split in loaded else "train"
             if self.split not in loaded:
                 raise ValueError(
-                    f"'{text}' has the splits {', '.join(loaded)}: say which, as in "
+                    f"'{text}' has the splits {', '.join(loaded)}: name one, as in "
                     f"'{text}:{min(loaded)}'."
                 )
             loaded = loaded[self.split]
@@ -223,7 +223,7 @@ class NamedDataset:
         if not (isinstance(spec, tuple) and len(spec) == 2 and hasattr(spec[1], "dtype")):
             raise ValueError(f"'{text}' does not give pairs of an image and a label.")
         if not spec[1].dtype.is_integer or spec[1].shape.rank != 0:
-            raise ValueError(f"'{text}' gives labels that are no class indices: {spec[1]}.")
+            raise ValueError(f"'{text}' gives labels that are not class indices: {spec[1]}.")
         self._dataset = loaded
         self.count = int(loaded.cardinality())
         self.integers = bool(spec[0].dtype.is_integer)
@@ -231,7 +231,7 @@ class NamedDataset:
         self.class_names = list(feature.names) if getattr(feature, "names", None) else None
 
     def select(self, indices: np.ndarray, channels: int) -> Any:
-        """Return the examples at `indices`, in the order of the data set."""
+        """Return the examples at `indices`, in the order of the dataset."""
         import tensorflow as tf
 
         if len(indices) == self.count:

@@ -47,7 +47,7 @@ def check_classes(
 
     Args:
         source: The data.
-        classes: Number of classes that the model tells apart, or `None` where it is not known.
+        classes: Number of classes of the model, or `None` where it is not known.
         model: The model's name.
         known: The names of the classes that the model was trained on. Defaults to `None`: they
             are not known.
@@ -64,8 +64,8 @@ def check_classes(
     if names is not None and classes is not None and len(names) != classes:
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         raise ValueError(
-            f"'{source.text}' has {len(names)} classes ({shown}), but '{model}' tells {classes} "
-            "apart: they must be the same."
+            f"'{source.text}' has {len(names)} classes ({shown}), but '{model}' has {classes}: "
+            "they must be the same."
         )
 
 

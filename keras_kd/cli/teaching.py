@@ -230,7 +230,7 @@ def training_batches(
 
 @contextlib.contextmanager
 def damaged_images_named(data: TaskData) -> Iterator[None]:
-    """Name the image which cannot be decoded, where TensorFlow tells only that there is one."""
+    """Name the image which cannot be decoded, where TensorFlow only reports that there is one."""
     import tensorflow as tf
 
     try:

@@ -42,7 +42,7 @@ def as_batches(data: Any, argument: str, shuffle: bool = False) -> Any:
         return tf.data.Dataset.from_tensor_slices(tuple(data)).batch(_BATCH_SIZE)
     raise TypeError(
         f"`{argument}` must be a tf.data.Dataset of batches, a keras.utils.PyDataset or a tuple "
-        f"of arrays (x, y), but received {type(data).__name__}."
+        f"of arrays (x, y). Received: {type(data).__name__}."
     )
 
 
@@ -82,7 +82,7 @@ def held_out(train: Any, validation_data: Any, validation_split: float) -> tuple
 
 
 def refuse_endless(data: Any, argument: str) -> None:
-    """Refuse a data set without an end.
+    """Refuse a dataset without an end.
 
     Args:
         data: Batches, or `None`.
@@ -102,7 +102,7 @@ def refuse_endless(data: Any, argument: str) -> None:
 
 
 def generated(make: Callable[[], Iterator[Any]], signature: Any) -> tf.data.Dataset:
-    """Return the data set of what a generator yields.
+    """Return the dataset of what a generator yields.
 
     Args:
         make: Returns the generator, in each pass.

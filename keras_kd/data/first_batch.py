@@ -43,13 +43,13 @@ def first_batch(x: Any, y: Any = None, sample_weight: Any = None) -> FirstBatch 
         sample_weight: Weights, where `x` is arrays or tensors. Defaults to `None`.
 
     Returns:
-        The batch, or `None` where looking would use it up (generators, distributed data sets).
+        The batch, or `None` where looking would use it up (generators, distributed datasets).
 
     Raises:
         ValueError: If there are no examples.
     """
     if isinstance(x, tf.data.Dataset):
-        with without_noise():  # a cached data set warns that it was not read to its end
+        with without_noise():  # a cached dataset warns that it was not read to its end
             first = list(x.take(1))
         for batch in first:
             inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)
@@ -116,7 +116,7 @@ def validation_batch(data: Any) -> FirstBatch | None:
 
 
 def check_batched(batch: FirstBatch | None, student: keras.Model) -> None:
-    """Refuse a data set whose elements are single examples.
+    """Refuse a dataset whose elements are single examples.
 
     Args:
         batch: The first batch, or `None` where there was no look at it.
@@ -133,7 +133,7 @@ def check_batched(batch: FirstBatch | None, student: keras.Model) -> None:
     expected = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
     if len(received) == len(expected) and all(map(_is_one_example, received, expected)):
         raise ValueError(
-            "The data set gives single examples, not batches: the first has inputs of shape "
+            "The dataset gives single examples, not batches: the first has inputs of shape "
             f"{_shown(received)}, and the student takes {_shown(expected)}. Pass "
             "dataset.batch(32)."
         )
@@ -215,8 +215,8 @@ def _shown(shapes: list[tuple[Any, ...]]) -> str:
 
 
 _EMPTY = (
-    "The data set holds no examples, so there is nothing to train on. Check the path, the split "
-    "and the filters it was made with; `batch(..., drop_remainder=True)` drops a data set that is "
+    "The dataset holds no examples, so there is nothing to train on. Check the path, the split "
+    "and the filters it was made with; `batch(..., drop_remainder=True)` drops a dataset that is "
     "smaller than one batch."
 )
 

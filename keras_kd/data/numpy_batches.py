@@ -62,7 +62,7 @@ def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) 
             the generator function of a TFLite converter. With several inputs, `x` is a dict by name
             or a tuple or list in the model's order.
         inputs: The model's inputs.
-        batch_size: Batch size for arrays and for data sets which are not batched.
+        batch_size: Batch size for arrays and for datasets which are not batched.
         argument: The name under which the caller's user knows `data`, for error messages.
 
     Yields:

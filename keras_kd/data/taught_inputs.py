@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 class TaughtInputs(NamedTuple):
     """A batch of inputs with the teacher's outputs for it, computed beforehand.
 
-    A data set whose elements are `(TaughtInputs(inputs, outputs, features), labels)` teaches in
+    A dataset whose elements are `(TaughtInputs(inputs, outputs, features), labels)` teaches in
     `Distiller.fit` and in every stage of compression without running the teacher. The outputs must
     be those for exactly these inputs: with augmentation, for the augmented ones.
 

@@ -1,4 +1,4 @@
-"""Data sets from TensorFlow Datasets, `digits`, which needs no download, and `fashion_scenes`.
+"""Datasets from TensorFlow Datasets, `digits`, which needs no download, and `fashion_scenes`.
 
 Importing this package registers both, so that `tfds.load("digits")` works afterwards.
 """

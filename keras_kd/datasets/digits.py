@@ -1,4 +1,4 @@
-"""The data set `digits`: real handwritten digits that come with scikit-learn."""
+"""The dataset `digits`: real handwritten digits that come with scikit-learn."""
 
 from __future__ import annotations
 

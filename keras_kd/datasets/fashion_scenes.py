@@ -1,4 +1,4 @@
-"""The data set `fashion_scenes`: composed scenes of Fashion-MNIST, with masks and boxes."""
+"""The dataset `fashion_scenes`: composed scenes of Fashion-MNIST, with masks and boxes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class FashionScenes(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
         yield from enumerate(compose(images, labels, SCENES[split], seed=_SEEDS[split]))
 
     def _source(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """The images and labels of `fashion_mnist`, from this data set's own folder of data sets.
+        """The images and labels of `fashion_mnist`, from this dataset's own folder of datasets.
 
         If it is not there, from TFDS's default folder; if there neither, it is downloaded.
         """

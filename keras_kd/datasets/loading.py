@@ -1,4 +1,4 @@
-"""`tfds.load` with the package's own data sets, and one clear error if data cannot be had."""
+"""`tfds.load` with the package's own datasets, and one clear error if data cannot be had."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def register() -> None:
 
 
 def load(name: str, *, split: Any = None, **kwargs: Any) -> Any:
-    """Load a data set with `tfds.load`, `digits` and `fashion_scenes` included.
+    """Load a dataset with `tfds.load`, `digits` and `fashion_scenes` included.
 
     Where the data is neither on disk nor can be downloaded, one error says so within seconds,
     where TFDS retries for minutes.
 
     Args:
-        name: Name of a TFDS data set, such as `"digits"`, `"fashion_mnist"`, `"mnist:3.0.1"`.
+        name: Name of a TFDS dataset, such as `"digits"`, `"fashion_mnist"`, `"mnist:3.0.1"`.
         split: As in `tfds.load`: `"train"`, `["train", "test"]`, `"train[:80%]"`. Defaults to
             `None`, which gives a dict of all splits.
         **kwargs: Further arguments of `tfds.load`, such as `as_supervised`, `batch_size`,
@@ -49,7 +49,7 @@ def load(name: str, *, split: Any = None, **kwargs: Any) -> Any:
         them for `with_info=True`.
 
     Raises:
-        ValueError: If no data set has this name (close names are listed) or if it has no such
+        ValueError: If no dataset has this name (close names are listed) or if it has no such
             split.
         FileNotFoundError: If the data is absent and cannot be downloaded.
 
@@ -86,7 +86,7 @@ def _unknown_name(name: str, base: str) -> str:
         if close
         else "tfds.list_builders() gives the names."
     )
-    return f"There is no data set '{name}' in TensorFlow Datasets. {advice}"
+    return f"There is no dataset '{name}' in TensorFlow Datasets. {advice}"
 
 
 def _is_absence(error: Exception) -> bool:
@@ -119,9 +119,9 @@ def _absence(name: str, data_dir: Any, error: Exception) -> str:
     if len(reason) > 300:
         reason = reason[:300] + " ..."
     return (
-        f"The data set '{name}' is not in '{folder}' and could not be downloaded. Connect to the "
+        f"The dataset '{name}' is not in '{folder}' and could not be downloaded. Connect to the "
         "network, or set the environment variable TFDS_DATA_DIR, before Python starts, to a "
-        f"folder that holds the data set (it {setting}). The data set 'digits' needs no download. "
+        f"folder that holds the dataset (it {setting}). The dataset 'digits' needs no download. "
         f"The cause: {type(error).__name__}: {reason}"
     )
 

@@ -3,7 +3,7 @@
 A program as a user writes it, with the public names of keras_kd alone. For every seed: draw a few
 labelled images; train a large network on them; train a small one on the same labels, and once more
 on what the large one answers to all images, whose labels nobody looks at. The taught one is
-quantized with the teacher still teaching, exported, and its file is measured on the test images.
+quantized with distillation, exported, and its file is measured on the test images.
 
 The test images decide nothing: of two ways to train each student, the one that is better on
 training images which were held out is taken. Every part is kept in the run's folder as soon as it
@@ -26,7 +26,6 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
-from keras_kd.system.names import one_of
 
 Say = Callable[[str], None]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -290,11 +289,14 @@ def run_demo(
         The result, as `kd.report.make_result` gives it.
 
     Raises:
-        ValueError: If there is no recipe for the data set, `seeds` is below 1, or the folder
+        ValueError: If there is no recipe for the dataset, `seeds` is below 1, or the folder
             holds a run of another recipe.
         OSError: If the folder cannot be written to.
     """
-    one_of("dataset", dataset, RECIPES)
+    if dataset not in RECIPES:
+        raise ValueError(
+            f"`dataset` must be one of: {', '.join(RECIPES)}. Received: dataset={dataset!r}."
+        )
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds!r}.")
     recipe, folder = RECIPES[dataset], pathlib.Path(out)

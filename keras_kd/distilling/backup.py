@@ -25,15 +25,15 @@ class BackupAndRestore(keras.callbacks.Callback):
     """Backs up a training, and resumes it: `keras.callbacks.BackupAndRestore`, written atomically.
 
     A drop-in for Keras's callback, whose arguments it takes. Keras writes its two files in place:
-    a process that is killed meanwhile leaves a backup that ends every later run. Here a backup is
-    one file that is written aside and then takes its name, and the one before it stays: wherever
-    the process is killed, the same `fit` resumes. A damaged backup is left out with a warning, for
-    the one before it.
+    a process that is killed in between leaves a backup that breaks every later run. Here a backup
+    is one file that is written aside and then renamed, and the previous one is kept: wherever the
+    process is killed, the same `fit` resumes. A damaged backup is replaced by the previous one,
+    with a warning.
 
     Besides weights, optimizer and epoch, a backup holds the states of random layers, the masks of a
-    `keras_kd.Prune` callback, the history, and with `save_freq` in batches the batch: those of
-    that epoch that were trained on already are skipped. A resumed run ends with the weights of one
-    that was not killed if every epoch gives the same batches in both. What other callbacks know,
+    `keras_kd.Prune` callback, the history, and with `save_freq` in batches the batch: the
+    finished batches of that epoch are skipped. A resumed run ends with the weights of an
+    uninterrupted one if every epoch gives the same batches in both. The state of other callbacks,
     such as the best epoch of `EarlyStopping`, is not kept.
 
     Args:

@@ -46,7 +46,7 @@ class Distiller(Trainer):
     `loss = w * student_loss + (1 - w) * sum(w_i * L_i)`
 
     plus the student's own regularisers. `sample_weight` and `class_weight` weigh both terms. The
-    teacher is left as it was found, and is not saved with the student.
+    teacher is not changed, and is not saved with the student.
 
     The arguments and their meaning are those of `keras.distillation.Distiller`, whose losses are
     accepted as well.
@@ -54,9 +54,9 @@ class Distiller(Trainer):
     Args:
         teacher: A trained model that ends in logits: a `keras.Model` or another callable on
             tensors, such as a function, a layer, what `keras_kd.teachers.load` returns, or a
-            `keras_kd.teachers.Ensemble`. Of a dictionary with a single entry the entry counts,
-            unless the student returns a dictionary too. `None` where the data brings the
-            teacher's outputs along, as `keras_kd.teachers.TaughtInputs`.
+            `keras_kd.teachers.Ensemble`. A dictionary with a single entry counts as that entry,
+            unless the student returns a dictionary too. `None` if the data contains the
+            teacher's outputs, as `keras_kd.teachers.TaughtInputs`.
         student: The `keras.Model` to train; it ends in logits of the same shape.
         distillation_losses: One of, or a list of: losses of `keras_kd.losses` on the outputs,
             `keras_kd.Hint`s, losses of `keras.distillation`. For models with several outputs an
@@ -71,15 +71,15 @@ class Distiller(Trainer):
         student_loss_weight: The weight `w` of the loss on labels, between 0 and 1, of the same
             kinds. Defaults to `0.5`.
         name: Name of the model. Defaults to `"distiller"`.
-        teacher_inputs: Called with the student's inputs, returns the teacher's, where the teacher
-            takes another size or preprocessing. A layer, a model or a function. Defaults to
+        teacher_inputs: Called with the student's inputs, returns the teacher's, for a teacher with
+            another input size or preprocessing. A layer, a model or a function. Defaults to
             `None`, the same inputs.
         teacher_outputs: Called with the teacher's outputs, returns what the student's are compared
-            with, where the teacher knows other classes or returns another structure. Defaults to
-            `None`, the outputs as they are.
+            with, for a teacher with other classes or another structure of outputs. Defaults to
+            `None`, the unchanged outputs.
         stop_distillation_at: The epoch, counted from 0, from which the student learns from its
             labels alone, `loss = student_loss`, and the teacher is not run. Defaults to `None`,
-            the teacher teaches to the end.
+            distillation in every epoch.
         **kwargs: Further arguments of `keras.Model`.
 
     Raises:
@@ -109,7 +109,7 @@ class Distiller(Trainer):
     student = distiller.student
     ```
 
-    A teacher of larger images and more classes, taught with at a falling temperature:
+    A teacher with larger images and more classes, and a falling temperature:
 
     ```python
     distiller = keras_kd.Distiller(
@@ -377,7 +377,7 @@ class Distiller(Trainer):
         """Train the student, as `keras.Model.fit` does, after one look at the data.
 
         Raises:
-            ValueError: If the data set or the validation data is empty or not batched; its first
+            ValueError: If the dataset or the validation data is empty or not batched; its first
                 batch, the teacher's outputs on it or a weight is NaN or infinite; labels lie out
                 of range, also in a later batch; or the outputs do not fit the losses.
         """

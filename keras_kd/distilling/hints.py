@@ -20,11 +20,11 @@ Shape = tuple[int | None, ...]
 class Hint:
     """Teaches a layer of the student by a layer of the teacher.
 
-    Both layers are read from the one pass that each model makes anyway. Where the loss compares
-    the two element by element and their shapes differ, a projection is put behind the student's
-    layer: the larger of two maps is average-pooled to the size of the smaller, and a 1x1
-    convolution (a dense layer along the last axis) brings the student's channels to the teacher's.
-    The projection is trained with the student and is no part of it afterwards.
+    Both layers are read from the forward pass of each model. If the loss compares them element by
+    element and their shapes differ, a projection follows the student's layer: the larger of two
+    maps is average-pooled to the size of the smaller, and a 1x1 convolution (a dense layer along
+    the last axis) brings the student's channels to the teacher's. The projection is trained with
+    the student and is not part of it afterwards.
 
     Args:
         teacher_layer: Name of a teacher layer; `"backbone/block3_out"` for a layer inside a
@@ -33,7 +33,7 @@ class Hint:
         student_layer: The same for the student.
         loss: A loss of `keras_kd.losses` on features. Defaults to `FitNet()`.
         projection: `"auto"`; `"orthogonal"`, a matrix with orthonormal rows that keeps the inner
-            products of the student's features; `None` for none; or a layer to put behind the
+            products of the student's features; `None` for none; or a layer to apply after the
             student's layer. Defaults to `"auto"`.
         normalize: What is done to the teacher's feature before it is compared: `"standardize"`
             removes mean and deviation of each channel over the batch, `"whiten"` the covariance
@@ -77,13 +77,13 @@ class Hint:
         if not isinstance(self.loss, DistillationLoss):
             raise TypeError(
                 "`loss` of a Hint must be a loss of `keras_kd.losses`, such as "
-                f"`keras_kd.losses.FitNet()`, but received {loss!r}."
+                f"`keras_kd.losses.FitNet()`. Received: {loss!r}."
             )
         if projection not in ("auto", "orthogonal", None) and not isinstance(
             projection, keras.layers.Layer
         ):
             raise TypeError(
-                '`projection` must be "auto", "orthogonal", None or a Keras layer, but received '
+                '`projection` must be "auto", "orthogonal", None or a Keras layer. Received: '
                 f"{projection!r}."
             )
         if normalize is not None and normalize not in NORMALIZATIONS:
@@ -225,8 +225,8 @@ class Hint:
                 teacher[i], student[i] = _pool_to_smaller(teacher[i], student[i])
                 if not self.built and teacher[i].shape[-1] != student[i].shape[-1]:
                     raise ValueError(
-                        f"Hint '{self.name}' has no projection yet: the shapes of its layers can "
-                        "only be told from data, and this data can be read only once. Call "
+                        f"Hint '{self.name}' has no projection yet: the shapes of its layers are "
+                        "only known from data, and this data can be read only once. Call "
                         "`distiller.objective.build(student, inputs)` with a batch before `fit`."
                     )
                 projection = (self._projections or [None] * len(student))[i]
@@ -293,7 +293,7 @@ def _names(value: str | Sequence[str], argument: str) -> str | list[str]:
     names: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
     if not names or not all(isinstance(name, str) and name for name in names):
         raise TypeError(
-            f"`{argument}` must be the name of a layer or a list of names, but received {value!r}."
+            f"`{argument}` must be the name of a layer or a list of names. Received: {value!r}."
         )
     return value if isinstance(value, str) else names
 

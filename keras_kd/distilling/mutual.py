@@ -33,7 +33,7 @@ class MutualDistiller(Trainer):
     `loss = w * student_loss + (1 - w) * mean over the others(sum(w_i * L_i))`
 
     No gradient flows into a peer that teaches, and all peers learn from the same predictions of
-    one step. Their losses are added up, so each peer is trained as it would be by itself.
+    one step. Their losses are added, so each peer is trained as if it were alone.
 
     `predict` gives the outputs of the first peer. For the mean of all, use
     `keras_kd.teachers.Ensemble(distiller.peers)`.
@@ -153,9 +153,8 @@ class MutualDistiller(Trainer):
         """Configure training, as `keras.Model.compile` does.
 
         Args:
-            optimizer: One optimizer for all peers; what it remembers, as Adam's moments, it
-                remembers for each weight by itself. `global_clipnorm` counts the gradients of all
-                peers. Defaults to `"rmsprop"`.
+            optimizer: One optimizer for all peers; its state, such as Adam's moments, is kept per
+                weight. `global_clipnorm` uses the gradients of all peers. Defaults to `"rmsprop"`.
             loss: The loss on labels of every peer, as for `keras_kd.Distiller.compile`; so are
                 the other arguments. Defaults to `None`.
             loss_weights: Weights of the outputs' losses. Defaults to `None`.
@@ -317,15 +316,15 @@ class MutualDistiller(Trainer):
 def _check_peers(peers: Any) -> None:
     if not isinstance(peers, (list, tuple)) or len(peers) < 2:
         raise ValueError(
-            "Mutual learning needs two peers or more, MutualDistiller([peer, peer], losses), but "
-            f"received {peers!r}."
+            "Mutual learning needs two peers or more, MutualDistiller([peer, peer], losses). "
+            f"Received: {peers!r}."
         )
     for i, peer in enumerate(peers):
         check_model(peer, f"peers[{i}]")
         if any(peer is other for other in peers[:i]):
             raise ValueError(
                 f"peers[{i}], '{peer.name}', is among the peers twice: a model cannot teach "
-                "itself. Make a model of its own for each peer."
+                "itself. Make a separate model for each peer."
             )
         for j, other in enumerate(peers[:i]):
             check_apart(peer, other, (f"peers[{i}]", f"peers[{j}]"))

@@ -52,7 +52,7 @@ class Objective:
         teacher: A model, or a callable `teacher(x, training=False)`; `None` while there is none.
         distillation_losses: Losses on the outputs, hints, losses of `keras.distillation`, or
             structures of losses like the outputs', with `None` where an output is not distilled.
-        distillation_loss_weights: `w_i`, one a loss: numbers, schedules of steps, or functions of
+        distillation_loss_weights: `w_i`, one per loss: numbers, schedules of steps, or functions of
             the epoch.
         student_loss_weight: `w`, between 0 and 1, of the same kinds.
         student_loss: Called as `student_loss(y, y_pred, sample_weight)`. Defaults to `None`.
@@ -159,8 +159,8 @@ class Objective:
             student: The student.
             example: A batch of inputs, needed where only a pass tells a feature's shape.
                 Defaults to `None`: hints that need it stay unbuilt.
-            taught: A batch with the teacher's features, where the data brings them along.
-                Defaults to `None`: the teacher tells their shapes.
+            taught: A batch with the teacher's features, if the data contains them.
+                Defaults to `None`: the teacher gives their shapes.
 
         Raises:
             ValueError: If a hint names a layer that does not exist, or no projection leads from
@@ -194,7 +194,7 @@ class Objective:
     def without_missing_hints(self, model: Any) -> Objective:
         """Return this objective for another model, without the hints at layers it does not have.
 
-        Scheduled weights and temperatures stay at what they have come to.
+        Scheduled weights and temperatures keep their present values.
 
         Args:
             model: A changed student.
@@ -223,7 +223,7 @@ class Objective:
     def teacher_signals(self, x: Any) -> TeacherSignals | None:
         """Run the teacher once, in inference mode; call this outside the gradient tape.
 
-        For `TaughtInputs` nothing is run: they bring the teacher's outputs along.
+        For `TaughtInputs` nothing is run: they contain the teacher's outputs.
 
         Returns:
             Its outputs and features, or `None` where the teacher does not count.

@@ -1,4 +1,4 @@
-"""Numbers that change while training goes on: weights, temperatures."""
+"""Numbers that change during training: weights, temperatures."""
 
 from __future__ import annotations
 

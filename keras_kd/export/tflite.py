@@ -246,7 +246,7 @@ def export_tflite(
     source = source_of(model, check_signatures(signatures), quantization)
     check_finite_weights(getattr(model, "model", model), "model")
     check_data(options, source.quantization_aware, representative_data)
-    said = []
+    said: list[str | None] = []
     # A SavedModel has its quantizers in its graph: they cannot be left out.
     if source.quantization_aware and isinstance(source, SavedModelSource):
         if quantization == "int4":
@@ -330,6 +330,8 @@ def export_tflite(
                     raise ValueError(f"{sentence} The file was not written.")
                 said.append(sentence)
     remember_origin(target, model)
+    if quantization != "float32" and source.recurrent_layers:
+        said.append(_larger_than_float(model, len(content), options, job, converted))
     said += warnings_of(file, target, quantization, integer_io, asked)
     if job.calibration is not None:
         said += warnings_of_calibration(job.calibration, units, names)
@@ -377,6 +379,22 @@ def _kernels(
         for kernel in converted.kernels
         if not set(layers.get(kernel.output, ())) & set(forms)
     ]
+
+
+def _larger_than_float(
+    model: Any, size: int, options: ExportOptions, job: Conversion, converted: Converted
+) -> str | None:
+    """Return that a file is larger than as float32, where recurrent cells were unrolled."""
+    if size <= 4 * getattr(model, "model", model).count_params():
+        return None  # a float32 file holds its weights at least
+    plain = _in_another_form(model, "float32", options, job, converted)
+    if plain is None or (smaller := len(plain.packed())) >= size:
+        return None
+    return (
+        f"The file has {size:,} bytes, and the float32 file would have {smaller:,}: it holds one "
+        "copy of each recurrent cell per step, where float32 has a loop. Received: "
+        f'quantization={options.quantization!r}. Use "float32", or shorter sequences.'
+    )
 
 
 def _sparse(

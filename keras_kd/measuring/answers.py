@@ -29,7 +29,7 @@ def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:
     """Return the class that every sample or position is given.
 
     Args:
-        output: An output, `[batch, ..., units]`, or `[batch]` for one number a sample.
+        output: An output, `[batch, ..., units]`, or `[batch]` for one number per sample.
         task: `"classification"`, or `"multilabel"` for an answer of every unit.
         threshold: Where the answer of one unit changes from 0 to 1.
 

@@ -26,14 +26,14 @@ def benchmark_tflite(
 ) -> BenchmarkResult:
     """Measure the latency and memory of a TFLite file at batch 1 (or at its own fixed batch).
 
-    Only the run itself is timed; inputs are written once. Quantized kernels are made for Arm: on an
-    x86 machine an int8 file is often slower than a float one, and a latency says little about a
-    phone. To compare files, measure them side by side with `benchmark_tflite_files`.
+    Only the run itself is timed; inputs are written once. Quantized kernels are optimized for Arm:
+    on an x86 machine an int8 file is often slower than a float file, and the latency on a phone is
+    a different one. To compare files, measure them side by side with `benchmark_tflite_files`.
 
     Args:
         path: The file.
         runs: How many runs are timed. Defaults to `50`.
-        warmup: How many runs go before them. Defaults to `10`.
+        warmup: Number of warm-up runs. Defaults to `10`.
         threads: Number of threads. Defaults to `1`.
         inputs: Arrays by input name. Defaults to normal numbers (zeros for integer inputs).
         xnnpack: Whether LiteRT's default delegate, XNNPACK, is used. Defaults to `None`: if the
@@ -68,13 +68,13 @@ def benchmark_tflite_files(
 ) -> dict[str, BenchmarkResult]:
     """Measure the latencies of several files side by side.
 
-    In every round each file runs once, in turn, so that whatever else the machine does falls on all
-    of them. The ratio of two medians from one call is what should be quoted.
+    In every round each file runs once, in turn, so that other load on the machine affects all of
+    them. Report the ratio of two medians from one call.
 
     Args:
         paths: The files.
         rounds: How many timed runs each file has. Defaults to `50`.
-        warmup: How many rounds go before them. Defaults to `10`.
+        warmup: Number of warm-up rounds. Defaults to `10`.
         threads: Number of threads. Defaults to `1`.
         xnnpack: As for `benchmark_tflite`. Defaults to `None`.
 

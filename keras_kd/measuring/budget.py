@@ -1,4 +1,4 @@
-"""What a file may cost, for continuous integration."""
+"""Limits for a file, for continuous integration."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from keras_kd.system.arguments import is_number, number
 
 
 class BudgetExceeded(ValueError):
-    """A file does not keep its budget.
+    """A file exceeds its budget.
 
     Attributes:
-        broken: One sentence for every limit which is not kept.
+        broken: One sentence per limit that is exceeded.
         result: What was measured.
     """
 
     def __init__(self, broken: list[str], result: TFLiteResult) -> None:
-        super().__init__(f"'{result.path}' does not keep its budget. {' '.join(broken)}")
+        super().__init__(f"'{result.path}' exceeds its budget. {' '.join(broken)}")
         self.broken = broken
         self.result = result
 
@@ -46,7 +46,7 @@ class Budget:
 
     Raises:
         TypeError: If a limit is not a number.
-        ValueError: If a limit can never or would always be kept.
+        ValueError: If a limit can never be met, or always is.
 
     Example:
 
@@ -85,8 +85,8 @@ class Budget:
     def check(self, result: TFLiteResult, reference_accuracy: float | None = None) -> list[str]:
         """Compare a result with the limits.
 
-        A limit on something which was not measured is not kept: continuous integration must not
-        pass because labels or the model were forgotten.
+        A limit on something that was not measured counts as exceeded: continuous integration must
+        not pass because labels or the model were forgotten.
 
         Args:
             result: What `keras_kd.evaluate_tflite` measured.
@@ -95,10 +95,10 @@ class Budget:
                 result has it.
 
         Returns:
-            One sentence for every limit which is not kept; empty if all are.
+            One sentence per limit that is exceeded; empty if none is.
 
         Raises:
-            ValueError: If `reference_accuracy` is no share.
+            ValueError: If `reference_accuracy` is not a share.
         """
         if reference_accuracy is not None and not 0 <= reference_accuracy <= 1:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A TFLite file beside the Keras model which it was made from."""
+"""Comparing a TFLite file with the Keras model it was made from."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _COLORS = {
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How far a file is from its model.
+    """How much a file differs from its model.
 
     Attributes:
         path: The file.
         samples: How many samples were compared.
-        output: The output which the figures are about.
+        output: The output that the figures refer to.
         agreement: Share of equal answers of samples (or positions, or units); `None` for
             regression.
         max_difference: Largest absolute difference of the outputs.
@@ -50,8 +50,8 @@ class Comparison:
             nothing differs.
         layers: A `LayerDifference` for every layer that has a tensor in the file, in the order of
             the file; `None` unless they were asked for.
-        not_found: Layers which have none: the converter removed them, or did not keep their names;
-            and layers that are called more than once.
+        not_found: Layers without one: the converter removed them, or did not keep their names; and
+            layers that are called more than once.
     """
 
     path: str
@@ -213,13 +213,13 @@ def compare(
     threads: int = 1,
     verbose: bool = True,
 ) -> Comparison:
-    """Compare what a TFLite file answers with what its Keras model answers.
+    """Compare the outputs of a TFLite file with those of its Keras model.
 
-    With `per_layer=True`, the inner tensors of the file are compared with the layers' outputs, so
-    that the layer can be found in which a file loses accuracy. Tensors are found by their names,
-    which the converter makes from the layers'. Not found are layers which it removes or folds into
-    the next operator (dropout; a convolution before its normalisation, which is named beside it),
-    layers inside the body of a loop, and what is no layer, as an addition of two tensors. Layers
+    With `per_layer=True`, the inner tensors of the file are compared with the layers' outputs, to
+    find the layer where a file loses accuracy. Tensors are found by their names, which the
+    converter derives from the layers'. Not found are layers that it removes or folds into the next
+    operator (dropout; a convolution before its normalisation, which is named beside it), layers
+    inside a loop, and operations that are not layers, such as an addition of two tensors. Layers
     that are called more than once are left out.
 
     Args:
@@ -228,22 +228,22 @@ def compare(
             the model's Keras mask leaves out, or whose sample weight is 0, are not compared.
         model: The model that the file was made from, a Keras or a compressed one. Defaults to
             `None`: the model that this process exported to `path`, if neither has changed since.
-        per_layer: Whether inner layers are compared, too. Defaults to `False`.
-        output: Which output the figures are about, by name or by position. Defaults to `0`.
+        per_layer: Whether to compare inner layers too. Defaults to `False`.
+        output: The output that the figures refer to, by name or position. Defaults to `0`.
         task: As for `keras_kd.evaluate_tflite`. Defaults to `None`: classification.
         from_logits: As for `keras_kd.evaluate_tflite`. Defaults to the same rule.
-        batch_size: Batch size for arrays and data sets which are not batched. Defaults to `32`.
+        batch_size: Batch size for arrays and datasets which are not batched. Defaults to `32`.
         max_samples: Stop after so many samples; `None` takes all. Defaults to `512`.
         threads: Number of threads. Defaults to `1`.
-        verbose: Whether a bar shows the progress of what takes long. Defaults to `True`.
+        verbose: Whether to show a progress bar for long runs. Defaults to `True`.
 
     Returns:
-        A `Comparison`; printed, it is a table which names the layer that the error grows most in.
+        A `Comparison`. Printing it gives a table that names the layer where the error grows most.
 
     Raises:
         OSError: If there is no file at `path`.
         ValueError: If it is damaged, was made from another model, or the data does not fit.
-        TypeError: If `model` is no model, or the data is of a type which the inputs do not take.
+        TypeError: If `model` is not a model, or the data is of a type which the inputs do not take.
 
     Example:
 

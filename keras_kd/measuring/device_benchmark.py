@@ -24,14 +24,14 @@ _DELEGATED = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class DeviceBenchmark:
-    """What a device measured of a file.
+    """The measurements of a file on a device.
 
     Attributes:
         path: The file with the tool's output.
         device: The device, as the caller names it.
         tool: `"benchmark_model"` or `"qai_hub"`.
-        latency_ms: Median latency of a run, in milliseconds, or `None` where the tool does not
-            tell.
+        latency_ms: Median latency of a run, in milliseconds, or `None` if the tool does not
+            report it.
         latency_mean_ms: Their mean; for AI Hub without single runs, its estimate.
         latency_min_ms: The shortest run, or `None`.
         latency_max_ms: The longest run, or `None`.
@@ -39,7 +39,7 @@ class DeviceBenchmark:
         loading_ms: How long loading took, or `None`.
         peak_memory_bytes: The memory that the run took at most, in bytes, or `None`.
         operators: How many operators ran where, as `{"NPU": 7, "CPU": 2}` or
-            `{"TfLiteXNNPackDelegate": 20, "CPU": 1}`; empty where the tool does not tell.
+            `{"TfLiteXNNPackDelegate": 20, "CPU": 1}`; empty if the tool does not report it.
     """
 
     path: str
@@ -60,7 +60,7 @@ class DeviceBenchmark:
 
 
 def read_device_benchmark(path: str | os.PathLike[str], device: str) -> DeviceBenchmark:
-    """Read what a phone or a board measured of a file.
+    """Read the measurements of a file on a phone or a board.
 
     Two outputs are read: the text which LiteRT's `benchmark_model` prints (on Android
     `adb shell /data/local/tmp/benchmark_model --graph=... > phone.txt`), and the JSON of a profile

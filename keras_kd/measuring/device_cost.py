@@ -28,7 +28,7 @@ _SECONDS = 1800
 
 @dataclasses.dataclass(frozen=True)
 class DeviceCost:
-    """What a device makes of a file.
+    """The estimated cost of a file on a device.
 
     Attributes:
         path: The file.
@@ -38,12 +38,12 @@ class DeviceCost:
         clock_mhz: The clock of the accelerator, in MHz.
         operators: How many operators the file has.
         npu_operators: How many of them run on the accelerator.
-        cpu_operators: How often each operator occurs which is left to the processor beside it, as
+        cpu_operators: How often each operator occurs that is left to the processor, such as
             `{"QUANTIZE": 1}`. The processor must have a kernel for each.
         macs: Multiply-accumulate operations of a run on the accelerator.
         cycles: Estimated cycles of a run, of the accelerator alone.
-        latency_ms: The same in milliseconds. What is left to the processor takes its time as well,
-            which nothing here tells.
+        latency_ms: The same in milliseconds. The time of operators on the processor is not
+            included.
         sram_bytes: On-chip memory in use, in bytes.
         dram_bytes: Off-chip memory in use, in bytes.
         flash_bytes: Read-only memory in use, in bytes: weights, and the program for the
@@ -104,13 +104,13 @@ def device_cost(
     system_config: str | None = None,
     memory_mode: str | None = None,
 ) -> DeviceCost:
-    """Estimate what an Arm Ethos-U makes of a TFLite file, before it is shipped.
+    """Estimate the cost of a TFLite file on an Arm Ethos-U, before it is shipped.
 
-    The file is compiled by Arm's Vela in a process of its own, without a network and without a
-    device. Vela places each operator on the accelerator (NPU) or leaves it to the processor (CPU).
-    An operator in floating point is always left to the processor. Cycles and memory are Vela's own
-    estimates: they compare files, and are not a measurement of a board. Needs `ethos-u-vela`
-    (`pip install "keras-kd[vela]"`).
+    Arm's Vela compiles the file in a separate process, without a network or a device. Vela places
+    each operator on the accelerator (NPU) or leaves it to the processor (CPU). An operator in
+    floating point is always left to the processor. Cycles and memory are Vela's own estimates: they
+    compare files, and are not a measurement of a board. Needs `ethos-u-vela` (`pip install
+    "keras-kd[vela]"`).
 
     Args:
         path: The file.

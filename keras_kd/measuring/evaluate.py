@@ -1,4 +1,4 @@
-"""What a TFLite file does: its accuracy, its agreement with the model, its size and its speed."""
+"""Measuring a TFLite file: accuracy, agreement with the model, size and latency."""
 
 from __future__ import annotations
 
@@ -71,33 +71,33 @@ def evaluate_tflite(
             if neither has changed since.
         metrics: Keras metrics, as for `keras.Model.compile`: a list of names, functions or
             `keras.metrics.Metric`s, or with several outputs a dict by output. They read the file's
-            outputs as they are. Defaults to `None`.
+            raw outputs. Defaults to `None`.
         weighted_metrics: The same, for metrics which use the sample weights. Defaults to `None`.
         joint_metrics: Metrics of all outputs together, such as the mean average precision of a
-            detector which gives classes and boxes: `keras.metrics.Metric`s, whose
-            `update_state(y, outputs)` receives `y` as the data gives it and a dict of all outputs
-            by name. `y` may then be a dict which holds labels that belong to no output alone.
-            Their values stand among the `metrics` of the result. Defaults to `None`.
-        output: Which output accuracy, agreement and the figures by class are about, by name or by
+            detector with classes and boxes: `keras.metrics.Metric`s, whose
+            `update_state(y, outputs)` receives the `y` of the data and a dict of all outputs by
+            name. `y` may then be a dict with labels that do not belong to a single output.
+            Their values are among the `metrics` of the result. Defaults to `None`.
+        output: The output that accuracy, agreement and the figures per class refer to, by name or
             position. Defaults to `0`.
-        task: What this output is for: `"classification"` (one class a sample or position),
-            `"multilabel"` (each unit says yes or no) or `"regression"` (no right or wrong).
+        task: The task of this output: `"classification"` (one class per sample or position),
+            `"multilabel"` (yes or no per unit) or `"regression"`.
             Defaults to `None`: regression if all of its metrics are of errors (as `"mae"`),
             multi-label for a sigmoid whose first labels are, else classification.
         from_logits: Whether this output gives logits or probabilities: an answer of one unit is 1
             above 0 or above 0.5, and calibration takes the softmax (sigmoid) of logits. Defaults
-            to what the file's last operators or the model's layers say; where these do not tell,
+            to what the file's last operators or the model's layers show; if they do not decide,
             to probabilities if all outputs lie between 0 and 1 and those of several units sum to
             one.
-        batch_size: Batch size for arrays and data sets which are not batched. Defaults to `32`.
+        batch_size: Batch size for arrays and datasets which are not batched. Defaults to `32`.
         max_samples: Stop after so many samples. Defaults to all.
         threads: Number of threads. Defaults to `1`.
         runs: How many runs are timed, at batch 1, on the first sample. Defaults to `50`.
-        warmup: How many runs go before them. Defaults to `10`.
+        warmup: Number of warm-up runs. Defaults to `10`.
         calibration_bins: Number of bins of the expected calibration error. Defaults to `15`.
         device: An Arm Ethos-U that `keras_kd.device_cost` estimates the file for, as
             `"ethos-u55-128"`. Defaults to `None`.
-        verbose: Whether a bar shows the progress over data that takes long. Defaults to `True`.
+        verbose: Whether to show a progress bar for long runs. Defaults to `True`.
 
     Returns:
         A `TFLiteResult`.

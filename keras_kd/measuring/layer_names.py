@@ -1,4 +1,4 @@
-"""Which layers the name of a tensor in a TFLite file speaks of."""
+"""Which layers the name of a tensor in a TFLite file refers to."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class LayerNames:
                 self._match(path, [part[1:] for part in parts if part[0] == component])
 
     def layers(self, tensor_name: str) -> list[str]:
-        """Return the paths of the layers which a tensor's name speaks of."""
+        """Return the paths of the layers that a tensor's name refers to."""
         found = []
         for part in tensor_name.split(";"):
             root, *rest = part.split("/")

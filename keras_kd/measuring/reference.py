@@ -66,7 +66,7 @@ class Reference:
 
     @property
     def end(self) -> str | None:
-        """What the model's graph says of the output: see `last_activation`."""
+        """What the model's graph shows about the output: see `last_activation`."""
         ends = last_activation(self._model)
         if ends is None:
             return None

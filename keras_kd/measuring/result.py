@@ -19,8 +19,8 @@ _OLD_NAMES = {
 class BenchmarkResult:
     """What `benchmark_tflite` measured of one file.
 
-    The names are those of `TFLiteResult`. `result["median_ms"]` and the other names of the dict
-    that it once was can still be read.
+    The names are those of `TFLiteResult`. `result["median_ms"]` and the other keys of the former
+    dict still work.
 
     Attributes:
         latency_ms: Median latency of a run, in milliseconds.
@@ -29,14 +29,14 @@ class BenchmarkResult:
         latency_mean_ms: Their mean.
         latency_min_ms: The shortest run.
         latency_runs: How many runs were timed.
-        latency_batch: Batch size of these runs: 1, or the one which the file fixes.
-        warmup: How many runs went before them.
+        latency_batch: Batch size of these runs: 1, or the fixed one of the file.
+        warmup: Number of warm-up runs.
         threads: Number of threads.
         delegate: What ran the operators.
         loads_with_xnnpack: Whether the file loads and runs with LiteRT's default delegate.
         peak_memory_bytes: By how much the memory of a fresh process grows at most while it loads
-            the file (with XNNPACK if it loads so) and runs it once on one thread, or `None` where
-            the system does not tell.
+            the file (with XNNPACK if it loads so) and runs it once on one thread, or `None` if
+            the system does not report it.
     """
 
     latency_ms: float
@@ -71,9 +71,9 @@ class TFLiteResult:
     Attributes:
         path: The file.
         samples: How many samples were run.
-        output: Name of the output which accuracy, agreement and the figures by class are about.
-        task: What that output was taken for: `"classification"` (one class a sample or position),
-            `"multilabel"` (each unit says yes or no) or `"regression"`.
+        output: Name of the output that accuracy, agreement and the figures per class refer to.
+        task: The task of that output: `"classification"` (one class per sample or position),
+            `"multilabel"` (yes or no per unit) or `"regression"`.
         accuracy: Share of right answers (of right units, if multi-label); `None` for data without
             labels and for regression.
         model_accuracy: The same of the Keras model, or `None` without a model.
@@ -82,10 +82,10 @@ class TFLiteResult:
             regression.
         max_difference: Largest absolute difference between the outputs of the two, or `None`.
         mean_difference: Mean absolute difference between the outputs of the two, or `None`.
-        metrics: The values of the Keras metrics which were asked for, by the names Keras gives.
+        metrics: The values of the requested Keras metrics, by their names in Keras.
         per_class: One dict for every class, in order: `label` (its index), `samples`, `accuracy`
             (the share of its samples which the file gets right: recall) and `precision` (the share
-            of the answers of this class which are right), `None` where nothing is to be divided.
+            of the answers of this class which are right), `None` if the divisor is zero.
             `None` without labels, for regression, and above 1000 classes.
         confusion: Samples by label (row) and answer (column). `None` where `per_class` is, if
             multi-label, and above 200 classes.
@@ -107,7 +107,7 @@ class TFLiteResult:
         latency_p99_ms: 99th percentile of the same.
         latency_without_xnnpack_ms: Median latency with LiteRT's own kernels only.
         latency_runs: How many runs were timed, after warm-up.
-        latency_batch: Batch size of these runs: 1, or the one which the file fixes.
+        latency_batch: Batch size of these runs: 1, or the fixed one of the file.
         threads: Number of threads.
         delegate: What ran the operators.
         loads_with_xnnpack: Whether the file loads and runs with LiteRT's default delegate. If not,
@@ -116,7 +116,7 @@ class TFLiteResult:
         peak_memory_bytes: By how much the memory of a fresh process grows at most while it loads
             the file and runs it once, on one thread, at the smallest batch (sizes that the file
             leaves open are 64): weights, tensors, and the parts of the LiteRT library which this
-            file needs, some 3 MB. `None` where the system does not tell.
+            file needs, about 3 MB. `None` if the system does not report it.
         operators: How often each operator occurs.
         operator_types: For each operator, how often it occurs with each type of numbers, as
             `{"CONV_2D": {"INT8": 4}}`; `"FLOAT32 (INT8 weights)"` where its weights are of
@@ -129,8 +129,7 @@ class TFLiteResult:
         zero_constants: How many of them are zero.
         constant_types: How many of them are of each type.
         sparse_tensors: How many tensors are stored in a sparse encoding.
-        device_cost: What `keras_kd.device_cost` estimates for the device that was asked for, or
-            `None`.
+        device_cost: The estimate of `keras_kd.device_cost` for the requested device, or `None`.
     """
 
     path: str

@@ -66,9 +66,9 @@ class ModelCost:
 def model_cost(model: keras.Model) -> ModelCost:
     """Count the parameters and multiplications of a functional or sequential model.
 
-    Counted are the products of kernels and features: dense, convolutional, recurrent and
-    attention layers, and `keras.ops.matmul` and `einsum`. Biases, normalisation, activations and
-    pooling are not, as is usual in the literature.
+    Counts the products of kernels and features: dense, convolutional, recurrent and attention
+    layers, and `keras.ops.matmul` and `einsum`. Biases, normalisation, activations and pooling do
+    not count, as usual in the literature.
 
     Args:
         model: A built model. Nested models are opened.
@@ -77,7 +77,7 @@ def model_cost(model: keras.Model) -> ModelCost:
         A `ModelCost`.
 
     Raises:
-        TypeError: If `model` is no Keras 3 model.
+        TypeError: If `model` is not a Keras 3 model.
         ValueError: If it is a subclassed model, or a size other than the batch is not known.
 
     Example:

@@ -37,7 +37,7 @@ def find_layer(model: Any, path: str) -> Any:
         if head not in names or not rest:
             raise ValueError(_no_layer(model, path))
         layer = names[head]
-    raise ValueError("A hint needs the name of a layer, but received an empty string.")
+    raise ValueError("A hint needs the name of a layer. Received: an empty string.")
 
 
 def _inner_layers(layer: Any) -> dict[str, Any]:

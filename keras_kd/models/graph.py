@@ -47,11 +47,11 @@ def check_graph(model: Any, task: str) -> None:
         task: What is to be done with it, as in `f"{task} needs a functional model"`.
 
     Raises:
-        TypeError: If it is no Keras 3 model.
+        TypeError: If it is not a Keras 3 model.
         ValueError: If it is neither functional nor sequential, or has no input shape.
     """
     if not isinstance(model, keras.Model):
-        raise TypeError(f"{task} takes a keras.Model, but received {type(model).__name__}.")
+        raise TypeError(f"{task} takes a keras.Model. Received: {type(model).__name__}.")
     if not is_graph(model):
         raise ValueError(
             f"{task} needs the graph of layers of a functional or sequential model, but "

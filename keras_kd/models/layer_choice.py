@@ -97,7 +97,7 @@ def _checked(stage: str, argument: str, choice: Any) -> Any:
     if not isinstance(names, Iterable) or not all(isinstance(n, str) and n for n in names):
         raise TypeError(
             f"{stage}: `{argument}` must be the name of a layer, a list of names or a function "
-            f"that takes a layer and returns True or False, but received {choice!r}."
+            f"that takes a layer and returns True or False. Received: {choice!r}."
         )
     return list(names)
 

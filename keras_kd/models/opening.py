@@ -38,7 +38,7 @@ _FUNCTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """What a model file says of itself.
+    """The description in a model file.
 
     Attributes:
         config: The configuration of the model.
@@ -109,7 +109,7 @@ def describe(path: str | os.PathLike[str], record: str | None = None) -> Describ
         look = _look_at_archive if path.suffix == ".keras" else _look_at_hdf5
         described = look(path, record)
         if not isinstance(described.config, dict):
-            raise ValueError("its configuration is no model's")
+            raise ValueError("its configuration is not a model's")
         return described
 
 
@@ -135,7 +135,7 @@ def _look_at_hdf5(path: pathlib.Path, record: str | None) -> Described:
     with h5py.File(path, "r") as file:
         config = file.attrs.get("model_config")
         if config is None:
-            raise ValueError("it holds weights alone, or is no file of Keras")
+            raise ValueError("it holds only weights, or is not a file of Keras")
         version = file.attrs.get("keras_version")
         return Described(
             parse_json(config, path),

@@ -42,9 +42,9 @@ _ROUNDING = 1e-3
 
 
 def last_activation(model: Any) -> Any:
-    """Return what the graph of a model says of its outputs.
+    """Return what the graph of a model shows about its outputs.
 
-    What follows the last weights (reshaping, averages, clipping, functions of one's own) is
+    What follows the last weights (reshaping, averages, clipping, your own functions) is
     computed on numbers of all sizes in place of what the weights give.
 
     Args:

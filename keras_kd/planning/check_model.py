@@ -25,7 +25,7 @@ from keras_kd.export.tflite import QUANTIZATIONS
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
 from keras_kd.models.layers import leaf_operations, paths_above
 from keras_kd.planning.export_plans import plan_export, try_export, with_operators
-from keras_kd.system.names import suggests_arguments
+from keras_kd.system.names import one_of, suggests_arguments
 from keras_kd.system.text_table import text_table
 
 _WIDTH = 96
@@ -201,29 +201,27 @@ def check(
     convert: bool = False,
     verbose: bool = True,
 ) -> ModelCheck:
-    """Say what stages and exports will do with each layer of a model, before anything is trained.
+    """Report what stages and exports will do with each layer of a model, before any training.
 
-    Nothing is trained and the model stays as it is. What a stage will refuse is said in the words
-    of the error that it would raise, and nothing is raised for it. Each stage is asked about the
-    student that the earlier ones leave, and the exports about the one that all of them leave.
+    The model is not changed. A problem has the message of the error that the stage would raise, but
+    is not raised. Each stage is checked on the student that the earlier stages produce, and the
+    exports on the final one.
 
     Args:
         model: A built Keras 3 model: functional, sequential, nested or subclassed.
-        stages: The stages as they are to be given to `compress`. Defaults to `None`: each of the
-            five stages for itself, with the arguments that it has by default and a `ratio` of 0.5
-            for `Shrink`, and the exports of the model as it is.
+        stages: The stages, as for `compress`. Defaults to `None`: each of the five stages
+            separately, with its default arguments and a `ratio` of 0.5 for `Shrink`, and the
+            exports of the unchanged model.
         exports: Formats of `export_tflite`. Defaults to all but `"int4"`, which needs an extra
             package.
-        convert: Whether to convert on trial, in every format, and to name the operators. It takes
-            some seconds for a small model. The student is converted as `QuantizeAware` receives
-            it, calibrated with random numbers. Defaults to `False`: only what is known
-            beforehand is said.
-        verbose: Whether a bar on the terminal shows which stage or export is looked at. Defaults
-            to `True`.
+        convert: Whether to run a trial conversion in every format and name the operators. It takes
+            a few seconds for a small model. The student is converted as `QuantizeAware` receives
+            it, calibrated with random numbers. Defaults to `False`.
+        verbose: Whether to show progress on the terminal. Defaults to `True`.
 
     Returns:
-        A `ModelCheck`. Printing it gives a summary; `table()` a line for each layer; `problems`
-        holds what will be refused and `ok` tells whether that is nothing.
+        A `ModelCheck`. Printing it gives a summary; `table()` one line per layer; `problems`
+        lists what will be refused, and `ok` is true if that is nothing.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
@@ -313,7 +311,7 @@ def _check_arguments(
     if isinstance(model, Distiller):
         raise TypeError("`check` takes the student: check(distiller.student, ...).")
     if not isinstance(model, keras.Model):
-        raise TypeError(f"`check` takes a keras.Model, but received {type(model).__name__}.")
+        raise TypeError(f"`check` takes a keras.Model. Received: {type(model).__name__}.")
     if not model.built:
         raise ValueError(
             f"Model '{model.name}' is not built, so that its layers have no weights yet. Call it "
@@ -323,10 +321,7 @@ def _check_arguments(
         stages = check_stages(stages)
     exports = [exports] if isinstance(exports, str) else list(exports)
     for quantization in exports:
-        if quantization not in QUANTIZATIONS:
-            raise ValueError(
-                f"`exports` takes formats of {list(QUANTIZATIONS)}. Received: {quantization!r}."
-            )
+        one_of("exports", quantization, QUANTIZATIONS)
     return stages, exports
 
 

@@ -206,7 +206,7 @@ def _plan(layer: Any, quantization: str) -> LayerPlan:
     if own:
         return LayerPlan(
             "not known",
-            f"{name} is no layer of Keras: only the conversion tells which operators it needs",
+            f"{name} is not a layer of Keras: its operators are only known after a conversion",
             "convert on trial: check(..., convert=True)",
         )
     if name in LOOKUPS:

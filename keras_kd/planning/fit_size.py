@@ -37,11 +37,11 @@ _NOTHING_IS_DONE = 2**62
 
 @dataclasses.dataclass(frozen=True)
 class SizedStudent:
-    """What `compress_to_size` found.
+    """The result of `compress_to_size`.
 
     Attributes:
         model: The compressed student.
-        bytes: Size of its file, zipped or not, as was asked for.
+        bytes: Size of its file, zipped or not, as requested.
         strength: The strength of the stages, from 0 to 1.
         file: The file, where a `path` was given, else `None`.
         tried: The size by strength of the students that were trained.
@@ -70,12 +70,11 @@ def compress_to_size(
     callbacks: Any = None,
     verbose: Any = "auto",
 ) -> SizedStudent:
-    """Compress a student as little as a limit on the size of its file allows.
+    """Compress a student no more than a limit on the size of its file requires.
 
-    The stages are given at their full strength. One common strength from 0 to 1 is searched by
-    bisection, with stages that do not train, since training hardly changes the size; the stages
-    of the strength found are then run in full, and the file is measured. Where it came out too
-    large, the next strength allows for that.
+    Pass the stages at full strength. Bisection finds one common strength from 0 to 1, with stages
+    that do not train, since training hardly changes the size. The stages then run in full at that
+    strength, and the file is measured. If it is too large, the next strength allows for that.
 
     Args:
         distiller: As in `compress`.
@@ -89,8 +88,8 @@ def compress_to_size(
             count. Defaults to `True`.
         representative_data: As in `export_tflite`. Defaults to `None`: `train`.
         path: The folder of the search: a run of `compress` for every strength that is trained,
-            `student.tflite`, and `size.json` with the sizes. The same call goes on where a killed
-            process left off. Defaults to `None`: nothing is kept.
+            `student.tflite`, and `size.json` with the sizes. The same call resumes a killed
+            run. Defaults to `None`: nothing is kept.
         trainings: How many strengths may be trained. Defaults to `3`.
         callbacks: As in `compress`, for the trainings of a strength. Defaults to `None`.
         verbose: As in `compress`. Defaults to `"auto"`.
@@ -239,7 +238,7 @@ class _Sizes:
                 known = [content[key] for key in self._content]
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(
-                    f"'{self._file}' is no record of a search for a size. Give a new folder as "
+                    f"'{self._file}' is not a record of a search for a size. Give a new folder as "
                     "`path`."
                 ) from error
             if not _same_search(known[0], settings):

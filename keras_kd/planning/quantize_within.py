@@ -30,6 +30,7 @@ from keras_kd.system.files import check_writable
 from keras_kd.system.json_values import plain
 from keras_kd.system.names import refuse_unknown
 from keras_kd.system.text_table import text_table
+from keras_kd.system.user_warning import warn_user
 
 _BATCH = 32
 _AT_ONCE = 16
@@ -225,7 +226,7 @@ def quantize_within(
     result = _result(files, forms, search, written, figures, limit, len(reporting))
     search.record.finish(result.to_dict())
     if not result.within:
-        warnings.warn(_shortfall(result), stacklevel=2)
+        warn_user(_shortfall(result))
     if verbose:
         print(result)
     return result

@@ -1,4 +1,4 @@
-"""Making a result of one's own measurements: a row a model, and the result of all rows."""
+"""Building a result from your own measurements: one row per model, and the result of all rows."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def make_result(
     Args:
         title: The headline of the page.
         models: The rows, in the order of the table.
-        dataset: The data set's name. Defaults to `""`.
+        dataset: The dataset's name. Defaults to `""`.
         classes: Names of the classes, in the order of the labels. Defaults to none.
         command: What to type to get this result again. Defaults to `None`: the command that
             started this process.
@@ -280,7 +280,7 @@ def _seeds(
 
 
 def _parameters(model: Any, measured: Mapping[str, Any] | None) -> dict[str, int | None]:
-    """Count the parameters of a model; of one that is no Keras model, as the file says."""
+    """Count the parameters of a model; of another model, those of the file."""
     parameters = nonzero = None
     if hasattr(model, "count_params"):
         parameters = int(model.count_params())

@@ -39,7 +39,7 @@ def model_card(
 
     Raises:
         FileExistsError: If there is a file at `path`, unless `overwrite`.
-        ValueError: If `result` is no whole result or has no such model.
+        ValueError: If `result` is incomplete or has no such model.
         OSError: If the file cannot be written.
 
     Example:
@@ -60,7 +60,7 @@ def model_card(
     target = check_writable(path)
     if target.exists() and not overwrite:
         raise FileExistsError(
-            f"'{target}' is there already, and what was written into it by hand would be lost. "
+            f"'{target}' is there already, and edits made in it would be lost. "
             "Give another path, or `overwrite=True`."
         )
     text = render_card(full, shown)

@@ -20,7 +20,7 @@ def class_name(label: Any, classes: list[str]) -> str:
 
 
 def class_rows(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the table of classes: a row a class, a cell a model.
+    """Return the table of classes: one row per class, one cell per model.
 
     Args:
         result: A completed result.
@@ -55,7 +55,7 @@ def class_rows(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def confusion_tables(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the confusion matrices, one a model: of many classes, the pairs confused most.
+    """Return the confusion matrices, one per model; of many classes, the pairs confused most.
 
     Args:
         result: A completed result.

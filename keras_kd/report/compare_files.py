@@ -33,7 +33,7 @@ def compare_files(
     """Return a Markdown table of what was measured of several files.
 
     Args:
-        results: By title, what `keras_kd.evaluate_tflite` returned: one result, or one a seed.
+        results: By title, what `keras_kd.evaluate_tflite` returned: one result, or one per seed.
             The first title is what the others are compared with, the teacher as a rule.
         metric: What is shown of each: `"accuracy"`, or a name in the results' `metrics`. Defaults
             to `"accuracy"`.
@@ -41,7 +41,7 @@ def compare_files(
             nowhere.
 
     Returns:
-        The table: a row a title with the metric's mean and sample standard deviation over the
+        The table: one row per title with the metric's mean and sample standard deviation over the
         seeds, its change against the first title (accuracies in percentage points), the mean
         sizes and latency, and the size of the first title's file divided by this one's.
 
@@ -75,7 +75,7 @@ def files_table(record: Mapping[str, Any]) -> str:
     """Return the table of a record which `compare_files` wrote as `results.json`.
 
     Args:
-        record: The `metric`, and `files`: by title the metric's `values`, one a seed, and the means
+        record: The `metric`, and `files`: by title the metric's `values` per seed, and the means
             of `bytes`, `zipped_bytes` and `latency_ms`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What follows from the measurements of a result: means, ratios, Pareto fronts, the headline."""
+"""Values derived from the measurements of a result: means, ratios, Pareto fronts, the headline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_kd.system.json_values import plain
 
 # A file counts as close to the teacher up to this many percentage points.
 TOLERATED_DROP = 1.0
-# Latencies that differ by less are not told apart.
+# Latencies that differ by less count as equal.
 _LATENCY_NOISE = 0.1
 
 
@@ -139,9 +139,9 @@ def headline(models: Sequence[Mapping[str, Any]]) -> list[str]:
         models: Models with everything derived but this.
 
     Returns:
-        The teacher; the most accurate, the smallest and the fastest student, one sentence a
-        student; the least accurate one; what the teacher was worth; and that students were
-        picked by the figures which are shown.
+        The teacher; the most accurate, the smallest and the fastest student, one sentence per
+        student; the least accurate one; the gain from the teacher; and that the students were
+        selected by the figures shown.
     """
     measured = [model for model in models if model["accuracy"]["mean"] is not None]
     teacher = next((model for model in measured if model["key"] == "teacher"), None)

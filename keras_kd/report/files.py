@@ -84,7 +84,7 @@ def read_report(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no report, or of a form that this version does not read.
+        ValueError: If it is not a report, or of a version that is not read.
 
     Example:
 
@@ -104,9 +104,9 @@ def read_report(
     try:
         content = read_json(file)
     except ValueError as error:
-        raise ValueError(f"'{file}' is no report. {error}") from None
+        raise ValueError(f"'{file}' is not a report. {error}") from None
     if not isinstance(content, dict) or "schema_version" not in content:
-        raise ValueError(f"'{file}' is no report of keras_kd: it has no 'schema_version'.")
+        raise ValueError(f"'{file}' is not a report of keras_kd: it has no 'schema_version'.")
     found = content["schema_version"]
     if found not in READABLE_VERSIONS:
         raise ValueError(
@@ -150,7 +150,7 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
         A completed result whose `runs` tell what each one was.
 
     Raises:
-        ValueError: If there are none, or if they are of different data sets or classes: their
+        ValueError: If there are none, or if they are of different datasets or classes: their
             accuracies cannot be compared.
 
     Example:
@@ -164,7 +164,7 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
     wholes = [complete_result(result) for result in results]
     if not wholes:
         raise ValueError("There are no results to merge. Give at least one.")
-    for key, name in (("dataset", "data sets"), ("classes", "classes")):
+    for key, name in (("dataset", "datasets"), ("classes", "classes")):
         for whole in wholes[1:]:
             if whole[key] != wholes[0][key]:
                 raise ValueError(

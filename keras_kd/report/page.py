@@ -12,7 +12,11 @@ from keras_kd.report.derive import lead
 from keras_kd.report.pareto import cost_of, drawable
 from keras_kd.report.plots.curve_plots import training_curves
 from keras_kd.report.plots.front_plot import accuracy_against, letters
-from keras_kd.report.plots.reliability_plot import reliability_diagrams
+from keras_kd.report.plots.reliability_plot import (
+    LEAST_SAMPLES,
+    calibrated_on,
+    reliability_diagrams,
+)
 
 _FRONT_TITLES = {
     "zipped_bytes": "Accuracy against the zipped size",
@@ -80,6 +84,8 @@ def render_page(result: dict[str, Any]) -> str:
             class_models=[model for model in models if model.get("per_class")],
             confusions=confusion_tables(result),
             diagrams=reliability_diagrams(models),
+            calibrated_on=max(map(calibrated_on, models), default=0),
+            least_samples=LEAST_SAMPLES,
             layered=[_layers(model) for model in models if model["layers"]],
             details=_file_details(files),
             devices=_devices(models),
@@ -119,7 +125,7 @@ def _described(model: Mapping[str, Any], cost: str) -> str:
 
 
 def _layers(model: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's layers for its table: those with weights or a word on them, and the rest."""
+    """Return a model's layers for its table: those with weights or notes, and the rest."""
     told = [
         layer
         for layer in model["layers"]
@@ -138,7 +144,7 @@ def _layers(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _file_details(files: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Return what else was measured of the files: a row a figure, a cell a file."""
+    """Return further measurements of the files: one row per figure, one cell per file."""
     formats: list[tuple[str, str, Any]] = [
         ("latency, 99 % within, ms", "latency_p99_ms", numbers.milliseconds_text),
         ("latency without XNNPACK, ms", "latency_without_xnnpack_ms", numbers.milliseconds_text),

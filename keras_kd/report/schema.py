@@ -51,7 +51,7 @@ def check_result(result: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: If keys are missing or values are of another type (all are named), if there
-            are no models, if two models have the same key, or if what is told of a model does
+            are no models, if two models have the same key, or if the entries of a model do
             not fit together.
     """
     errors = _validator().iter_errors(result)

@@ -75,8 +75,8 @@ def _opened(lock: pathlib.Path) -> IO[str]:
         if not lock.is_symlink() and not lock.exists():
             raise
         raise ValueError(
-            f"'{lock}' is no lock of this package and cannot be opened ({error.strerror}): remove "
-            "it, or give another folder."
+            f"'{lock}' is not a lock of this package and cannot be opened ({error.strerror}): "
+            "remove it, or give another folder."
         ) from None
 
 

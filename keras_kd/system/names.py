@@ -42,9 +42,13 @@ def one_of(argument: str, value: Any, known: Iterable[Any], owner: str | None = 
     if value not in known:
         raise ValueError(
             f"{f'{owner}: ' if owner else ''}`{argument}` must be one of "
-            f"{', '.join(map(repr, known))}. Received: {argument}={value!r}."
+            f"{', '.join(map(_shown, known))}. Received: {argument}={value!r}."
             f"{did_you_mean(value, [k for k in known if isinstance(k, str)])}"
         )
+
+
+def _shown(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
 def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> None:

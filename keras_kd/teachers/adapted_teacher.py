@@ -81,7 +81,7 @@ class Adapters:
         for argument, function in (("teacher_inputs", inputs), ("teacher_outputs", outputs)):
             if function is not None and not callable(function):
                 raise ValueError(
-                    f"`{argument}` must be a function or a layer, but received {function!r}."
+                    f"`{argument}` must be a function or a layer. Received: {function!r}."
                 )
         self.inputs = inputs
         self.outputs = outputs

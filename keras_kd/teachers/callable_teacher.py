@@ -132,23 +132,23 @@ def as_teacher(teacher: Any, student: keras.Model | None = None) -> Any:
         return teacher
     if isinstance(teacher, (str, os.PathLike)):
         raise ValueError(
-            "`teacher` must be a keras.Model or another callable on tensors, but received the "
+            "`teacher` must be a keras.Model or another callable on tensors. Received: the "
             f"{type(teacher).__name__} {os.fspath(teacher)!r}. To use a file, pass "
             f"keras_kd.teachers.load({os.fspath(teacher)!r})."
         )
     if isinstance(teacher, type):
         raise ValueError(
-            "`teacher` must be a keras.Model or another callable on tensors, but received the "
-            f"class {teacher.__name__}. Make an instance of it: {teacher.__name__}(...)."
+            "`teacher` must be a keras.Model or another callable on tensors. Received: the "
+            f"class {teacher.__name__}. Pass an instance: {teacher.__name__}(...)."
         )
     if not callable(teacher):
         advice = (
-            " To let several teach, pass keras_kd.teachers.Ensemble([...])."
+            " For several teachers, pass keras_kd.teachers.Ensemble([...])."
             if isinstance(teacher, (list, tuple))
             else ""
         )
         raise ValueError(
-            "`teacher` must be a keras.Model or another callable on tensors, but received "
+            "`teacher` must be a keras.Model or another callable on tensors. Received: "
             f"{type(teacher).__name__}: {teacher!r}.{advice}"
         )
     keep_dict = student is not None and isinstance(output_structure(student), Mapping)

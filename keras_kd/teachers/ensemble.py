@@ -17,16 +17,16 @@ from keras_kd.teachers.callable_teacher import as_teacher, supports_jit
 
 
 class Ensemble:
-    """Several teachers that teach as one: the mean of their probabilities or of their logits.
+    """Several teachers combined: the mean of their probabilities or of their logits.
 
-    With `combine="probabilities"` the mean is that of the softened probabilities, and is given
-    back as logits: `T log(sum_i w_i softmax(z_i / T))`, computed in log space. A loss with the
-    same temperature `T` then compares the student with exactly that mean. With
-    `combine="logits"` it is `sum_i w_i z_i`. The weights are divided by their sum.
+    With `combine="probabilities"` it is the mean of the softened probabilities, returned as logits:
+    `T log(sum_i w_i softmax(z_i / T))`, computed in log space. A loss with the same temperature `T`
+    then compares the student with exactly that mean. With `combine="logits"` it is `sum_i w_i z_i`.
+    The weights are divided by their sum.
 
-    Members may be anything that may be a teacher, another ensemble included. A hint names a layer
-    of a member by the member's place, counted from 0: `"teacher_1/block3_out"`; `"teacher_1"` is
-    what the member returns. Where members return several outputs, each is combined by itself.
+    Members may be any teachers, including another ensemble. A hint names a layer of a member by
+    the member's position, counted from 0: `"teacher_1/block3_out"`; `"teacher_1"` is
+    the member's output. Several outputs are combined separately.
 
     Args:
         teachers: The members, whose outputs are logits `[batch, ..., classes]` of equal shapes.
@@ -72,12 +72,12 @@ class Ensemble:
     ) -> None:
         if not isinstance(teachers, (list, tuple)) or not teachers:
             raise ValueError(
-                "An Ensemble takes a list of one teacher or more, but received "
+                "An Ensemble takes a list of one teacher or more. Received: "
                 f"{type(teachers).__name__}: {teachers!r}."
             )
         if combine not in ("probabilities", "logits"):
             raise ValueError(
-                f'`combine` must be "probabilities" or "logits", but received {combine!r}.'
+                f'`combine` must be "probabilities" or "logits". Received: {combine!r}.'
             )
         self.teachers = list(teachers)
         self.layers = [
@@ -129,7 +129,7 @@ class Ensemble:
                 if self.combine == "probabilities" and output.shape[-1] == 1:
                     raise ValueError(
                         f"Member '{member.name}' ({_name(member)}) of the ensemble returns one "
-                        "number an example, of which a softmax makes 1. Use "
+                        "number per example, whose softmax is always 1. Use "
                         'Ensemble(..., combine="logits").'
                     )
                 values = ops.convert_to_numpy(output)
@@ -259,12 +259,12 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
     values = np.asarray(weights, "float64")
     if values.shape != (count,):
         raise ValueError(
-            f"An Ensemble of {count} teachers takes {count} weights, but received {weights!r}."
+            f"An Ensemble of {count} teachers takes {count} weights. Received: {weights!r}."
         )
     if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
         raise ValueError(
-            "The weights of an Ensemble must be numbers that are not negative and not all zero, "
-            f"but received {weights!r}."
+            "The weights of an Ensemble must be numbers that are not negative and not all zero. "
+            f"Received: {weights!r}."
         )
     return (values / values.sum()).tolist()
 
@@ -286,6 +286,6 @@ def _check_equal(members: Sequence[_Member], outputs: Sequence[Any]) -> None:
             raise ValueError(
                 "The members of an ensemble must return outputs of equal shape, but (without the "
                 f"batch) '{first.name}' ({_name(first)}) returns {shapes[0]} and "
-                f"'{member.name}' ({_name(member)}) {shapes[1]}. Bring them to one form: "
+                f"'{member.name}' ({_name(member)}) {shapes[1]}. Adapt them: "
                 "Ensemble([first, lambda x: keras.ops.take(second(x), classes, axis=-1)])."
             )

@@ -68,8 +68,9 @@ def accelerate(
         A model with the same layer names; the teacher itself where nothing is faster.
 
     Raises:
-        ValueError: If the teacher is no functional or sequential model, `inputs` is no batch, or
-            `tolerance` is no number from 0 on.
+        ValueError: If the teacher is not a functional or sequential model, `inputs` is not a batch,
+        or
+            `tolerance` is not a number of at least 0.
 
     Example:
 
@@ -82,7 +83,7 @@ def accelerate(
     number("tolerance", tolerance, least=0)
     if isinstance(inputs, tf.data.Dataset):
         raise ValueError(
-            "`inputs` must be one batch of inputs, but received a data set. Take its first: "
+            "`inputs` must be one batch of inputs. Received: a dataset. Take its first: "
             "images, _ = next(iter(dataset))."
         )
     forms = measure_forms(teacher, inputs, keep=keep)

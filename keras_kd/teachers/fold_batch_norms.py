@@ -48,7 +48,7 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
         where there is nothing to fold.
 
     Raises:
-        ValueError: If it is no Keras model, or a subclassed one, whose graph is not known.
+        ValueError: If it is not a Keras model, or a subclassed one, whose graph is unknown.
 
     Example:
 
@@ -58,13 +58,13 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
     """
     if not isinstance(model, keras.Model):
         raise ValueError(
-            f"A Keras model is expected, but received {type(model).__name__}: {model!r}. Load a "
-            "file with keras.saving.load_model; a function or an ensemble is taught with as it is."
+            f"A Keras model is expected. Received: {type(model).__name__}: {model!r}. Load a "
+            "file with keras.saving.load_model; a function or an ensemble is used unchanged."
         )
     if output_structure(model) is None:
         raise ValueError(
-            f"Model '{model.name}' ({type(model).__name__}) is no functional or sequential model, "
-            "so it cannot be told what follows its layers. Give it to the Distiller as it is."
+            f"Model '{model.name}' ({type(model).__name__}) is not a functional or sequential "
+            "model, so the order of its layers is unknown. Pass it to the Distiller unchanged."
         )
     keep = set(keep)
     normalised = _foldable(model, keep)

@@ -55,7 +55,7 @@ def chain(
         models: The trained teacher, then the models to train, each taught by the one before it.
         fit: Called as `fit(teacher, student)`; trains the student in place, as with a
             `keras_kd.Distiller`, and may return the `History`.
-        path: A folder where every finished model is kept. The same call goes on behind the last
+        path: A folder where every finished model is kept. The same call resumes after the last
             model that is there. Defaults to `None`: nothing is kept.
 
     Returns:
@@ -64,7 +64,7 @@ def chain(
     Raises:
         ValueError: If there are fewer than two models, a model occurs twice, or what `path` holds
             is not from this chain.
-        TypeError: If a model that is to be trained is no `keras.Model`, or `fit` does not take a
+        TypeError: If a model to train is not a `keras.Model`, or `fit` does not take a
             teacher and a student.
         OSError: If `path` cannot be written to, or another process is at work in it.
 
@@ -88,7 +88,7 @@ def chain(
     """
     if not isinstance(models, (list, tuple)) or len(models) < 2:
         raise ValueError(
-            "A chain needs a teacher and one model or more to train: chain([teacher, assistant, "
+            "A chain needs a teacher and at least one model to train: chain([teacher, assistant, "
             f"student], fit). Received {models!r}."
         )
     as_teacher(models[0])
@@ -97,7 +97,7 @@ def chain(
         if any(model is other for other in models[:i]):
             raise ValueError(
                 f"Element {i} of `models`, '{model.name}', occurs twice in the chain: a model "
-                "cannot teach itself. Make a model of its own for each place."
+                "cannot teach itself. Make a separate model for each position."
             )
         for j, other in enumerate(models[:i]):
             check_apart(model, other, (f"models[{i}]", f"models[{j}]"))
@@ -123,7 +123,7 @@ def born_again(
         fit: Called as `fit(teacher, student)`; trains the student in place, as with a
             `keras_kd.Distiller`, and may return the `History`.
         path: A folder where every finished generation is kept. The same call, also with more
-            generations, goes on behind the last that is there. Defaults to `None`: nothing is
+            generations, resumes after the last one. Defaults to `None`: nothing is
             kept.
 
     Returns:
@@ -150,7 +150,7 @@ def born_again(
     if not callable(make_student) or isinstance(make_student, keras.Model):
         raise TypeError(
             "`make_student` must be a function that returns a new model, such as lambda: "
-            f"build_student(), but received {type(make_student).__name__}."
+            f"build_student(). Received: {type(make_student).__name__}."
         )
     number("generations", generations, least=1, whole=True)
     made: list[Any] = [teacher]
@@ -211,7 +211,7 @@ def _check_fit(fit: Any) -> None:
         inspect.signature(fit).bind(None, None)
     except TypeError:
         raise TypeError(
-            f"`fit` must be a function of a teacher and a student, but received {fit!r}. Write "
+            f"`fit` must be a function of a teacher and a student. Received: {fit!r}. Write "
             "def fit(teacher, student): ..., which trains the student in place."
         ) from None
     except ValueError:  # a callable that does not tell its arguments
@@ -224,10 +224,10 @@ def _history(returned: Any) -> Mapping[str, list[float]] | None:
 
 
 class FinishedModels:
-    """Keeps every finished model of a run, so that a stopped run goes on behind the last.
+    """Keeps every finished model of a run, so that a stopped run resumes after the last.
 
     Each is a `.keras` file with a JSON file beside it: the history, and hashes of the weights of
-    the model and of its teacher, by which a model of another run is told.
+    the model and of its teacher, which identify a model of another run.
 
     Args:
         path: The folder.

@@ -73,8 +73,8 @@ def load(
     }
     if kind not in takes:
         raise ValueError(
-            f"'{path}' is no teacher: a .keras or .h5 file, a SavedModel folder or a .tflite file "
-            "was expected."
+            f"'{path}' is not a teacher: expected a .keras or .h5 file, a SavedModel folder or a "
+            ".tflite file."
         )
     arguments = {
         "signature": signature,
@@ -140,8 +140,8 @@ class SavedModelTeacher:
         names = sorted(self._loaded.signatures)
         if not names:
             raise ValueError(
-                f"The SavedModel '{self.path}' has no signatures, so it does not say what it takes "
-                "and returns. Save it again: tf.saved_model.save(model, path, signatures="
+                f"The SavedModel '{self.path}' has no signatures, so its inputs and outputs are "
+                "unknown. Save it again: tf.saved_model.save(model, path, signatures="
                 "function.get_concrete_function(tf.TensorSpec([None, ...], tf.float32)))."
             )
         listed = ", ".join(f"'{name}'" for name in names)

@@ -138,7 +138,7 @@ def test_an_interrupted_build_of_other_data_is_not_gone_on_with(tmp_path):
     assert shards_in(tmp_path) >= 1
     assert not list(tmp_path.glob(".*.tfrecord"))
     changed = batches().map(lambda x: x + 1.0)
-    with pytest.raises(ValueError, match="the data set does not give the inputs"):
+    with pytest.raises(ValueError, match="the dataset does not give the inputs"):
         cache(teacher, changed, tmp_path)
     teacher.layers[0].bias.assign([1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="the weights differ"):

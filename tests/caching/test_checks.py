@@ -38,7 +38,7 @@ def folder(built, tmp_path):
     return shutil.copytree(built, tmp_path / "cache")
 
 
-ADVICE = "Give another path, or remove that folder to build the cache anew"
+ADVICE = "Give another path, or remove that folder to build the cache again"
 
 
 def noisy(x):
@@ -56,7 +56,9 @@ def noisy(x):
     ids=["shuffle", "seeded shuffle", "augmentation", "shuffled batches"],
 )
 def test_random_data_is_refused_at_once_with_what_to_write(model, data, tmp_path):
-    with pytest.raises(ValueError, match=r"other inputs each time.*\.unbatch\(\)\.shuffle.*views="):
+    with pytest.raises(
+        ValueError, match=r"different inputs in each pass.*\.unbatch\(\)\.shuffle.*views="
+    ):
         cache(model, data, tmp_path / "c")
     assert not (tmp_path / "c").exists() or not list((tmp_path / "c").glob("*"))
 
@@ -374,6 +376,6 @@ def test_arguments_count(change, reason):
     found = difference(first, fingerprint(model, data.batch(2), **{**same, **change}))
     assert found.startswith(reason)
     found = difference(first, fingerprint(model, data.batch(3), **same))
-    assert found == "its data set had 3 batches, this one has 2"
+    assert found == "its dataset had 3 batches, this one has 2"
     found = difference(first, fingerprint(model, data.batch(2, drop_remainder=True), **same))
     assert "elements of" in found

@@ -71,7 +71,7 @@ def test_whatever_goes_wrong_is_one_line(fails, capsys):
 def test_interrupt_says_how_to_go_on(fails, capsys):
     fails.append(KeyboardInterrupt())
     assert main(["demo"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "rerun the command" in capsys.readouterr().err
 
 
 def test_json_is_alone_on_stdout(fails, capfd, tmp_path):

@@ -21,7 +21,7 @@ def test_model_with_notes(work):
     ("name", "content", "error", "message"),
     [
         ("absent.keras", None, FileNotFoundError, "no model file 'absent.keras'"),
-        ("a.txt", b"a", ValueError, "no .keras or .h5 file"),
+        ("a.txt", b"a", ValueError, "not a .keras or .h5 file"),
         ("a.keras", b"a", ValueError, "'a.keras' cannot be loaded"),
         ("a.h5", b"a", ValueError, "'a.h5' cannot be loaded"),
     ],

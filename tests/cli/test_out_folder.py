@@ -50,7 +50,7 @@ def test_what_is_no_run_is_not_touched(tmp_path):
     with pytest.raises(ValueError, match=r"is not empty \('mine'\)"):
         OutFolder(COMMAND, settings(tmp_path))
     (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no record of a run"):
+    with pytest.raises(ValueError, match="is not a record"):
         OutFolder(COMMAND, settings(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "result.json"]
 

@@ -49,7 +49,7 @@ def test_tfds_names_and_splits():
     assert half.count == round(whole / 2)
     images, labels = values(half, [5, 3])
     all_images, all_labels = values(source, [3, 5])
-    assert labels == all_labels  # in the order of the data set
+    assert labels == all_labels  # in the order of the dataset
     assert (images[1] == all_images[1]).all()
 
 
@@ -58,7 +58,7 @@ def test_tfds_names_and_splits():
     [
         ("absent/folder!", "There is no folder and no .npz file 'absent/folder!'. Give a folder"),
         ("absent.npz", "There is no file 'absent.npz'"),
-        ("digit", "no folder, no .npz file and no TFDS data set 'digit'.*digits"),
+        ("digit", "no folder, .npz file or TFDS dataset 'digit'.*digits"),
     ],
 )
 def test_what_is_not_there(work, text, message):
@@ -86,7 +86,7 @@ def test_folders_that_are_no_classes_are_refused(work):
     [
         ({"images": [1]}, "must hold the arrays x and y, but holds images"),
         ({"x": [[1]], "y": ["a"]}, "must be numbers"),
-        ({"x": [[1], [2]], "y": [1]}, "one label for each example"),
+        ({"x": [[1], [2]], "y": [1]}, "one label per example"),
         ({"x": [[1], [2]], "y": [0.5, 1]}, "holds fractions"),
         ({"x": [[1], [2]], "y": [[0.5, 0.5], [1, 0]]}, "not one-hot"),
     ],
@@ -101,5 +101,5 @@ def test_damaged_files(work):
     (work / "a.npz").write_bytes(b"PK\x03\x04 nothing")
     with pytest.raises(ValueError, match=r"'a\.npz'"):
         open_source("a.npz")
-    with pytest.raises(ValueError, match=r"is a file, but no .npz file"):
+    with pytest.raises(ValueError, match=r"is a file, but not a .npz file"):
         open_source("big.keras")

@@ -53,7 +53,7 @@ def test_shapes_and_classes_that_do_not_fit(work):
         ValueError, match=r"examples of shape \(8, 8, 1\), .* inputs of shape \(5,\)"
     ):
         batches(source, None, Preprocessing(1.0, 0.0, (5,)), 2)
-    with pytest.raises(ValueError, match=r"3 classes \(cat, dog, fish\), but 'm' tells 10 apart"):
+    with pytest.raises(ValueError, match=r"3 classes \(cat, dog, fish\), but 'm' has 10"):
         check_classes(source, 10, "m")
     check_classes(source, 3, "m")
     with pytest.raises(ValueError, match=r"trained on the classes dog, cat, fish, but"):

@@ -106,7 +106,9 @@ def test_brought_outputs_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"output has shape \(3,\).*student's \(4,\)"):
         without_teacher(kd.losses.KLDivergence(), wide).fit(taught_data(), verbose=0)
     hint = kd.Hint("hidden", "hidden", name="h")
-    with pytest.raises(ValueError, match=r"Hint 'h', teacher_layer.*no feature 'hidden'.*none"):
+    with pytest.raises(
+        ValueError, match=r"Hint 'h', teacher_layer.*not the feature 'hidden'.*none"
+    ):
         without_teacher(hint).fit(taught_data(), verbose=0)
     x, p = np.ones((4, 5), "float32"), np.full((4, 3), 1 / 3, "float32")
     with pytest.raises(ValueError, match="teacher ends in softmax"):

@@ -19,7 +19,7 @@ with_fashion_mnist = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def few_scenes():
-    """A data set of few scenes takes seconds less, and is otherwise the same."""
+    """A dataset of few scenes takes seconds less, and is otherwise the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fashion_scenes, "SCENES", {"train": 60, "test": 40})
         patch.setattr(fashion_scenes, "_SOURCES", {"train": "train[:1000]", "test": "test[:1000]"})
@@ -176,5 +176,5 @@ def test_absent_source_is_named(tmp_path, monkeypatch):
 
     builder_of_scenes = tfds.load
     monkeypatch.setattr(tfds, "load", absent)
-    with pytest.raises(FileNotFoundError, match="The data set 'fashion_mnist' is not in"):
+    with pytest.raises(FileNotFoundError, match="The dataset 'fashion_mnist' is not in"):
         keras_kd.datasets.load("fashion_scenes", split="test", data_dir=tmp_path)

@@ -51,7 +51,7 @@ def test_downloads_are_as_patient_as_before_afterwards(no_network, tmp_path):
 
 
 def test_unknown_name_lists_close_names(tmp_path):
-    with pytest.raises(ValueError, match=r"no data set 'fashon_mnist'.*fashion_mnist"):
+    with pytest.raises(ValueError, match=r"no dataset 'fashon_mnist'.*fashion_mnist"):
         load("fashon_mnist", split="train", data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"Names close to it: digits"):
         load("digit", split="train", data_dir=tmp_path)

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import re
 
@@ -598,3 +599,15 @@ def test_refuses_class_weight_without_labels():
     distiller.compile("sgd")
     with pytest.raises(ValueError, match="`class_weight`, which weighs an example by its label"):
         distiller.fit(np.zeros((8, 4), "float32"), class_weight={0: 1.0, 1: 2.0}, verbose=0)
+
+
+def test_tensorboard_without_its_package_is_refused_before_training(monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name)
+    )
+    distiller = compiled(kd.Distiller(network(5), network(3), kd.losses.KLDivergence()))
+    callback = keras.callbacks.TensorBoard(tmp_path / "logs")
+    with pytest.raises(ImportError, match=r"keras-kd\[tensorboard\]"):
+        distiller.fit(*examples(), callbacks=callback, verbose=0)
+    assert not (tmp_path / "logs").exists()

@@ -160,12 +160,12 @@ def test_only_distilled_outputs_need_logits_and_equal_shapes():
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        (KL(), "Give each output a loss of its own"),
+        (KL(), "Give each output a separate loss"),
         ([{"out_x": KL()}], r"names the output 'out_x'.*'out_b', 'out_c', 'out_a'"),
         ([[None, None, None, KL()]], "for the output 3"),
         (
             [[kd.Hint("shared", "shared"), None, None]],
-            "an element of `distillation_losses` by itself",
+            "a separate element of `distillation_losses`",
         ),
     ],
 )

@@ -16,7 +16,7 @@ import pytest
 from keras_kd.report import files_table
 
 ROOT = pathlib.Path(__file__).parents[2]
-# What an example needs beside the package's own dependencies: data sets, packages.
+# What an example needs beside the package's own dependencies: datasets, packages.
 NEEDS = {
     "image_classification": (["fashion_mnist"], []),
     "image_segmentation": (["fashion_mnist"], []),
@@ -33,7 +33,7 @@ ON_SCENES = ("image_segmentation", "object_detection")
 
 
 def data_folder():
-    """Return where TFDS keeps its data sets."""
+    """Return where TFDS keeps its datasets."""
     return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
@@ -49,7 +49,7 @@ class QuickRun:
 
 @pytest.fixture(scope="session")
 def scenes_folder(tmp_path_factory):
-    """Return a folder of data sets in which `fashion_scenes` is made once, of `fashion_mnist`."""
+    """Return a folder of datasets in which `fashion_scenes` is made once, of `fashion_mnist`."""
     folder = tmp_path_factory.mktemp("tfds")
     (folder / "fashion_mnist").symlink_to((data_folder() / "fashion_mnist").resolve())
     return folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -55,3 +57,25 @@ def test_outputs_agree_and_training_layers_are_gone(tmp_path, name, quantization
     operators = ModelFile(path.read_bytes()).operators()
     assert not [o.name for o in operators if o.custom or "RANDOM" in o.name]
     assert ("WHILE" in {o.name for o in operators}) == (quantization == "float32")
+
+
+def test_an_int8_file_larger_than_float32_is_warned_of(tmp_path):
+    def network(steps, units):
+        inputs = keras.Input((steps, 4))
+        return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GRU(units)(inputs)))
+
+    small = network(24, 6)
+    x = np.random.default_rng(0).normal(size=(40, 24, 4)).astype("float32")
+    plain = kd.export_tflite(small, tmp_path / "plain.tflite", verbose=False)
+    with pytest.warns(UserWarning, match="copy of each recurrent cell") as caught:
+        file = kd.export_tflite(small, tmp_path / "int8.tflite", "int8", x, verbose=False)
+    size = file.stat().st_size
+    assert size > plain.stat().st_size
+    (text,) = [str(w.message) for w in caught if "recurrent cell" in str(w.message)]
+    assert f"{size:,} bytes" in text
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        large = network(2, 64)
+        kd.export_tflite(large, tmp_path / "large.tflite", "int8", x[:, :2], verbose=False)
+    assert not [w for w in caught if "recurrent cell" in str(w.message)]

@@ -41,7 +41,7 @@ def test_every_broken_limit_is_told() -> None:
         "Agreement is 97.00%, under min_agreement=0.98.",
         "The median latency is 2 ms, over max_latency_ms=1.5.",
     ]
-    with pytest.raises(BudgetExceeded, match=r"does not keep.* over max_bytes") as caught:
+    with pytest.raises(BudgetExceeded, match=r"exceeds.* over max_bytes") as caught:
         budget.enforce(result())
     assert len(caught.value.broken) == 6 and isinstance(caught.value, ValueError)
 

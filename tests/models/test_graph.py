@@ -43,7 +43,7 @@ def test_nodes_come_after_those_they_depend_on():
 
 
 def test_refusals_name_the_task():
-    with pytest.raises(TypeError, match=r"Count takes a keras\.Model, but received Dense"):
+    with pytest.raises(TypeError, match=r"Count takes a keras\.Model\. Received: Dense"):
         check_graph(layers.Dense(2), "Count")
     with pytest.raises(ValueError, match=r"Count needs the graph.*'own' is a Bare, a subclassed"):
         check_graph(Bare(name="own"), "Count")

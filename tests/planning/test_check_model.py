@@ -352,7 +352,7 @@ def test_wrong_arguments():
         kd.check("student")
     with pytest.raises(TypeError, match="`stages` takes stages"):
         kd.check(model, ["prune"])
-    with pytest.raises(ValueError, match="`exports` takes formats"):
+    with pytest.raises(ValueError, match="`exports` must be one of"):
         kd.check(model, [], exports="int3")
     with pytest.raises(ValueError, match="is not built"):
         kd.check(Subclassed(), [])

@@ -88,5 +88,5 @@ def test_strengths_at_which_a_stage_has_nothing_to_do(arguments):
 
 def test_a_folder_with_something_else(arguments, tmp_path):
     (tmp_path / "size.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"size.json' is no record of a search for a size"):
+    with pytest.raises(ValueError, match=r"size.json' is not a record of a search"):
         kd.compress_to_size(**arguments, max_bytes=9000, path=tmp_path)

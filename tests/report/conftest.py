@@ -58,8 +58,8 @@ def make_calibration(error):
         {"low": i / 4, "high": (i + 1) / 4, "samples": 0, "confidence": None, "accuracy": None}
         for i in range(4)
     ]
-    bins[2] |= {"samples": 60, "confidence": 0.6, "accuracy": 0.6 - error}
-    bins[3] |= {"samples": 240, "confidence": 0.9, "accuracy": 0.9 - error}
+    bins[2] |= {"samples": 600, "confidence": 0.6, "accuracy": 0.6 - error}
+    bins[3] |= {"samples": 2400, "confidence": 0.9, "accuracy": 0.9 - error}
     return {"expected_calibration_error": error, "bins": bins}
 
 

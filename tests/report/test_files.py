@@ -98,6 +98,24 @@ def test_the_page_can_be_heard(result, tmp_path):
     assert page.tags.count("table") == page.tags.count("caption") >= 8
 
 
+def test_on_a_narrow_page_every_figure_has_its_name(result, tmp_path):
+    text = write_report(result, tmp_path)[0].read_text(encoding="utf-8")
+    stacked = re.findall(r'<table class="wide stack">(.*?)</table>', text, re.DOTALL)
+    assert len(stacked) >= 4
+    for table in stacked:
+        cells = re.findall(r"<td[^>]*>", table.split("<tbody>")[1])
+        assert cells and all("data-label=" in cell for cell in cells)
+
+
+def test_the_stages_are_a_diagram_from_teacher_to_file(result, tmp_path):
+    text = write_report(result, tmp_path)[0].read_text(encoding="utf-8")
+    (flow,) = re.findall(r'<ol class="flow">(.*?)</ol>', text, re.DOTALL)
+    names = re.findall(r"<strong>(.*?)</strong>", flow)
+    assert names[:2] == ["Teacher", "Student"] and names[-1] == "File"
+    (model,) = [model for model in result["models"] if model.get("stages")]
+    assert len(names) == len(model["stages"]) + 2
+
+
 def _contrast(first, second):
     def luminance(colour):
         colour = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
@@ -299,7 +317,7 @@ def test_half_a_file_and_other_json(tmp_path):
     with pytest.raises(ValueError, match="it is not whole JSON"):
         read_report(tmp_path)
     (tmp_path / "report.json").write_text("[1]")
-    with pytest.raises(ValueError, match="no report of keras_kd"):
+    with pytest.raises(ValueError, match="not a report of keras_kd"):
         read_report(tmp_path)
 
 
@@ -361,7 +379,7 @@ def test_one_result_stays_as_it_was(result):
 
 def test_other_data_is_refused(result, other):
     other["dataset"] = "cifar10"
-    with pytest.raises(ValueError, match=r"different data sets .* of 'cifar10'"):
+    with pytest.raises(ValueError, match=r"different datasets .* of 'cifar10'"):
         merge([result, other])
     other["dataset"], other["classes"] = result["dataset"], ["a", "b", "c"]
     with pytest.raises(ValueError, match="different classes"):

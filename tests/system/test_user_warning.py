@@ -46,3 +46,9 @@ def test_a_fit_through_keras():
         distiller.fit(x, y, verbose=0, epochs=10, callbacks=[prune, stop])
     points_here(caught, "labels hold NaN", "distiller.fit(")
     points_here(caught, "Training ended before", "distiller.fit(")
+
+
+def test_the_package_warns_in_one_place():
+    package = pathlib.Path(kd.__file__).parent
+    found = [f for f in package.rglob("*.py") if "warnings.warn(" in f.read_text(encoding="utf-8")]
+    assert [file.name for file in found] == ["user_warning.py"]

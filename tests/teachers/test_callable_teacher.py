@@ -154,9 +154,9 @@ def test_a_student_can_be_taught_by_its_own_last_exit():
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ("teacher.tflite", r"received the str.*keras_kd\.teachers\.load\('teacher\.tflite'\)"),
+        ("teacher.tflite", r"Received: the str.*keras_kd\.teachers\.load\('teacher\.tflite'\)"),
         (keras.Sequential, r"the class Sequential.*Sequential\(\.\.\.\)"),
-        ([lambda x: x], r"received list.*Ensemble\(\[\.\.\.\]\)"),
+        ([lambda x: x], r"Received: list.*Ensemble\(\[\.\.\.\]\)"),
     ],
 )
 def test_what_is_no_teacher_is_refused(teacher, message):
@@ -169,7 +169,9 @@ def test_a_hint_at_a_function_is_refused_with_the_reason(teacher):
         return teacher(x)
 
     losses = [kd.losses.KLDivergence(), kd.Hint("hidden", "hidden")]
-    with pytest.raises(ValueError, match=r"'my_teacher' has no layer 'hidden'.*only the outputs"):
+    with pytest.raises(
+        ValueError, match=r"'my_teacher' has no layer 'hidden'.*outputs but no inner layers"
+    ):
         kd.Distiller(my_teacher, network(4, "student"), losses)
 
 

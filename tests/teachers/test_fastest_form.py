@@ -92,7 +92,7 @@ def test_refuses_what_is_no_tolerance(teacher, images, tolerance):
 
 
 def test_refuses_what_is_no_model_or_no_batch(teacher, images):
-    with pytest.raises(ValueError, match="A Keras model is expected, but received str"):
+    with pytest.raises(ValueError, match=r"A Keras model is expected\. Received: str"):
         accelerate("teacher.keras", images)
-    with pytest.raises(ValueError, match="must be one batch of inputs, but received a data set"):
+    with pytest.raises(ValueError, match=r"must be one batch of inputs\. Received: a dataset"):
         accelerate(teacher, tf.data.Dataset.from_tensor_slices(images).batch(4))

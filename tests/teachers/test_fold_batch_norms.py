@@ -141,7 +141,7 @@ def test_refuses_a_subclassed_model():
     class Subclassed(keras.Model):
         pass
 
-    with pytest.raises(ValueError, match="no functional or sequential model"):
+    with pytest.raises(ValueError, match="not a functional or sequential model"):
         fold_batch_norms(Subclassed(name="mine"))
 
 

@@ -13,13 +13,13 @@ from keras_kd.cli.shared_options import custom_objects_option
 
 COMMAND = Command(
     "check",
-    short_help="say what stages and exports will do with each layer, before any training",
+    short_help="report what stages and exports will do with each layer, before training",
     help="""\
-Say what each stage of `compress` and each form of `export` will do with each layer of a model, and
+Report what each stage of `compress` and each format of `export` will do with each layer of a model,
 what will be refused, why, and what to change. Nothing is trained. Without stages, each of the five
-is looked at for itself.
+is checked separately.
 
-With stages or --exports, the exit code is 1 where one of them will be refused.""",
+With stages or --exports, the exit code is 1 if one of them will be refused.""",
     example="""\
   keras-kd check small.keras
   keras-kd check small.keras --prune 0.75 --quantize-aware --exports int8 --table""",
@@ -27,10 +27,11 @@ With stages or --exports, the exit code is 1 where one of them will be refused."
         click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),
         Option("stages", "stages in full, as in `keras-kd compress`", metavar="STAGE",
                multiple=True),
-        Option("exports", "forms of `keras-kd export` (default: all)", metavar="FORM",
+        Option("exports", "formats of `keras-kd export` (default: all)", metavar="FORM",
                multiple=True),
-        Option("convert", "convert on trial and name the operators", type=bool, default=False),
-        Option("table", "a line for each layer instead of a summary", type=bool, default=False),
+        Option("convert", "run a trial conversion and name the operators", type=bool,
+               default=False),
+        Option("table", "one line per layer instead of a summary", type=bool, default=False),
         custom_objects_option(),
         *stage_shortcuts(),
     ),
@@ -49,7 +50,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     arguments: dict[str, Any] = {"exports": settings["exports"]} if settings["exports"] else {}
     arguments |= {"convert": settings["convert"], "verbose": not console.quiet}
     found = kd.check(loaded.model, stages or None, **arguments)
-    # Without stages, what single ones would refuse is for information.
+    # Without stages, problems of single ones are for information.
     asked = set(found.exports if settings["exports"] or stages else ())
     asked |= {"stages", *found.stages} if stages else set()
     refused = any(problem.where in asked for problem in found.problems)

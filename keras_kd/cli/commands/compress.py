@@ -1,4 +1,4 @@
-"""`keras-kd compress`: stages that make a student smaller, the teacher still teaching."""
+"""`keras-kd compress`: stages that make a student smaller, with distillation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from keras_kd.cli.shared_options import data_options, run_options, teaching_opti
 
 # How an option such as --prune becomes a stage: name, what the number is, help.
 _SHORTCUTS = (
-    ("shrink", "RATIO", "remove this part of the channels, such as 0.25"),
-    ("low_rank", "ENERGY", "write layers as two smaller ones that keep this part, such as 0.9"),
-    ("prune", "SPARSITY", "set this part of the weights to zero, such as 0.75"),
-    ("cluster", "NUMBER", "let the weights of a layer share so many values, such as 16"),
+    ("shrink", "RATIO", "remove this fraction of the channels, such as 0.25"),
+    ("low_rank", "ENERGY", "replace layers by two smaller ones that keep this energy, such as 0.9"),
+    ("prune", "SPARSITY", "set this fraction of the weights to zero, such as 0.75"),
+    ("cluster", "NUMBER", "let the weights of a layer share this number of values, such as 16"),
     ("quantize_aware", "", "train for 8 bits"),
 )
 
@@ -53,12 +53,12 @@ def stage_shortcuts() -> list[Option]:
 
 COMMAND = Command(
     "compress",
-    short_help="prune, cluster, quantize or shrink a student, the teacher still teaching",
+    short_help="prune, cluster, quantize or shrink a student, with distillation",
     help="""\
-Make a trained student smaller in stages, in each of which the teacher goes on teaching. The order
-that makes sense is --shrink, --low-rank, --prune, --cluster, --quantize-aware; any may be left out,
-and another order is refused before anything is trained. Zeros and shared values make a file smaller
-when it is zipped; --shrink, --low-rank and 8 bits make it smaller as it is.
+Make a trained student smaller in stages, with distillation in each. The order is --shrink,
+--low-rank, --prune, --cluster, --quantize-aware; any of them may be left out, and another order is
+refused before training. Zeros and shared values make the zipped file smaller; --shrink, --low-rank
+and 8 bits make the file itself smaller.
 
 The folder given with --out then holds the student (student.keras), a record of every stage in
 stages/, result.json and recipe.toml. An interrupted run resumes at the stage and epoch it had
@@ -78,13 +78,13 @@ reached.""",
         Option("learning_rate", "of a stage that does not give its own (default: the stage's)",
                type=Number(least=0.0), metavar="RATE"),
         Option("max_drop", "points of validation accuracy that the student may lose; a stage that "
-               "costs more is tried again more gently, then left out", type=Number(least=0.0),
+               "loses more is tried again more gently, then left out", type=Number(least=0.0),
                metavar="POINTS"),
-        Option("max_bytes", "largest .tflite file; the gentlest strength of the stages that keeps "
-               "it is searched", type=Number(int, least=1), metavar="BYTES"),
-        Option("max_zipped_bytes", "the same of the zipped file, in which zeros and shared values "
+        Option("max_bytes", "largest .tflite file; finds the gentlest strength of the stages that "
+               "reaches it", type=Number(int, least=1), metavar="BYTES"),
+        Option("max_zipped_bytes", "the same for the zipped file, where zeros and shared values "
                "count", type=Number(int, least=1), metavar="BYTES"),
-        Option("size_of", "the form of the file whose size --max-bytes is about", default="int8",
+        Option("size_of", "the format of the file that --max-bytes limits", default="int8",
                type=click.Choice(["float32", "float16", "dynamic", "int8", "int16x8"])),
         *run_options("runs/compress"),
         *stage_shortcuts(),
@@ -94,7 +94,7 @@ reached.""",
 
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
-    """Compress, or go on with it."""
+    """Compress, or resume it."""
     import keras
 
     import keras_kd as kd

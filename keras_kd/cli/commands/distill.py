@@ -15,19 +15,19 @@ COMMAND = Command(
     "distill",
     short_help="a large trained model teaches a small one",
     help="""\
-A large trained model, the teacher, teaches a small one, the student: on the labels of your data,
-and on what the teacher says of them. The folder given with --out then holds student.keras,
-student.keras.json (how its input is made, the names of the classes), result.json and recipe.toml.
+A large trained model, the teacher, teaches a small one, the student, which learns from your labels
+and from the teacher's outputs. The folder given with --out then holds student.keras,
+student.keras.json (its preprocessing and class names), result.json and recipe.toml.
 
-The student is a saved model (.keras, trained or not), or shrink:0.5, which is the teacher with half
-of its channels removed, the least important ones.""",
+The student is a saved model (.keras, trained or not), or shrink:0.5: the teacher without the less
+important half of its channels.""",
     example="""\
   keras-kd distill --teacher big.keras --student shrink:0.5 --data pictures --scale 255 --epochs 20
   keras-kd distill --teacher big.keras --student small.keras --data fashion_mnist --scale 255 \\
                    --loss kl_divergence rkd:0.02 --hint block4_out:block2_out:fit_net:0.5""",
     params=(
-        Option("student", "a saved model, or shrink:RATIO for the teacher without this part of its "
-               "channels", metavar="FILE|shrink:RATIO", required=True),
+        Option("student", "a saved model, or shrink:RATIO for the teacher without this fraction of "
+               "its channels", metavar="FILE|shrink:RATIO", required=True),
         *data_options(),
         *teaching_options(),
         Option("epochs", "passes over the data", type=Number(int, least=1), default=10),
@@ -41,7 +41,7 @@ of its channels removed, the least important ones.""",
 
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
-    """Distil, or go on with it."""
+    """Distil, or resume it."""
     import time
 
     import keras
@@ -82,7 +82,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             train.make(settings["seed"], backup.epochs_done()),
             validation_data=data.validation,
             epochs=settings["epochs"],
-            shuffle=False,  # the data set is shuffled already; Keras warns of its own default
+            shuffle=False,  # the dataset is shuffled already; Keras warns of its own default
             callbacks=[backup],
             verbose=console.verbose,
         )
@@ -125,7 +125,7 @@ def _ratio(text: str) -> float:
         return float(text.removeprefix("shrink:"))
     except ValueError:
         raise ValueError(
-            f"--student {text}: a number was expected behind the colon, such as shrink:0.5."
+            f"--student {text}: expected a number after the colon, such as shrink:0.5."
         ) from None
 
 

@@ -22,14 +22,13 @@ _SPENDING = ("int8", "int16x8", "int4")
 
 COMMAND = Command(
     "export",
-    short_help="write a model as TFLite files, in one or several forms",
+    short_help="write a model as TFLite files, in one or several formats",
     help="""\
-Write a model as one .tflite file for each form that is asked for. Every file is loaded and run once
-before it takes its name. Beside each stands a .json with the names of the classes and how the input
-is made of an image.
+Write a model as one .tflite file per format. Every file is loaded and run once before it takes its
+name. A .json beside it holds the class names and the preprocessing of images.
 
-int8 and int16x8 need some training data (--data), from which the ranges of the numbers inside are
-taken, unless the model was trained for 8 bits (compress --quantize-aware). With data, every file is
+int8 and int16x8 need some training data (--data) to calibrate the ranges of activations, unless the
+model was trained for 8 bits (compress --quantize-aware). With data, every file is
 measured: how many of its answers are the model's.""",
     example="""\
   keras-kd export runs/compress/student.keras --quantization int8 --c-array
@@ -41,8 +40,8 @@ measured: how many of its answers are the model's.""",
                default=["int8"], metavar="FORM", multiple=True),
         Option("data", f"training data to calibrate with: {DATA_HELP}", section="data"),
         *input_options(),
-        Option("class_names", "names of the classes, in order, separated by commas; those that "
-               "keras-kd stored with the model need not be repeated", metavar="A,B,C"),
+        Option("class_names", "names of the classes, in order, separated by commas; not needed if "
+               "keras-kd stored them with the model", metavar="A,B,C"),
         Option("min_agreement", "the least share of answers that are to be the model's, on samples "
                "of --data kept from calibration", type=Number(least=0.0, most=1.0), default=0.95),
         Option("on_disagreement", "what happens below it: warn, error (no file is written) or "
@@ -55,7 +54,7 @@ measured: how many of its answers are the model's.""",
         Option("sparse", "store zeros in TFLite's sparse form", type=bool, default=False),
         Option("keep_names", "store the names of inner tensors in the file, not only beside it",
                type=bool, default=False),
-        Option("allow_flex", "let files have operators of TensorFlow, which need a larger runtime",
+        Option("allow_flex", "allow TensorFlow operators in the files, which need a larger runtime",
                type=bool, default=False),
         Option("max_drop", "points of accuracy on --data that int8, int16x8 and int4 files may "
                "lose; layers that cost more get more bits", type=Number(least=0.0),
@@ -70,7 +69,7 @@ measured: how many of its answers are the model's.""",
 
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
-    """Export, or say that it is done."""
+    """Export, unless it is done."""
     import pathlib
 
     import keras_kd as kd
@@ -84,7 +83,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         if settings["c_array"] and form in ("float16", "weight_only", "dynamic", "int4"):
             raise ValueError(
                 f"--c-array is for TensorFlow Lite for Microcontrollers, which does not compute "
-                f"with {form} files. Write that form with a command of its own, without --c-array."
+                f"with {form} files. Export that format separately, without --c-array."
             )
     folder = OutFolder(COMMAND, settings, [settings["model"]])
     if (done := folder.done(console)) is not None:
@@ -176,8 +175,8 @@ def _check_data(settings: dict[str, Any], loaded: LoadedModel) -> None:
     for form in settings["quantization"]:
         if form == "int16x8" or (form == "int8" and not trained):
             raise ValueError(
-                f"{form} needs some training data, from which the ranges of the numbers inside are "
-                "taken: add --data DATA."
+                f"{form} needs some training data to calibrate the ranges of activations: add "
+                "--data DATA."
             )
 
 
@@ -194,8 +193,8 @@ def _input(
         names = [name.strip() for name in settings["class_names"].split(",")]
         if len(names) != loaded.classes:
             raise ValueError(
-                f"--class-names gives {len(names)} names, but '{loaded.path}' tells "
-                f"{loaded.classes} classes apart."
+                f"--class-names gives {len(names)} names, but '{loaded.path}' has "
+                f"{loaded.classes} classes."
             )
     stored = loaded.notes.get("preprocessing")
     scale, offset = settings["scale"], settings["offset"]

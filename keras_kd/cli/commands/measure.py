@@ -1,4 +1,4 @@
-"""`keras-kd measure`: what a TFLite file does."""
+"""`keras-kd measure`: measures a TFLite file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ COMMAND = Command(
     "measure",
     short_help="accuracy, size, latency and operators of .tflite files; checks a budget",
     help="""\
-Run .tflite files on data and measure what they do: accuracy, agreement with the model that they
-were made from (--model), bytes, latency, operators. Limits such as --max-bytes make the command end
-with the exit code 3 where a file does not keep them, for use in scripts.
+Run .tflite files on data and measure accuracy, agreement with the model that they were made from
+(--model), bytes, latency and operators. With limits such as --max-bytes the command exits with code
+3 if a file exceeds one, for use in scripts.
 
 Without --data, everything but accuracy and agreement is measured, on random inputs. Models (.keras,
 .h5) are measured in Keras. The teacher is also written as a float32 .tflite file, so that sizes and
@@ -29,15 +29,15 @@ split, if it has one.""",
                    --model runs/compress/student.keras --max-bytes 40000 --max-drop 1.0""",
     params=(
         click.Argument(["files"], nargs=-1, required=True, metavar="FILE...",
-                       help="what to measure: .tflite files, and .keras or .h5 models"),
+                       help="the .tflite files, and .keras or .h5 models, to measure"),
         *data_options(required=False),
-        Option("part", "which part of --data: all of it, or what `distill` and `compress` train on "
-               "or hold out, given their --validation-split and --seed",
+        Option("part", "which part of --data: all of it, or the part that `distill` and `compress` "
+               "train on or hold out with this --validation-split and --seed",
                type=click.Choice(["all", "train", "validation"])),
         Option("model", "the model that the files were made from, for their agreement with it and "
                "for --max-drop"),
-        Option("teacher", "the teacher, to stand beside them; --max-drop is about it where there "
-               "is no --model", metavar="MODEL"),
+        Option("teacher", "the teacher, for comparison; without --model, --max-drop is about it",
+               metavar="MODEL"),
         *teacher_input_options(),
         Option("max_bytes", "largest file", type=Number(int), metavar="BYTES"),
         Option("max_zipped_bytes", "largest file when it is zipped", type=Number(int),
@@ -45,12 +45,12 @@ split, if it has one.""",
         Option("max_drop", "points of accuracy that a file may lose against --model or --teacher",
                type=Number(), metavar="POINTS"),
         Option("min_accuracy", "smallest accuracy, from 0 to 1", type=Number(), metavar="PART"),
-        Option("min_agreement", "smallest part of equal answers of file and --model, from 0 to 1",
+        Option("min_agreement", "smallest share of equal answers of file and --model, from 0 to 1",
                type=Number(), metavar="PART"),
         Option("max_latency_ms", "largest median latency", type=Number(), metavar="MS"),
-        Option("device", "an Arm Ethos-U that the files are estimated for, as ethos-u55-128"),
-        Option("min_npu_share", "smallest part of the operators on the NPU of --device, from 0 to "
-               "1", type=Number(), metavar="PART"),
+        Option("device", "an Arm Ethos-U to estimate the files for, such as ethos-u55-128"),
+        Option("min_npu_share", "smallest share of operators on the NPU of --device, from 0 to 1",
+               type=Number(), metavar="PART"),
         Option("max_sram", "most on-chip memory of --device", type=Number(int), metavar="BYTES"),
         *run_options(None),
     ),
@@ -70,7 +70,7 @@ _LIMITS = (
 
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
-    """Measure, and say which limits are not kept."""
+    """Measure, and report which limits are exceeded."""
     from keras_kd.cli.measuring import Measuring
     from keras_kd.cli.model_files import load_model
     from keras_kd.cli.out_folder import OutFolder
@@ -80,20 +80,20 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     if folder is not None and (done := folder.done(console)) is not None:
         return _outcome(done)
     if settings["max_drop"] is not None and settings["model"] is settings["teacher"] is None:
-        raise ValueError("--max-drop is against a model: give --model, or --teacher.")
+        raise ValueError("--max-drop compares with a model: give --model or --teacher.")
     if settings["min_agreement"] is not None and settings["model"] is None:
-        raise ValueError("--min-agreement is about a model: give --model.")
+        raise ValueError("--min-agreement compares with a model: give --model.")
     limits = {key: settings[key] for key in _LIMITS if settings[key] is not None}
     if settings["data"] is settings["validation_data"] is None:
         _check_without_data(settings)
     if limits and not any(path.endswith(".tflite") for path in settings["files"]):
         raise ValueError(
-            f"--{next(iter(limits)).replace('_', '-')} is about .tflite files, and none is given. "
+            f"--{next(iter(limits)).replace('_', '-')} needs a .tflite file, and none is given. "
             "Export the model first: keras-kd export."
         )
     for limit in ("min_npu_share", "max_sram"):
         if settings[limit] is not None and settings["device"] is None:
-            raise ValueError(f"--{limit.replace('_', '-')} is about a device: give --device.")
+            raise ValueError(f"--{limit.replace('_', '-')} needs a device: give --device.")
     model, teacher = (
         load_model(path, settings["custom_objects"]) if path is not None else None
         for path in (settings["model"], settings["teacher"])
@@ -129,7 +129,7 @@ def _check_without_data(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"--{name.replace('_', '-')} needs examples: give --data.")
     models = [path for path in settings["files"] if not path.endswith(".tflite")]
     if models:
-        raise ValueError(f"'{models[0]}' is no .tflite file and is measured on data: give --data.")
+        raise ValueError(f"'{models[0]}' is not a .tflite file, so it needs data: give --data.")
 
 
 def _accuracy(files: list[dict[str, Any]], path: str | None) -> float | None:

@@ -72,7 +72,7 @@ def _read_results(paths: Sequence[str]) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If one is no result, or of a run that is not done, or nothing was measured.
+        ValueError: If one is not a result, belongs to an unfinished run, or nothing was measured.
     """
     from keras_kd.report import read_report
 
@@ -84,21 +84,21 @@ def _read_results(paths: Sequence[str]) -> list[dict[str, Any]]:
         try:
             content = read_json(file)
         except ValueError as error:
-            raise ValueError(f"'{path}' is no JSON file: {error}.") from None
+            raise ValueError(f"'{path}' is not a JSON file: {error}.") from None
         if isinstance(content, dict) and "schema_version" in content:
             found.append({**read_report(file), "path": path})
             continue
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(
-                f"'{path}' is no result of keras-kd: give result.json of measure, distill or "
+                f"'{path}' is not a result of keras-kd: give result.json of measure, distill or "
                 "compress, or report.json of demo."
             )
         if content["result"] is None:
-            raise ValueError(f"'{path}' is of a run that is not done: run that command again.")
+            raise ValueError(f"'{path}' belongs to an unfinished run: rerun that command.")
         found.append({**content, "path": path})
     if not any("models" in content or content["command"] == "measure" for content in found):
         raise ValueError(
-            "There is nothing measured to report: run `keras-kd measure ... --out FOLDER`, and "
+            "There are no measurements to report: run `keras-kd measure ... --out FOLDER` and "
             "give its result.json."
         )
     return found
@@ -132,7 +132,7 @@ def _report_of(
     title = settings["title"]
     if own["models"]:
         known = next(iter(reports), own)
-        # What is measured here may be told by the path of a folder: the name is a matter of taste.
+        # The dataset measured here may be named by a path: a report's own name is better.
         own["dataset"] = known["dataset"] or own["dataset"]
         own["classes"] = known["classes"] if reports else own["classes"]
         reports.append(
@@ -200,7 +200,7 @@ def _description(entry: Mapping[str, Any], teacher: bool) -> str:
         return f"{entry['form'] or 'A TFLite file'}, {entry['bytes']:,} bytes."
     if entry.get("tflite"):
         return f"The teacher as a float32 file, {entry['tflite']['bytes']:,} bytes."
-    return "The teacher, in Keras." if teacher else "The model in Keras that files were made from."
+    return "The teacher, in Keras." if teacher else "The Keras model that the files were made from."
 
 
 def _add_training(row: dict[str, Any], content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`keras-kd run`: what a recipe holds, from data to report."""
+"""`keras-kd run`: runs a recipe, from data to report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ COMMAND = Command(
     "run",
     short_help="run a recipe: a whole run in one TOML file",
     help="""\
-Run what a recipe holds. A recipe is a TOML file with a table for each command that is to run,
-[distill], [compress], [export], [measure], [report], in this order; what they share stands in
-[data] and [teaching]. The keys are the options of the commands, with _ for -. Where there are
-several, each writes into a folder of its own inside the folder `out`, and takes the model of the
-one before it. Every command writes the recipe that repeats it: recipe.toml, beside its result.""",
+Run a recipe: a TOML file with one table per command to run, [distill], [compress], [export],
+[benchmark], [measure], [report], in this order; [data] and [teaching] hold what they share. The
+keys are the options of the commands, with _ for -. Several commands each write to a subfolder of
+`out` and take the model of the previous one. Every command writes the recipe that repeats it,
+recipe.toml, beside its result.""",
     example="""\
   keras-kd run recipe.toml
   keras-kd run runs/distill/recipe.toml --out again      # the same once more, into a new folder
@@ -49,7 +49,7 @@ one before it. Every command writes the recipe that repeats it: recipe.toml, bes
     takes_recipe=False,
 )
 
-_ORDER = ("demo", "check", "distill", "compress", "export", "measure", "report")
+_ORDER = ("demo", "check", "distill", "compress", "export", "benchmark", "measure", "report")
 
 
 @COMMAND.does
@@ -108,7 +108,7 @@ class _Chain:
         model = self._model or ("a model" if promised and self._makes_model(name) else None)
         if name == "compress":
             self._add(given, own, "student", model)
-        elif name in ("export", "check"):
+        elif name in ("export", "check", "benchmark"):
             self._add(given, own, "model", model)
         elif name == "measure":
             self._add(given, own, "model", model or self._tables.get("export", {}).get("model"))
@@ -132,9 +132,11 @@ class _Chain:
 
     def _held_out(self) -> bool:
         """Whether measuring is to be on what was held out, and not on a split `test`."""
-        data = str(self._tables.get("data", {}).get("data", ""))
+        if "data" not in self._tables.get("data", {}):
+            return False
+        data = str(self._tables["data"]["data"])
         named = not pathlib.Path(data).exists() and ":" not in data
-        return not named or "validation_data" in self._tables.get("data", {})
+        return not named or "validation_data" in self._tables["data"]
 
     def add(self, name: str, result: dict[str, Any]) -> None:
         """Remember what a command made."""

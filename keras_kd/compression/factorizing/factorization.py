@@ -76,7 +76,7 @@ def factorizations(layer: Any) -> list[Factorization] | str:
         "Conv3D": _convolution,
     }
     if class_name not in builders or not type(layer).__module__.startswith("keras.src.layers."):
-        return f"{class_name} is no Dense, EinsumDense or convolutional layer"
+        return f"{class_name} is not a Dense, EinsumDense or convolutional layer"
     if getattr(layer, "lora_enabled", False) or getattr(layer, "quantization_mode", None):
         return "its kernel is quantized or adapted by LoRA"
     if layer.kernel_constraint is not None:

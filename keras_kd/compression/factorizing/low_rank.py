@@ -21,7 +21,7 @@ from keras_kd.system.user_warning import warn_user
 
 @keras.saving.register_keras_serializable(package="keras_kd")
 class LowRank(Stage):
-    """Factorizes the kernels of a student by their singular values, then goes on teaching it.
+    """Factorizes the kernels of a student by their singular values, then distils it.
 
     A dense layer becomes two with few units between them; a convolution becomes one to a few
     channels and one of size 1 behind it, or, where that saves more, a vertical one and a
@@ -88,7 +88,7 @@ class LowRank(Stage):
         given = [goal for goal, value in goals.items() if value is not None]
         if len(given) > 1:
             raise ValueError(
-                f"LowRank: give one of `energy`, `ratio` and `max_parameters`, but received "
+                f"LowRank: give one of `energy`, `ratio` and `max_parameters`. Received: "
                 f"{' and '.join(f'{goal}={goals[goal]}' for goal in given)}."
             )
         for goal in ("energy", "ratio"):

@@ -98,7 +98,7 @@ class PruningCallback(keras.callbacks.Callback):
         if self.model.__dict__.get(self._name) is not self._state:
             raise ValueError(
                 f"Two callbacks prune under the name '{self._prune.name}', and their masks could "
-                f'not be told apart. Name one of them: Prune(..., name="{self._prune.name}_2").'
+                f'not be distinguished. Name one of them: Prune(..., name="{self._prune.name}_2").'
             )
         self._training = True
         steps, epochs = self._steps_per_epoch(), (self.params or {}).get("epochs")

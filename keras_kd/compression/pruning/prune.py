@@ -41,10 +41,10 @@ class Prune(Stage):
             `1`.
         begin: Fraction of the training after which pruning begins. Defaults to `0.0`.
         end: Fraction of the training after which the masks are fixed. Defaults to `0.75`.
-        schedule: A `tfmot.sparsity.keras` schedule (`ConstantSparsity`, `PolynomialDecay`, or one
-            of one's own), in place of `sparsity`, `begin`, `end` and `frequency`. Defaults to
+        schedule: A `tfmot.sparsity.keras` schedule (`ConstantSparsity`, `PolynomialDecay`, or your
+            own), in place of `sparsity`, `begin`, `end` and `frequency`. Defaults to
             `None`: a cubic decay from no zeros to `sparsity`.
-        frequency: Steps between two updates of the masks. Defaults to `None`: some 100 updates.
+        frequency: Steps between two updates of the masks. Defaults to `None`: about 100 updates.
         scope: `"layer"`, each kernel reaches the sparsity by itself, or `"global"`, one threshold
             over all kernels: together they reach it, to the rounding of one weight. Defaults to
             `"layer"`.
@@ -78,7 +78,7 @@ class Prune(Stage):
     )
     ```
 
-    In a `fit` of one's own, of a `Distiller` or of any Keras model:
+    In your own `fit`, of a `Distiller` or of any Keras model:
 
     ```python
     distiller.fit(train, epochs=4, callbacks=[keras_kd.Prune(0.75).as_callback()])
@@ -301,7 +301,7 @@ def check_prune_arguments(prune: Prune) -> None:
     number("frequency", prune.frequency, least=1, whole=True, optional=True, owner="Prune")
     if prune.block_pooling_type not in ("AVG", "MAX"):
         raise ValueError(
-            'Prune: `block_pooling_type` must be "AVG" or "MAX", but received '
+            'Prune: `block_pooling_type` must be "AVG" or "MAX". Received: '
             f"{prune.block_pooling_type!r}."
         )
     prune.begin, prune.end = float(prune.begin), float(prune.end)
@@ -317,8 +317,8 @@ def _check_m_by_n(m_by_n: Sequence[int], block: Sequence[int], sparsity: float) 
     zeros, group = m_by_n
     if zeros >= group:
         raise ValueError(
-            f"Prune: `sparsity_m_by_n` is (zeros, group) with fewer zeros than weights in a group, "
-            f"but received {m_by_n}. For two zeros in each four write (2, 4)."
+            f"Prune: `sparsity_m_by_n` is (zeros, group) with fewer zeros than weights in a group. "
+            f"Received: {m_by_n}. For two zeros in each four write (2, 4)."
         )
     if block != (1, 1):
         raise ValueError(
@@ -336,7 +336,7 @@ def _check_m_by_n(m_by_n: Sequence[int], block: Sequence[int], sparsity: float) 
 def _check_scope(prune: Prune) -> None:
     scope, ceiling = prune.scope, prune.max_layer_sparsity
     if scope not in ("layer", "global"):
-        raise ValueError(f'Prune: `scope` must be "layer" or "global", but received {scope!r}.')
+        raise ValueError(f'Prune: `scope` must be "layer" or "global". Received: {scope!r}.')
     if scope == "global" and (prune.block_size != (1, 1) or prune.sparsity_m_by_n is not None):
         raise ValueError(
             'Prune: `scope="global"` compares single weights of all layers, which '
@@ -363,7 +363,7 @@ def _two_integers(argument: str, value: Any, example: str) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (tuple, list)) else ()
     if len(pair) != 2 or not all(isinstance(n, int) and n >= 1 for n in pair):
         raise ValueError(
-            f"Prune: `{argument}` must be two whole numbers of at least 1, such as {example}, but "
-            f"received {value!r}."
+            f"Prune: `{argument}` must be two whole numbers of at least 1, such as {example}. "
+            f"Received: {value!r}."
         )
     return pair

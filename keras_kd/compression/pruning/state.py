@@ -19,7 +19,7 @@ class PruningState(keras.layers.Layer):
     """Masks, and what decides when they change.
 
     A layer only so that Keras saves it with the weights of the model that it is attached to, and
-    loads it from there: a killed training goes on with the masks that it had.
+    loads it from there: a killed training resumes with its masks.
 
     Args:
         weights: The kernels that are pruned.

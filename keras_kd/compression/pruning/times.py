@@ -22,7 +22,7 @@ def default_schedule(
         steps: Number of steps of the training.
         begin: Fraction of the training after which pruning begins.
         end: Fraction of the training after which the masks are fixed.
-        frequency: Steps between two updates, or `None` for some 100 updates.
+        frequency: Steps between two updates, or `None` for about 100 updates.
     """
     # TF-MOT counts steps from 1.
     first = min(1 + int(begin * steps), steps)
@@ -46,7 +46,7 @@ def final_sparsity(schedule: Any, steps: int) -> float:
 
     Args:
         schedule: The schedule.
-        steps: Number of steps of the training, for schedules of one's own.
+        steps: Number of steps of the training, for your own schedules.
     """
     for attribute in ("final_sparsity", "target_sparsity"):
         if hasattr(schedule, attribute):

@@ -44,7 +44,7 @@ class CompressedModel:
             rounded weights; its activations are rounded where this object is called, evaluated or
             exported to int8.
         layers: A `LayerRecord` for each layer of the original student.
-        history: The history of each stage, by its name: one list a metric.
+        history: The history of each stage, by its name: one list per metric.
         quantization_aware: Whether the model was trained for few bits.
         quantization: The quantizers of such a model as a dictionary, `None` for others.
         loss: The loss on labels, `loss(y, y_pred, sample_weight)`, or `None`.
@@ -100,7 +100,7 @@ class CompressedModel:
         return zero_fraction(kernel_values(self.model)) or 0.0
 
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Print what each stage came to: metric, points lost, parameters, not zero, seconds.
+        """Print the result of each stage: metric, points lost, parameters, not zero, seconds.
 
         Args:
             print_fn: Takes the table, lines joined by line feeds. Defaults to `print`.
@@ -116,7 +116,7 @@ class CompressedModel:
         return sum(record.parameters for record in self.layers)
 
     def applied(self) -> AbstractContextManager[None]:
-        """Let one call of `model` inside the block compute as the exported file does.
+        """Make one call of `model` inside the block compute as the exported file does.
 
         After quantization-aware training activations are rounded to their ranges; else nothing is
         changed.
@@ -154,7 +154,8 @@ class CompressedModel:
 
         Raises:
             TypeError: If `data` is of another kind.
-            ValueError: If the distiller was compiled without, or the model was loaded from a file
+            ValueError: If the distiller was compiled without a loss or metrics, or the model was
+            loaded from a file
                 that could not hold them.
         """
         data = as_batches(data, "data")
@@ -163,8 +164,8 @@ class CompressedModel:
         if self.loss is None and self.metrics is None:
             raise ValueError(
                 "There is no loss and no metric to evaluate: the distiller was compiled without, "
-                "or this model was loaded from a file, which cannot hold functions of one's own "
-                "that are not registered with @keras.saving.register_keras_serializable(). Use "
+                "or this model was loaded from a file, which cannot hold your own functions "
+                "unless they are registered with @keras.saving.register_keras_serializable(). Use "
                 "`predict`."
             )
         mean = keras.metrics.Mean(name="loss")

@@ -15,6 +15,7 @@ from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
 from keras_kd.distilling.trainer import less_is_better
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.system.arguments import number
+from keras_kd.system.names import one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +39,7 @@ def check_limit(
     Raises:
         ValueError: If an argument is out of range, or there is nothing to measure a drop by.
     """
-    if reference not in ("student", "teacher"):
-        raise ValueError(
-            '`reference` must be "student", as it was before compression, or "teacher", but '
-            f"received {reference!r}."
-        )
+    one_of("reference", reference, ("student", "teacher"))
     number("retries", retries, least=0, whole=True)
     if max_drop is None:
         return None
@@ -94,7 +91,7 @@ def evaluate_teacher(distiller: Any, data: Any) -> dict[str, float]:
         data: Data with labels, as batches.
 
     Raises:
-        ValueError: If there is no teacher, and the data bring no outputs of one.
+        ValueError: If there is no teacher, and the data contain no outputs of one.
     """
     metrics = distiller.compile_arguments.fresh(losses=False).metrics_object()
 

@@ -1,4 +1,4 @@
-"""Training that goes on at the epoch in which it was killed."""
+"""Training that resumes at the epoch in which it was killed."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], list[np.ndarray], list[np
             [arrays[f"learned_{i}"] for i in range(learned)],
         )
     except KeyError as error:
-        raise ValueError(f"'{path}' is no kept training: it has no {error}.") from None
+        raise ValueError(f"'{path}' is not a backup of a training: it has no {error}.") from None
 
 
 def _storable(variable: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The folder of a run of `compress`: what every stage came to, and where a killed run goes on.
+"""The folder of a run of `compress`: the result of every stage, and where a killed run resumes.
 
 `run.json` holds:
 
@@ -9,7 +9,7 @@
 - `"before"`: the `StageRecord` of the student before the first stage.
 - `"files"`: the SHA-256 of each file below, by its name.
 - `"stages"`: for each stage that is done, in order: `"record"`, its `StageRecord` with
-  configuration, outcome, metrics, parameters, zeros and seconds; `"history"`, one list a metric;
+  configuration, outcome, metrics, parameters, zeros and seconds; `"history"`, one list per metric;
   `"model"`, the name of the file, which `load_compressed` reads; `"state"`, what the next stage
   needs to know.
 
@@ -104,7 +104,7 @@ class RunFolder:
             kept = content["plan"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"'{file}' is no record of a run of `compress`. Give a new folder as `path`."
+                f"'{file}' is not a record of `compress`. Pass a new folder as `path`."
             ) from error
         if content.get("format") != _FORMAT:
             raise ValueError(
@@ -115,8 +115,8 @@ class RunFolder:
         if differing:
             raise ValueError(
                 f"'{self.path}' holds another run, which differs in {'; '.join(differing)}. Give a "
-                "new folder as `path`, or remove that one. To go on with it, give what it was "
-                "begun with: a student is the same only if it is loaded from a file, not trained "
+                "new folder as `path`, or remove that one. To resume it, pass the arguments it was "
+                "started with: a student is the same only if it is loaded from a file, not trained "
                 "again."
             )
         ends = [part["data"].get("train ends") or [] for part in (kept, plan)]
@@ -221,7 +221,7 @@ class RunFolder:
         variables: Sequence[Any],
         save: Callable[[pathlib.Path], None],
     ) -> None:
-        """Keep what a stage came to.
+        """Keep the result of a stage.
 
         Args:
             index: The place of the stage, from 0.

@@ -35,7 +35,7 @@ def stage_callbacks(
         stages: The stages.
 
     Raises:
-        TypeError: If something is no Keras callback.
+        TypeError: If something is not a Keras callback.
         ValueError: If a callback does what `compress` does itself.
     """
     per_stage = []

@@ -1,4 +1,4 @@
-"""What a stage came to: its figures, and the table of them."""
+"""The result of a stage: its figures, and the table of them."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def config_of(value: Any) -> dict[str, Any]:
 def as_json(content: Any) -> Any:
     """Return `content` as it comes back from a JSON file.
 
-    NumPy's numbers become numbers; functions and other objects are told by their names.
+    NumPy's numbers become numbers; functions and other objects are identified by their names.
     """
 
     def known(value: Any) -> Any:

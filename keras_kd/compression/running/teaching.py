@@ -90,7 +90,7 @@ class Teaching:
     ) -> Iterator[Distiller]:
         """Give a compiled `Distiller` for a Keras 3 student, in the scope of its strategy."""
         with self.distiller.distribute_strategy.scope():
-            # Here weights are numbers: what was scheduled stays at what it has come to.
+            # Here weights are numbers: scheduled ones keep their present values.
             objective: Any = self.objective_for(state)
             trainer = Distiller(
                 objective.teacher,
@@ -145,7 +145,7 @@ class Teaching:
             variables: What the callbacks change while training, such as masks. Defaults to none.
 
         Returns:
-            The history: one list a metric.
+            The history: one list per metric.
         """
         if epochs == 0:
             return {}
@@ -193,9 +193,9 @@ def count_batches(data: Any) -> int:
             count = sum(1 for _ in data)
     if count == 0:
         raise ValueError(
-            "The data set holds no examples, so there is nothing to train on. Check the path, the "
+            "The dataset holds no examples, so there is nothing to train on. Check the path, the "
             "split and the filters it was made with; `batch(..., drop_remainder=True)` drops a "
-            "data set that is smaller than one batch."
+            "dataset that is smaller than one batch."
         )
     return count
 

@@ -184,7 +184,7 @@ def check_shrinkable(model: Any, options: Shrink) -> None:
     """Refuse what cannot be shrunk, whatever its weights are.
 
     Raises:
-        TypeError: If `model` is no Keras 3 model.
+        TypeError: If `model` is not a Keras 3 model.
         ValueError: If it has no graph, or a name in `options` is of no layer.
     """
     check_graph(model, "Shrink")

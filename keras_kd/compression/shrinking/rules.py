@@ -173,8 +173,8 @@ def apply_rule(call: Call) -> list[Axes]:
     if rule is None:
         kind = "layer" if isinstance(call.operation, keras.layers.Layer) else "operation"
         if all(axis is None for axes in call.inputs for axis in axes):
-            return call.fixed(f"{call.name} is no {kind} whose channels are understood")
-        return call.fixed(f"its channels enter {call.name}, which is no {kind} that is understood")
+            return call.fixed(f"{call.name} is not a supported {kind}")
+        return call.fixed(f"its channels enter {call.name}, which is not a supported {kind}")
     outputs = rule(call)
     if isinstance(outputs, str):
         return call.fixed(outputs)

@@ -45,10 +45,9 @@ class ShrinkOptions(TypedDict, total=False):
 class Shrink(Stage):
     """Makes a student smaller by removing whole channels, attention heads and blocks.
 
-    What is removed is gone from the model, which is a smaller Keras 3 model afterwards and is
-    trained with the teacher teaching. `keras_kd.shrink` does the same to a model alone. Hints at
-    layers that still exist are kept. Where the number of channels changed, their projections are
-    created again.
+    The result is a smaller Keras 3 model, which is then trained with distillation.
+    `keras_kd.shrink` does the same without training. Hints at layers that still exist are kept; if
+    the number of channels changed, their projections are created again.
 
     Args:
         ratio: Fraction of the channels (and of the attention heads) to remove, at least 0 and
@@ -163,8 +162,8 @@ class Shrink(Stage):
         ]
         if self.ratio is not None and budgets:
             raise ValueError(
-                f"`ratio` says how many channels go, and `{budgets[0]}` asks for as many as are "
-                "needed: give one of them."
+                f"`ratio` sets the fraction of channels to remove, and `{budgets[0]}` a "
+                "budget: give one of them."
             )
         if self.max_flops is not None and self.flops_ratio is not None:
             raise ValueError("`max_flops` and `flops_ratio` were both given: give one of them.")

@@ -47,13 +47,13 @@ def shrink(
 
     Channels are removed where they are of least importance, together with every weight that makes
     them or takes them: through additions, concatenations, depthwise and grouped convolutions,
-    normalisation, flattening, pooling and attention, whose heads go as a whole. What is left gives
-    the outputs that the model would give with all these weights at zero. Channels that reach a
-    layer which is not understood stay, as do inputs and outputs of the model;
-    `shrink_plan(...).layers` says for each layer what became of it and why.
+    normalisation, flattening, pooling and attention, which loses whole heads. The result gives
+    the outputs that the model would give with all these weights at zero. Channels that reach an
+    unsupported layer stay, as do inputs and outputs of the model; `shrink_plan(...).layers` gives
+    the change of each layer and the reason.
 
     Args:
-        model: A functional or sequential model; nested models are opened. It is left as it is.
+        model: A functional or sequential model; nested models are opened. It is not changed.
         ratio: Fraction of the channels (and of the attention heads) to remove, at least 0 and
             below 1. Defaults to `None`.
         data: Batches of `(x, y)` for `importance="taylor"`: a `tf.data.Dataset`, a
@@ -99,7 +99,7 @@ def shrink_plan(
     loss: Any = None,
     **options: Unpack[ShrinkOptions],
 ) -> ShrinkPlan:
-    """Say what `shrink` would do, without doing it.
+    """Return the plan of `shrink` without carrying it out.
 
     Args:
         model: A functional or sequential model.

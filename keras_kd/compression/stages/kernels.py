@@ -123,7 +123,7 @@ def _reason_to_skip(
     class_name = type(layer).__name__
     if _keys_of(layer, keys):
         return Reason(
-            f"its kernel is no float variable of its own (LoRA, or {class_name} quantized)",
+            f"its kernel is not a float variable of its own (LoRA, or {class_name} quantized)",
             "take the layer as it was before `enable_lora` or `quantize`",
         )
     if _keys_of(layer, keys) is not None:

@@ -45,7 +45,7 @@ def check_stages(stages: Any) -> list[Stage]:
     for stage in stages:
         if not isinstance(stage, Stage):
             raise TypeError(
-                "`stages` takes stages such as keras_kd.Prune(0.75, epochs=4), but received "
+                "`stages` takes stages such as keras_kd.Prune(0.75, epochs=4). Received: "
                 f"{stage!r}."
             )
     names = [check_name(stage.name) for stage in stages]
@@ -62,7 +62,7 @@ def check_order(stages: Sequence[Stage]) -> None:
     """Refuse stages in an order that makes no sense.
 
     The order is Shrink, LowRank, Prune, Cluster, QuantizeAware; any of them may be left out.
-    Nothing follows QuantizeAware. A stage of one's own, derived from `Stage`, may stand anywhere
+    Nothing follows QuantizeAware. Your own stage, derived from `Stage`, may come anywhere
     else.
 
     Args:

@@ -161,7 +161,7 @@ class Stage:
         if optimizer is not None and not isinstance(optimizer, (str, keras.optimizers.Optimizer)):
             raise ValueError(
                 f"{owner}: `optimizer` must be a keras.optimizers.Optimizer or its "
-                f"name, but received {optimizer!r}."
+                f"name. Received: {optimizer!r}."
             )
         if learning_rate is not None:
             check_learning_rate(learning_rate, owner)
@@ -333,7 +333,7 @@ def check_name(name: Any) -> str:
     """Return the name of a stage, which becomes a part of the name of its file.
 
     Raises:
-        ValueError: If it could lead to another folder, or is no file's name everywhere.
+        ValueError: If it could lead to another folder, or is not a valid file name everywhere.
     """
     if not isinstance(name, str) or len(name) > 64 or not re.fullmatch(r"\w([\w .-]*\w)?", name):
         raise ValueError(

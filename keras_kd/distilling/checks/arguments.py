@@ -27,7 +27,7 @@ def check_model(model: Any, role: str) -> None:
         inner = getattr(model, "model", model)
         if isinstance(inner, keras.Model):
             raise ValueError(
-                f"`{role}` must be a keras.Model, but received {type(model).__name__}. Pass its "
+                f"`{role}` must be a keras.Model. Received: {type(model).__name__}. Pass its "
                 "`.model`, which is one."
             )
         if any(c.__module__.startswith("tf_keras.") for c in type(inner).__mro__):
@@ -36,7 +36,7 @@ def check_model(model: Any, role: str) -> None:
                 "from the layers of `keras`."
             )
         raise ValueError(
-            f"`{role}` must be a keras.Model, but received {type(model).__name__}: {model!r}."
+            f"`{role}` must be a keras.Model. Received: {type(model).__name__}: {model!r}."
         )
 
 
@@ -55,7 +55,7 @@ def check_losses(losses: Any, student: keras.Model, student_loss_weight: Any) ->
     losses = list(losses) if isinstance(losses, (list, tuple)) else [losses]
     if not losses and student_loss_weight != 1:
         raise ValueError(
-            "`distillation_losses` is empty, so the teacher would teach nothing. Received: "
+            "`distillation_losses` is empty, so nothing would be distilled. Received: "
             f"distillation_losses={losses!r}. Pass a loss, such as "
             "keras_kd.losses.KLDivergence(temperature=4.0), or student_loss_weight=1.0."
         )
@@ -65,18 +65,18 @@ def check_losses(losses: Any, student: keras.Model, student_loss_weight: Any) ->
         if not parts:
             raise ValueError(
                 "An element of `distillation_losses` holds no loss: at least one output must be "
-                f"distilled. Received {loss!r}."
+                f"distilled. Received: {loss!r}."
             )
         for part in parts:
             if not isinstance(part, accepted):
                 raise ValueError(
                     "`distillation_losses` takes losses of keras_kd.losses, keras_kd.Hint and "
-                    f"losses of keras.distillation, but received {part!r}."
+                    f"losses of keras.distillation. Received: {part!r}."
                 )
             if keras.tree.is_nested(loss) and not isinstance(part, DistillationLoss):
                 raise ValueError(
-                    "A structure of losses, one an output, takes losses of keras_kd.losses, but "
-                    f"received {part!r}. Make it an element of `distillation_losses` by itself."
+                    "A structure of losses, one per output, takes losses of keras_kd.losses. "
+                    f"Received: {part!r}. Make it a separate element of `distillation_losses`."
                 )
     outputs, names = output_structure(student), output_names(student)
     return [arrange(loss, outputs, names, "distillation_losses") for loss in losses]
@@ -103,7 +103,7 @@ def check_weights(weights: Any, losses: list[Any]) -> list[Any]:
     if len(weights) != len(losses):
         raise ValueError(
             f"`distillation_loss_weights` has {len(weights)} weights, but there are {len(losses)} "
-            "distillation losses: give one weight a loss."
+            "distillation losses: give one weight per loss."
         )
     return [scheduled("distillation_loss_weights", weight, least=0) for weight in weights]
 

@@ -165,7 +165,7 @@ def check_shapes(teacher: Any, student: Any, losses: list[Any]) -> None:
             raise ValueError(
                 f"{type(loss).__name__} compares one output of the teacher with one of the "
                 f"student, but the teacher's outputs are {_shapes(pair[0])} and the student's "
-                f"{_shapes(pair[1])}. Give each output a loss of its own, arranged like the "
+                f"{_shapes(pair[1])}. Give each output a separate loss, arranged like the "
                 "student's outputs, with None for those that are not distilled: "
                 "distillation_losses=[{'a': keras_kd.losses.KLDivergence(), 'b': None}]."
             )
@@ -192,8 +192,8 @@ def _shapes(outputs: Any) -> Any:
 def _shape_of(model: Any, path: str) -> Any:
     if isinstance(model, CallableTeacher) and not model.layers:
         raise ValueError(
-            f"The teacher '{model.name}' has no layer '{path}': of a function or a file only the "
-            "outputs are known, no inner layers. Use losses on the outputs, or give the Keras "
+            f"The teacher '{model.name}' has no layer '{path}': a function or a file has "
+            "outputs but no inner layers. Use losses on the outputs, or pass the Keras "
             "model itself as the teacher."
         )
     return feature_shape(model, path)
@@ -202,7 +202,7 @@ def _shape_of(model: Any, path: str) -> Any:
 def _brought_shape(features: Mapping[str, Any], path: str) -> tuple[Any, ...]:
     if path not in features:
         raise ValueError(
-            f"The data brings the teacher's outputs along, but no feature '{path}'; its features "
+            f"The data contains the teacher's outputs, but not the feature '{path}'; its features "
             f"are: {', '.join(features) or 'none'}. Pass it: keras_kd.teachers.TaughtInputs("
             f"inputs, outputs, {{'{path}': feature}})."
         )

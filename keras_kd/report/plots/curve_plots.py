@@ -15,7 +15,7 @@ _NOT_DRAWN = ("learning_rate", "lr", "seconds")
 
 
 def training_curves(models: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Draw the training histories: one plot a title, one line a seed and series.
+    """Draw the training histories: one plot per title, one line per seed and series.
 
     Args:
         models: The models of a completed result.

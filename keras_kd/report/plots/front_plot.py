@@ -181,6 +181,7 @@ def _label(
                 x, y, distance = place
                 for boxes in (taken, avoided):
                     boxes.append(_box(x, y, box.width, box.height))
+                    boxes += _leader(centre, (x, y)) if distance > _DISTANCES[0] else []
                 axes.annotate(
                     text,
                     centre,
@@ -212,8 +213,29 @@ def _lines(
     return boxes
 
 
+def _leader(
+    start: tuple[float, float], end: tuple[float, float]
+) -> list[tuple[float, float, float, float]]:
+    """Return small boxes along the line from a marker to its label."""
+    points = [[start[i] + k / 12 * (end[i] - start[i]) for i in (0, 1)] for k in range(1, 12)]
+    return [(x - 1, y - 1, x + 1, y + 1) for x, y in points]
+
+
 def _box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
     return x - width / 2 - 1, y - height / 2, x + width / 2 + 1, y + height / 2
+
+
+def _holds(box: tuple[float, float, float, float], point: tuple[float, float]) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+def _meet(
+    boxes: Sequence[tuple[float, float, float, float]],
+    others: Sequence[tuple[float, float, float, float]],
+) -> bool:
+    return any(
+        a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for a in boxes for b in others
+    )
 
 
 def _free_place(
@@ -233,9 +255,9 @@ def _free_place(
             inside = (
                 left >= frame.x0 and right <= frame.x1 and bottom >= frame.y0 and top <= frame.y1
             )
-            if inside and not any(
-                left < other[2] and other[0] < right and bottom < other[3] and other[1] < top
-                for other in taken
-            ):
-                return x, y, distance
+            if inside and not _meet([(left, bottom, right, top)], taken):
+                # The line begins in its marker, which is not an obstacle.
+                line = _leader(centre, (x, y)) if distance > _DISTANCES[0] else []
+                if not _meet(line, [box for box in taken if not _holds(box, centre)]):
+                    return x, y, distance
     return None

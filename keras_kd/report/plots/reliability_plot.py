@@ -8,6 +8,9 @@ from typing import Any
 from keras_kd.report.numbers import percent_text
 from keras_kd.report.plots.figure import GRID, INK, MUTED, SERIES, figure, svg
 
+# Of fewer answers, most of 15 bins hold too few to tell an accuracy.
+LEAST_SAMPLES = 1000
+
 
 def reliability_diagrams(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Draw accuracy against confidence, one diagram a model (Guo et al. 2017, 1706.04599).
@@ -17,9 +20,9 @@ def reliability_diagrams(models: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
     Returns:
         Dicts of `title`, `error` (the expected calibration error) and `svg`, for each model whose
-        calibration was measured.
+        calibration was measured on `LEAST_SAMPLES` answers or more.
     """
-    measured = [model for model in models if (model.get("calibration") or {}).get("bins")]
+    measured = [model for model in models if calibrated_on(model) >= LEAST_SAMPLES]
     teacher = next((model for model in measured if model["key"] == "teacher"), None)
     return [
         {
@@ -29,6 +32,11 @@ def reliability_diagrams(models: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         }
         for i, model in enumerate(measured)
     ]
+
+
+def calibrated_on(model: Mapping[str, Any]) -> int:
+    """Return the number of answers that a model's calibration was measured on, 0 if it was not."""
+    return sum(entry["samples"] for entry in (model.get("calibration") or {}).get("bins") or ())
 
 
 def _diagram(key: str, model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:

@@ -18,6 +18,15 @@ def test_forms_side_by_side(keras_kd_json, keras_kd, distilled, work):
     assert code == 0 and result["table"] in out
 
 
+def test_its_recipe_repeats_it(keras_kd, distilled, work):
+    student = str(distilled / "student.keras")
+    words = ["--data", "test.npz", "--quantization", "float32", "--quiet"]
+    assert keras_kd("benchmark", student, *words, "--out", "once")[0] == 0
+    assert keras_kd("run", "once/recipe.toml", "--out", "again")[0] == 0
+    sizes = [(work / name / "student_float32.tflite").stat().st_size for name in ("once", "again")]
+    assert sizes[0] == sizes[1]
+
+
 def test_a_form_that_does_not_exist(keras_kd, distilled):
     student = str(distilled / "student.keras")
     code, _, error = keras_kd("benchmark", student, "--data", "test.npz", "--quantization", "itn8")

@@ -112,7 +112,7 @@ def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, material
     [
         (["absent.tflite"], "absent.tflite"),
         (["small.keras"], "Add --scale 255"),
-        (["a.tflite", "--max-drop", "1"], "give --model, or --teacher"),
+        (["a.tflite", "--max-drop", "1"], "give --model or --teacher"),
         (["a.tflite", "--min-agreement", "1"], "give --model"),
         (["a.tflite", "--max-sram", "1"], "give --device"),
         (["small.keras", "--max-bytes", "1"], "--max-bytes is about .tflite files"),

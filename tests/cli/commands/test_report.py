@@ -38,10 +38,10 @@ def test_page_and_card_of_what_was_measured(keras_kd_json, measured, distilled, 
         (None, "There is no result file 'a.json'"),
         ("{", "'a.json' is no JSON file"),
         ("{}", "'a.json' is no result of keras-kd"),
-        ('{"format": "keras_kd.cli 1", "result": null}', "is of a run that is not done"),
+        ('{"format": "keras_kd.cli 1", "result": null}', "belongs to an unfinished run"),
         (
             '{"format": "keras_kd.cli 1", "command": "distill", "result": {}}',
-            "There is nothing measured to report",
+            "There are no measurements to report",
         ),
     ],
 )

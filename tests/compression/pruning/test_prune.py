@@ -238,7 +238,7 @@ def test_a_model_without_kernels_is_refused(data):
         ({"epochs": -1}, "`epochs` must be a whole number"),
         ({"begin": 0.9, "end": 0.5}, "`begin`"),
         ({"optimizer": keras.optimizers.SGD(), "learning_rate": 1.0}, "Remove `learning_rate`"),
-        ({"scope": "model"}, '"layer" or "global", but received \'model\''),
+        ({"scope": "model"}, '"layer" or "global". Received: \'model\''),
         ({"scope": "global", "block_size": (1, 4)}, "compares single weights"),
         ({"max_layer_sparsity": 0.9}, "Leave it out"),
         ({"scope": "global", "sparsity": 0.9, "max_layer_sparsity": 0.8}, "`max_layer_sparsity`"),

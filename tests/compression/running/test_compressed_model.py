@@ -56,7 +56,7 @@ def test_what_cannot_be_saved_is_said_at_evaluation(two, tmp_path):
     assert np.isfinite(result.evaluate(two)["loss"])
     result.save(tmp_path / "model.keras")
     loaded = kd.load_compressed(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match="functions of one's own that are not registered"):
+    with pytest.raises(ValueError, match="your own functions unless they are registered"):
         loaded.evaluate(two)
     np.testing.assert_array_equal(loaded.predict(two)["one"], result.predict(two)["one"])
 

@@ -158,7 +158,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["stage_1_prune.keras"]
     (tmp_path / "other").mkdir()
     pathlib.Path(tmp_path / "other" / "run.json").write_text('{"a": 1}')
-    with pytest.raises(ValueError, match="is no record of a run"):
+    with pytest.raises(ValueError, match="is not a record"):
         kd.compress(**make_run(), path=tmp_path / "other", verbose=0)
 
 

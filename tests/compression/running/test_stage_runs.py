@@ -136,7 +136,7 @@ def test_reference_is_the_teacher_if_asked_for(exact, data):
     [
         ({"max_drop": -1.0}, "`max_drop` must be a number"),
         ({"max_drop": 1.0, "validation_data": None}, "pass `validation_data`"),
-        ({"reference": "myself"}, '`reference` must be "student"'),
+        ({"reference": "myself"}, '`reference` must be one of "student"'),
         ({"retries": -1}, "`retries` must be a whole number"),
     ],
 )

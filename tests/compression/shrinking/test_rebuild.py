@@ -104,7 +104,7 @@ def test_what_is_not_understood_is_copied_whole(assert_exact):
     assert small.get_layer("b").units == 4
     reasons = {layer.name: layer.reason for layer in plan.layers}
     assert reasons["a"] == (
-        "its channels enter 'inner' (Subclassed), which is no layer that is understood"
+        "its channels enter 'inner' (Subclassed), which is not a supported layer"
     )
     assert reasons["inner/inside"] == reasons["a"]
 

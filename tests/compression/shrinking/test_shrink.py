@@ -48,7 +48,7 @@ def test_the_student_is_smaller_and_taught(wide):
     assert records["logits"].not_done == ("not shrunk: its channels are the model's output",)
     assert compressed.count_params() == compressed.model.count_params()
     assert kd.shrink_plan(wide, 0.5).parameters == (wide.count_params(), compressed.count_params())
-    assert {"kl_divergence", "val_accuracy"} <= set(compressed.history["shrink"])
+    assert {"distillation_loss", "val_accuracy"} <= set(compressed.history["shrink"])
     for now, then in zip(wide.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
 
@@ -178,9 +178,9 @@ def test_config_round_trip():
         ({"depth": 1}, "fraction of the blocks"),
         ({"max_flops": 0}, "`max_flops` must be a number above 0"),
         ({"max_parameters": True}, "`max_parameters` must be a number above 0"),
-        ({"ratio": 0.5, "max_flops": 1e6}, "`ratio` says .* `max_flops`"),
+        ({"ratio": 0.5, "max_flops": 1e6}, "`ratio` .* `max_flops`"),
         ({"max_flops": 1e6, "flops_ratio": 0.5}, "`max_flops` and `flops_ratio`"),
-        ({"ratio": 0.5, "importance": "l2"}, '"l1", "batch_norm", "taylor", but received \'l2\''),
+        ({"ratio": 0.5, "importance": "l2"}, '"l1", "batch_norm", "taylor"'),
         ({"ratio": 0.5, "scope": "local"}, '"uniform", "global"'),
         ({"ratio": 0.5, "reduction": "max"}, '"mean", "sum"'),
         ({"ratio": 0.5, "min_channels": 0}, "`min_channels` must be a whole number"),

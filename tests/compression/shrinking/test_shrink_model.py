@@ -199,7 +199,7 @@ def test_subclassed_models_are_refused():
 
     with pytest.raises(ValueError, match="'net' is a Net, a subclassed model"):
         kd.shrink(Net(name="net"), 0.5)
-    with pytest.raises(TypeError, match=r"Shrink takes a keras\.Model, but received str"):
+    with pytest.raises(TypeError, match=r"Shrink takes a keras\.Model\. Received: str"):
         kd.shrink("model", 0.5)
     with pytest.raises(ValueError, match="no input shape yet"):
         kd.shrink(keras.Sequential([layers.Dense(3)]), 0.5)

@@ -63,8 +63,8 @@ def test_kernels_that_are_no_variables_are_skipped():
     model.get_layer("quantized").quantize("int8")
     kernels, skipped = prunable_weights(model)
     assert not kernels
-    assert skipped["lora"].startswith("its kernel is no float variable of its own")
-    assert skipped["quantized"].startswith("its kernel is no float variable of its own")
+    assert skipped["lora"].startswith("its kernel is not a float variable of its own")
+    assert skipped["quantized"].startswith("its kernel is not a float variable of its own")
 
 
 def test_frozen_and_spared_layers_are_named():

@@ -52,7 +52,7 @@ def test_a_loss_over_all_outputs_of_several_is_refused():
     outputs = model().outputs
     check_shapes(outputs, outputs, [[KLDivergence(), None], Logits(loss=["mse", "mse"])])
     for loss in (KLDivergence(), Logits()):
-        with pytest.raises(ValueError, match="Give each output a loss of its own"):
+        with pytest.raises(ValueError, match="Give each output a separate loss"):
             check_shapes(outputs, outputs, [loss])
 
 

@@ -2,11 +2,19 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import pytest
 
 from keras_kd.report import complete_result
-from keras_kd.report.plots.front_plot import accuracy_against, letters
+from keras_kd.report.plots.front_plot import (
+    _box,
+    _free_place,
+    _leader,
+    _meet,
+    accuracy_against,
+    letters,
+)
 
 
 def texts(svg):
@@ -60,6 +68,18 @@ def test_labels_do_not_overlap(result):
     for i, (x, y) in enumerate(places):
         for other_x, other_y in places[:i]:
             assert abs(x - other_x) > 4 or abs(y - other_y) > 7
+
+
+def test_no_line_from_a_marker_crosses_a_label():
+    labels = [_box(50, 12, 30, 8), _box(0, 0, 12, 12)]  # the second is the marker's own
+    frame = SimpleNamespace(x0=-200, y0=-200, x1=200, y1=200)
+    x, y, _ = _free_place((0, 0), 20, 8, (40,), labels, frame)
+    line = _leader((0, 0), (x, y))
+    assert not _meet(line, labels[:1]) and not _meet([_box(x, y, 20, 8)], labels)
+    # To the right the line would cross what lies there.
+    labels.append(_box(25, 0, 10, 4))
+    x, y, _ = _free_place((0, 0), 20, 8, (40,), labels, frame)
+    assert x < 0 or y != 0
 
 
 def test_without_measurements_there_is_no_plot(result):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 from keras_kd.report import complete_result
+from keras_kd.report.page import render_page
 from keras_kd.report.plots.reliability_plot import reliability_diagrams
 
 
@@ -19,6 +20,15 @@ def test_a_diagram_for_each_calibrated_model(result):
 def test_only_students_are_drawn_beside_the_teacher(result):
     teacher, student = reliability_diagrams(complete_result(result)["models"])
     assert student["svg"].count("<path") > teacher["svg"].count("<path")
+
+
+def test_few_answers_give_no_diagram_but_a_sentence(result):
+    for model in result["models"]:
+        for entry in (model.get("calibration") or {}).get("bins", ()):
+            entry["samples"] //= 10
+    full = complete_result(result)
+    assert reliability_diagrams(full["models"]) == []
+    assert "300 answers are too few" in render_page(full)
 
 
 def test_without_calibration_there_is_none(result):
