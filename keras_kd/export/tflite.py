@@ -387,7 +387,7 @@ def _larger_than_float(
     """Return that a file is larger than as float32, where recurrent cells were unrolled."""
     if size <= 4 * getattr(model, "model", model).count_params():
         return None  # a float32 file holds its weights at least
-    plain = _in_another_form(model, "float32", options, job, converted)
+    plain = in_another_form(model, options, job, converted, "float32")
     if plain is None or (smaller := len(plain.packed())) >= size:
         return None
     return (
