@@ -148,7 +148,7 @@ def exclude_layers(
     """
     found: set[str] = set()
     problems: dict[str, str] = {}
-    for form in sorted(set(forms.values()), key=_FINENESS.index):
+    for form in sorted(set(forms.values()), key=_FINENESS.index, reverse=True):
         other = make(form)
         wanted: dict[int, set[str]] = {}
         for j, paths in enumerate(operator_layers(other, model, signatures)):

@@ -182,8 +182,8 @@ class _Graph:
             return finest
         made = self._made_by.get(mine)
         if made is not None and self._file.operator_name(made)[0] == "QUANTIZE":
-            before = int(made.inputs[0])  # of a float input, the values before they were rounded
-            finest = before if self._kind(before) in FLOATS else finest
+            before = int(made.inputs[0])  # the values before they were rounded
+            finest = before if self._kind(before) in (*FLOATS, "INT16") else finest
             if self._is_like(finest, theirs):
                 return finest
         kind = self._other.tensor(self._number, theirs).kind

@@ -94,6 +94,23 @@ def test_neighbours_are_not_rounded_between_them(files, tmp_path):
     assert error(path, files, tmp_path) < 0.01
 
 
+@pytest.mark.parametrize("order", [("float32", "int16x8"), ("int16x8", "float32")])
+def test_two_precisions_side_by_side_in_either_order(files, tmp_path, order):
+    """What 16 bits hand to float is not rounded to 8 bits on the way."""
+    file = ModelFile(files["int8"])
+    count = len(computing_operators(file))
+    chosen = {"int16x8": [0], "float32": range(1, count)}
+    for form in order:
+        donor = ModelFile(files[form])
+        pairs = partners(file, donor)
+        replace_operators(file, donor, {i: pairs[i] for i in chosen[form]})
+    path = tmp_path / "both.tflite"
+    path.write_bytes(file.packed())
+    assert "INT16" in file.tensor_types()
+    sixteen = mixed(files, tmp_path, "int16x8", "float32", range(1, count))
+    assert error(path, files, tmp_path) <= error(sixteen, files, tmp_path) + 1e-4
+
+
 def test_branches_are_not_mistaken(files):
     for form in ("int8", "int16x8", "dynamic"):
         file, donor = ModelFile(files[form]), ModelFile(files["float32"])
