@@ -90,7 +90,8 @@ def in_another_form(
         batch_size=converted.batch_sizes,
     )
     other = Conversion(source_of(model, check_signatures(options.signatures), form), changed)
-    other.calibration = job.calibration
+    # With ranges, the converter would calibrate the loops of a float32 file, which it cannot.
+    other.calibration = None if form == "float32" else job.calibration
     return other.run().file
 
 

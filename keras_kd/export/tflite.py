@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -385,15 +386,16 @@ def _larger_than_float(
     model: Any, size: int, options: ExportOptions, job: Conversion, converted: Converted
 ) -> str | None:
     """Return that a file is larger than as float32, where recurrent cells were unrolled."""
-    if size <= 4 * getattr(model, "model", model).count_params():
-        return None  # a float32 file holds its weights at least
-    plain = in_another_form(model, options, job, converted, "float32")
+    plain = None
+    if size > 4 * getattr(model, "model", model).count_params():  # what a float32 file holds
+        with contextlib.suppress(ValueError):  # no reason to refuse the file asked for
+            plain = in_another_form(model, options, job, converted, "float32")
     if plain is None or (smaller := len(plain.packed())) >= size:
         return None
     return (
         f"The file has {size:,} bytes, and the float32 file would have {smaller:,}: it holds one "
-        "copy of each recurrent cell per step, where float32 has a loop. Received: "
-        f'quantization={options.quantization!r}. Use "float32", or shorter sequences.'
+        f"copy of each recurrent cell per step. Received: quantization={options.quantization!r}. "
+        'Use "float32", or shorter sequences.'
     )
 
 
