@@ -393,9 +393,8 @@ def _larger_than_float(
     if plain is None or (smaller := len(plain.packed())) >= size:
         return None
     return (
-        f"The file has {size:,} bytes, and the float32 file would have {smaller:,}: it holds one "
-        f"copy of each recurrent cell per step. Received: quantization={options.quantization!r}. "
-        'Use "float32", or shorter sequences.'
+        f"The file has {size:,} bytes, and {smaller:,} as float32: it holds a copy of each recurrent "
+        f'cell per step. Received: quantization={options.quantization!r}. Use "float32".'
     )
 
 
