@@ -393,7 +393,7 @@ def _larger_than_float(
     if plain is None or (smaller := len(plain.packed())) >= size:
         return None
     return (
-        f"The file has {size:,} bytes, and {smaller:,} as float32: it holds a copy of each recurrent "
+        f"The file has {size:,} bytes, as float32 {smaller:,}: it has a copy of each recurrent "
         f'cell per step. Received: quantization={options.quantization!r}. Use "float32".'
     )
 
