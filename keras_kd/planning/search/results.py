@@ -39,7 +39,7 @@ class FoundFile:
         latency_ms: Median latency, on this machine or estimated for the device, in milliseconds.
         seconds: How long the trial took.
         folder: The folder of the trial.
-        test: What `evaluate_tflite` measured on the test data, or `None`.
+        test: What `evaluate_tflite` measured on the test data, and its `"metric"`; or `None`.
     """
 
     candidate: Candidate
@@ -101,10 +101,11 @@ class SearchResult:
 
     def __str__(self) -> str:
         """Return a line for each file of the front, and the verdict."""
-        lines = [["made with", "epochs", "metric", "bytes", "zipped", "ms"]]
+        lines = [["made with", "epochs", "metric", "test", "bytes", "zipped", "ms"]]
         lines += [
             [
                 str(found.candidate), str(found.epochs), f"{found.metric:.4f}",
+                "–" if found.test is None else f"{found.test['metric']:.4f}",
                 f"{found.bytes:,}", f"{found.zipped_bytes:,}", f"{found.latency_ms:.3g}",
             ]
             for found in self.front
@@ -178,8 +179,10 @@ def _tested(run: Trials, found: FoundFile, test_data: Any) -> dict[str, Any]:
     file = found.folder / "test.json"
     if file.exists() and read_json(file)["data"] == plain(data):
         return dict(read_json(file)["measured"])
-    result = {"data": data, "measured": run.measure(found.file, test_data).to_dict()}
-    write_json(file, result)
+    measured = run.measure(found.file, test_data).to_dict()
+    sign = 1 if run.options["mode"] == "max" else -1
+    measured["metric"] = sign * run.score(measured)
+    write_json(file, {"data": data, "measured": measured})
     return dict(read_json(file)["measured"])
 
 
@@ -256,7 +259,8 @@ def _report(
                 figures,
                 description=f"Student: {made.student}. Teaching: {made.teaching}. Stages: "
                 f"{made.stages}. Format: {made.quantization}. Taught for {found.epochs} epochs. "
-                f"Recipe: trials/{key}/recipe.json.",
+                + ("" if found.test is None else f"Test data: {found.test['metric']:.4f}. ")
+                + f"Recipe: trials/{key}/recipe.json.",
             )
         )
     best = {} if result.best is None else {"shipped": result.best.folder.name}

@@ -43,7 +43,7 @@ def test_the_front_and_what_belongs_to_it(searched, given):
         assert measured.accuracy == found.metric
         assert found.drop == pytest.approx(100 * (searched.reference - found.metric))
         tested = kd.evaluate_tflite(found.file, given["test_data"], verbose=False)
-        assert found.test["accuracy"] == tested.accuracy
+        assert found.test["accuracy"] == found.test["metric"] == tested.accuracy
         model = keras.models.load_model(found.model, compile=False)
         answers = model.predict(given["validation_data"][0], verbose=0).argmax(axis=1)
         assert np.mean(answers == given["validation_data"][1]) == pytest.approx(
