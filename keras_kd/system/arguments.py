@@ -14,20 +14,34 @@ def is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def constructor_defaults(kind: type) -> dict[str, Any]:
+    """Return the arguments of a class, those that it passes on to its bases included.
+
+    Args:
+        kind: The class.
+
+    Returns:
+        Defaults by name; `inspect.Parameter.empty` for arguments that have none.
+    """
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            parameters = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
+            for p in parameters:
+                if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                    found.setdefault(p.name, p.default)
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break
+    return found
+
+
 def constructor_arguments(kind: type) -> list[str]:
     """Return the names of the arguments of a class, those that it passes on to its bases included.
 
     Args:
         kind: The class.
     """
-    names: list[str] = []
-    for base in kind.__mro__:
-        if "__init__" in vars(base) and base is not object:
-            parameters = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
-            names += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-                break
-    return list(dict.fromkeys(names))
+    return list(constructor_defaults(kind))
 
 
 def number(

@@ -207,13 +207,6 @@ class Shrink(Stage):
         state.take_notes(_layer_plans(plan), "not shrunk", done)
         teaching.train_student(state, self)
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the arguments; the default `divisor` is left out, as in earlier run folders."""
-        config = super().get_config()
-        if self.divisor == 1:
-            del config["divisor"]
-        return config
-
     def gentler(self) -> Stage | None:
         """Return a stage that removes two thirds as much, or one of half as large a budget again.
 

@@ -1,5 +1,6 @@
 """A run of `compress` that is kept in a folder."""
 
+import copy
 import json
 import os
 import pathlib
@@ -478,3 +479,38 @@ def test_the_name_of_a_stage_is_no_path(name):
     with pytest.raises(ValueError, match="name="):
         kd.compress(**{**make_run(), "stages": [stage]}, verbose=0)
     assert kd.Prune(0.5, name="größe 2.a-b").name == "größe 2.a-b"
+
+
+@pytest.mark.parametrize(
+    ("loss", "added"),
+    [
+        (kd.losses.KLDivergence(2.0), {"standardize": False}),
+        (kd.Hint("a", "b", loss=kd.losses.FitNet()), {"normalize": None}),
+    ],
+    ids=["loss", "hint"],
+)
+def test_arguments_added_since_count_as_equal_at_their_defaults(loss, added):
+    ours = json.loads(json.dumps(keras.saving.serialize_keras_object(loss), default=str))
+    assert added.items() <= ours["config"].items()
+    plan = {key: None for key in ("student", "teacher", "data")}
+    plan |= {"objective": {"distillation_losses": [ours]}, "stages": []}
+    kept = copy.deepcopy(plan)
+    (before,) = kept["objective"]["distillation_losses"]
+    before["config"] = {key: v for key, v in before["config"].items() if key not in added}
+    before["module"] = "keras_kd.where_it_was"
+    assert differences(kept, plan) == []
+    key = next(iter(added))
+    ours["config"][key] = "another"
+    (said,) = differences(kept, plan)
+    assert "the losses" in said
+
+
+def test_stages_know_arguments_added_since():
+    config = json.loads(json.dumps(kd.Shrink(0.5).get_config(), default=str))
+    plan = {key: None for key in ("student", "teacher", "objective", "data")}
+    plan["stages"] = [{"class": "Shrink", "config": config}]
+    kept = copy.deepcopy(plan)
+    del kept["stages"][0]["config"]["divisor"]
+    assert differences(kept, plan) == []
+    config["divisor"] = 8
+    assert "divisor" in differences(kept, plan)[0]
