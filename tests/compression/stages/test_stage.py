@@ -61,7 +61,8 @@ def test_configurations_hold_what_they_held_before():
         "ratio": 0.5, "epochs": 1, "max_flops": None, "flops_ratio": None, "max_parameters": None,
         "importance": "l1", "batches": 10, "scope": "uniform", "reduction": "mean",
         "min_channels": 1, "layers": None, "exclude": None, "drop": None, "depth": None,
-        "layer_norm": False, "optimizer": None, "learning_rate": None, "name": "shrink",
+        "layer_norm": False, "divisor": 1, "optimizer": None, "learning_rate": None,
+        "name": "shrink",
     }  # fmt: skip
 
 
