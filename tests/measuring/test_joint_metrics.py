@@ -8,8 +8,7 @@ import pytest
 from keras import layers
 
 from keras_kd.export.tflite import export_tflite
-from keras_kd.measuring.evaluate import evaluate_tflite
-from keras_kd.measuring.joint_metrics import JointMetrics
+from keras_kd.measuring.evaluate import JointMetrics, evaluate_tflite
 from keras_kd.report import compare_files
 
 X = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
