@@ -1,0 +1,211 @@
+"""Small students for CIFAR-10, taught by a published file, in 8 and in 4 bits.
+
+    python benchmarks/cifar10_students.py --teacher pretrainedResnet_large_float.tflite
+
+The teacher is MLPerf Tiny's larger network as published by mlcommons/tiny (91.28 % on the test
+images), or any file that `kd.teachers.load` reads. It answers once, for `--views` augmented passes
+over 45,000 training images. The last 5,000 are held out: what is chosen, is chosen on them. A
+student is trained with and without the teacher, with the same images, epochs and seeds, then
+exported to int8 and, after `kd.QuantizeAware(weight_bits=4)`, to int4. Every file is measured on
+all 10,000 test images. Each part is kept in `--out`; the same command resumes. Prints a Markdown
+table.
+"""
+
+import argparse
+import pathlib
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+from kept_results import once, spread, write_results
+
+import keras_kd as kd
+from keras_kd.demo.networks import residual_network
+
+HELD_OUT, BATCH = 5_000, 128
+CALIBRATION = 640
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def load(split):
+    """Return images (0 ... 255) and labels."""
+    images, labels = kd.datasets.load("cifar10", split=split, as_supervised=True, batch_size=-1)
+    return np.asarray(images), np.asarray(labels, "int64")
+
+
+def augmented(images, labels):
+    """Return shuffled batches of images, each shifted by up to 4 pixels and mirrored at random."""
+
+    def change(image, label):
+        image = tf.pad(image, [[4, 4], [4, 4], [0, 0]], "REFLECT")
+        image = tf.image.random_crop(image, (32, 32, 3))
+        return tf.image.random_flip_left_right(image), label
+
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images))
+    return data.map(change, num_parallel_calls=2).batch(BATCH, drop_remainder=True).prefetch(4)
+
+
+def student_of(widths, blocks):
+    """Return a residual network on images from 0 to 255, which ends in logits."""
+    network = residual_network((32, 32, 3), 10, widths, [blocks] * len(widths), "residual")
+    inputs = keras.Input((32, 32, 3), name="image")
+    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
+    return keras.Model(inputs, network(scaled), name="student")
+
+
+def log_teacher(path):
+    """Return a teacher that gives logits, where the file gives probabilities."""
+    file = kd.teachers.load(path)
+
+    def teacher(images):
+        outputs = file(images)
+        probabilities = tf.reduce_all(outputs >= 0.0)
+        return tf.where(probabilities, tf.math.log(tf.maximum(outputs, 1e-9)), outputs)
+
+    return teacher
+
+
+def compiled(teacher, student, optimizer, weight):
+    """Return a distiller; `weight` is that of the labels."""
+    loss = kd.losses.KLDivergence(temperature=4.0)
+    distiller = kd.Distiller(teacher, student, loss, student_loss_weight=weight)
+    distiller.compile(optimizer, LOSS, metrics=["accuracy"], jit_compile=False)
+    return distiller
+
+
+class Run:
+    """One run of the command, with its folder.
+
+    Args:
+        chosen: The arguments of the command.
+    """
+
+    def __init__(self, chosen):
+        self.chosen, self.folder = chosen, chosen.out
+        images, labels = load("train")
+        self.train = images[:-HELD_OUT], labels[:-HELD_OUT]
+        if chosen.examples:
+            self.train = tuple(part[: chosen.examples] for part in self.train)
+        self.held_out = images[-HELD_OUT:].astype("float32"), labels[-HELD_OUT:]
+        test = load("test")
+        self.test = test[0].astype("float32"), test[1]
+        self.teacher = log_teacher(chosen.teacher)
+
+    def taught(self):
+        """Return the augmented passes with the teacher's outputs, which are computed once."""
+        keras.utils.set_random_seed(0)
+        return kd.teachers.cache(
+            self.teacher,
+            augmented(*self.train),
+            self.folder / "views",
+            views=self.chosen.views,
+            check_inputs=False,
+        )
+
+    def student(self, seed, taught):
+        """Return a trained student."""
+        path = self.folder / f"{'taught' if taught else 'alone'}_{seed}.keras"
+        if path.exists():
+            return keras.models.load_model(path)
+        keras.utils.set_random_seed(seed)
+        student = student_of(self.chosen.widths, self.chosen.blocks)
+        steps = self.chosen.epochs * (len(self.train[0]) // BATCH)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, steps - steps // 20, warmup_target=0.1, warmup_steps=steps // 20
+        )
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        distiller = compiled(self.teacher, student, optimizer, 0.1 if taught else 1.0)
+        data = self.taught()
+        distiller(next(iter(data))[0])
+        distiller.fit(
+            data,
+            validation_data=self.held_out,
+            epochs=self.chosen.epochs,
+            callbacks=[kd.BackupAndRestore(self.folder / f"{path.stem}.backup")],
+            verbose=2,
+        )
+        student.save(path)
+        return student
+
+    def quantized(self, seed, taught, student):
+        """Return the student after training for 4-bit weights."""
+        keras.utils.set_random_seed(seed)
+        epochs = self.chosen.quantize_epochs
+        steps = epochs * (len(self.train[0]) // BATCH)
+        rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
+        stage = kd.QuantizeAware(epochs=epochs, weight_bits=4, ranges="mse", learning_rate=rate)
+        distiller = compiled(self.teacher, student, "adam", 0.1 if taught else 1.0)
+        folder = self.folder / f"{'taught' if taught else 'alone'}_{seed}_4_bits"
+        return kd.compress(distiller, self.taught(), stages=[stage], path=folder, verbose=2)
+
+    def measured(self, name, model, quantization):
+        """Return what a file of a model is."""
+        path = self.folder / f"{name}.tflite"
+        some = self.train[0][:CALIBRATION].astype("float32")
+        data = None if quantization == "int4" else some
+        kd.export_tflite(model, path, quantization, representative_data=data, verbose=False)
+        return {"bytes": path.stat().st_size} | {
+            part: round(100 * kd.evaluate_tflite(path, data, runs=1, verbose=False).accuracy, 2)
+            for part, data in (("held_out", self.held_out), ("test", self.test))
+        }
+
+    def rows(self, seed, taught):
+        """Return the files of one student."""
+        start = time.time()
+        student = self.student(seed, taught)
+        name = f"{'taught' if taught else 'alone'}_{seed}"
+        found = {
+            form: self.measured(f"{name}_{form}", student, form) for form in ("float32", "int8")
+        }
+        four_bits = self.quantized(seed, taught, student)
+        found["int4"] = self.measured(f"{name}_int4", four_bits, "int4")
+        return {**found, "seconds": round(time.time() - start)}
+
+
+def table_of(results):
+    """Return the Markdown table of `{"taught_0": files, ...}`."""
+    lines = [
+        "| student | file | bytes | held out, % | test, % | seeds |",
+        "|---|---|---|---|---|---|",
+        "| published ResNet8 | int8 | 98,496 |  | 86.97 | 1 |",
+    ]
+    for kind in ("alone", "taught"):
+        seeds = [files for key, files in results.items() if key.startswith(kind)]
+        for form in ("float32", "int8", "int4") if seeds else ():
+            rows = [files[form] for files in seeds]
+            size = max(row["bytes"] for row in rows)
+            means = [spread([row[part] for row in rows]) for part in ("held_out", "test")]
+            cells = [kind, form, f"{size:,}", *means, str(len(rows))]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("exports/cifar10"))
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--views", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--quantize-epochs", type=int, default=4)
+    parser.add_argument("--examples", type=int, help="training images [all but the held-out ones]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--kinds", nargs="+", default=["taught", "alone"])
+    chosen = parser.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    run, results = Run(chosen), {}
+    for seed in chosen.seeds:
+        for kind in chosen.kinds:
+            path = chosen.out / f"{kind}_{seed}.json"
+            results[f"{kind}_{seed}"] = once(
+                path, lambda seed=seed, kind=kind: run.rows(seed, kind == "taught")
+            )
+    table = table_of(results)
+    print(table)
+    write_results(chosen.out, table, results)
+
+
+if __name__ == "__main__":
+    main()

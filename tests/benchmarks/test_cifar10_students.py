@@ -1,0 +1,48 @@
+"""The recipe of small students for CIFAR-10: its parts, without training."""
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def benchmark(load_script):
+    return load_script("benchmarks/cifar10_students.py")
+
+
+def files(bytes_, test):
+    row = {"bytes": bytes_, "held_out": test + 1.0, "test": test}
+    return {"float32": row, "int8": row, "int4": row, "seconds": 1}
+
+
+def test_table_has_a_row_for_each_form_with_the_spread_of_the_seeds(benchmark):
+    results = {
+        "taught_0": files(100, 89.0),
+        "taught_1": files(102, 90.0),
+        "alone_0": files(98, 88.0),
+    }
+    rows = benchmark.table_of(results).splitlines()
+    assert len(rows) == 9
+    assert rows[2] == "| published ResNet8 | int8 | 98,496 |  | 86.97 | 1 |"
+    assert rows[5] == "| alone | int4 | 98 | 89.00 | 88.00 | 1 |"
+    assert rows[8] == "| taught | int4 | 102 | 90.50 ± 0.71 | 89.50 ± 0.71 | 2 |"
+
+
+def test_augmentation_shifts_and_mirrors_whole_batches_of_bytes(benchmark):
+    images = np.zeros((256, 32, 32, 3), "uint8")
+    images[:, 4:28, 4:28] = np.arange(24, dtype="uint8")[:, None]
+    batch, labels = next(iter(benchmark.augmented(images, np.arange(256))))
+    assert batch.shape == (128, 32, 32, 3) and batch.dtype == "uint8"
+    assert len(np.unique(labels)) == 128
+    inner = batch.numpy()[:, 8:24, 8:24]
+    assert len({image.tobytes() for image in inner}) == 2 * 9  # mirrored, and shifted across
+    assert {int(image.max()) for image in inner} <= set(range(15, 24))
+
+
+def test_student_takes_bytes_and_ends_in_logits(benchmark):
+    student = benchmark.student_of((8, 16, 16), 1)
+    assert student.output_shape == (None, 10)
+    assert student.get_layer("residual").layers[-1].activation is keras.activations.linear
+    scaled = keras.Model(student.input, student.get_layer("scale").output)
+    ends = scaled.predict(np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255.0)]), verbose=0)
+    np.testing.assert_allclose([ends[0].max(), ends[1].min()], [-1.0, 1.0], atol=1e-6)
