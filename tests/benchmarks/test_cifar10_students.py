@@ -1,8 +1,13 @@
 """The recipe of small students for CIFAR-10: its parts, without training."""
 
+import json
+import pathlib
+
 import keras
 import numpy as np
 import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +51,10 @@ def test_student_takes_bytes_and_ends_in_logits(benchmark):
     scaled = keras.Model(student.input, student.get_layer("scale").output)
     ends = scaled.predict(np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255.0)]), verbose=0)
     np.testing.assert_allclose([ends[0].max(), ends[1].min()], [-1.0, 1.0], atol=1e-6)
+
+
+def test_the_page_quotes_the_kept_results(benchmark):
+    kept = json.loads((ROOT / "exports/reference/cifar10_students.json").read_text())
+    assert benchmark.table_of(kept) in (ROOT / "docs/guides/cifar10.md").read_text()
+    int4 = kept["taught_0"]["int4"]
+    assert int4["bytes"] == 98_496 - 256 and round(int4["test"] - 86.97, 2) == 1.57
