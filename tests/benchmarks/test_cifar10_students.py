@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_kd as kd
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -58,3 +60,12 @@ def test_the_page_quotes_the_kept_results(benchmark):
     assert benchmark.table_of(kept) in (ROOT / "docs/guides/cifar10.md").read_text()
     int4 = kept["taught_0"]["int4"]
     assert int4["bytes"] == 98_496 - 256 and round(int4["test"] - 86.97, 2) == 1.57
+
+
+def test_the_kept_file_and_student_give_the_same_answers():
+    folder = ROOT / "exports/reference/cifar10"
+    facts = kd.read_metadata(folder / "taught_0_int4.tflite")
+    assert facts["bytes"] == (folder / "taught_0_int4.tflite").stat().st_size == 98_240
+    student = kd.load_compressed(folder / "taught_0_4_bits.keras")
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3)).astype("float32")
+    assert kd.compare(folder / "taught_0_int4.tflite", images, student.model).agreement > 0.8
