@@ -59,7 +59,7 @@ def converted(model, form, inputs):
     """Return the bytes of a file as they were written before tables were shared."""
     quantization, _, sparse = form.partition(", ")
     job = Conversion(source_of(model), ExportOptions(quantization, batch_size=1))
-    job.use_representative(inputs)
+    job.use_data(inputs, None)
     file = job.run().file
     if not sparse:
         return bytes(file.content)

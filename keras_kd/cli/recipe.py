@@ -72,8 +72,8 @@ def _checked(
     if key not in known[table]:
         elsewhere = [name for name in known if key in known[name]]
         if elsewhere:
-            where = f"the table [{elsewhere[0]}]" if elsewhere[0] else "the top of the file"
-            raise ValueError(f"{place}: `{key}` belongs to {where}.")
+            tables = [f"the table [{t}]" if t else "the top of the file" for t in elsewhere]
+            raise ValueError(f"{place}: `{key}` belongs to {' or '.join(tables)}.")
         raise ValueError(f"{place}: there is no key `{key}`. {nearest(key, known[table])}")
     param = known[table][key]
     kind, wanted = _kind(param)

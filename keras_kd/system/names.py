@@ -7,7 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 import lazy_loader
 
@@ -84,15 +84,18 @@ def suggests_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return checked
 
 
-def refuse_unknown_arguments(kind: type, given: Iterable[str]) -> None:
-    """Refuse the names of arguments that a constructor does not take; for `__new__`.
+class SuggestsArguments:
+    """Base of classes whose constructor answers a misspelt argument with a suggestion.
 
-    Raises:
-        TypeError: If one does not exist. A constructor with `**kwargs` decides by itself.
+    It stands apart, below the class with `__init__`: `inspect.signature` then shows that one's.
     """
-    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
-    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-        refuse_unknown(kind.__name__, given, [parameter.name for parameter in parameters])
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse arguments that do not exist. A constructor with `**kwargs` decides by itself."""
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            refuse_unknown(cls.__name__, kwargs, [parameter.name for parameter in parameters])
+        return super().__new__(cls)
 
 
 def public_names(module: str, file: str) -> tuple[Any, Any, list[str]]:

@@ -43,7 +43,7 @@ def converted():
             kernel.assign(np.where(np.abs(kernel) < np.quantile(np.abs(kernel), 0.8), 0, kernel))
     for form in FORMS:
         job = Conversion(source_of(model), ExportOptions(form, batch_size=1))
-        job.use_representative(IMAGES)
+        job.use_data(IMAGES, None)
         found[form] = job.run().file.content
     return found
 

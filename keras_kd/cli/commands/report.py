@@ -84,7 +84,7 @@ def _read_results(paths: Sequence[str]) -> list[dict[str, Any]]:
         try:
             content = read_json(file)
         except ValueError as error:
-            raise ValueError(f"'{path}' is not a JSON file: {error}.") from None
+            raise ValueError(f"'{path}' is not a JSON file: {error}") from None
         if isinstance(content, dict) and "schema_version" in content:
             found.append({**read_report(file), "path": path})
             continue

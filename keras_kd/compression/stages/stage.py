@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from keras_kd.models.layers import leaf_layers
 from keras_kd.system.arguments import constructor_arguments, number
 from keras_kd.system.arguments import learning_rate as check_learning_rate
 from keras_kd.system.arguments import optimizer_rate as check_optimizer_rate
-from keras_kd.system.names import did_you_mean, refuse_unknown_arguments
+from keras_kd.system.names import SuggestsArguments, did_you_mean
 
 if TYPE_CHECKING:
     from keras_kd.compression.running.teaching import Teaching
@@ -108,7 +108,7 @@ class Plan:
             raise self.error
 
 
-class Stage:
+class Stage(SuggestsArguments):
     """Base class of the stages of `compress`.
 
     A stage of your own derives from it and gives `make_plan`. What its constructor takes are
@@ -136,11 +136,6 @@ class Stage:
     default_learning_rate = 1e-3
     minimum_epochs = 0
     unsaved: tuple[str, ...] = ()  # arguments that no configuration can hold
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse arguments that do not exist, with a suggestion."""
-        refuse_unknown_arguments(cls, kwargs)
-        return super().__new__(cls)
 
     def __init__(
         self,

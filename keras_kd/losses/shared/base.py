@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import keras
 from keras import ops
@@ -12,10 +12,10 @@ from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.system.arguments import constructor_arguments
-from keras_kd.system.names import refuse_unknown_arguments, snake_case
+from keras_kd.system.names import SuggestsArguments, snake_case
 
 
-class DistillationLoss:
+class DistillationLoss(SuggestsArguments):
     """A loss between what a teacher and a student give for the same batch.
 
     A loss knows tensors only. Half precision is widened to float32, float64 stays; the teacher
@@ -61,11 +61,6 @@ class DistillationLoss:
     reads_top_k: bool = False
     supports_jit: Any = True
     parameters: keras.layers.Layer | None = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse arguments that do not exist, with a suggestion."""
-        refuse_unknown_arguments(cls, kwargs)
-        return super().__new__(cls)
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or snake_case(type(self).__name__)

@@ -36,8 +36,8 @@ def test_page_and_card_of_what_was_measured(keras_kd_json, measured, distilled, 
     ("content", "message"),
     [
         (None, "There is no result file 'a.json'"),
-        ("{", "'a.json' is no JSON file"),
-        ("{}", "'a.json' is no result of keras-kd"),
+        ("{", "'a.json' is not a JSON file"),
+        ("{}", "'a.json' is not a result of keras-kd"),
         ('{"format": "keras_kd.cli 1", "result": null}', "belongs to an unfinished run"),
         (
             '{"format": "keras_kd.cli 1", "command": "distill", "result": {}}',

@@ -278,7 +278,7 @@ def test_a_padded_tagger_counts_the_real_positions_alone():
         ({"number_of_clusters": 257}, "number_of_clusters=257"),
         ({"number_of_clusters": 8.0}, "whole number"),
         ({"number_of_clusters": True}, "whole number"),
-        ({"initialization": "kmeans"}, r"one of kmeans\+\+, density, linear, random"),
+        ({"initialization": "kmeans"}, "one of .*'kmeans'"),
         ({"epochs": -1}, "`epochs` must be a whole number"),
     ],
 )

@@ -60,7 +60,7 @@ def test_arguments_of_the_constructor_are_the_configuration():
     assert (copy.scale, copy.temperature, copy.name) == (3.0, 5.0, "mine")
     assert KLDivergence(4.0).get_config() == {
         "name": "kl_divergence", "temperature": 4.0, "from_logits": True, "class_weight": None,
-        "chunk_size": None,
+        "chunk_size": None, "standardize": False,
     }  # fmt: skip
     # What is no attribute, and what a class sets itself, is no argument.
     assert Fixed(3).get_config() == {"name": "fixed"}
