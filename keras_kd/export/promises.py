@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,12 @@ from keras_kd.models.calls import operations_of
 
 
 def check_promises(
-    model: Any, bits: Mapping[str, int], file: ModelFile, target: Any, quantization: str
+    model: Any,
+    bits: Mapping[str, int],
+    file: ModelFile,
+    target: Any,
+    quantization: str,
+    excluded: Collection[str] = (),
 ) -> None:
     """Refuse a file that holds a kernel in more bits than the student was trained for.
 
@@ -28,6 +33,7 @@ def check_promises(
         file: The file.
         target: Its final name, for messages.
         quantization: Its format.
+        excluded: Paths of the layers that are to have other bits. Defaults to none.
 
     Raises:
         ValueError: If there is such a kernel; the layers are named.
@@ -39,6 +45,8 @@ def check_promises(
     operations = operations_of(model)
     broken: dict[str, str] = {}
     for path, promised in bits.items():
+        if any(f"{path}/".startswith(f"{other}/") for other in excluded):
+            continue
         weights = [w for w in getattr(operations.get(path), "weights", ()) if len(w.shape) > 1]
         above = [(kind, values) for kind, values in larger if BITS[kind] > max(promised, least)]
         for kind in itertools.chain(*(kinds_of(weight, above) for weight in weights)):

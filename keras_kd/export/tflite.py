@@ -264,7 +264,7 @@ def export_tflite(
     file = converted.file
     operators = file.operators()
     if isinstance(source, KerasSource) and quantization in ("int8", "int4"):
-        check_promises(source.model, source.weight_bits, file, target, quantization)
+        check_promises(source.model, source.weight_bits, file, target, quantization, forms)
     given = set(forms) - set(getattr(source, "excluded", ()))
     for excluded, sentence in converted.not_excluded.items():
         if excluded in given:

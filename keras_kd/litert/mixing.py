@@ -64,6 +64,14 @@ def partners(file: ModelFile, other: ModelFile) -> dict[int, int]:
             open_ = places[operator.graph, operator.name, form(my_names[i])]
             if i not in found and open_ and _fit(file, operator, other, theirs[open_[0]]):
                 found[i] = open_.pop(0)
+    # What gives an output may have the output's name in one file and its own in the other.
+    for kind in {(operator.graph, operator.name) for operator in mine}:
+        left = [i for i, o in enumerate(mine) if i not in found and (o.graph, o.name) == kind]
+        open_ = [
+            j for j, o in enumerate(theirs) if j not in found.values() and (o.graph, o.name) == kind
+        ]
+        if len(left) == len(open_) == 1 and _fit(file, mine[left[0]], other, theirs[open_[0]]):
+            found[left[0]] = open_[0]
     return found
 
 

@@ -233,7 +233,9 @@ def test_lookups_are_refused_before_the_conversion(tmp_path):
 def test_exports_are_what_the_files_hold(tmp_path):
     model = special()
     found = kd.check(model, [], convert=True)
-    assert found.ok and found.exports == ("float32", "float16", "dynamic", "int8", "int16x8")
+    assert found.ok and found.exports == (
+        "float32", "float16", "weight_only", "dynamic", "int8", "int16x8",
+    )  # fmt: skip
     cells = {row.path: {q: row.cells[q].action for q in found.exports} for row in found.rows}
     assert set(cells["flip"].values()) | set(cells["drop"].values()) == {"vanish"}
     assert set(cells["bn"].values()) == {"fold"}
