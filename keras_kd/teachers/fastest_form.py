@@ -69,8 +69,7 @@ def accelerate(
 
     Raises:
         ValueError: If the teacher is not a functional or sequential model, `inputs` is not a batch,
-        or
-            `tolerance` is not a number of at least 0.
+            or `tolerance` is not a number of at least 0.
 
     Example:
 
