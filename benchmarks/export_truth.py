@@ -10,13 +10,11 @@ it is done. Prints a Markdown table.
 
 import argparse
 import pathlib
-import types
 import warnings
 
 import keras
-import numpy as np
 from export_subjects import subjects
-from export_variants import FORMS, OURS, QUANTIZER, ours, quantizer
+from export_variants import FORMS, OURS, QUANTIZER, Subject, ours, quantizer
 from kept_results import once, write_results
 
 import keras_kd as kd
@@ -36,18 +34,6 @@ MORE = (
     ("weight-only", QUANTIZER, quantizer("weight_only_wi8_afp32")),
     ("int8, within 99 %", OURS, within),
 )
-
-
-def subject_of(model, calibration, test):
-    """Return a model and its data, as the forms take them."""
-    kernels = [weight for weight in model.get_weights() if weight.ndim > 1]
-    zeros = sum(np.sum(kernel == 0) for kernel in kernels)
-    return types.SimpleNamespace(
-        model=model,
-        calibration=calibration,
-        test=test,
-        sparsity=zeros / sum(kernel.size for kernel in kernels),
-    )
 
 
 def measure(subject, folder):
@@ -114,7 +100,7 @@ def main(argv=None):
         kept = folder / f"{title.replace(':', '').replace(', ', '_').replace(' ', '_')}.json"
         print(title, flush=True)
         measured[title] = once(
-            kept, lambda make=make, kept=kept: measure(subject_of(*make()), folder / kept.stem)
+            kept, lambda make=make, kept=kept: measure(Subject(*make()), folder / kept.stem)
         )
         keras.utils.clear_session()
     text = table(measured)

@@ -28,7 +28,7 @@ _COMPARED = 8  # samples that the teacher is run on
 
 
 def check_batched(teacher: Any, inputs: Any) -> None:
-    """Refuse a dataset of single examples, where the teacher tells the shape of its inputs.
+    """Refuse a dataset of single examples, where the teacher has inputs of known shape.
 
     Args:
         teacher: The teacher.

@@ -62,7 +62,7 @@ stages: kd.search in Python.""",
 
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
-    """Search, or go on with it."""
+    """Search, or resume an interrupted search."""
     import keras
 
     import keras_kd as kd
