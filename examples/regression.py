@@ -96,10 +96,10 @@ def run(seed):
         "teacher": teacher,
         "student alone": fit(student(seed)),
         "bounded by the teacher": distil(teacher, seed, kd.losses.BoundedRegression(0.05)),
-        "drawn to the teacher": distil(teacher, seed, kd.losses.LogitsMSE()),
+        "regressed to the teacher": distil(teacher, seed, kd.losses.LogitsMSE()),
     }
     files = {title: (model, "float32") for title, model in models.items()}
-    files["drawn to the teacher, int8"] = models["drawn to the teacher"], "int8"
+    files["regressed to the teacher, int8"] = models["regressed to the teacher"], "int8"
     results = {}
     for title, (model, quantization) in files.items():
         path = OUT / f"{title.replace(', ', '_').replace(' ', '_')}.tflite"

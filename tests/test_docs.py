@@ -44,6 +44,14 @@ def test_every_page_is_in_the_navigation():
     assert listed == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
 
 
+def test_a_guide_has_at_most_1200_words():
+    guides, measured = (ROOT / "mkdocs.yml").read_text().split("- Published and measured results:")
+    pages = re.findall(r"guides/\w+\.md$", guides + measured.split("- Coming from:")[1], re.M)
+    words = {page: len((DOCS / page).read_text().split()) for page in pages}
+    assert len(words) > 20
+    assert {page: count for page, count in words.items() if count > 1200} == {}
+
+
 def test_the_site_is_built_strictly():
     (command,) = re.findall(r"mkdocs build.*", (ROOT / "Makefile").read_text())
     # mkdocs counts only the warnings that it shows: with --quiet none of them fails the build.

@@ -220,19 +220,19 @@ class Run:
         name = f"{key}_{WAYS[key].index(way)}"
         return self.trained(name, seed, self.recipe.student_epochs, make)
 
-    def choose(self, key: str, teacher: keras.Model) -> tuple[Any, str]:
-        """Return the better of two ways by the held-out images of seed 0, and a sentence on it."""
+    def choose(self, key: str, teacher: keras.Model, seed: int) -> tuple[Any, str]:
+        """Return the better of two ways by the held-out images, and a sentence on it."""
         found = {}
         for way in WAYS[key]:
-            self.say(f"Seed 0: {TITLES[key].lower()}, {_shown_way(way)}")
-            self.student(key, teacher, 0, way)
-            history = self.histories[f"{key}_{WAYS[key].index(way)}"][0]
+            self.say(f"Seed {seed}: {TITLES[key].lower()}, {_shown_way(way)}")
+            self.student(key, teacher, seed, way)
+            history = self.histories[f"{key}_{WAYS[key].index(way)}"][seed]
             found[way] = history["val_accuracy"][-1]
         best = max(found, key=lambda way: found[way])
         figures = " and ".join(f"{_shown_way(w)} {100 * v:.1f} %" for w, v in found.items())
         return best, (
             f"{TITLES[key]}: {_shown_way(best)}, chosen by the accuracy on the held-out images "
-            f"with seed 0 ({figures})."
+            f"with seed {seed} ({figures})."
         )
 
     def compressed(self, teacher: keras.Model, student: keras.Model, seed: int, way: Any) -> Any:
@@ -273,6 +273,7 @@ def run_demo(
     out: str | os.PathLike[str],
     *,
     seeds: int = 3,
+    first_seed: int = 0,
     verbose: int = 0,
     say: Say = print,
 ) -> dict[str, Any]:
@@ -281,7 +282,8 @@ def run_demo(
     Args:
         dataset: `"digits"` or `"fashion_mnist"`.
         out: The run's folder.
-        seeds: How often all of it is done, with the seeds 0, 1, ... Defaults to `3`.
+        seeds: Number of seeds. Everything is repeated with each. Defaults to `3`.
+        first_seed: The first seed; the others follow it. Defaults to `0`.
         verbose: Verbosity of training, as in `keras.Model.fit`. Defaults to `0`.
         say: Receives each line of progress. Defaults to `print`.
 
@@ -289,8 +291,8 @@ def run_demo(
         The result, as `kd.report.make_result` gives it.
 
     Raises:
-        ValueError: If there is no recipe for the dataset, `seeds` is below 1, or the folder
-            holds a run of another recipe.
+        ValueError: If there is no recipe for the dataset, `seeds` is below 1, `first_seed` is
+            negative, or the folder holds a run of another recipe.
         OSError: If the folder cannot be written to.
     """
     if dataset not in RECIPES:
@@ -299,20 +301,22 @@ def run_demo(
         )
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds!r}.")
+    if first_seed < 0:
+        raise ValueError(f"`first_seed` must be at least 0. Received: first_seed={first_seed!r}.")
     recipe, folder = RECIPES[dataset], pathlib.Path(out)
     _check_recipe(folder, dataclasses.asdict(recipe))
     say(f"{dataset}, {seeds} seeds: {recipe.time} on 2 idle cores. Rerun the command to resume it.")
     run = Run(recipe, folder, verbose, say)
-    models: dict[str, Any] = {}  # of seed 0
+    models: dict[str, Any] = {}  # of the first seed
     files: dict[str, dict[int, dict[str, Any]]] = {key: {} for key in TITLES}
     ways: dict[str, Any] = {}
     notes: list[str] = []
-    for seed in range(seeds):
+    for seed in range(first_seed, first_seed + seeds):
         say(f"Seed {seed}: teacher, on {recipe.labels} labelled images")
         trained: dict[str, Any] = {"teacher": run.teacher(seed)}
         for key in WAYS:
             if key not in ways:
-                ways[key], note = run.choose(key, trained["teacher"])
+                ways[key], note = run.choose(key, trained["teacher"], seed)
                 notes.append(note)
             else:
                 say(f"Seed {seed}: {TITLES[key].lower()}, {_shown_way(ways[key])}")
@@ -356,12 +360,12 @@ def _verdict(files: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def _measure_latency(folder: pathlib.Path, files: dict[str, dict[int, dict[str, Any]]]) -> None:
     """Measure the latencies of the first seed's files side by side, so that ratios hold."""
-    paths = {key: folder / of_seed[0]["path"] for key, of_seed in files.items()}
+    firsts = {key: next(iter(of_seed.values())) for key, of_seed in files.items()}
+    paths = {key: folder / file["path"] for key, file in firsts.items()}
     latencies = kd.benchmark_tflite_files(list(paths.values()), rounds=200)
     for key, path in paths.items():
         measured = latencies[os.fspath(path)].to_dict()
-        file = files[key][0]
-        file.update({name: measured[name] for name in measured.keys() & file.keys()})
+        firsts[key].update({name: measured[name] for name in measured.keys() & firsts[key].keys()})
 
 
 def _result(
@@ -393,13 +397,14 @@ def _result(
                 key, title, models[key], measured, description=descriptions[key], history=curves
             )
         )
-    seeds = len(files["int8"])
+    seeds, first = len(files["int8"]), min(files["int8"])
     return kd.report.make_result(
         f"{recipe.labels} labels, {images:,} images: what a teacher is worth on {recipe.dataset}",
         rows,
         dataset=recipe.dataset,
         classes=run.classes,
-        command=f"keras-kd demo --dataset {recipe.dataset} --seeds {seeds}",
+        command=f"keras-kd demo --dataset {recipe.dataset} --seeds {seeds}"
+        + (f" --first-seed {first}" if first else ""),
         recipe=dataclasses.asdict(recipe),
         seconds={
             f"{name}, seed {seed}": history["seconds"]

@@ -126,11 +126,11 @@ def calibrate(data: Any, inputs: Sequence[Input], batches: int | None) -> Calibr
         if count is not None and len(rows) >= count + kept:
             break
     if not rows:
-        raise ValueError(f"`{argument}` is empty. Give at least one batch of the training data.")
+        raise ValueError(f"`{argument}` is empty. Pass at least one batch of the training data.")
     if batches is not None and read < batches:
         raise ValueError(
             f"`calibration_batches={batches}`, but `{argument}` has {read} "
-            f"batch{'es' if read > 1 else ''}. Give more data, or calibration_batches={read}."
+            f"batch{'es' if read > 1 else ''}. Pass more data, or calibration_batches={read}."
         )
     ours, others = _divided(rows, count or len(rows), batches is None)
     chosen = others[: min(_CHOOSING, len(others) // 2)]
@@ -168,7 +168,7 @@ def to_measure(
         if len(rows) >= MEASURED:
             break
     if not rows:
-        raise ValueError(f"`{argument}` is empty. Give at least one batch.")
+        raise ValueError(f"`{argument}` is empty. Pass at least one batch.")
     rows = rows[:MEASURED]
     known = set() if calibration is None else {_key(sample) for sample in calibration.samples}
     return _samples(rows, inputs, known.isdisjoint(_key(sample) for sample in _singles(rows)))
@@ -260,26 +260,26 @@ def warnings_of(
     count = len(calibration.samples)
     if count < ENOUGH_SAMPLES:
         sentences.append(
-            f"The ranges of activations come from {count} sample{'s' if count > 1 else ''}: what "
-            "lies outside of them is clipped, and below "
-            f"{ENOUGH_SAMPLES} samples outputs move away from the float model's; give more: "
-            "representative_data=train, calibration_batches=8."
+            f"The ranges of activations come from {count} sample{'s' if count > 1 else ''}. Values "
+            f"outside of them are clipped, and with fewer than {ENOUGH_SAMPLES} samples the "
+            "outputs differ more from the float model's. Pass more: representative_data=train, "
+            "calibration_batches=8."
         )
     for name in calibration.samples[0] if count > 1 else ():
         arrays = [sample[name] for sample in calibration.samples]
         if all((array == arrays[0].flat[0]).all() for array in arrays):
             sentences.append(
-                f"Input '{name}' is {arrays[0].flat[0]:g} throughout `representative_data`: ranges "
-                "taken from it mean nothing. Give training data as the model is trained on it."
+                f"Input '{name}' is {arrays[0].flat[0]:g} throughout `representative_data`, "
+                "so its ranges are meaningless. Pass data preprocessed as in training."
             )
     missing = calibration.missing_classes(units)
     if missing:
         names = [repr(class_names[i]) if class_names else str(i) for i in missing[:_NAMED]]
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         sentences.append(
-            f"No sample of the class{'es' if len(missing) > 1 else ''} {', '.join(names)}{more} is "
-            f"among the {count} of `representative_data`, so that their activations may be "
-            "clipped; give data that is shuffled: representative_data=train.shuffle(10_000), or "
+            f"The {count} samples of `representative_data` lack the "
+            f"class{'es' if len(missing) > 1 else ''} {', '.join(names)}{more}, whose activations "
+            "may be clipped. Pass shuffled data: representative_data=train.shuffle(10_000), or "
             "more batches with calibration_batches=."
         )
     return sentences

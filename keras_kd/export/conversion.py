@@ -209,7 +209,7 @@ class Conversion:
         where = f" (in {', '.join(error.layers[:5])})" if error.layers else ""
         raise NotConvertedError(
             f"The model cannot be converted to TFLite with a batch of any size{where}, but it can "
-            "with a fixed one. Received: batch_size=None. Leave `batch_size` out, or give a "
+            "with a fixed one. Received: batch_size=None. Leave `batch_size` out, or pass a "
             "number.",
             error.layers,
         ) from None

@@ -19,8 +19,8 @@ def explain(error: Exception, output: str, flex: bool) -> str:
     if unknown := re.search(r"Empty min/max for tensor (\S+)", text):
         return (
             "The converter has no ranges of activations for the integer input "
-            f"'{unknown.group(1)}', which it demands with activations of 16 bits. Use "
-            '`quantization="int8"`, or begin the model behind its Embedding.'
+            f"'{unknown.group(1)}', which it requires for 16-bit activations. Use "
+            '`quantization="int8"`, or start the model after its Embedding.'
         )
     operators = sorted(set(re.findall(r"'tf\.(\w+)' op", text)) | set(_flex_names(text)))
     layers = named_layers(text)
@@ -31,12 +31,9 @@ def explain(error: Exception, output: str, flex: bool) -> str:
         reason += f": TFLite has no builtin operator for {', '.join(operators)}"
     if layers:
         reason += f" (in {', '.join(layers[:5])})"
-    advice = f". Replace what computes it by operators which TFLite has: {_GUIDE}"
+    advice = f". Replace it with operators that TFLite supports: {_GUIDE}"
     if operators and not flex:
-        advice += (
-            " ; or, for a file that runs only where the Flex delegate is linked in, "
-            "`allow_flex=True`"
-        )
+        advice += " ; or pass `allow_flex=True` for a file that needs the Flex delegate to run"
     return f"{reason}{advice}\nThe converter said:\n{_shorten(str(error) or output)}"
 
 

@@ -53,7 +53,7 @@ def check_exclude(exclude: Exclude, quantization: str) -> dict[str, LayerChoice]
     forms = FORMS[quantization]
     if not forms:
         raise ValueError(
-            f"`exclude` leaves layers in float, and so does the whole file. "
+            f"`exclude` leaves layers in float, but the whole file is in float. "
             f"Received: exclude={exclude!r}, quantization={quantization!r}. Leave `exclude` out, "
             'or use quantization="int8".'
         )
@@ -160,8 +160,8 @@ def exclude_layers(
         pairs = partners(file, other)
         for path in {path for j in set(wanted) - set(pairs.values()) for path in wanted[j]}:
             problems[path] = (
-                f"Layer '{path}' cannot be left in {form}: once the converter quantizes, it "
-                "computes the layer in other operators. Exclude other layers, or use "
+                f"Layer '{path}' cannot be left in {form}: the converter uses other "
+                "operators for it when it quantizes. Exclude other layers, or use "
                 'quantization="dynamic".'
             )
         replace_operators(file, other, {i: j for i, j in pairs.items() if j in wanted})
@@ -241,9 +241,9 @@ def check_excluded(
                 wrong.add(path)
     if wrong:
         raise ValueError(
-            f"'{target}' was not written: it would hold {_named(wrong)} in integers in spite of "
-            "`exclude`. Exclude the layers that share weights with them as well, or leave them "
-            "out of `exclude`."
+            f"'{target}' was not written: it would hold {_named(wrong)} in integers despite "
+            "`exclude`. Also exclude the layers that share weights with them, or remove them "
+            "from `exclude`."
         )
     return outputs
 

@@ -304,9 +304,9 @@ def shortfall(fidelity: Fidelity, target: Any, quantization: str, limit: float |
     """
     worst = fidelity.worst
     samples = "held-out samples" if fidelity.held_out else "samples that calibrated it"
-    answers = ""
+    answers = "the error of "
     if fidelity.agreement is not None:
-        answers = f"{fidelity.agreement:.1%} of its answers are the model's, and "
+        answers = f"{fidelity.agreement:.1%} of its answers agree, and the error of "
     grows = ""
     if fidelity.layers:
         grows = f" The error grows most in '{' + '.join(fidelity.layers[0].layers)}'."
@@ -315,8 +315,8 @@ def shortfall(fidelity: Fidelity, target: Any, quantization: str, limit: float |
         calibration = f", calibration={fidelity.calibration!r}"
     kernels = "XNNPACK" if worst.kernels == "xnnpack" else "LiteRT's built-in kernels"
     return (
-        f"'{target}' is far from its model: on {fidelity.samples} {samples}, {answers}output "
-        f"'{worst.output}' is off by {worst.relative_error:.0%} of its spread "
+        f"'{target}' differs from its model: on {fidelity.samples} {samples}, {answers}output "
+        f"'{worst.output}' is {worst.relative_error:.0%} of its spread "
         f"({worst.signal_to_noise_db:.1f} dB, {kernels}).{grows} Received: "
         f"quantization={quantization!r}, min_agreement={limit}{calibration}."
     )

@@ -39,8 +39,8 @@ def refuse_custom_operators(
     if custom:
         named = ", ".join(f"{o.name} (in {place(o)})" for o in custom[:5])
         raise ValueError(
-            f"'{target}' was not written: it would need operators which are not builtin: {named}. "
-            "Replace the layers which compute them."
+            f"'{target}' was not written: it would need operators that are not builtin: {named}. "
+            "Replace the layers that compute them."
         )
 
 
@@ -66,9 +66,9 @@ def check_runs(
     inputs = next(iter(signatures.values())).inputs
     if where := _without_range(file):
         raise ValueError(
-            f"'{target}' was not written: LiteRT would abort on it, because what '{where}' "
-            "computes does not vary, so that integers have no range for it. A normalization over "
-            "an axis of size 1 always gives its offset: remove it."
+            f"'{target}' was not written: LiteRT would abort on it, because the output of "
+            f"'{where}' is constant and has no integer range. A normalization over an axis of "
+            "size 1 always returns its offset: remove it."
         )
     try:
         check_file(temporary, [[sample[i.name] for i in inputs] for sample in samples])
@@ -85,7 +85,9 @@ def check_runs(
                 "layers out."
             )
         elif "failed to invoke" in reason and not samples:
-            reason += " It was run on made-up numbers: pass `representative_data` to try real ones."
+            reason += (
+                " It was run on random inputs: pass `representative_data` to run it on real ones."
+            )
         raise ValueError(f"'{target}' was not written. {reason}") from None
 
 
@@ -172,12 +174,12 @@ def try_flex(
     tried = (
         "it was run in tf.lite.Interpreter"
         if ran
-        else "this TensorFlow has no Flex delegate, so that it could not be run here"
+        else "this TensorFlow has no Flex delegate, so it was not run here"
     )
     return ran, (
         f"'{target}' needs TensorFlow's own operators, {named}: {tried}; it runs only in an "
         "application that links the Flex delegate, not in LiteRT for Python, on microcontrollers "
-        "or in kd.evaluate_tflite; replace these layers to be rid of them."
+        "or in kd.evaluate_tflite; replace these layers to avoid them."
     )
 
 
@@ -249,8 +251,8 @@ def warnings_of(
         )
     if integer_io and (floating := file.float_inputs_and_outputs()):
         sentences.append(
-            f"'{target}' keeps float inputs or outputs in spite of `integer_io=True`: "
-            f"{', '.join(floating)}. They belong to operators which stay in float."
+            f"'{target}' keeps float inputs or outputs despite `integer_io=True`: "
+            f"{', '.join(floating)}. They belong to operators that stay in float."
         )
     return sentences
 
@@ -264,8 +266,8 @@ def _above_4_bits(file: ModelFile, target: pathlib.Path, asked: Collection[str])
         for kind, counts in kept.items()
     ]
     return [
-        f"'{target}' stores {' and '.join(parts)}: LiteRT has no kernels with 4 bits for "
-        "them; the rest has 4."
+        f"'{target}' stores {' and '.join(parts)}: LiteRT has no 4-bit kernels for "
+        "them. All other weights have 4 bits."
     ]
 
 

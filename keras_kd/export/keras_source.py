@@ -72,7 +72,7 @@ class KerasSource:
     ) -> None:
         if hasattr(model, "student") and hasattr(model, "teacher"):
             raise ValueError(
-                "A Distiller was given, which holds a teacher and a student. "
+                "`model` is a Distiller, which holds a teacher and a student. "
                 "Export its student: export_tflite(distiller.student, ...)."
             )
         quantized = [
@@ -83,7 +83,7 @@ class KerasSource:
         if quantized:
             raise ValueError(
                 f"The model was quantized by keras.Model.quantize (layers {quantized[:5]}), which "
-                "the TFLite converter does not accept. Export the model as it was before, with "
+                "the TFLite converter does not accept. Export the model before that call, with "
                 '`quantization="int8"`.'
             )
         tables = [x.name for x in flat_layers(model) if type(x).__name__ in LOOKUPS]
@@ -104,8 +104,8 @@ class KerasSource:
         names = [t.name for t in tensors]
         if len({safe_name(name) for name in names}) != len(names):
             raise ValueError(
-                f"Two inputs of '{model.name}' would have one name in the file, where names are "
-                "made of ASCII letters, digits and '_'. Received: input names "
+                f"Two inputs of '{model.name}' would have the same name in the file, where names "
+                "are made of ASCII letters, digits and '_'. Received: input names "
                 f"{names}. Rename one of them."
             )
         self.inputs = tuple(

@@ -105,14 +105,14 @@ def check_labels(
         names = list(class_names) if not isinstance(class_names, str) else []
         if not names or not all(isinstance(n, str) and n and "\n" not in n for n in names):
             raise ValueError(
-                "`class_names` must be a list of names, one for each class, such as "
+                "`class_names` must be a list of names, one per class, such as "
                 f"['cat', 'dog']. Received: {class_names!r}."
             )
         class_names = names
     if preprocessing is not None and not isinstance(preprocessing, str):
         if not isinstance(preprocessing, Mapping):
             raise ValueError(
-                "`preprocessing` must be a dict such as {'scale': 1 / 255}, or a text. "
+                "`preprocessing` must be a dict such as {'scale': 1 / 255}, or a string. "
                 f"Received: {preprocessing!r}."
             )
         preprocessing = {str(key): _plain(value) for key, value in preprocessing.items()}
@@ -122,7 +122,7 @@ def check_labels(
                 np.asarray(preprocessing.get(key, 1.0), np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                "`preprocessing` must hold numbers, texts, lists and dicts, and numbers in "
+                "`preprocessing` must hold numbers, strings, lists and dicts, and numbers in "
                 f"'scale', 'mean' and 'std': {error}."
             ) from None
     return class_names, preprocessing

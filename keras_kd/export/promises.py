@@ -57,8 +57,8 @@ def check_promises(
         raise ValueError(
             f"'{target}' was not written: it would hold kernels in more bits than they were "
             f"trained for. Received: quantization={quantization!r}, layers {named}. The converter "
-            "keeps a kernel in float where what it multiplies is float: pass "
-            "`representative_data`, so that the rest is calibrated, or train with "
+            "keeps a kernel in float if its input is float: pass `representative_data` to "
+            "calibrate the rest, or train with "
             f"keras_kd.QuantizeAware(exclude=[{path!r}])."
         )
 

@@ -14,9 +14,9 @@ def lookups(layers: Sequence[str]) -> str:
         layers: Names of the layers.
     """
     return (
-        f"The layers {', '.join(repr(name) for name in layers[:5])} hash or look up what they are "
-        "given, for which TFLite has no builtin operator. Apply them to the data, and begin the "
-        "model behind them: keras.Input of their output's shape and type."
+        f"The layers {', '.join(repr(name) for name in layers[:5])} hash or look up their "
+        "inputs, for which TFLite has no builtin operator. Apply them to the data, and start the "
+        "model after them: keras.Input with the shape and type of their output."
     )
 
 
@@ -24,7 +24,7 @@ def missing_data(quantization: str) -> str:
     """Return that an export with integers needs data."""
     return (
         f'`quantization="{quantization}"` needs `representative_data` to find the range of '
-        "every activation. Give some training data: "
+        "every activation. Pass some training data: "
         f'export_tflite(model, path, "{quantization}", representative_data=train).'
     )
 
@@ -33,16 +33,16 @@ def trained_for_int8(quantization: str) -> str:
     """Return that a model with quantizers in its graph is exported in another format."""
     return (
         f'The model was trained for int8 quantization; with `quantization="{quantization}"` '
-        'its quantized layers come out in int8 all the same. Use "int8".'
+        'its quantized layers are written in int8 anyway. Use "int8".'
     )
 
 
 def trained_not_for_int4() -> str:
     """Return that a model with quantizers in its graph cannot be exported in 4 bits."""
     return (
-        "The model was trained for int8 quantization: the steps that its weights learned have 8 "
-        'bits, and `quantization="int4"` would store them as float. Use "int8", or export the '
-        "model as it was before it was quantized."
+        "The model was trained for int8 quantization: its weights have steps of 8 bits, "
+        'and `quantization="int4"` would store them as float. Use "int8", or export the model '
+        "before it is quantized."
     )
 
 
@@ -62,8 +62,8 @@ def open_number_of_steps(quantization: str, layers: Sequence[str]) -> str:
         layers: Names of the layers.
     """
     return (
-        f'`quantization="{quantization}"` writes one copy of a recurrent cell for each step, '
-        "because the converter quantizes nothing inside loops, but the number of steps of "
+        f'`quantization="{quantization}"` writes one copy of a recurrent cell per step, '
+        "because the converter does not quantize inside loops, but the number of steps of "
         f"{', '.join(repr(name) for name in layers[:5])} is not known. Give the input a fixed "
         'number of steps: keras.Input((steps, features)), or export with `quantization="float32"`.'
     )

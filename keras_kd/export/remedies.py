@@ -59,7 +59,7 @@ def find_remedy(
             return f'Use quantization="{form}", which was tried: {size}, {found}.'
         tried.append(form)
     if not tried:
-        return "Give more representative data, or train with keras_kd.QuantizeAware."
+        return "Pass more representative data, or train with keras_kd.QuantizeAware."
     return (
         f"Tried without success: {', '.join(tried)}. Compare the layers with keras_kd.compare("
         "model, path, data, per_layer=True)."

@@ -188,7 +188,7 @@ def _only_default(
         raise ValueError(
             "`signatures` needs a Keras 3 model; a model that was trained with quantization, or "
             "one of tf_keras, has the one signature 'serving_default'. Leave `signatures` out, or "
-            "give the model the further outputs before QuantizeAware: keras.Model(inputs, [a, b])."
+            "add the outputs to the model before QuantizeAware: keras.Model(inputs, [a, b])."
         )
     return source
 

@@ -53,8 +53,8 @@ def make_sparse(
         best = encoded(groups)
         if len(best) >= len(content):
             return file, (
-                f"'{target}' is written without sparse encoding, with which it would be no "
-                "smaller: no weight has zeros enough; leave `sparse=True` out."
+                f"'{target}' is written without sparse encoding, which would not make it "
+                "smaller: no weight has enough zeros. Leave `sparse=True` out."
             )
         reason = trial.difference(best)
         if not reason:
@@ -67,9 +67,9 @@ def make_sparse(
                 chosen, best = [*chosen, group], tried
     left = ", ".join(f"{op} ({kind})" for kind, op in groups if (kind, op) not in chosen)
     return ModelFile(best), (
-        f"'{target}' stores the weights of {left} densely in spite of `sparse=True`: {reason}; "
-        'a pruned model is smallest with quantization="int8" where it is made of convolutions, and '
-        'with "float16" or "float32" where it is made of dense layers.'
+        f"'{target}' stores the weights of {left} densely despite `sparse=True`: {reason}. "
+        'A pruned model of convolutions is smallest with quantization="int8", one of dense layers '
+        'with "float16" or "float32".'
     )
 
 

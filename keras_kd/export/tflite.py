@@ -404,7 +404,7 @@ def _sparse(
     if flex:
         return file, (
             f"'{target}' is written without sparse encoding: a file with flex operators cannot be "
-            "compared with its dense form in LiteRT; leave `sparse=True` out."
+            "compared with its dense form in LiteRT. Leave `sparse=True` out."
         )
     samples = None if job.samples is None else job.samples.singles(_TRIED)
     return make_sparse(file, samples, target)
@@ -424,9 +424,8 @@ def _check_class_names(names: list[str] | None, found: Mapping[str, Signature]) 
     units = first.output_shapes[0][-1]
     if units is not None and len(names) != (2 if units == 1 else units):
         raise ValueError(
-            f"`class_names` has {len(names)} names, and the output '{first.outputs[0]}' gives "
-            f"{units} number{'s' if units > 1 else ''} for a sample: give "
-            f"{2 if units == 1 else units} names."
+            f"`class_names` has {len(names)} names, but the output '{first.outputs[0]}' has "
+            f"{units} unit{'s' if units > 1 else ''}. Pass {2 if units == 1 else units} names."
         )
 
 

@@ -153,8 +153,8 @@ def _run(path: pathlib.Path, delegate: str, *inputs: str) -> subprocess.Complete
         return run_script(probe.__file__, str(path.resolve()), delegate, *inputs, seconds=_SECONDS)
     except subprocess.TimeoutExpired:
         raise ValueError(
-            f"'{path}' did not end its first run within {_SECONDS} seconds: it is damaged (a loop "
-            "without an end, a size out of all proportion) or too large for this machine."
+            f"'{path}' did not end its first run within {_SECONDS} seconds: it is damaged (an "
+            "endless loop or a huge size) or too large for this machine."
         ) from None
 
 

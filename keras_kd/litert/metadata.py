@@ -83,7 +83,7 @@ def described(
     if warn:
         warn_user(
             f"'{beside}' is not used: it describes another file than '{path}', which was changed "
-            "or written by something else since; export the model again."
+            "or overwritten since. Export the model again."
         )
     return None
 
@@ -108,7 +108,7 @@ def open_file(path: str | os.PathLike[str], content: bytes | None = None) -> Mod
 def without_names(path: str | os.PathLike[str]) -> str:
     """Return that a file's layers are not known, and what to do."""
     return (
-        f"Which layers '{path}' is made of is not known: it holds no names of inner tensors, and "
+        f"The layers of '{path}' are not known: it holds no names of inner tensors, and "
         f"there is no '{metadata_path(path).name}' beside it that was written for it. Received: "
         f"path='{path}'. Put that JSON, which export_tflite wrote, beside the file, or export the "
         "model again with `keep_names=True`."

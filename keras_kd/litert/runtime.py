@@ -85,7 +85,7 @@ class LiteRuntime:
                 self.delegate = self._delegate()
         except UnicodeDecodeError as error:  # LiteRT checks a file's numbers, not its names
             raise ValueError(
-                f"'{path}' is damaged: a name in it is not text ({error}). Export the model again."
+                f"'{path}' is damaged: a name in it is not UTF-8 ({error}). Export the model again."
             ) from None
         self.file = open_file(self.path, content)
         named_inputs, named_outputs = self.file.signature()

@@ -95,6 +95,6 @@ class BoundedRegression(DistillationLoss):
         ):
             raise ValueError(
                 f"BoundedRegression: labels have shape {tuple(labels.shape)}, but the outputs "
-                f"{tuple(student.shape)}: give a true value for each output."
+                f"{tuple(student.shape)}. Pass one true value per output."
             )
         return bounded_regression(teacher, student, labels, self.margin)

@@ -238,8 +238,8 @@ class CRD(DistillationLoss):
         bank: MemoryBank = built_parameters(self)
         if several_replicas():
             raise ValueError(
-                "CRD keeps one memory bank, which several replicas cannot update: train on one "
-                "device, or choose a loss without a bank, such as RKD."
+                "CRD keeps one memory bank, which several replicas cannot update. Train on one "
+                "device, or use a loss without a bank, such as RKD."
             )
         index, label = _index_and_label(labels)
         index = _checked(index, self.examples)
@@ -281,8 +281,9 @@ def _index_and_label(labels: Any) -> tuple[Any, Any]:
     if not isinstance(labels, Mapping) or labels.get("index") is None:
         received = list(labels) if isinstance(labels, Mapping) else type(labels).__name__
         raise ValueError(
-            'CRD needs to know which example is which: give labels {"index": index, "label": '
-            f"label}}, where `index` numbers the training examples from 0, but received {received}."
+            "CRD needs the index of every training sample. Received: labels with "
+            f'{received}. Pass labels {{"index": index, "label": label}}, where `index` counts the '
+            "training samples from 0."
         )
     index, label = (
         None

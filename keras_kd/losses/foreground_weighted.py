@@ -141,13 +141,13 @@ class ForegroundWeighted(DistillationLoss):
         values = self.loss.call(teacher, student)
         if len(values.shape) != 3:
             raise ValueError(
-                f"ForegroundWeighted needs a loss with one value for each position, but "
-                f"{type(self.loss).__name__} has values of shape {tuple(values.shape)}. Use FitNet "
-                "or PearsonFeatures."
+                f"ForegroundWeighted needs a loss with one value per position. Received: "
+                f"{type(self.loss).__name__} with values of shape {tuple(values.shape)}. Use "
+                "FitNet or PearsonFeatures."
             )
         if len(labels.shape) != 3:
             raise ValueError(
-                "ForegroundWeighted needs a mask of shape [batch, height, width], but received "
+                "ForegroundWeighted needs a mask of shape [batch, height, width]. Received: "
                 f"shape {tuple(labels.shape)}. Pass `mask=`, a function of the labels."
             )
         mask = adaptive_average_pool(ops.expand_dims(labels, -1), ops.shape(values)[1:])[..., 0]

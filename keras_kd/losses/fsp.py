@@ -74,7 +74,7 @@ class FSP(MapLoss):
         """Refuse anything but two maps a side, of equal channels."""
         if len(teacher) != 2 or len(student) != 2:
             raise ValueError(
-                f"FSP compares two layers of each model, but received {len(teacher)} of the "
+                f"FSP compares two layers of each model. Received: {len(teacher)} of the "
                 f"teacher's and {len(student)} of the student's."
             )
         super().check_shapes(teacher, student)

@@ -247,13 +247,13 @@ def _as_map(x: Any) -> Any:
 def _check_layers(teacher: Sequence[Any], student: Sequence[Any]) -> None:
     if len(teacher) != len(student):
         raise ValueError(
-            f"ReviewKD compares as many layers of the student as of the teacher, but received "
-            f"{len(teacher)} of the teacher's and {len(student)} of the student's."
+            f"ReviewKD compares equal numbers of layers. Received: {len(teacher)} of the teacher's "
+            f"and {len(student)} of the student's."
         )
     for side, shapes in (("teacher", teacher), ("student", student)):
         for shape in shapes:
             if len(shape) not in (2, 4) or None in tuple(shape)[1:]:
                 raise ValueError(
                     "ReviewKD needs maps [batch, height, width, channels] of known size or vectors "
-                    f"[batch, channels], but a feature of the {side} has shape {tuple(shape)}."
+                    f"[batch, channels]. Received: a {side}'s feature of shape {tuple(shape)}."
                 )

@@ -61,7 +61,7 @@ def top_k_logits(logits: Any, k: int, temperature: float) -> TopKLogits:
     if classes is None:
         raise ValueError(
             "top_k_logits takes logits of shape [batch, ..., classes] with a fixed number of "
-            f"classes, but received shape {tuple(logits.shape)}."
+            f"classes. Received: shape {tuple(logits.shape)}."
         )
     number(
         "k",

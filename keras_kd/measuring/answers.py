@@ -97,14 +97,14 @@ def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarr
     classes = output.shape[-1] if output.ndim > 1 else 1
     positions = output.shape[:-1] if output.ndim > 1 else output.shape
     if labels.dtype.kind not in "fiub":
-        raise TypeError(f"`data` gives labels of type {labels.dtype}. Give class indices.")
+        raise TypeError(f"`data` gives labels of type {labels.dtype}. Pass class indices.")
     if labels.shape == output.shape and classes > 1:
         totals = labels.astype(np.float64).sum(axis=-1)
         if labels.min() < 0 or not np.allclose(totals, 1.0, atol=1e-3):
             raise ValueError(
-                "`data` gives labels of the output's shape which are not one-hot: they must not "
-                "be negative and must sum to 1. Accuracy is about one class a sample; give "
-                f'`task="{MULTILABEL}"` if every unit has an answer of its own, or '
+                "`data` has labels of the output's shape that are not one-hot: they must not "
+                "be negative and must sum to 1. Accuracy needs one class per sample. Pass "
+                f'`task="{MULTILABEL}"` if every unit is a separate answer, or '
                 f'`task="{REGRESSION}"` and `metrics=["mae"]`.'
             )
         return np.argmax(labels, axis=-1)
@@ -113,14 +113,14 @@ def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarr
     if labels.shape != positions:
         raise ValueError(
             f"`data` gives labels of shape {labels.shape} for an output of shape "
-            f"{output.shape}. Give class indices of shape {positions} or one-hot labels of "
+            f"{output.shape}. Pass class indices of shape {positions} or one-hot labels of "
             f"shape {output.shape}."
         )
     indices = labels.astype(np.int64)
     if not np.array_equal(indices, labels):
         raise ValueError(
-            "`data` gives labels which are not whole numbers. Accuracy needs class indices; for "
-            f'regression give `task="{REGRESSION}"` and `metrics=["mae"]`.'
+            "`data` has labels that are not whole numbers. Accuracy needs class indices; for "
+            f'regression pass `task="{REGRESSION}"` and `metrics=["mae"]`.'
         )
     highest = max(classes, 2) - 1
     if indices.size and (indices.min() < 0 or indices.max() > highest):

@@ -88,7 +88,7 @@ def benchmark_tflite_files(
     if isinstance(paths, (str, os.PathLike)):
         raise ValueError(f"`paths` must be a list of paths. Received: {paths!r}.")
     if not paths:
-        raise ValueError("`paths` is empty: give at least one file.")
+        raise ValueError("`paths` is empty. Pass at least one file.")
     number("rounds", rounds, least=1, whole=True)
     results = measure([LiteRuntime(path, threads, xnnpack) for path in paths], rounds, warmup)
     return {os.fspath(path): result for path, result in zip(paths, results, strict=True)}

@@ -122,7 +122,7 @@ class Budget:
                 yield f"max_drop={self.max_drop} could not be checked: it needs {labels}."
             elif reference is None:
                 yield (
-                    f"max_drop={self.max_drop} could not be checked: give `reference_accuracy`, or "
+                    f"max_drop={self.max_drop} could not be checked: pass `reference_accuracy`, or "
                     "the Keras model to `evaluate_tflite`."
                 )
             else:

@@ -279,7 +279,7 @@ def compare(
     positions.warn_of_padding(scores.agreement is not None)
     differences = scores.differences
     if differences.largest is None or differences.mean is None:
-        raise ValueError("`data` is empty. Give at least one batch.")
+        raise ValueError("`data` is empty. Pass at least one batch.")
     noise = differences.signal_to_noise_db
     return Comparison(
         path=os.fspath(path),

@@ -163,7 +163,7 @@ def evaluate_tflite(
         counted = positions.counted(batch, output_of_batch, masks, weights)
         scores.add(output_of_batch, labels[position], reference, counted)
     if first is None:
-        raise ValueError("`data` is empty. Give at least one batch.")
+        raise ValueError("`data` is empty. Pass at least one batch.")
     if scores.not_finite:
         warn_user(
             f"'{runtime.path}' gives NaN or infinite outputs for {scores.not_finite} samples."
@@ -258,12 +258,12 @@ class JointMetrics:
             raise ValueError(
                 "`joint_metrics` must be a list of `keras.metrics.Metric`s, whose "
                 f"`update_state(y, outputs)` takes a dict of all outputs. Received: {metrics!r}. "
-                "Metrics of one output belong into `metrics`."
+                "Metrics of one output belong in `metrics`."
             )
         names = [metric.name for metric in metrics]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"`joint_metrics` must have names of their own. Received: {names}. Give each "
+                f"`joint_metrics` must have unique names. Received: {names}. Give each "
                 "metric a `name`."
             )
         self._metrics: Sequence[keras.metrics.Metric] = metrics
@@ -281,9 +281,7 @@ class JointMetrics:
             ValueError: If there are no labels, or a metric fails.
         """
         if y is None:
-            raise ValueError(
-                "`joint_metrics` were asked for, but `data` gives no labels: give (x, y)."
-            )
+            raise ValueError("`joint_metrics` need labels, but `data` has none. Pass (x, y).")
         for metric in self._metrics:
             try:
                 metric.update_state(y, dict(outputs))

@@ -81,7 +81,7 @@ class FileMetrics:
             )
         elif len(names) > 1 and len(metrics) != len(names):
             raise ValueError(
-                f"The file has the outputs {names}: give `{argument}` as a dict by output, such as "
+                f"The file has the outputs {names}: pass `{argument}` as a dict by output, such as "
                 f'{{"{names[0]}": ["accuracy"]}}. Received: {metrics!r}.'
             )
 
@@ -103,7 +103,7 @@ class FileMetrics:
             if given and y is None:
                 raise ValueError(
                     f"Metrics were asked for, but `data` gives no labels for the output '{name}'. "
-                    "Give (x, y)."
+                    "Pass (x, y)."
                 )
             # Outputs without metrics need no labels, but Keras wants one entry for each.
             expected.append(output if y is None else y)

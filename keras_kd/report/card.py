@@ -60,8 +60,8 @@ def model_card(
     target = check_writable(path)
     if target.exists() and not overwrite:
         raise FileExistsError(
-            f"'{target}' is there already, and edits made in it would be lost. "
-            "Give another path, or `overwrite=True`."
+            f"'{target}' exists, and edits made in it would be lost. "
+            "Pass another path, or `overwrite=True`."
         )
     text = render_card(full, shown)
     with atomic_path(target) as temporary:

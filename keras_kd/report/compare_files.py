@@ -86,7 +86,7 @@ def files_table(record: Mapping[str, Any]) -> str:
     """
     files = record["files"]
     if not files:
-        raise ValueError("There is nothing to compare: give at least one result.")
+        raise ValueError("There is nothing to compare. Pass at least one result.")
     metric = record["metric"]
     seeds = max(len(file["values"]) for file in files.values())
     over = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
@@ -128,7 +128,7 @@ def _value(title: str, result: TFLiteResult, metric: str) -> float:
     known = {name: value for name, value in known.items() if value is not None}
     if metric not in known:
         raise ValueError(
-            f"The result of {title!r} has no metric {metric!r}; it has {sorted(known)}. Give "
+            f"The result of {title!r} has no metric {metric!r}; it has {sorted(known)}. Pass "
             "`metrics=` to `evaluate_tflite`, or labels in its data for the accuracy."
         )
     return float(known[metric])

@@ -42,7 +42,7 @@ def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If keys are missing or values are of another type.
     """
     if not isinstance(result, Mapping):
-        raise TypeError(f"A report is made from a dict; received {type(result).__name__}.")
+        raise TypeError(f"A report is made from a dict. Received: {type(result).__name__}.")
     full: dict[str, Any] = plain(copy.deepcopy(dict(result)), otherwise=str)
     _prepare(full)
     check_result(full)
@@ -173,8 +173,8 @@ def headline(models: Sequence[Mapping[str, Any]]) -> list[str]:
         sentences.append(_distilled_sentence(by_key["student_alone"], by_key["distilled"]))
     if len(students) > 1:
         sentences.append(
-            f"These were picked from {len(students)} students by the very figures that are shown, "
-            "which flatters the picked ones a little."
+            f"They were selected from {len(students)} students by the figures shown here, which "
+            "makes these figures slightly optimistic."
         )
     return sentences
 

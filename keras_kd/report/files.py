@@ -98,7 +98,7 @@ def read_report(
         file = file / "report.json"
     if not file.is_file():
         raise FileNotFoundError(
-            f"There is no report '{file}'. Give the report.json that `write_report` wrote, or its "
+            f"There is no report '{file}'. Pass the report.json that `write_report` wrote, or its "
             "folder."
         )
     try:
@@ -163,7 +163,7 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
     """
     wholes = [complete_result(result) for result in results]
     if not wholes:
-        raise ValueError("There are no results to merge. Give at least one.")
+        raise ValueError("There are no results to merge. Pass at least one.")
     for key, name in (("dataset", "datasets"), ("classes", "classes")):
         for whole in wholes[1:]:
             if whole[key] != wholes[0][key]:

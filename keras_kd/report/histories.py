@@ -107,7 +107,7 @@ def _read_run(folder: pathlib.Path) -> tuple[list[dict[str, Any]], dict[str, Any
         histories = {stage["record"]["name"]: stage["history"] for stage in content["stages"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"'{folder}' holds no run of `kd.compress` (no whole run.json). Give the folder that "
-            "was its `path`, or what it returned."
+            f"'{folder}' holds no run of `kd.compress` (no complete run.json). Pass the folder "
+            "that was its `path`, or what it returned."
         ) from error
     return records, histories

@@ -146,18 +146,18 @@ def _layers(model: dict[str, Any]) -> dict[str, Any]:
 def _file_details(files: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return further measurements of the files: one row per figure, one cell per file."""
     formats: list[tuple[str, str, Any]] = [
-        ("latency, 99 % within, ms", "latency_p99_ms", numbers.milliseconds_text),
+        ("latency, 99th percentile, ms", "latency_p99_ms", numbers.milliseconds_text),
         ("latency without XNNPACK, ms", "latency_without_xnnpack_ms", numbers.milliseconds_text),
         ("threads", "threads", str),
         ("delegate", "delegate", str),
         ("peak memory", "peak_memory_bytes", numbers.bytes_text),
         ("loads with XNNPACK", "loads_with_xnnpack", lambda value: "yes" if value else "no"),
         ("multiply-accumulates", "macs", numbers.count_text),
-        ("numbers stored", "constants", numbers.count_text),
+        ("values stored", "constants", numbers.count_text),
         ("zeros among them", "zero_constants", numbers.count_text),
         ("stored as", "constant_types", _types_text),
         ("operators in float", "float_operators", lambda value: str(sum(value.values()))),
-        ("largest difference to its Keras model", "max_difference", lambda value: f"{value:.2g}"),
+        ("largest difference from its Keras model", "max_difference", lambda value: f"{value:.2g}"),
         ("measured at export", "at_export", at_export_text),
     ]
     rows = []

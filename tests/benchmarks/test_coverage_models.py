@@ -69,7 +69,7 @@ def test_keeps_errors_and_goes_on_where_it_stopped(benchmark, tmp_path, monkeypa
 
 def test_the_guide_quotes_the_kept_results(benchmark):
     kept = json.loads((ROOT / "exports/reference/coverage_models.json").read_text())
-    guide = (ROOT / "docs/guides/coverage.md").read_text()
+    guide = (ROOT / "docs/measured/coverage.md").read_text()
     missing = [model for model in benchmark.MODELS if model not in kept]
     assert kept and benchmark.table(kept) in guide and benchmark.summary(kept) in guide
     assert ("Not measured yet: " in guide) == bool(missing)

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def test_the_guide_quotes_the_kept_results(load_script):
     benchmark = load_script("benchmarks/integer_kernels.py")
     kept = json.loads((ROOT / "exports/reference/integer_kernels.json").read_text())
-    assert benchmark.table(kept) in (ROOT / "docs/guides/coverage.md").read_text()
+    assert benchmark.table(kept) in (ROOT / "docs/measured/coverage.md").read_text()
     assert set(kept) == set(benchmark.KERNELS)
     assert all(found["farthest"] < 0.6 for rows in kept.values() for found in rows.values())
 

@@ -41,6 +41,6 @@ def test_what_is_done_is_not_done_again(benchmark, tmp_path):
 
 def test_the_guide_quotes_the_kept_results(benchmark):
     kept = json.loads((ROOT / "exports/reference/small_files_fashion_mnist.json").read_text())
-    guide = (ROOT / "docs/guides/compression.md").read_text()
+    guide = (ROOT / "docs/measured/chains.md").read_text()
     assert benchmark.table(kept["teacher"], kept["results"]) in guide
     assert set(kept["results"]) == set(benchmark.CHAINS)

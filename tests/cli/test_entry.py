@@ -112,10 +112,11 @@ def test_demo_options_reach_the_run(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(keras_kd.demo.run, "run_demo", run_demo)
     monkeypatch.chdir(tmp_path)
-    assert main(["demo", "--seeds", "3", "--verbose"]) == 0
+    assert main(["demo", "--seeds", "3", "--first-seed", "6", "--verbose"]) == 0
     assert received["dataset"] == "digits"
     assert received["out"] == "exports/digits"
     assert received["seeds"] == 3
+    assert received["first_seed"] == 6
     assert received["verbose"] == 2
     assert "a line" in capsys.readouterr().out
     text = (tmp_path / "exports/digits/recipe.toml").read_text()

@@ -75,23 +75,24 @@ def short():
 @pytest.mark.slow
 def test_whole_run_and_resuming(short, tmp_path):
     lines = []
-    result = demo.run_demo("digits", tmp_path, seeds=2, say=lines.append)
+    result = demo.run_demo("digits", tmp_path, seeds=2, first_seed=3, say=lines.append)
     assert "on 2 idle cores" in lines[0]
     report = read_report(tmp_path)
     rows = {model["key"]: model for model in report["models"]}
     assert list(rows) == ["teacher", "student_alone", "distilled", "int8"]
     for row in rows.values():
-        assert set(row["seeds"]) == {"0", "1"}
+        assert set(row["seeds"]) == {"3", "4"}
         path = tmp_path / row["file"]["path"]
         assert path.stat().st_size == row["file"]["bytes"]
         assert row["file"]["latency_ms"] > 0 and row["samples"] == 510
         right = sum(row["confusion"][i][i] for i in range(10))
-        assert right / 510 == pytest.approx(row["seeds"]["0"]["accuracy"])
+        assert right / 510 == pytest.approx(row["seeds"]["3"]["accuracy"])
     assert rows["int8"]["file"]["bytes"] < rows["teacher"]["file"]["bytes"]
     assert "INT8" in rows["int8"]["file"]["constant_types"]
-    assert [curve["seed"] for curve in rows["distilled"]["curves"]] == [0, 1]
+    assert [curve["seed"] for curve in rows["distilled"]["curves"]] == [3, 4]
     assert len(rows["distilled"]["curves"][0]["epochs"]) == 2
     assert [stage["name"] for stage in rows["int8"]["stages"]] == ["student", "quantize_aware"]
+    assert report["command"] == "keras-kd demo --dataset digits --seeds 2 --first-seed 3"
     # What was chosen, and on which images.
     assert sum("chosen by the accuracy on the held-out images" in n for n in report["notes"]) == 2
     assert (
@@ -111,10 +112,10 @@ def test_whole_run_and_resuming(short, tmp_path):
     assert "Taught by the teacher, the student is" in page.split("<table")[0]
 
     # A part that is missing is made again; what is there is taken as it is.
-    (tmp_path / "seed1" / "int8.measured.json").unlink()
+    (tmp_path / "seed4" / "int8.measured.json").unlink()
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed*/*.keras")}
     assert len(trained) == 2 * 3 + 2
-    again = demo.run_demo("digits", tmp_path, seeds=2, say=lines.append)
+    again = demo.run_demo("digits", tmp_path, seeds=2, first_seed=3, say=lines.append)
     assert trained == {path: path.stat().st_mtime_ns for path in tmp_path.glob("seed*/*.keras")}
     for before, after in zip(result["models"], again["models"], strict=True):
         assert before["seeds"] == after["seeds"]
@@ -132,3 +133,5 @@ def test_bad_arguments_are_refused(tmp_path):
         demo.run_demo("imagenet", tmp_path)
     with pytest.raises(ValueError, match="`seeds`"):
         demo.run_demo("digits", tmp_path, seeds=0)
+    with pytest.raises(ValueError, match="`first_seed`"):
+        demo.run_demo("digits", tmp_path, first_seed=-1)

@@ -8,8 +8,8 @@ def test_runs_in_quick_mode(run_quick):
         "teacher",
         "student alone",
         "bounded by the teacher",
-        "drawn to the teacher",
-        "drawn to the teacher, int8",
+        "regressed to the teacher",
+        "regressed to the teacher, int8",
     ]
     assert run.metric == "rmse"
     guess = float(run.printed.rsplit("Guessing the mean:", 1)[1])

@@ -83,7 +83,7 @@ def test_what_the_delegate_cannot_run_stays_dense(tmp_path):
     ("quantization", "sparsity", "reason"),
     [
         ("dynamic", 0.9, r"the weights of FULLY_CONNECTED \(INT8\) densely .*FULLY_CONNECTED node"),
-        ("float32", 0.0, "no weight has zeros enough"),
+        ("float32", 0.0, "no weight has enough zeros"),
     ],
 )
 def test_a_file_is_left_dense_where_nothing_is_won(tmp_path, quantization, sparsity, reason):

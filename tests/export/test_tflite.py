@@ -370,7 +370,7 @@ def test_sparse_encoding_makes_a_pruned_file_smaller(tmp_path: pathlib.Path) -> 
         ({"signatures": {"a b": None}}, "letters, digits"),
         ({"signatures": {"a": 3}}, "must be a layer's name"),
         ({"signatures": {"a": "no_such_layer"}}, "no layer 'no_such_layer'"),
-        ({"class_names": ["a", "b"]}, "has 2 names, and .* gives 4 numbers .* give 4 names"),
+        ({"class_names": ["a", "b"]}, "has 2 names, but .* has 4 units. Pass 4 names"),
         ({"class_names": "abcd"}, "must be a list of names"),
         ({"preprocessing": 3}, "must be a dict"),
         ({"preprocessing": {"scale": object()}}, "must hold numbers"),

@@ -15,6 +15,7 @@ def test_code(run_guide, tmp_path, capsys, write_micro_stubs):
     names = run_guide("microcontrollers.md")
     written = names["written"]
     assert written.arena_size == 12 * 1024
+    assert names["cost"].npu_operators == names["cost"].operators > 3
     assert capsys.readouterr().out.count("AddFullyConnected") == 1
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:

@@ -1,4 +1,4 @@
-"""The guide to quantization-aware training: its code runs, its table is of the kept runs."""
+"""The guide to quantization-aware training runs; its measured tables are of the kept runs."""
 
 import json
 import pathlib
@@ -45,7 +45,7 @@ def test_table():
         row("distilled, pruned", "int8 by calibration alone", exported(pruned, "int8")),
         row("distilled, pruned", "int8, quantization-aware, taught", exported(aware, "int8")),
     ]
-    guide = (ROOT / "docs" / "guides" / "quantization_aware.md").read_text()
+    guide = (ROOT / "docs" / "measured" / "quantization.md").read_text()
     assert "\n".join(expected) in guide, "\n".join(expected)
 
 
@@ -55,6 +55,6 @@ def test_costs(load_script):
     scripts = ("bench_check", "bench_quantize_aware_step", "bench_quantized_export")
     chosen = [row for row in rows if row["script"] in scripts]
     assert {row["script"] for row in chosen} == set(scripts)
-    guide = (ROOT / "docs" / "guides" / "quantization_aware.md").read_text()
+    guide = (ROOT / "docs" / "measured" / "quantization.md").read_text()
     assert benchmarks.table(chosen) in guide
     assert benchmarks.table_without_bounds(chosen) in guide

@@ -1,7 +1,8 @@
-"""The guide to speed: its code runs, and its tables are those of the kept run."""
+"""The guide to speed: its code runs, and the tables are those of the kept run."""
 
 import json
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -27,8 +28,17 @@ def test_code(run_guide):
 def test_tables(load_script):
     benchmarks = load_script("benchmarks/run.py")
     rows = json.loads((ROOT / "exports/reference/benchmarks.json").read_text())["rows"]
-    guide = (ROOT / "docs/guides/speed.md").read_text()
-    assert benchmarks.table(rows) in guide
-    assert benchmarks.table_without_bounds(rows) in guide
+    page = (ROOT / "docs/measured/speed.md").read_text()
+    assert benchmarks.table(rows) in page
+    assert benchmarks.table_without_bounds(rows) in page
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("bench_*.py")}
     assert {row["script"] for row in rows} == scripts
+
+
+def test_the_short_table_is_part_of_the_long_ones():
+    rows = json.loads((ROOT / "exports/reference/benchmarks.json").read_text())["rows"]
+    kept = {row["measure"]: f"{row['ratio']:.2f}" for row in rows}
+    short = re.findall(
+        r"^\| (step, .*) \| (\S+) \|$", (ROOT / "docs/guides/speed.md").read_text(), re.M
+    )
+    assert len(short) == 7 and {measure: kept[measure] for measure, _ in short} == dict(short)

@@ -236,7 +236,7 @@ def test_half_precision_and_serialisation(fixed, features):
 
 def test_needs_an_index(features):
     for labels in (None, LABEL, {"label": LABEL}):
-        with pytest.raises(ValueError, match=r'give labels \{"index": index, "label": label\}'):
+        with pytest.raises(ValueError, match=r'Pass labels \{"index": index, "label": label\}'):
             built()(*features, labels)
 
 

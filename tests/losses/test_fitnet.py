@@ -39,5 +39,5 @@ def test_refuses_unequal_shapes():
 
 
 def test_refuses_a_list_of_features():
-    with pytest.raises(TypeError, match="takes one tensor from the teacher, but received 2"):
+    with pytest.raises(TypeError, match=r"takes one tensor from the teacher\. Received: 2"):
         FitNet()([np.zeros((2, 8))] * 2, [np.zeros((2, 8))] * 2)

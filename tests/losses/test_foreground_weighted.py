@@ -86,7 +86,7 @@ def test_refuses_what_it_cannot_weigh(check):
             ForegroundWeighted(inner)
     maps, labels = np.zeros((2, 2, 2, 3)), np.zeros((2, 2, 2))
     for inner in (NST(),):
-        with pytest.raises(ValueError, match="one value for each position"):
+        with pytest.raises(ValueError, match="one value per position"):
             ForegroundWeighted(inner)(maps, maps, labels=labels)
     assert KLDivergence().call(maps, maps).shape == (2, 2, 2)
     with pytest.raises(ValueError, match="needs labels"):

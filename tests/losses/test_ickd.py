@@ -35,5 +35,5 @@ def test_sample_weights(check):
 
 
 def test_refuses_unequal_channels():
-    with pytest.raises(ValueError, match="as many channels"):
+    with pytest.raises(ValueError, match="equal numbers of channels"):
         ICKD()(np.zeros((2, 3, 3, 4)), np.zeros((2, 3, 3, 2)))

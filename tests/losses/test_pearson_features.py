@@ -63,5 +63,5 @@ def test_masked_positions_count_in_neither_statistics_nor_mean(check):
 
 
 def test_refuses_unequal_channels():
-    with pytest.raises(ValueError, match="as many channels"):
+    with pytest.raises(ValueError, match="equal numbers of channels"):
         PearsonFeatures()(np.zeros((2, 3, 3, 4)), np.zeros((2, 3, 3, 2)))

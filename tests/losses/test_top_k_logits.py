@@ -84,5 +84,5 @@ def test_refuses_a_wrong_k(k):
 def test_refuses_a_wrong_temperature_and_shape():
     with pytest.raises(ValueError, match="`temperature` must be a number above 0"):
         top_k_logits(np.zeros((2, 5)), 2, 0.0)
-    with pytest.raises(ValueError, match=r"received shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"Received: shape \(5,\)"):
         top_k_logits(np.zeros(5), 2, 1.0)

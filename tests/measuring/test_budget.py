@@ -59,7 +59,7 @@ def test_what_was_not_measured_is_not_kept() -> None:
     broken = Budget(max_drop=1, min_accuracy=0.5, min_agreement=0.5).check(empty)
     assert len(broken) == 3 and all("could not be checked" in sentence for sentence in broken)
     (sentence,) = Budget(max_drop=1).check(result(model_accuracy=None))
-    assert "give `reference_accuracy`" in sentence
+    assert "pass `reference_accuracy`" in sentence
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def test_metrics_and_regression(tmp_path: pathlib.Path) -> None:
     assert "mae" in str(result) and "from the Keras model" in str(result)
     plain = evaluate(path, (X, y), model, task="regression")
     assert (plain.metrics, plain.accuracy, plain.agreement) == ({}, None, None)
-    with pytest.raises(ValueError, match=r'for regression give `task="regression"`'):
+    with pytest.raises(ValueError, match=r'for regression pass `task="regression"`'):
         evaluate(path, (X, y), model)
     with pytest.raises(ValueError, match="`task` must be one of"):
         evaluate(path, (X, y), model, task="ranking")

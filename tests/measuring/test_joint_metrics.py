@@ -107,9 +107,9 @@ def test_several_values_of_one_metric() -> None:
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        (RightAndClose(), r"must be a list of `keras.metrics.Metric`s.*belong into `metrics`"),
+        (RightAndClose(), r"must be a list of `keras.metrics.Metric`s.*belong in `metrics`"),
         (["mae"], r"must be a list.*Received: \['mae'\]"),
-        ([RightAndClose(), RightAndClose()], "names of their own"),
+        ([RightAndClose(), RightAndClose()], "unique names"),
     ],
 )
 def test_what_is_no_joint_metric(metrics, message: str) -> None:
@@ -122,5 +122,5 @@ def test_labels_that_do_not_fit_are_told(path) -> None:
         ValueError, match=r"'right_and_close' could not be .*'kind': \(20, 2\).*Key"
     ):
         evaluate_tflite(path, (X, {"sizes": SIZES}), joint_metrics=[RightAndClose()], batch_size=20)
-    with pytest.raises(ValueError, match="no labels: give"):
+    with pytest.raises(ValueError, match="need labels"):
         evaluate_tflite(path, X, joint_metrics=[RightAndClose()])

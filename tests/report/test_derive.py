@@ -110,8 +110,8 @@ def test_headline(result):
         "latency).",
         "Taught by the teacher, the student is 1.20 points above the same student trained alone "
         "(mean of 3 seeds; standard deviation up to 0.20 points).",
-        "These were picked from 3 students by the very figures that are shown, which flatters the "
-        "picked ones a little.",
+        "They were selected from 3 students by the figures shown here, which makes these figures "
+        "slightly optimistic.",
     ]
 
 

@@ -127,5 +127,5 @@ def test_true_is_no_number(result):
 
 
 def test_not_a_dict():
-    with pytest.raises(TypeError, match="received list"):
+    with pytest.raises(TypeError, match="Received: list"):
         complete_result([])

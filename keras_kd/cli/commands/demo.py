@@ -27,7 +27,8 @@ page, a JSON and a model card beside the files. Rerun the command to resume it."
             "takes about an hour on 2 cores", type=click.Choice(["digits", "fashion_mnist"]),
             default="digits",
         ),
-        Option("seeds", "how often all of it is done", type=Number(int, least=1), default=3),
+        Option("seeds", "number of seeds", type=Number(int, least=1), default=3),
+        Option("first_seed", "the first seed", type=Number(int, least=0), default=0),
         Option("verbose", "show every epoch of every training", type=bool, default=False),
         out_option(None, "the run's folder (default: exports/DATASET)"),
     ),
@@ -49,6 +50,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         settings["dataset"],
         out,
         seeds=settings["seeds"],
+        first_seed=settings["first_seed"],
         verbose=2 if settings["verbose"] else 0,
         say=console.say,
     )

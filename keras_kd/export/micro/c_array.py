@@ -202,7 +202,7 @@ def _targets(
     out = pathlib.Path(out_path)
     if out.is_dir() or not out.name:
         raise IsADirectoryError(
-            f"`out_path` '{out}' is a folder. Give the name of the files inside it: "
+            f"`out_path` '{out}' is a folder. Pass the name of the files inside it: "
             f"'{out / path.stem}'."
         )
     if out.suffix not in _SUFFIXES:
@@ -219,11 +219,11 @@ def _namespace(name: str | None, header: pathlib.Path) -> str:
         return f"model_{name}" if name[0].isdigit() or name in _RESERVED.split() else name
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise ValueError(
-            "`name` becomes a C++ namespace: give letters, digits and underscores, a letter "
+            "`name` becomes a C++ namespace: use letters, digits and underscores, a letter "
             f"first. Received: {name!r}."
         )
     if name in _RESERVED.split() or "__" in name:
-        raise ValueError(f"`name` {name!r} is reserved in C++. Give another one.")
+        raise ValueError(f"`name` {name!r} is reserved in C++. Use another one.")
     return name
 
 
@@ -234,8 +234,8 @@ def _check_ours(target: pathlib.Path) -> None:
         if file.read(len(MARK)) == MARK.encode():
             return
     raise FileExistsError(
-        f"'{target}' exists and was not written by export_c_array: it is left as it is. "
-        "Give another `out_path`, or remove it."
+        f"'{target}' exists and was not written by export_c_array, so it is not overwritten. "
+        "Pass another `out_path`, or remove it."
     )
 
 
@@ -252,7 +252,7 @@ def _no_type(model: Graph) -> str | None:
 
 def _arena(given: int | None, tried: Trial | None, estimate: int) -> dict[str, Any]:
     if given is not None:
-        return {"arena_size": given, "arena_note": "The arena size that was asked for."}
+        return {"arena_size": given, "arena_note": "The arena size that was requested."}
     if tried is None:
         return {
             "arena_size": _rounded(estimate),
@@ -311,7 +311,7 @@ def _class_names(
         f"{', '.join(map(str, classes)) or 'no'} classes."
     )
     if given is not None:
-        raise ValueError(f"{text} Give one name for each class.")
+        raise ValueError(f"{text} Pass one name per class.")
     warn_user(f"{text} The names in the JSON file are not used.")
     return ()
 

@@ -169,8 +169,8 @@ def _open_shapes(graphs: Sequence[Graph]) -> str | None:
         if any(position > 0 for position in tensor.open_dimensions):
             sizes = ", ".join("any" if size < 0 else str(size) for size in tensor.signature)
             return (
-                f"takes an input '{tensor.name}' of shape ({sizes}), and a microcontroller needs "
-                "every size before it runs. Give the model a fixed input shape and export again."
+                f"takes an input '{tensor.name}' of shape ({sizes}), but a microcontroller needs "
+                "fixed sizes. Give the model a fixed input shape and export again."
             )
     return None
 

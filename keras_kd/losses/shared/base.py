@@ -130,7 +130,7 @@ class DistillationLoss(SuggestsArguments):
         advice = (
             "Name the layers in a keras_kd.Hint, which projects the student's feature."
             if self.reads_features
-            else "Give the student as many outputs as the teacher has."
+            else "Use a student with as many outputs as the teacher."
         )
         raise ValueError(
             f"{type(self).__name__} compares teacher and student element by element, but the "
@@ -191,10 +191,12 @@ class DistillationLoss(SuggestsArguments):
             raise TypeError(top_k_message(self))
         for side, value in (("teacher", teacher), ("student", student)):
             if _is_list(value) != self.several_layers:
-                expected = "a list of tensors, one a layer" if self.several_layers else "one tensor"
+                expected = (
+                    "a list of tensors, one per layer" if self.several_layers else "one tensor"
+                )
                 received = f"{len(value)} tensors" if _is_list(value) else "one tensor"
                 raise TypeError(
-                    f"{type(self).__name__} takes {expected} from the {side}, but received "
+                    f"{type(self).__name__} takes {expected} from the {side}. Received: "
                     f"{received}. " + _list_advice(self.several_layers)
                 )
 
@@ -203,8 +205,8 @@ class DistillationLoss(SuggestsArguments):
             labels = labels.get("label")
         if labels is None:
             raise ValueError(
-                f"{type(self).__name__} needs labels, but received none. Train on data that gives "
-                "(x, y), or choose a loss that needs none, such as KLDivergence."
+                f"{type(self).__name__} needs labels. Received: labels=None. Train on data of "
+                "(x, y), or use a loss without labels, such as KLDivergence."
             )
         return ops.convert_to_tensor(labels)
 
@@ -212,8 +214,8 @@ class DistillationLoss(SuggestsArguments):
 def top_k_message(loss: Any) -> str:
     """Return the sentence that refuses top-k logits for a loss that needs them all."""
     return (
-        f"{type(loss).__name__} needs the logits of all classes, but received the teacher's top-k "
-        "logits: keep all logits, or use a loss that reads them, such as KLDivergence."
+        f"{type(loss).__name__} needs the logits of all classes. Received: the teacher's top-k "
+        "logits. Keep all logits, or use a loss that accepts top-k, such as KLDivergence."
     )
 
 
@@ -240,4 +242,4 @@ def _is_list(value: Any) -> bool:
 def _list_advice(several_layers: bool) -> str:
     if several_layers:
         return 'Name several layers in the Hint: Hint(["block1", "block2"], ["block1", "block2"]).'
-    return "Give each layer a Hint of its own, or each output a loss of its own."
+    return "Use one Hint per layer, or one loss per output."

@@ -34,7 +34,7 @@ def label_mask(labels: Any, logits: Any) -> Any:
         for a, b in zip(labels.shape, logits.shape[:-1], strict=True)
     ):
         raise ValueError(
-            f"Labels of shape {shape} do not fit logits of shape {tuple(logits.shape)}: give class "
+            f"Labels of shape {shape} do not fit logits of shape {tuple(logits.shape)}. Pass class "
             f"indices of shape {tuple(logits.shape[:-1])} or one-hot labels."
         )
     indices = ops.expand_dims(ops.cast(labels, "int32"), -1)

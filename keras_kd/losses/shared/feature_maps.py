@@ -32,16 +32,16 @@ class MapLoss(DistillationLoss):
                 if len(tensor.shape) < 3:
                     raise ValueError(
                         f"{type(self).__name__} compares feature maps of shape "
-                        f"[batch, height, width, channels] or [batch, time, channels], but the "
-                        f"{side}'s feature has shape {tuple(tensor.shape)}. Name a layer before "
-                        "pooling and flattening."
+                        f"[batch, height, width, channels] or [batch, time, channels]. "
+                        f"Received: a {side}'s feature of shape {tuple(tensor.shape)}. "
+                        "Name a layer before pooling and flattening."
                     )
             channels = (t.shape[-1], s.shape[-1])
             if self.equal_shapes and channels[0] != channels[1]:
                 raise ValueError(
-                    f"{type(self).__name__} needs as many channels from the student as from the "
-                    f"teacher, but the teacher's feature has shape {tuple(t.shape)} and the "
-                    f"student's {tuple(s.shape)}. Name the layers in a keras_kd.Hint, which "
+                    f"{type(self).__name__} needs equal numbers of channels. Received: a "
+                    f"teacher's feature of shape {tuple(t.shape)}, a student's of shape "
+                    f"{tuple(s.shape)}. Name the layers in a keras_kd.Hint, which "
                     "projects the student's feature."
                 )
 

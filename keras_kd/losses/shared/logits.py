@@ -81,9 +81,8 @@ class LogitsLoss(DistillationLoss):
         if self.class_weight is not None and not self.multi_label:
             if (labels.get("label") if isinstance(labels, Mapping) else labels) is None:
                 raise ValueError(
-                    f"{type(self).__name__}: `class_weight` weighs an example by its label, but "
-                    "received no labels. Train on data that gives (x, y), or leave `class_weight` "
-                    "out."
+                    f"{type(self).__name__}: `class_weight` weighs a sample by its label. "
+                    "Received: labels=None. Train on data of (x, y), or leave `class_weight` out."
                 )
             weights = self._weights_of_labels(self._labels(labels), student)
             if sample_weight is not None:
@@ -99,7 +98,7 @@ class LogitsLoss(DistillationLoss):
         if len(shape) < 2 or shape[-1] == 1:
             raise ValueError(
                 f"{type(self).__name__} compares distributions over classes, outputs of shape "
-                f"[batch, ..., classes] with two classes or more, but received shape {shape}. For "
+                f"[batch, ..., classes] with two classes or more. Received: shape {shape}. For "
                 "sigmoid outputs use BinaryKLDivergence, for real values BoundedRegression."
             )
 
@@ -117,8 +116,8 @@ class LogitsLoss(DistillationLoss):
         if self._number_of_weights not in (None, classes):
             raise ValueError(
                 f"{type(self).__name__}: `class_weight` has {self._number_of_weights} weights, but "
-                f"the outputs have {classes} classes. Give one a class, or a dictionary "
-                "{class: weight} of those that do not weigh 1."
+                f"the outputs have {classes} classes. Pass one per class, or a "
+                "dictionary {class: weight} of those other than 1."
             )
         weights = [1.0] * classes
         for label, weight in dict(self.class_weight or {}).items():
@@ -173,7 +172,7 @@ def _weights_of_classes(loss: str, given: Any) -> dict[int, float] | None:
     except (TypeError, ValueError):
         raise TypeError(
             f"{loss}: `class_weight` must be a dictionary such as {{0: 1.0, 1: 19.0}} or a list "
-            f"of one weight a class, but received {given!r}."
+            f"of one weight per class. Received: class_weight={given!r}."
         ) from None
     for label, weight in weights.items():
         number("class_weight", label, least=0, owner=loss, advice="It is a class.")

@@ -58,8 +58,8 @@ def weigh_pairs(values: Any, sample_weight: Any) -> Any:
     batch = values.shape[0]
     if not fits(tuple(weights.shape[:1]), (batch,)) or (weights.shape[0] == 1 and batch != 1):
         raise ValueError(
-            f"`sample_weight` has shape {tuple(weights.shape)}, but the batch has {batch} samples: "
-            "give one weight a sample."
+            f"`sample_weight` has shape {tuple(weights.shape)}, but the batch has {batch} samples. "
+            "Pass one weight per sample."
         )
     if len(weights.shape) > 1:
         weights = ops.mean(weights, axis=tuple(range(1, len(weights.shape))))

@@ -48,7 +48,7 @@ def spread(weights: Any, values: Any, name: str) -> Any:
     if not fits(weights.shape, values.shape):
         raise ValueError(
             f"`{name}` has shape {received}, which does not fit values of shape "
-            f"{tuple(values.shape)}: give one weight a sample, or one for each of the leading axes."
+            f"{tuple(values.shape)}. Pass one weight per sample, or one per leading position."
         )
     return weights
 

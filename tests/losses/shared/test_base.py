@@ -146,7 +146,7 @@ def test_labels_may_be_a_dictionary():
 def test_lists_for_losses_over_several_layers():
     zeros, ones = np.zeros((2, 3)), np.ones((2, 3))
     assert float(SeveralLayers()([zeros, ones], [zeros, zeros])) == 1.0
-    with pytest.raises(TypeError, match=r"takes a list of tensors.*received one tensor"):
+    with pytest.raises(TypeError, match=r"takes a list of tensors.*Received: one tensor"):
         SeveralLayers()(zeros, ones)
 
 

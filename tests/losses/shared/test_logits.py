@@ -96,7 +96,7 @@ def test_class_weight_is_saved():
 
 def test_class_weight_needs_labels():
     loss = losses.KLDivergence(class_weight={1: 19.0})
-    with pytest.raises(ValueError, match="`class_weight` weighs an example by its label, but"):
+    with pytest.raises(ValueError, match="`class_weight` weighs a sample by its label"):
         loss(np.zeros((2, 3)), np.zeros((2, 3)))
 
 

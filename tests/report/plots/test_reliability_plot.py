@@ -28,7 +28,7 @@ def test_few_answers_give_no_diagram_but_a_sentence(result):
             entry["samples"] //= 10
     full = complete_result(result)
     assert reliability_diagrams(full["models"]) == []
-    assert "300 answers are too few" in render_page(full)
+    assert "There are 300." in render_page(full)
 
 
 def test_without_calibration_there_is_none(result):
