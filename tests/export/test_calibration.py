@@ -132,7 +132,7 @@ def test_warnings_name_what_is_missing():
     many = Calibration(samples, 1, np.array([0, 1]))
     small, classes = warnings_of(few, 4, ["ant", "bee", "cat", "dog"])
     assert "31 samples" in small and "calibration_batches=8" in small
-    assert "classes 'cat', 'dog' is" in classes and "shuffle" in classes
+    assert "lack the classes 'cat', 'dog'," in classes and "shuffle" in classes
     assert len(warnings_of(many, 4, None)) == 1
     assert warnings_of(many, 2, None) == []
     (thousand,) = warnings_of(many, 1000, None)

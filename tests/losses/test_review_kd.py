@@ -181,7 +181,7 @@ def test_refuses_layers_that_do_not_fit(maps):
     loss = built(maps)
     with pytest.raises(ValueError, match="Received: 1 of the teacher's and 2 of the student's"):
         loss(maps[0][:1], maps[1])
-    with pytest.raises(ValueError, match=r"student has shape \(None, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"student's feature of shape \(None, 5, 3\)"):
         ReviewKD().build([(None, 4, 4, 3)], [(None, 5, 3)])
     with pytest.raises(ValueError, match="ReviewKD has variables"):
         ReviewKD()(*maps)
