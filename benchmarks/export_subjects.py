@@ -1,7 +1,8 @@
 """The models of `benchmarks/export_truth.py`: trained, published, large, with planted faults.
 
-Each function returns a model, the samples that calibrate it, and those it is measured on with their
-labels, or `None` where it has none. What trains does so in seconds, on data that is at hand.
+Each function returns a model, the samples that calibrate it, those it is measured on with their
+labels (`None` where it has none), and likewise those that `kd.quantize_within` decides on. What
+trains does so in seconds, on data that is at hand.
 """
 
 import os
@@ -21,10 +22,11 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def digits():
-    """Return training images and labels, and test images and labels, of the embedded digits."""
-    data = kd.datasets.load("digits", split="train", batch_size=-1)
-    x, y = np.asarray(data["image"], "float32") / 255.0, np.asarray(data["label"])
-    return x[:1000], y[:1000], x[1000:], y[1000:]
+    """Return images and labels of the embedded digits: to train, to decide and to test on."""
+    parts = [kd.datasets.load("digits", split=split, batch_size=-1) for split in ("train", "test")]
+    x = np.concatenate([np.asarray(part["image"], "float32") for part in parts]) / 255.0
+    y = np.concatenate([np.asarray(part["label"]) for part in parts])
+    return [(x[i:j], y[i:j]) for i, j in ((0, 800), (800, 1200), (1200, None))]
 
 
 def fitted(model, x, y, epochs, rate=0.003):
@@ -47,13 +49,13 @@ def convolutional(name):
 
 
 def student():
-    x, y, test, labels = digits()
-    return fitted(convolutional("student"), x, y, 20), x[:CALIBRATION], (test, labels)
+    (x, y), deciding, test = digits()
+    return fitted(convolutional("student"), x, y, 20), x[:CALIBRATION], test, deciding
 
 
 def pruned_student():
     """The same student, 75 % of its weights zero."""
-    x, y, test, labels = digits()
+    (x, y), deciding, test = digits()
     teacher = fitted(convolutional("teacher"), x, y, 20)
     distiller = kd.Distiller(
         teacher, keras.models.clone_model(teacher), kd.losses.KLDivergence(4.0)
@@ -61,12 +63,12 @@ def pruned_student():
     distiller.student.set_weights(teacher.get_weights())
     distiller.compile(keras.optimizers.Adam(0.003), LOSS)
     compressed = kd.compress(distiller, (x, y), stages=kd.Prune(0.75, epochs=10), verbose=0)
-    return compressed.model, x[:CALIBRATION], (test, labels)
+    return compressed.model, x[:CALIBRATION], test, deciding
 
 
 def vision_transformer():
     """A small vision transformer of Keras's own layers, trained on the digits."""
-    x, y, test, labels = digits()
+    (x, y), deciding, test = digits()
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 1))
     h = layers.Reshape((16, 32))(layers.Conv2D(32, 2, strides=2)(image))
@@ -78,26 +80,26 @@ def vision_transformer():
         h = layers.Add()([h, layers.Dense(32)(normed)])
     h = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(h))
     model = fitted(keras.Model(image, layers.Dense(10)(h), name="vit"), x, y, 30)
-    return model, x[:CALIBRATION], (test, labels)
+    return model, x[:CALIBRATION], test, deciding
 
 
 def reviews(words=5000, length=64):
-    """Return movie reviews as integers, 0 for padding: training and test, each with labels."""
+    """Return movie reviews, 0 for padding, and labels: to train, to decide and to test on."""
     vectorize = layers.TextVectorization(words, output_sequence_length=length)
     parts = []
-    for split in ("train[:4000]", f"test[:{SAMPLES}]"):
+    for split in ("train[:4000]", f"test[{SAMPLES}:{2 * SAMPLES}]", f"test[:{SAMPLES}]"):
         text, labels = kd.datasets.load(
             "imdb_reviews", split=split, as_supervised=True, batch_size=-1
         )
         if not parts:
             vectorize.adapt(text)
-        parts += [np.asarray(vectorize(text), "int32"), np.asarray(labels)]
+        parts.append((np.asarray(vectorize(text), "int32"), np.asarray(labels)))
     return parts
 
 
 def text_transformer():
     """A transformer whose attention masks the padding with a large negative number."""
-    x, y, test, labels = reviews()
+    (x, y), deciding, test = reviews()
     keras.utils.set_random_seed(0)
     tokens = keras.Input((64,), dtype="int32")
     h = layers.Embedding(5000, 32)(tokens)
@@ -106,12 +108,28 @@ def text_transformer():
     scores = keras.ops.matmul(query, keras.ops.transpose(key, (0, 2, 1))) / 32**0.5
     h = layers.LayerNormalization()(h + keras.ops.matmul(keras.ops.softmax(scores + mask), value))
     model = keras.Model(tokens, layers.Dense(2)(layers.GlobalAveragePooling1D()(h)), name="text")
-    return fitted(model, x, y, 4, 0.001), x[:CALIBRATION], (test, labels)
+    return fitted(model, x, y, 4, 0.001), x[:CALIBRATION], test, deciding
+
+
+def masked_pooling():
+    """A network that weighs the places of an image which are not empty, masking the others."""
+    (x, y), deciding, test = digits()
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    h = layers.Conv2D(16, 3, padding="same", activation="relu")(image)
+    h = layers.Conv2D(32, 3, strides=2, padding="same", activation="relu")(h)
+    h = layers.Reshape((16, 32))(layers.Conv2D(32, 3, padding="same", activation="relu")(h))
+    seen = layers.Flatten()(layers.MaxPooling2D(2)(image))
+    empty = keras.ops.cast(keras.ops.less_equal(seen, 0.0), "float32")
+    scores = layers.Add()([layers.Flatten()(layers.Dense(1)(h)), empty * -1e9])
+    h = layers.Dot(1)([layers.Softmax()(scores), h])
+    model = fitted(keras.Model(image, layers.Dense(10)(h), name="masked"), x, y, 40)
+    return model, x[:CALIBRATION], test, deciding
 
 
 def dead_channel():
     """The student; one channel behind its BatchNormalization is a thousand times the others."""
-    model, calibration, test = student()
+    model, *data = student()
     norm, following = model.get_layer("norm"), model.get_layer("second")
     gamma, beta = np.array(norm.gamma), np.array(norm.beta)
     gamma[3], beta[3] = 1000 * gamma[3], 1000 * beta[3]
@@ -120,18 +138,18 @@ def dead_channel():
     kernel = np.array(following.kernel)
     kernel[:, :, 3] /= 1000
     following.kernel.assign(kernel)
-    return model, calibration, test
+    return model, *data
 
 
 def uneven_kernel():
     """The student; channels of one kernel lie a thousand times apart, evened out by the next."""
-    model, calibration, test = student()
+    model, *data = student()
     layer, following = model.get_layer("second"), model.get_layer("third")
     factors = np.geomspace(0.03, 30.0, 32).astype("float32")
     layer.kernel.assign(layer.kernel * factors)
     layer.bias.assign(layer.bias * factors)
     following.kernel.assign(following.kernel / factors[:, None])
-    return model, calibration, test
+    return model, *data
 
 
 def application(name, module):
@@ -146,15 +164,16 @@ def resnet8(folder):
         images, labels = kd.datasets.load("cifar10", split=split, as_supervised=True, batch_size=-1)
         return np.asarray(images, "float32"), np.asarray(labels, "int64")
 
-    train, test = load(f"train[:{CALIBRATION}]"), load(f"test[:{SAMPLES}]")
-    return kd.teachers.load(folder / "pretrainedResnet.h5"), train[0], test
+    train = load(f"train[:{CALIBRATION}]")
+    model = kd.teachers.load(folder / "pretrainedResnet.h5")
+    return model, train[0], load("test"), load(f"train[-{2 * SAMPLES}:]")
 
 
 def visual_wake_words(folder):
     """On smooth random images: the published data is not at hand."""
-    images = application_models.images_of(96, CALIBRATION + 128) / 255.0
+    images = application_models.images_of(96, CALIBRATION + 528) / 255.0
     model = kd.teachers.load(folder / "vww_96.h5")
-    return model, images[:CALIBRATION], (images[CALIBRATION:], None)
+    return model, images[:CALIBRATION], (images[-128:], None), (images[CALIBRATION:-128], None)
 
 
 def autoencoder(folder):
@@ -168,10 +187,10 @@ def autoencoder(folder):
 
 def keyword(_):
     """On random numbers, with random weights: no published Keras model is at hand."""
-    values = np.random.default_rng(0).normal(size=(CALIBRATION + 256, 49, 10, 1)).astype("float32")
+    values = np.random.default_rng(0).normal(size=(CALIBRATION + 656, 49, 10, 1)).astype("float32")
     model = keyword_spotting()
     application_models.set_batch_statistics(model, values[:CALIBRATION])
-    return model, values[:CALIBRATION], (values[CALIBRATION:], None)
+    return model, values[:CALIBRATION], (values[-256:], None), (values[CALIBRATION:-256], None)
 
 
 def subjects(models=None):
@@ -189,6 +208,7 @@ def subjects(models=None):
         "reviews, masked attention": text_transformer,
         "planted: channel of 1000": dead_channel,
         "planted: uneven kernel": uneven_kernel,
+        "planted: mask of -1e9": masked_pooling,
         "MobileNetV2": lambda: application("MobileNetV2", "mobilenet_v2"),
         "EfficientNetB0": lambda: application("EfficientNetB0", "efficientnet"),
     }

@@ -40,13 +40,14 @@ class Subject:
         model: A Keras model, or what `kd.load_compressed` gives.
         calibration: Images, float32 `[n, height, width, channels]`.
         test: Images, and labels or `None`.
+        deciding: Others, for `kd.quantize_within`. Defaults to `None`: it is not asked for.
     """
 
-    def __init__(self, model, calibration, test):
+    def __init__(self, model, calibration, test, deciding=None):
         plain = getattr(model, "model", model)
         self.quantization_aware = not isinstance(plain, keras.Model)
         self.model = model if self.quantization_aware else plain
-        self.calibration, self.test = calibration, test
+        self.calibration, self.test, self.deciding = calibration, test, deciding
         kernels = [weight for weight in plain.get_weights() if weight.ndim > 1]
         zeros = sum(np.sum(kernel == 0) for kernel in kernels)
         self.sparsity = zeros / sum(kernel.size for kernel in kernels)
@@ -58,7 +59,7 @@ def ours(quantization, **options):
     def write(subject, path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            kd.export_tflite(
+            file = kd.export_tflite(
                 subject.model,
                 path,
                 quantization,
@@ -66,6 +67,7 @@ def ours(quantization, **options):
                 verbose=False,
                 **options,
             )
+        return {"calibration": file.fidelity.calibration if file.fidelity else None}
 
     return write
 
@@ -184,24 +186,34 @@ def asked(subject, form, way):
     """Return whether a form makes sense for a model."""
     if subject.quantization_aware:
         return way == OURS and form.startswith("int8")
+    if "within" in form:
+        return subject.deciding is not None
     return "sparse" not in form or subject.sparsity > 0.25
 
 
-def measure(subject, folder):
-    """Write and measure every form of one model; return the rows."""
+def measure(subject, folder, forms=None, rounds=100):
+    """Write and measure every form of one model; return the rows.
+
+    Args:
+        subject: The model and its data.
+        folder: Where the files are written.
+        forms: Form, way and writing function of each row. Defaults to `None`: `FORMS`.
+        rounds: How often latencies are measured side by side; 0 for never.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows, files = [], {}
-    for number, (form, way, write) in enumerate(FORMS):
+    for number, (form, way, write) in enumerate(forms or FORMS):
         if not asked(subject, form, way):
             continue
         path = folder / f"{number}.tflite"
         row = {"form": form, "way": way}
         rows.append(row)
         try:
-            write(subject, path)
+            row |= write(subject, path) or {}
             images, labels = subject.test
             data = images if labels is None else (images, labels)
-            result = kd.evaluate_tflite(path, data, model=subject.model, runs=3)
+            result = kd.evaluate_tflite(path, data, model=subject.model, runs=1)
+            compared = kd.compare(path, images[:IMAGES], subject.model)
         except Exception as error:  # whatever a peer raises is its result
             row["error"] = type(error).__name__  # the converter's messages are pages long
             continue
@@ -209,12 +221,15 @@ def measure(subject, folder):
             "accuracy": result.accuracy,
             "agreement": result.agreement,
             "difference": result.mean_difference,
+            "signal_to_noise_db": min(compared.signal_to_noise_db, 200.0),  # of equal outputs
             "bytes": result.bytes,
+            "file": f"{folder.name}/{path.name}",
             "zipped_bytes": result.zipped_bytes,
         }
         files[str(path)] = row
         print(f"  {form}, {way}: {result.bytes:,} bytes", flush=True)
-    for path, latency in kd.benchmark_tflite_files(list(files), rounds=100).items():
+    latencies = kd.benchmark_tflite_files(list(files), rounds=rounds) if rounds else {}
+    for path, latency in latencies.items():
         files[path]["latency_ms"] = latency.latency_ms
     return rows
 

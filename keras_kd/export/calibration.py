@@ -159,19 +159,41 @@ def to_measure(
     Raises:
         ValueError: If the data is empty, holds NaN or does not fit the inputs.
     """
+    rows = _first_rows(data, inputs, argument, MEASURED)
+    known = set() if calibration is None else {_key(sample) for sample in calibration.samples}
+    return _samples(rows, inputs, known.isdisjoint(_key(sample) for sample in _singles(rows)))
+
+
+def to_measure_and_choose(data: Any, inputs: Sequence[Input]) -> tuple[Samples, Samples]:
+    """Return the samples of data that a file without ranges is measured on, and those that choose.
+
+    Args:
+        data: Representative data, as for `to_measure`.
+        inputs: The model's inputs.
+
+    Returns:
+        Two groups. The second one, on which ways to write the file are compared, is empty where
+        there are too few samples for both.
+    """
+    found = _first_rows(data, inputs, "representative_data", MEASURED + _CHOOSING)
+    rows = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+    count = min(_CHOOSING, len(rows) // 2)
+    count = count if count >= _LEAST_KEPT else 0
+    return _samples(rows[count:][:MEASURED], inputs, True), _samples(rows[:count], inputs, True)
+
+
+def _first_rows(data: Any, inputs: Sequence[Input], argument: str, count: int) -> list[_Row]:
     if is_arrays(data):
-        data = select_arrays(data, MEASURED, argument)
+        data = select_arrays(data, count, argument)
     rows: list[_Row] = []
     for batch in iterate(data, inputs, _BATCH, argument):
         _refuse_not_finite(batch, argument)
         rows += [(batch, i) for i in range(batch.size)]
-        if len(rows) >= MEASURED:
+        if len(rows) >= count:
             break
     if not rows:
         raise ValueError(f"`{argument}` is empty. Pass at least one batch.")
-    rows = rows[:MEASURED]
-    known = set() if calibration is None else {_key(sample) for sample in calibration.samples}
-    return _samples(rows, inputs, known.isdisjoint(_key(sample) for sample in _singles(rows)))
+    return rows[:count]
 
 
 def stacked(

@@ -17,7 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.data.input import Input
-from keras_kd.export.calibration import Calibration, Samples, calibrate, to_measure
+from keras_kd.export.calibration import (
+    Calibration,
+    Samples,
+    calibrate,
+    to_measure,
+    to_measure_and_choose,
+)
 from keras_kd.export.converter_errors import explain, named_layers
 from keras_kd.export.exclusion import exclude_layers
 from keras_kd.export.int4 import gathers_to_lookups, to_int4
@@ -52,6 +58,7 @@ class Converted:
         not_excluded: What to say of layers that should have another precision and do not, by path.
         kernels: What 4 bits cost the kernels of an int4 file.
         beside: The bytes of files in other forms, where they were asked for and can be converted.
+        weights: Variables whose values in the file are others than the model's, with these.
     """
 
     file: ModelFile
@@ -60,6 +67,7 @@ class Converted:
     not_excluded: dict[str, str] = dataclasses.field(default_factory=dict)
     kernels: tuple[KernelIn4Bits, ...] = ()
     beside: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    weights: tuple[tuple[Any, Any], ...] = ()
 
 
 class Conversion:
@@ -70,11 +78,12 @@ class Conversion:
         options: How it is converted.
         check: Called with every signature before anything is converted; it may refuse them.
         forms: The precision of layers that do not have the file's own, by path. Defaults to none.
-        beside: Other forms to convert to, with the same batch sizes. Defaults to none.
 
     Attributes:
+        beside: Other forms to convert to, with the same batch sizes; none at first.
         calibration: The samples with which ranges are calibrated, or `None`.
         samples: What the file is measured on, or `None`.
+        choosing: What ways to convert are compared on; none of the others.
         flex_layers: The layers which have no builtin operators.
     """
 
@@ -84,16 +93,16 @@ class Conversion:
         options: ExportOptions,
         check: Callable[[Mapping[str, Signature]], None] = lambda signatures: None,
         forms: Mapping[str, str] | None = None,
-        beside: Sequence[str] = (),
     ) -> None:
         self._source = source
         self._options = options
         self._check = check
         self._forms = forms or {}
-        self._wanted_beside = beside
+        self.beside: Sequence[str] = ()
         self._data: tuple[Any, Any] = (None, None)
         self.calibration: Calibration | None = None
         self.samples: Samples | None = None
+        self.choosing = Samples()
         self._seen: Sequence[Mapping[str, np.ndarray]] = ()
         self.flex_layers: list[str] = []
 
@@ -114,25 +123,15 @@ class Conversion:
         (representative, validation), self._data = self._data, (None, None)
         if representative is not None and self._is_integer:
             batches = self._options.calibration_batches
-            self.calibration = calibrate(representative, inputs, batches)
-            self.samples = self.calibration.measured
+            kept = self.calibration = calibrate(representative, inputs, batches)
+            self.samples, self.choosing = kept.measured, kept.choosing
         elif representative is not None and self._options.quantization == "int4":
             kept = calibrate(representative, inputs, None)
-            self._seen, self.samples = kept.samples, kept.measured
-        elif representative is not None and validation is None:
-            self.samples = to_measure(representative, inputs, "representative_data")
+            self._seen, self.samples, self.choosing = kept.samples, kept.measured, kept.choosing
+        elif representative is not None:
+            self.samples, self.choosing = to_measure_and_choose(representative, inputs)
         if validation is not None:
             self.samples = to_measure(validation, inputs, "validation_data", self.calibration)
-
-    @property
-    def mixes_precisions(self) -> bool:
-        """Whether layers have another precision than the file's."""
-        return bool(self._forms)
-
-    @property
-    def choosing(self) -> Samples:
-        """The samples that ways to calibrate are compared on; see `Calibration`."""
-        return Samples() if self.calibration is None else self.calibration.choosing
 
     def again(
         self, source: KerasSource | SavedModelSource, batch_sizes: dict[str, int | None] | None
@@ -269,23 +268,30 @@ class Conversion:
                 file, kernels = to_4_or_8_bits(file, trained, self._seen)
             problems: dict[str, str] = {}
             beside: dict[str, bytes] = {}
-            if isinstance(self._source, KerasSource) and (self._forms or self._wanted_beside):
+            if isinstance(self._source, KerasSource) and (self._forms or self.beside):
                 plain = self._source.in_float()
                 if plain is not self._source:  # whose outputs come from layers, not from quantizers
                     folder = folder / "plain"
                     signatures = plain.write(folder, batch_sizes, unroll)
 
                 def other(form: str) -> ModelFile:
-                    return self._beside(make(form, folder), form)
+                    if form in INTEGER and self.calibration is None:
+                        raise NotConvertedError(
+                            f"Layers in {form!r} need ranges from data. Received: no "
+                            "`representative_data`, or a mask of large numbers that hides all "
+                            "others. Give data, or use 'float32'.",
+                            [],
+                        )
+                    return self._to_stand_beside(make(form, folder), form)
 
                 problems = exclude_layers(file, self._forms, other, plain.model, signatures)
-                for form in self._wanted_beside:
+                for form in self.beside:
                     with contextlib.suppress(NotConvertedError):
                         beside[form] = other(form).packed()
         share_values(file, self._source.clustered_kernels())
         return Converted(file, signatures, batch_sizes, problems, kernels, beside)
 
-    def _beside(self, file: ModelFile, form: str) -> ModelFile:
+    def _to_stand_beside(self, file: ModelFile, form: str) -> ModelFile:
         """Return a file whose operators stand beside those of the file's own precision."""
         if form == "dynamic":  # of int4, whose kernels are those of ai-edge-quantizer
             return to_int4(file, bits=8)

@@ -112,7 +112,10 @@ def operator_layers(
     for operator, name in zip(computing_operators(file), final_names(file), strict=True):
         made_by = origins.get((operator.graph, name))
         if made_by is None:
-            spoken.append(";".join(operator.outputs))
+            parts = ";".join(operator.outputs).split(";")
+            # What moves values bears the name of the quantizer before it, too.
+            own = [part for part in parts if "FakeQuant" not in part]
+            spoken.append(";".join(own or parts))
         else:  # an output has its own name, which says nothing of the layers
             taken = [file.tensor(operator.graph, i) for i in operator.input_indices if i >= 0]
             kernels = [x.name for x in taken if x.constant and len(x.shape) > 1]

@@ -95,6 +95,7 @@ class KerasSource:
         self.weight_bits = weight_bits or {}
         self._clustered = clustered
         self._applied = applied or contextlib.nullcontext
+        self._unrounded: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         self._targets = dict(signatures or {DEFAULT_SIGNATURE: None})
         self.excluded = tuple(excluded)
         self._last: Any = None
@@ -138,18 +139,24 @@ class KerasSource:
         """Return the same model without its trained ranges."""
         if not self.quantization_aware:
             return self
-        plain = KerasSource(self.model, self._targets)
-        plain.calibrated = self.calibrated
+        plain = self.seen_through(self._unrounded, self._unrounded)
+        plain.quantization_aware = False
         return plain
 
-    def seen_through(self, applied: Callable[[], AbstractContextManager[None]]) -> KerasSource:
+    def seen_through(
+        self,
+        applied: Callable[[], AbstractContextManager[None]],
+        unrounded: Callable[[], AbstractContextManager[None]],
+    ) -> KerasSource:
         """Return the same model as it computes with ranges that were found for it.
 
         Args:
             applied: Returns a context in which it does.
+            unrounded: Returns one in which it computes the same in float.
         """
         other = copy.copy(self)
-        other._applied, other._last, other.quantization_aware = applied, None, True
+        other._applied, other._unrounded, other._last = applied, unrounded, None
+        other.quantization_aware = True
         return other
 
     @property

@@ -56,6 +56,7 @@ from keras_kd.export.ways import convert, way_of
 from keras_kd.litert.mixing import computing_operators
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
+from keras_kd.models.views import read_as
 from keras_kd.models.weights import check_finite_weights
 from keras_kd.system.names import suggests_arguments
 from keras_kd.system.user_warning import warn_user
@@ -133,7 +134,8 @@ def export_tflite(
         on_disagreement: What happens below it: `"warn"` of the layer in which the error grows and
             of another form that was tried and reaches it, `"error"`, which writes no file and
             leaves the one that stood there, or `"ignore"`. Defaults to `"warn"`.
-        calibration: How ranges are found for `"int8"` and `"int16x8"`:
+        calibration: How ranges are found for `"int8"` and `"int16x8"`, and whether channels are
+            equalized in other formats of 8 and 4 bits:
 
             - `"minmax"`: by the converter, from the smallest to the largest value.
             - `"percentile"` and `"mse"`: by the engine of `keras_kd.QuantizeAware`, from 99.99 % of
@@ -142,12 +144,13 @@ def export_tflite(
               `"int8"`.
             - With `"+equalization"`, channels of neighbouring layers are made one size; with
               `"+bias_correction"`, biases make up for rounded kernels: `"mse+equalization"`.
+            - `"equalization"` also for `"dynamic"`, `"weight_only"` and `"int4"`.
             - `"auto"`: by `"minmax"`; where fewer than 99 % of the answers are the model's or the
               error exceeds 10 % of an output's spread, on samples kept for it, the other ways are
-              tried too, and the truest is kept and named in the result.
+              tried too, and the truest is kept and named in the result. Without data nothing
+              tells the truest, and no channels are equalized.
 
-            Ranges of a quantization-aware model stay as they were trained; with `exclude`, they are
-            those of `"minmax"`. Defaults to `"auto"`.
+            Ranges of a quantization-aware model stay as they were trained. Defaults to `"auto"`.
         calibration_batches: How many batches of it are used: the first ones of a data set; of
             arrays, evenly spaced samples, 32 for a batch. Defaults to `None`: as many as give 256
             samples; of data with few more, a quarter is kept to measure on. A warning says when
@@ -263,6 +266,8 @@ def export_tflite(
     converted, ways = convert(job, source, way, quantization)
     file = converted.file
     operators = file.operators()
+    # The file's kernels are known again by the values with which they were converted.
+    weights_of_file = functools.partial(read_as, source.model, converted.weights)
     if isinstance(source, KerasSource) and quantization in ("int8", "int4"):
         check_promises(source.model, source.weight_bits, file, target, quantization, forms)
     given = set(forms) - set(getattr(source, "excluded", ()))
@@ -273,7 +278,8 @@ def export_tflite(
         del forms[excluded]
     asked = {kernel.output for kernel in converted.kernels if kernel.bits == 8}
     if forms:
-        asked |= check_excluded(source.model, forms, file, converted.signatures, target)
+        with weights_of_file():
+            asked |= check_excluded(source.model, forms, file, converted.signatures, target)
     kernels = _kernels(source, converted, forms)
     said.append(sentence_on(kernels, target))
     if quantization == "int4" and set(source.weight_bits.values()) == {8}:
@@ -283,7 +289,9 @@ def export_tflite(
     expected = None if job.samples is None or flex else Expected(source, job.samples)
     calibrated = job.calibration is not None and not source.quantization_aware
     if expected is not None and calibrated and isinstance(source, KerasSource):
-        file = merge_scales(file, source.kernels(), lambda made: measure_file(made, expected))
+        with weights_of_file():
+            kernels_of_file = source.kernels()
+        file = merge_scales(file, kernels_of_file, lambda made: measure_file(made, expected))
     if sparse:
         file, sentence = _sparse(file, job, target, flex)
         said.append(sentence)
@@ -312,7 +320,7 @@ def export_tflite(
         kernels,
     )
     if ways is not None:
-        facts["calibration"] |= ways
+        facts["calibration"] = {**(facts["calibration"] or {}), **ways}
     fidelity = None
     with written(target, content, facts) as temporary:
         if not flex:

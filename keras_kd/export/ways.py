@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from keras_kd.export.calibration import stacked
 from keras_kd.export.conversion import Conversion, Converted
 from keras_kd.export.fidelity import Expected, Fidelity
 from keras_kd.export.keras_source import KerasSource
+from keras_kd.export.options import INTEGER
 from keras_kd.export.remedies import measure_file
 from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.export.tracing import as_float32
@@ -21,6 +22,8 @@ from keras_kd.system.quiet import capture_output
 AUTO = "auto"
 _RANGES = ("minmax", "percentile", "mse")
 _CHANGES = ("equalization", "bias_correction")
+# Formats of which nothing but weights is rounded before they run.
+_OF_WEIGHTS = ("dynamic", "int4", "weight_only")
 # A file of so many equal answers and so small an error is not improved on: what is left is the
 # rounding itself.
 _GOOD = ((0.99, 0.1), (0.95, 0.05))
@@ -34,12 +37,13 @@ class Way:
 
     Attributes:
         ranges: `"minmax"` are the converter's own, from the smallest to the largest value;
-            `"percentile"` and `"mse"` those of the engine behind `keras_kd.QuantizeAware`.
+            `"percentile"` and `"mse"` those of the engine behind `keras_kd.QuantizeAware`. `None`
+            for a format that needs none.
         equalize: Whether channels of neighbouring layers are equalized.
         correct: Whether biases make up for the rounding of kernels.
     """
 
-    ranges: str = "minmax"
+    ranges: str | None = "minmax"
     equalize: bool = False
     correct: bool = False
 
@@ -47,7 +51,7 @@ class Way:
     def name(self) -> str:
         """What `calibration=` calls it, such as `"mse+equalization"`."""
         changes = zip((self.equalize, self.correct), _CHANGES, strict=True)
-        return "+".join([self.ranges, *(name for asked, name in changes if asked)])
+        return "+".join(filter(None, [self.ranges, *(name for asked, name in changes if asked)]))
 
     def with_(self, **changes: Any) -> Way:
         """Return another way."""
@@ -76,7 +80,9 @@ def way_of(calibration: str, quantization: str) -> Way | None:
             "'equalization' and 'bias_correction' added by '+', such as 'mse+equalization'. "
             f"Received: calibration={calibration!r}."
         )
-    formats = ("int8",) if way.ranges != "minmax" else ("int8", "int16x8")
+    formats: tuple[str, ...] = ("int8",) if way.ranges != "minmax" else INTEGER
+    if way == Way(equalize=True):
+        formats = (*INTEGER, *_OF_WEIGHTS)
     if way != Way() and quantization not in formats:
         raise ValueError(
             f"`calibration={calibration!r}` is for quantization={' or '.join(map(repr, formats))}. "
@@ -102,7 +108,11 @@ class Chosen:
 
 
 def convert(
-    job: Conversion, source: KerasSource | SavedModelSource, way: Way | None, quantization: str
+    job: Conversion,
+    source: KerasSource | SavedModelSource,
+    way: Way | None,
+    quantization: str,
+    beside: Sequence[str] = (),
 ) -> tuple[Converted, dict[str, Any] | None]:
     """Convert a model, calibrated where it needs to be.
 
@@ -111,59 +121,74 @@ def convert(
         source: The model.
         way: The way to calibrate, or `None` to choose one.
         quantization: The format.
+        beside: Other forms to convert the model to in the same way. Defaults to none.
 
     Returns:
         The file, and for JSON the way in which it was calibrated; `None` if it was not.
     """
+    plain = Way("minmax" if quantization in INTEGER else None)
     if not isinstance(source, KerasSource) or source.quantization_aware:
         if way is not None and way != Way():
             raise ValueError(
                 f"`calibration` needs a Keras 3 model that holds no trained ranges. Received: "
                 f"calibration={way.name!r}. Leave it out."
             )
+        job.beside = beside
         converted = job.run()
         ranges = "trained" if source.quantization_aware else Way().name
         return converted, None if job.calibration is None else {"ranges": ranges, "tried": []}
-    if job.calibration is None:
-        return job.run(), None
-    chosen = _convert_calibrated(job, source, way, quantization)
+    if way is not None and plain.ranges is None:
+        way = way.with_(ranges=None)
+    if quantization not in (*INTEGER, *_OF_WEIGHTS):
+        way = plain
+    chosen = _converted(job, source, way, quantization, plain, beside)
+    if not chosen.name:  # no ranges, and no way that is better than none
+        return chosen.converted, None
     return chosen.converted, {"ranges": chosen.name, "tried": chosen.tried}
 
 
-def _convert_calibrated(
-    job: Conversion, source: KerasSource, way: Way | None, quantization: str
+def _converted(
+    job: Conversion,
+    source: KerasSource,
+    way: Way | None,
+    quantization: str,
+    plain: Way,
+    beside: Sequence[str],
 ) -> Chosen:
     """Convert a model in one way, or in several of which the truest is kept.
 
-    The converter's own ranges come first. The others are tried only where the file is not true.
+    What the converter does of itself comes first. The others are tried only where the file is not
+    true.
 
     Args:
-        job: The conversion, which has calibration data.
+        job: The conversion.
         source: Its model.
         way: The way, or `None` to choose one.
         quantization: The format.
+        plain: What the converter does of itself.
+        beside: Other forms to convert the model to.
     """
-    search = _Search(job, source)
-    if job.mixes_precisions:  # whose layers are taken from files with the converter's own ranges
-        if way is not None and way != Way():
-            raise ValueError(
-                "Layers in another precision are joined to a file with the converter's own ranges. "
-                f"Received: calibration={way.name!r} and exclude=. Leave `calibration` out."
-            )
-        way = Way()
+    search = _Search(job, source, plain)
+    if way is None and not len(job.choosing):
+        way = plain
     if way is not None:
+        job.beside = beside
         return Chosen(search.convert(way), way.name, [{"name": way.name}])
-    first = job.run()
-    if any(operator.is_flex for operator in first.file.operators()):  # LiteRT does not run it
-        return Chosen(first, Way().name, [])
-    search.try_(Way(), first)
+    first = search.convert(plain)
+    flex = any(operator.is_flex for operator in first.file.operators())  # LiteRT does not run it
+    if flex:
+        return Chosen(first, plain.name, [])
+    search.try_(plain, first)
     shared = bool(source.clustered_kernels())
     for candidate in _candidates(search, quantization, shared):
         if search.is_good:
             break
         search.try_(candidate)
-    best = search.best
-    return Chosen(search.files.get(best, first), best.name, search.tried)
+    converted = search.files.get(search.best, first)
+    if beside:
+        job.beside = beside
+        converted = search.convert(search.best)
+    return Chosen(converted, search.best.name, search.tried)
 
 
 def _candidates(search: _Search, quantization: str, shared: bool) -> Iterator[Way]:
@@ -175,15 +200,17 @@ def _candidates(search: _Search, quantization: str, shared: bool) -> Iterator[Wa
         yield search.best.with_(equalize=True)
         if quantization == "int8" and search.best.ranges == "minmax":
             yield Way("percentile", equalize=True)
-        yield search.best.with_(correct=True)
+        if quantization in INTEGER:
+            yield search.best.with_(correct=True)
 
 
 class _Search:
     """Converts and measures.
 
     Args:
-        job: The conversion with the converter's own ranges.
+        job: The conversion.
         source: Its model.
+        plain: What the converter does of itself.
 
     Attributes:
         best: The truest way so far.
@@ -191,29 +218,31 @@ class _Search:
         tried: For JSON; see `Chosen`.
     """
 
-    def __init__(self, job: Conversion, source: KerasSource) -> None:
-        self._job, self._source = job, source
+    def __init__(self, job: Conversion, source: KerasSource, plain: Way) -> None:
+        self._job, self._source, self._plain = job, source, plain
         self._engine: PostTraining | None = None
         self._expected = Expected(source, job.choosing)
         self._sizes: dict[str, int | None] | None = None
         self._best: Fidelity | None = None
-        self.best = Way()
+        self.best = plain
         self.files: dict[Way, Converted] = {}
         self.tried: list[dict[str, Any]] = []
 
     def convert(self, way: Way) -> Converted:
         """Return the file of a way."""
-        if way == Way():
+        if way == self._plain:
             return self._job.run()
         with as_float32(self._source.model), capture_output(False):
             if self._engine is None:
                 self._engine = PostTraining(self._source.model, list(self._batches()))
             ranges = None if way.ranges == "minmax" else way.ranges
             made = self._engine.quantization(ranges, way.equalize, way.correct)
-        job = self._job.again(self._source.seen_through(made.applied), self._sizes)
+            plain = self._engine.in_float(ranges, way.equalize)
+        source = self._source.seen_through(made.applied, plain.applied)
+        job = self._job.again(source, self._sizes)
         if made.left_in_float:  # the converter would find the ranges that hide all else
             job.calibration = None
-        return job.run()
+        return dataclasses.replace(job.run(), weights=tuple(made.weights))
 
     def _batches(self) -> Iterable[Any]:
         for inputs in stacked(self._job.calibration, self._source.inputs):
@@ -223,6 +252,11 @@ class _Search:
         """Measure a way; one that fails is noted."""
         try:
             converted = converted or self.convert(way)
+            first = self.files.get(self._plain, converted)
+            for path in set(converted.not_excluded) - set(first.not_excluded):
+                raise ValueError(converted.not_excluded[path])
+            if self._plain.ranges is None and _size(converted) > _size(first):
+                raise ValueError("The file is larger.")
             found = measure_file(converted.file, self._expected)
         except Exception as error:  # one way that fails is no reason to write no file
             self.tried.append({"name": way.name, "error": f"{type(error).__name__}: {error}"})
@@ -246,6 +280,10 @@ class _Search:
             agreement + _noise(least, found.samples) >= least and error <= most
             for least, most in _GOOD
         )
+
+
+def _size(converted: Converted) -> int:
+    return len(converted.file.packed(keep_names=False))
 
 
 def _agreement(found: Fidelity) -> float:

@@ -42,10 +42,14 @@ class Figures:
     model_accuracy: float | None
 
     def spare(self, limit: Mapping[str, float], errors: float = 0.0) -> float:
-        """Return how far within a limit it is, less so many standard errors."""
-        differ = 1.0 - self.agreement
+        """Return how far within a limit it is, less so many standard errors.
+
+        Where no answer differs, the error is that of one: few samples do not tell more.
+        """
+        differ = max(1.0 - self.agreement, 1.0 / self.samples)
+        errors = errors if slack(limit) > 0.0 else 0.0
         if "min_agreement" in limit:
-            error = math.sqrt(differ * self.agreement / self.samples)
+            error = math.sqrt(differ * (1.0 - differ) / self.samples)
             return self.agreement - errors * error - limit["min_agreement"]
         if self.accuracy is None or self.model_accuracy is None:
             raise ValueError(
@@ -83,6 +87,11 @@ def measure_answers(expected: Expected, path: Any, xnnpack: bool | None) -> Figu
     return Figures(size, scores.agreement, scores.accuracy, scores.model_accuracy)
 
 
+def slack(limit: Mapping[str, float]) -> float:
+    """Return the share of answers that a limit lets differ."""
+    return 1.0 - limit["min_agreement"] if "min_agreement" in limit else limit["max_drop"] / 100
+
+
 class Record:
     """Everything measured so far, in a file; nothing is measured twice, also after a kill."""
 
@@ -115,7 +124,11 @@ class Record:
 
 
 class Search:
-    """The search for the layers that need more bits."""
+    """The search for the layers that need more bits.
+
+    Attributes:
+        within: Whether the file that was found keeps to the limit; known after `run`.
+    """
 
     def __init__(
         self,
@@ -130,6 +143,7 @@ class Search:
         self._limit = limit
         self._verbose = verbose
         self.record = record
+        self.within = True
         few = expected.samples.batches[: max(_SENSITIVE // expected.samples.batches[0].size, 1)]
         self._few = Expected(expected.source, Samples(few))
 
@@ -150,7 +164,11 @@ class Search:
             count *= 2
         high = min(count, len(ranked))
         if not self._holds(first(high)):  # what remains is the noise of the middle precision
-            return self._taken_back(dict.fromkeys(self._files.units, "float32"))
+            floats = dict.fromkeys(self._files.units, "float32")
+            if self._holds(floats):
+                return self._taken_back(floats)
+            self.within = False
+            return max(({}, first(high), floats), key=self._spare)
         low = high // 2 if high > 1 else 0
         while high - low > 1:
             middle = (low + high) // 2
@@ -175,8 +193,6 @@ class Search:
 
     def _taken_back(self, forms: dict[int, str]) -> dict[int, str]:
         """Give units fewer bits again where the limit still holds, those with most work first."""
-        if not self._holds(forms):
-            return forms
         cheaper = [None, *FORMS[self._files.quantization][:-1]]
         for unit in sorted(forms, key=self._files.operations, reverse=True):
             for form in cheaper:
@@ -190,6 +206,10 @@ class Search:
 
     def _holds(self, forms: Mapping[int, str], errors: float = 1.0) -> bool:
         """Whether a file keeps to the limit, with some standard errors to spare."""
+        return self._spare(forms, errors) >= 0
+
+    def _spare(self, forms: Mapping[int, str], errors: float = 1.0) -> float:
+        """Return how far within the limit a file is, less some standard errors."""
         key = json.dumps({self._files.name(i): forms[i] for i in sorted(forms)})
 
         def measure() -> list[Any]:
@@ -205,12 +225,11 @@ class Search:
             return found
 
         figures = [Figures(*row) for row in self.record.known("tried", key, measure)]
-        holds = all(found.spare(self._limit, errors) >= 0 for found in figures)
         if self._verbose:
             worst = min(found.agreement for found in figures)
             layers = f"{len(forms)} of {len(self._files.units)} layers in more bits"
             print(f"{layers}: {worst:.2%} of the model's answers")
-        return holds
+        return min(found.spare(self._limit, errors) for found in figures)
 
 
 def _noise(expected: Expected, content: bytes) -> float:

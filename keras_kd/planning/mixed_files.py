@@ -10,6 +10,7 @@ from keras_kd.export.conversion import Conversion
 from keras_kd.export.exclusion import FORMS, operator_layers
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.options import ExportOptions
+from keras_kd.export.ways import convert, way_of
 from keras_kd.litert.macs import operator_macs
 from keras_kd.litert.mixing import computing_operators, partners, replace_operators
 from keras_kd.litert.model_file import ModelFile
@@ -26,9 +27,11 @@ class MixedFiles:
         source: The model.
         quantization: The form of all layers that have no other.
         representative: Data to calibrate with, or `None`.
-        options: Arguments of `export_tflite`.
+        calibration: How ranges are found, as in `export_tflite`.
+        options: Further arguments of it.
 
     Attributes:
+        calibration: The way that was chosen.
         quantization: As given.
         forms: The forms that there are beside it.
         units: The paths of the layers that the file computes together, by a number, in the order in
@@ -40,12 +43,16 @@ class MixedFiles:
         source: KerasSource,
         quantization: str,
         representative: Any,
+        calibration: str,
         options: Mapping[str, Any],
     ) -> None:
         given = {name: value for name, value in options.items() if name not in SAID}
-        job = Conversion(source, ExportOptions(quantization, **given), beside=FORMS[quantization])
+        job = Conversion(source, ExportOptions(quantization, **given))
+        way = way_of(calibration, quantization)
         job.use_data(representative, None)
-        converted = job.run()
+        converted, found = convert(job, source, way, quantization, beside=FORMS[quantization])
+        chosen = "minmax" if found is None or source.quantization_aware else found["ranges"]
+        self.calibration = chosen
         self.quantization = quantization
         self._contents = {quantization: converted.file.packed(), **converted.beside}
         self.forms = tuple(converted.beside)

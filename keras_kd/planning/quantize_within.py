@@ -23,7 +23,7 @@ from keras_kd.export.options import INTEGER
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.tflite import export_tflite
 from keras_kd.models.layers import hash_of_weights
-from keras_kd.planning.bit_search import Figures, Record, Search, measure_answers
+from keras_kd.planning.bit_search import Figures, Record, Search, measure_answers, slack
 from keras_kd.planning.mixed_files import OPTIONS, SAID, MixedFiles
 from keras_kd.system.arguments import number
 from keras_kd.system.files import check_writable
@@ -67,6 +67,7 @@ class QuantizedWithin:
         limit: The limit: `{"max_drop": 0.5}` or `{"min_agreement": 0.99}`.
         quantization: The form of all layers that need no other.
         exclude: The others: what `export_tflite(exclude=)` takes to write the same file.
+        calibration: How ranges were found: what `export_tflite(calibration=)` takes for it.
         layers: A `LayerDecision` for each group of layers, in the order in which they run.
         samples: How many samples the file is reported on. None of them was used for a decision.
         agreement: Share of equal answers of file and model, with XNNPACK or LiteRT's built-in
@@ -82,6 +83,7 @@ class QuantizedWithin:
     limit: dict[str, float]
     quantization: str
     exclude: dict[str, list[str]]
+    calibration: str
     layers: tuple[LayerDecision, ...]
     samples: int
     agreement: float
@@ -135,7 +137,9 @@ def quantize_within(
 ) -> QuantizedWithin:
     """Write a file of as few bits as a limit on what it may lose allows.
 
-    The model is converted once in each precision. Each layer is then quantized alone, and the error
+    It starts from the file that `export_tflite` writes, with the ranges that
+    `calibration="auto"` chooses, and converts the model in the same way in the other precisions.
+    Each layer is then quantized alone, and the error
     that this makes in the outputs is its sensitivity. Layers get 16 bits, where that cures them, or
     float, the most sensitive first, until the file keeps to the limit on one half of `data`, with
     one standard error to spare and with both XNNPACK and LiteRT's built-in kernels. Those without
@@ -157,16 +161,18 @@ def quantize_within(
             `None`: a third of `data`, which then decides and reports nothing else.
         max_samples: How many samples of `data` are used. Defaults to `2048`.
         verbose: Whether to print the progress and the table. Defaults to `True`.
-        **options: Further arguments of `export_tflite`: `batch_size`, `calibration_batches`,
-            `sparse`, `integer_io`, `class_names`, `preprocessing`, `keep_names`.
+        **options: Further arguments of `export_tflite`: `batch_size`, `calibration`,
+            `calibration_batches`, `sparse`, `integer_io`, `class_names`, `preprocessing`,
+            `keep_names`.
 
     Returns:
-        A `QuantizedWithin`; printed, it is the table. A file that does not keep to the limit is
-        written all the same, with a warning, and has `within=False`.
+        A `QuantizedWithin`; printed, it is the table. Where no file keeps to the limit, the one
+        that comes nearest is written all the same, with a warning, and has `within=False`.
 
     Raises:
-        ValueError: If not exactly one limit is given, labels are missing, `data` is too short, the
-            output gives no classes, or the export refuses the model.
+        ValueError: If not exactly one limit is given, labels are missing, `data` is too short to
+            tell the limit from less (99 % needs 100 samples to decide on), the output gives no
+            classes, or the export refuses the model.
         TypeError: If `model` is not a Keras 3 model or a compressed one, or an argument does not
             exist.
 
@@ -177,7 +183,7 @@ def quantize_within(
     print(found.exclude, found.integer_operations)
     ```
     """
-    known = (*inspect.signature(quantize_within).parameters, *OPTIONS, *SAID)
+    known = (*inspect.signature(quantize_within).parameters, "calibration", *OPTIONS, *SAID)
     if not set(options) <= set(known):
         refuse_unknown("quantize_within", options, known)
     limit = _checked_limit(max_drop, min_agreement)
@@ -198,8 +204,10 @@ def quantize_within(
     calibrating, choosing, reporting = _divided(
         data, source, max_samples, representative_data is None and quantization != "int4"
     )
+    _check_enough(len(choosing), limit, 2 if calibrating is None else 3)
     representative = representative_data if calibrating is None else calibrating
-    files = MixedFiles(source, quantization, representative, options)
+    calibration = options.pop("calibration", "auto")
+    files = MixedFiles(source, quantization, representative, calibration, options)
     search = Search(
         files,
         Expected(source, choosing),
@@ -218,7 +226,7 @@ def quantize_within(
             representative,
             exclude=exclude or None,
             on_disagreement="ignore",
-            calibration="minmax",  # what the layers were measured with
+            calibration=files.calibration,  # what the layers were measured with
             verbose=False,
             **options,
         )
@@ -226,7 +234,7 @@ def quantize_within(
     result = _result(files, forms, search, written, figures, limit, len(reporting))
     search.record.finish(result.to_dict())
     if not result.within:
-        warn_user(_shortfall(result))
+        warn_user(_shortfall(result, search.within))
     if verbose:
         print(result)
     return result
@@ -243,6 +251,18 @@ def _checked_limit(max_drop: float | None, min_agreement: float | None) -> dict[
     number("min_agreement", min_agreement, least=0.0, most=1.0, optional=True)
     given = {"max_drop": max_drop, "min_agreement": min_agreement}
     return {name: float(value) for name, value in given.items() if value is not None}
+
+
+def _check_enough(samples: int, limit: dict[str, float], parts: int) -> None:
+    """Refuse samples on which a file that breaks the limit may well make no mistake."""
+    (name, value), allowed = next(iter(limit.items())), slack(limit)
+    least = math.ceil(1.0 / allowed - 1e-9) if allowed else 0
+    if samples < least:
+        raise ValueError(
+            f"`data` leaves {samples} samples to decide on, too few to tell {name}={value:g} from "
+            f"less. Received: {name}={value:g}. Give `data` of {parts * least} samples "
+            f"(max_samples={parts * least}), or another limit."
+        )
 
 
 def _divided(
@@ -332,6 +352,7 @@ def _result(
         limit=limit,
         quantization=files.quantization,
         exclude=files.exclude(forms),
+        calibration=files.calibration,
         layers=rows,
         samples=samples,
         agreement=min(found.agreement for found in figures),
@@ -342,14 +363,14 @@ def _result(
     )
 
 
-def _shortfall(result: QuantizedWithin) -> str:
+def _shortfall(result: QuantizedWithin, found: bool) -> str:
     limit = ", ".join(f"{name}={value:g}" for name, value in result.limit.items())
     drop = "" if result.drop is None else f" and loses {result.drop:.2f} points of accuracy"
-    floats = sum(row.decision == "float32" for row in result.layers)
     advice = (
-        "All layers that can be are in float: what remains comes from the others."
-        if floats == len(result.layers)
-        else "It kept to the limit on the samples that decided: give more data, or a tighter limit."
+        "It kept to the limit on the samples that decided: give more data, or a tighter limit."
+        if found
+        else "No mixture did, not even with all layers in float that can be: what remains comes "
+        "from the others."
     )
     return (
         f"'{result.path}' does not keep to the limit: it gives {result.agreement:.2%} of the "

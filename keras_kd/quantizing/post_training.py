@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras_kd.quantizing.ranges import Ranges, measure_of
 from keras_kd.quantizing.sites import Sites, find_sites
 
 Weights = list[tuple[keras.Variable, np.ndarray]]
+_NO_SITES = Sites((), {}, frozenset(), {})
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _SUMS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
@@ -69,13 +71,28 @@ class PostTraining:
             )
         if correct:
             weights = _corrected(self._model, self._trace, self._sites, self._batches, weights)
-        held = [(variable, tf.Variable(value, trainable=False)) for variable, value in weights]
-        sites = self._sites if ranges else Sites((), {}, frozenset(), {})
-        made = Ranges(sites.sites, 8, ranges or "minmax")
-        quantization = Quantization(self._model, sites, made, weights=held)
+        sites = self._sites if ranges else _NO_SITES
+        quantization = self._quantization(sites, weights, ranges or "minmax")
         if ranges:
             quantization.calibrate(self._batches, measure_of(ranges, 8))
         return quantization
+
+    def in_float(self, ranges: str | None, equalize: bool = False) -> Quantization:
+        """Return the same without any rounding, nor what makes up for it.
+
+        Its layers can stand beside those of `quantization` with the same arguments.
+
+        Args:
+            ranges: As there.
+            equalize: As there.
+        """
+        weights = equalized(self._model, self._trace) if equalize else []
+        scaled = self._sites.scaled if ranges else frozenset()
+        return self._quantization(dataclasses.replace(_NO_SITES, scaled=scaled), weights, "minmax")
+
+    def _quantization(self, sites: Sites, weights: Weights, ranges: str) -> Quantization:
+        held = [(variable, tf.Variable(value, trainable=False)) for variable, value in weights]
+        return Quantization(self._model, sites, Ranges(sites.sites, 8, ranges), weights=held)
 
 
 def _corrected(

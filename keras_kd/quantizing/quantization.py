@@ -36,6 +36,8 @@ from keras_kd.quantizing.ranges import Measure, Ranges, off_the_middle
 from keras_kd.quantizing.sites import Site, Sites, kernel_activation
 from keras_kd.system.quiet import without_retracing_warnings
 
+# Layers that put a mask to numbers.
+_MASKING = (keras.layers.Add, keras.layers.Multiply, keras.layers.Subtract)
 _SAMPLE = 2**16  # values of a tensor that its range is taken from, in each batch
 
 
@@ -64,7 +66,7 @@ class Quantization:
         self.sites = sites
         self.ranges = ranges
         self.rounding = rounding
-        self._weights = list(weights)
+        self.weights = list(weights)
         self._left = False
         self._operations = {**operations_of(model), _MODEL: model}
         self._variables = [
@@ -165,8 +167,9 @@ class Quantization:
         self._leave(useless)
 
     def _may_leave(self, site: Site) -> bool:
-        """Whether a tensor may hold a mask: what an operation computes, not a layer."""
-        layer = isinstance(self._operations.get(site.path), keras.layers.Layer)
+        """Whether a tensor may hold a mask: what an operation computes, or a layer like one."""
+        operation = self._operations.get(site.path)
+        layer = isinstance(operation, keras.layers.Layer) and not isinstance(operation, _MASKING)
         return site.is_primitive or (site.kind == "output" and not layer)
 
     def _leave(self, useless: Collection[Site]) -> None:
@@ -240,7 +243,7 @@ class Quantization:
 
     def _rounded_variables(self) -> contextlib.AbstractContextManager[None]:
         values = [(variable, self._quantized(s, variable.value)) for variable, s in self._variables]
-        values += self._weights
+        values += self.weights
         if self.rounding is not None and self._mode.now[1] is None:
             values += self.rounding.rounded()
         return read_as(self.model, values) if values else contextlib.nullcontext()

@@ -49,13 +49,21 @@ def test_only_data_tells_which_inputs_are_large(tmp_path):
     assert kinds(plain)[64, 64] == "INT4"
     with pytest.warns(UserWarning, match=r"1 of 3 kernels in 8 bits.*'second' \("):
         path = kd.export_tflite(
-            model, tmp_path / "b.tflite", "int4", X, on_disagreement="ignore", verbose=False
-        )
+            model, tmp_path / "b.tflite", "int4", X, calibration="minmax",
+            on_disagreement="ignore", verbose=False,
+        )  # fmt: skip
     assert kinds(path) == {(64, 32): "INT4", (64, 64): "INT8", (16, 64): "INT4"}
     found = {k["layers"][0]: k for k in kd.read_metadata(path)["kernels_in_4_bits"]}
     assert found["second"]["bits"] == 8 and found["second"]["error"] > 0.2
-    noise = [kd.compare(model, file, X, verbose=False).signal_to_noise_db for file in (plain, path)]
-    assert noise[1] > noise[0] + 5
+    # Equalized, no input is large, and all kernels have 4 bits.
+    even = kd.export_tflite(
+        model, tmp_path / "c.tflite", "int4", X, on_disagreement="ignore", verbose=False
+    )
+    assert even.fidelity.calibration == "equalization"
+    assert set(kinds(even).values()) == {"INT4"}
+    files = (plain, path, even)
+    noise = [kd.compare(model, file, X, verbose=False).signal_to_noise_db for file in files]
+    assert noise[1] > noise[0] + 5 and noise[2] > noise[0] + 5
 
 
 def test_the_error_is_that_of_the_outputs(tmp_path):

@@ -9,6 +9,7 @@ from keras_kd.export.fidelity import Fidelity, OutputFidelity
 from keras_kd.export.tflite import export_tflite
 from keras_kd.export.ways import Way, _is_better, way_of
 from keras_kd.litert.metadata import read_metadata
+from keras_kd.litert.model_file import ModelFile
 
 
 def images(count: int = 400) -> np.ndarray:
@@ -35,14 +36,14 @@ def dead_normalization() -> keras.Model:
     return model
 
 
-def channels_apart() -> keras.Model:
+def channels_apart(width: int = 8) -> keras.Model:
     """Channels of one kernel are a thousand times apart, and the next layer evens them out."""
     keras.utils.set_random_seed(0)
     i = keras.Input((8, 8, 3))
-    z = layers.Conv2D(8, 3, activation="relu", name="conv")(i)
-    z = layers.Conv2D(8, 3, activation="relu", name="next")(z)
+    z = layers.Conv2D(width, 3, activation="relu", name="conv")(i)
+    z = layers.Conv2D(width, 3, activation="relu", name="next")(z)
     model = keras.Model(i, layers.Dense(5)(layers.Flatten()(z)))
-    sizes = np.geomspace(1.0, 1000.0, 8).astype("float32")
+    sizes = np.geomspace(1.0, 1000.0, width).astype("float32")
     kernel, bias = model.get_layer("conv").get_weights()
     model.get_layer("conv").set_weights([kernel * sizes, bias])
     kernel, bias = model.get_layer("next").get_weights()
@@ -108,18 +109,41 @@ def test_a_way_is_chosen_and_shown(tmp_path, capsys):
     assert path.fidelity.agreement > 0.98
 
 
-def test_layers_in_another_precision_have_the_ranges_of_the_converter(tmp_path):
+@pytest.mark.parametrize("calibration", ["percentile", "mse+equalization"])
+@pytest.mark.fast_cases("mse")
+def test_layers_in_float_stand_beside_any_ranges(tmp_path, calibration):
+    """The layers in float are those of the equalized model, whose channels the others expect."""
     model, x = channels_apart(), images()
-    with pytest.raises(ValueError, match=r"calibration='percentile' and exclude="):
-        export_tflite(
-            model, tmp_path / "a.tflite", "int8", x, calibration="percentile",
-            exclude="next", verbose=False,
-        )  # fmt: skip
     path = export_tflite(
-        model, tmp_path / "a.tflite", "int8", x, exclude="next", on_disagreement="ignore",
-        verbose=False,
+        model, tmp_path / "a.tflite", "int8", x, exclude="next", calibration=calibration,
+        on_disagreement="ignore", verbose=False,
     )  # fmt: skip
-    assert path.fidelity.calibration == "minmax"
+    assert path.fidelity.calibration == calibration
+    kinds = {o.outputs[0]: o.output_types[0] for o in ModelFile(path.read_bytes()).operators()}
+    assert "FLOAT32" in kinds.values() and "INT8" in kinds.values()
+    assert calibration == "percentile" or path.fidelity.signal_to_noise_db > 30.0
+
+
+@pytest.mark.parametrize("quantization", ["dynamic", "weight_only", "int4"])
+@pytest.mark.fast_cases("dynamic")
+def test_files_without_ranges_are_equalized_where_it_helps(tmp_path, quantization):
+    model, x = channels_apart(16), images()
+    arguments = {"on_disagreement": "ignore", "verbose": False}
+    path = export_tflite(model, tmp_path / "a.tflite", quantization, x, **arguments)
+    plain = export_tflite(
+        model, tmp_path / "b.tflite", quantization, x, calibration="minmax", **arguments
+    )
+    blind = export_tflite(model, tmp_path / "c.tflite", quantization, **arguments)
+    assert blind.fidelity is None and read_metadata(blind)["calibration"] is None
+    assert path.fidelity.calibration == "equalization" and plain.fidelity.calibration is None
+    assert [t["name"] for t in read_metadata(path)["calibration"]["tried"]] == ["", "equalization"]
+    assert path.fidelity.signal_to_noise_db > plain.fidelity.signal_to_noise_db + 6.0
+    assert path.fidelity.agreement >= plain.fidelity.agreement
+    assert path.stat().st_size <= plain.stat().st_size
+    asked = export_tflite(
+        model, tmp_path / "d.tflite", quantization, calibration="equalization", **arguments
+    )
+    assert asked.read_bytes() == path.read_bytes() or quantization == "int4"
 
 
 def fidelity(agreement: float, error: float) -> Fidelity:
@@ -138,7 +162,7 @@ def test_names_of_ways():
     for way in (Way(), Way("mse", True), Way("percentile", correct=True), Way("mse", True, True)):
         assert way_of(way.name, "int8") == way
     assert way_of("auto", "float32") is None and way_of("minmax", "float16") == Way()
-    assert way_of("equalization", "int16x8") == Way(equalize=True)
+    assert way_of("equalization", "int16x8") == Way(equalize=True) == way_of("equalization", "int4")
     for wrong in ("best", "mse+percentile", "mse+mse", "", None, 3):
         with pytest.raises(ValueError, match="calibration="):
             way_of(wrong, "int8")

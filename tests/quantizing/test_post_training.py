@@ -53,7 +53,7 @@ def rounded(kernel: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 def test_biases_make_up_for_rounded_kernels(use_bias):
     model, x = network(use_bias), images()
     made = PostTraining(model, [x[:32], x[32:]]).quantization(None, correct=True)
-    found = {variable.path: np.asarray(value) for variable, value in made._weights}
+    found = {variable.path: np.asarray(value) for variable, value in made.weights}
     conv, norm = model.get_layer("conv"), model.get_layer("norm")
     kernel = np.asarray(conv.kernel, "float64")
     error = (rounded(kernel, (0, 1, 2)) - kernel).sum((0, 1))
@@ -78,7 +78,7 @@ def test_corrected_biases_move_the_mean_back():
     errors = []
     for correct in (False, True):
         made = engine.quantization(None, equalize=True, correct=correct)
-        values = {id(variable): np.asarray(value) for variable, value in made._weights}
+        values = {id(variable): np.asarray(value) for variable, value in made.weights}
         copied = keras.models.clone_model(model)
         copied.set_weights([values.get(id(v), np.asarray(v.value)) for v in model.weights])
         for name in kernels:
