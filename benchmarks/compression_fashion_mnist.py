@@ -37,6 +37,7 @@ from losses_fashion_mnist import (
 )
 
 import keras_kd as kd
+from keras_kd.system.arguments import constructor_defaults
 from keras_kd.system.files import atomic_path
 
 SPARSITY = 0.6
@@ -329,7 +330,8 @@ def main(argv=None):
         "widths": {role: list(widths) for role, widths in WIDTHS.items()},
         "stages": {KINDS[kind]: stage(kind, chosen.epochs).get_config() for kind in sorted(RATES)},
     }
-    check_settings(folder, json.loads(json.dumps(settings, default=str)))
+    defaults = {name: constructor_defaults(getattr(kd, name)) for name in settings["stages"]}
+    check_settings(folder, json.loads(json.dumps(settings, default=str)), {"stages": defaults})
     print(f"Teacher: {chosen.teacher_epochs} epochs on {taught} images", flush=True)
     teacher = train_teacher(data, taught, chosen.teacher_epochs, folder)
     benchmark = Benchmark(chosen, folder, data, teacher)

@@ -30,6 +30,7 @@ from kept_results import spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
+from keras_kd.system.arguments import with_added
 from keras_kd.system.files import atomic_path
 
 WIDTHS = {"teacher": (16, 32, 64, 128), "student": (8, 12, 16, 24)}
@@ -185,13 +186,13 @@ def accuracy(model, data):
     return float(np.mean(np.argmax(logits, -1) == data.test[1]))
 
 
-def check_settings(folder, settings):
-    """Refuse to mix runs of other settings into one table."""
+def check_settings(folder, settings, defaults=None):
+    """Refuse to mix runs of other settings into one table; added ones may have their defaults."""
     path = folder / "settings.json"
     if not path.exists():
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(settings, indent=2))
-    elif json.loads(path.read_text()) != settings:
+    elif with_added(json.loads(path.read_text()), settings, defaults or {}) != settings:
         raise SystemExit(
             f"'{folder}' holds runs of other settings (see {path.name} in it). Give another "
             "folder with --out, or remove that one."
@@ -281,7 +282,7 @@ def main(argv=None):
         "widths": {role: list(widths) for role, widths in WIDTHS.items()},
         "weights": {name: entry.weight for name, entry in LOSSES.items() if entry},
     }
-    check_settings(folder, settings)
+    check_settings(folder, settings, {"weights": settings["weights"]})
     print(f"Teacher: {chosen.teacher_epochs} epochs on {taught} images", flush=True)
     teacher = train_teacher(data, taught, chosen.teacher_epochs, folder)
     signals = Signals(teacher, part[0])

@@ -12,6 +12,7 @@ from typing import Any
 from keras_kd.cli.command import Command
 from keras_kd.cli.console import Console
 from keras_kd.cli.recipe import recipe_text, tables_of
+from keras_kd.system.arguments import with_added
 from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.json_values import plain
@@ -47,6 +48,7 @@ class OutFolder:
         self._recipe = recipe_text(tables_of(command, settings))
         record = check_writable(self.path / "result.json")
         files = [*files, *_data_files(settings)]
+        self._defaults = {param.name: param.default for param in command.settings}
         self._content: dict[str, Any] = {
             "format": FORMAT,
             "command": command.name,
@@ -111,7 +113,8 @@ class OutFolder:
         if kept["command"] != self._content["command"]:
             return [f"the command ({kept['command']} there, {self._content['command']} here)"]
         found = []
-        theirs, ours = kept["settings"], self._content["settings"]
+        ours = self._content["settings"]
+        theirs = with_added(kept["settings"], ours, self._defaults)
         for key in [*ours, *(key for key in theirs if key not in ours)]:
             before, now = theirs.get(key), ours.get(key)
             if before != now:

@@ -83,15 +83,10 @@ class FeatureReader:
     Args:
         model: The model.
         paths: Paths of its layers, as in `find_layer`.
-        layer_names: For a model whose layers were renamed, the present name of each path.
-            Defaults to `None`.
     """
 
-    def __init__(
-        self, model: Any, paths: Sequence[str], layer_names: Mapping[str, str] | None = None
-    ) -> None:
-        names = layer_names or {}
-        self._layers = {path: find_layer(model, names.get(path, path)) for path in paths}
+    def __init__(self, model: Any, paths: Sequence[str]) -> None:
+        self._layers = {path: find_layer(model, path) for path in paths}
         self._watched = {**_enclosing(model, paths), **self._layers}
         self._model_name = model.name
         self._lock = threading.Lock()

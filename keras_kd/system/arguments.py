@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 
@@ -42,6 +42,28 @@ def constructor_arguments(kind: type) -> list[str]:
         kind: The class.
     """
     return list(constructor_defaults(kind))
+
+
+def with_added(kept: Any, now: Any, defaults: Mapping[str, Any]) -> Any:
+    """Return the arguments of an earlier run with those that were added since, at their defaults.
+
+    Args:
+        kept: The arguments by name, as the run kept them.
+        now: The arguments of this run.
+        defaults: Defaults by name; those of an argument that is a dictionary itself as another
+            dictionary. An added argument with another value, or without a default, stays missing.
+    """
+    if not isinstance(kept, Mapping) or not isinstance(now, Mapping):
+        return kept
+    found = dict(kept)
+    for name, value in now.items():
+        default = defaults.get(name, inspect.Parameter.empty)
+        if name in found:
+            if isinstance(default, Mapping):
+                found[name] = with_added(found[name], value, default)
+        elif value == default or (isinstance(default, tuple) and value == [*default]):
+            found[name] = value
+    return found
 
 
 def number(

@@ -45,6 +45,18 @@ def test_another_run_is_refused(tmp_path):
         OutFolder(COMMAND, settings(out), [str(model)])
 
 
+def test_a_run_of_before_an_option_was_added_is_resumed_at_its_default(tmp_path):
+    with OutFolder(COMMAND, settings(tmp_path)).begun():
+        (tmp_path / "work").write_text("")
+    record = tmp_path / "result.json"
+    kept = json.loads(record.read_text())
+    assert kept["settings"].pop("epochs") == 10
+    record.write_text(json.dumps(kept))
+    OutFolder(COMMAND, settings(tmp_path))
+    with pytest.raises(ValueError, match=r"`epochs` \(None there, 3 here\)"):
+        OutFolder(COMMAND, settings(tmp_path, epochs=3))
+
+
 def test_what_is_no_run_is_not_touched(tmp_path):
     (tmp_path / "mine").write_text("")
     with pytest.raises(ValueError, match=r"is not empty \('mine'\)"):

@@ -122,13 +122,6 @@ def test_layer_that_is_not_called_is_named():
         FeatureReader(model, ["unused"]).run(model, tf.ones((2, 4)), training=False)
 
 
-def test_renamed_layers_are_read_under_their_old_path():
-    model = nested_model()
-    reader = FeatureReader(model, ["old_name"], layer_names={"old_name": "head"})
-    outputs, features = reader.run(model, tf.ones((1, 4)), training=False)
-    np.testing.assert_array_equal(features["old_name"], outputs)
-
-
 def test_reading_works_on_tf_keras_models():
     tf_keras = pytest.importorskip("tf_keras")
     inputs = tf_keras.Input((4,))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.system.arguments import constructor_arguments, number, scheduled
+from keras_kd.system.arguments import constructor_arguments, number, scheduled, with_added
 
 NAN, INF = float("nan"), float("inf")
 SENSELESS = [NAN, INF, -INF, -1.0]
@@ -27,6 +27,15 @@ def test_whole_and_optional_numbers():
     assert number("k", 10**400, whole=True) == 10**400
     with pytest.raises(ValueError, match="whole number of at least 1 and of at most 3"):
         number("k", 2.0, whole=True, least=1, most=3)
+
+
+def test_added_arguments_count_where_they_have_their_defaults():
+    now = {"a": 1, "b": 2, "c": [3], "d": 4, "inner": {"e": 5, "f": 6}}
+    defaults = {"a": 0, "b": 2, "c": (3,), "inner": {"e": 5, "f": 0}}
+    kept = {"a": 0, "old": 7, "inner": {}}
+    expected = {"a": 0, "old": 7, "b": 2, "c": [3], "inner": {"e": 5}}
+    assert with_added(kept, now, defaults) == expected
+    assert kept == {"a": 0, "old": 7, "inner": {}}
 
 
 def test_a_schedule_is_checked_by_its_first_value():

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 import json
 import os
 import pathlib
@@ -44,7 +43,7 @@ from keras_kd.compression.running.student_files import (
 )
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
-from keras_kd.system.arguments import constructor_defaults
+from keras_kd.system.arguments import constructor_defaults, with_added
 from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.reading import read_arrays, read_json
 from keras_kd.system.user_warning import warn_user
@@ -346,13 +345,7 @@ def _with_new_arguments(kept: Any, ours: Any) -> Any:
     kind = keras.saving.get_registered_object(name)
     if kind is None or not all(isinstance(side.get("config"), Mapping) for side in (kept, ours)):
         return kept
-    defaults = constructor_defaults(kind)
-    added = {
-        key: value
-        for key, value in ours["config"].items()
-        if key not in kept["config"] and value == defaults.get(key, inspect.Parameter.empty)
-    }
-    kept["config"] = {**kept["config"], **added}
+    kept["config"] = with_added(kept["config"], ours["config"], constructor_defaults(kind))
     if kept.get("registered_name") == name:  # its module may have moved
         kept["module"] = ours.get("module")
     return kept
