@@ -132,6 +132,16 @@ def test_float16_is_read_as_float32_and_refuses_what_it_cannot_hold(tmp_path):
         cache(model, batches(), tmp_path / "large", dtype="float16")
 
 
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_a_cache_of_float16_serves_again(tmp_path, top_k):
+    arguments = {"dtype": "float16", "top_k": top_k, "temperature": top_k and 1.0}
+    model = teacher()
+    first = [*cache(model, batches(), tmp_path, **arguments)]
+    again = [*cache(model, batches(), tmp_path, **arguments)]
+    for a, b in zip(*map(tf.nest.flatten, (first, again)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.promise
 def test_top_k_keeps_the_mass_of_the_others(tmp_path):
     model = teacher(classes=6)
