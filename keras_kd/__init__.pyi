@@ -24,6 +24,7 @@ from .distilling.distiller import Distiller as Distiller
 from .distilling.dot import DOT as DOT
 from .distilling.hints import Hint as Hint
 from .distilling.mutual import MutualDistiller as MutualDistiller
+from .distilling.on_policy import OnPolicyDistiller as OnPolicyDistiller
 from .distilling.pyramids import pair_levels as pair_levels
 from .distilling.self_teacher import SelfTeacher as SelfTeacher
 from .distilling.transformers import student_from_layers as student_from_layers

@@ -71,6 +71,16 @@ def transformer(layers):
     return keras_hub.models.BertTextClassifier(backbone, num_classes=3, preprocessor=None)
 
 
+def writer(layers):
+    keras_hub = pytest.importorskip("keras_hub")
+    words = {word: i for i, word in enumerate(["<|endoftext|>", "a", "b", "c", "ab"])}
+    preprocessor = keras_hub.models.GPT2CausalLMPreprocessor(
+        keras_hub.tokenizers.GPT2Tokenizer(words, ["a b"]), sequence_length=8
+    )
+    backbone = keras_hub.models.GPT2Backbone(5, layers, 2, 4, 8, max_sequence_length=8)
+    return keras_hub.models.GPT2CausalLM(backbone=backbone, preprocessor=preprocessor)
+
+
 class World:
     """What the examples take for granted: data, models and files."""
 
@@ -172,6 +182,8 @@ class World:
             return {"teacher": transformer(4), "student": transformer(2)}
         if name == "student_from_layers":
             return {"teacher": transformer(6)}
+        if name == "OnPolicyDistiller":
+            return {"teacher": writer(2), "student": writer(1), "texts": ["ab", "cabcab"] * 8}
         if name == "losses.top_k_logits":
             tokens = rng.integers(0, 9, (4, 5))
             embed = keras.Sequential([keras.layers.Embedding(9, 64)])

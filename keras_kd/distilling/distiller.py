@@ -337,6 +337,12 @@ class Distiller(Trainer):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if y is None:
             require_labels(self.compile_arguments.loss, self.student_loss_weight)
+        signals, y_pred, losses, loss = self._teach(x, y, sample_weight)
+        self._track(losses, loss, x)
+        return self._results(signals, x, y, y_pred, sample_weight, training=True)
+
+    def _teach(self, x: Any, y: Any, sample_weight: Any) -> tuple[Any, Any, dict[str, Any], Any]:
+        """Take a step; return the teacher's signals, the student's outputs, losses and total."""
         signals = self.objective.teacher_signals(x)
         apart = self.takes_two_gradients
         with tf.GradientTape(persistent=apart) as tape:
@@ -348,8 +354,7 @@ class Distiller(Trainer):
             scaled = [self.optimizer.scale_loss(part) for part in parts]
         trained = self.student if self.objective.stopped else self
         self._descend(tape, scaled[0], trained.trainable_weights, *scaled[1:])
-        self._track(losses, loss, x)
-        return self._results(signals, x, y, y_pred, sample_weight, training=True)
+        return signals, y_pred, losses, loss
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluate the student on one batch; the teacher runs only where it was asked for."""

@@ -390,7 +390,7 @@ class Trainer(keras.Model):
 
 _SERIALIZED = {
     "teacher", "student", "peers", "distillation_loss_weights", "student_loss_weight",
-    "teacher_inputs", "teacher_outputs",
+    "teacher_inputs", "teacher_outputs", "generate",
 }  # fmt: skip
 
 
