@@ -29,14 +29,14 @@ class OnPolicyDistiller(Distiller):
     labels: the loss on labels, and the metrics, count the other batches alone. Sampling receives no
     gradient.
 
-    The loss of a batch the student wrote is `(1 - w) * sum(w_i * L_i)`, each written token weighing
-    as a token of the data with weight 1; prompts, what follows a stop token, and the last position,
-    whose next token is not written, weigh 0. Their mean in the logs is `on_policy_loss`, and
-    `distillation_loss` is that of the data.
+    The loss of a batch that the student wrote is `(1 - w) * sum(w_i * L_i)`, in which each written
+    token weighs as much as one of the data. Prompts, what follows a stop token, and the last
+    position, whose next token is not written, weigh 0. The logs report `sum(w_i * L_i)` of these
+    batches as `on_policy_loss`, and that of the data as `distillation_loss`.
 
-    Which batches these are, and what is sampled, depends on `seed` and on the optimizer's step: a
-    training resumed by `keras_kd.BackupAndRestore` ends as an uninterrupted one. The published
-    algorithm draws each batch with probability `student_fraction`; here the batches are spread
+    `seed` and the optimizer's step decide which batches these are, and what is sampled: a training
+    resumed by `keras_kd.BackupAndRestore` ends as an uninterrupted one. In the published algorithm
+    each batch is the student's with probability `student_fraction`; here the batches are spread
     evenly, so that the share holds in every part of the training.
 
     Batches are `(inputs, labels, sample_weight)`, the last two optional, as a preprocessor of
