@@ -51,19 +51,19 @@ def cache(
     check_files: bool = True,
     verbose: bool = True,
 ) -> tf.data.Dataset:
-    """Run the teacher once over a dataset, and return the dataset with what it said.
+    """Run the teacher once over a dataset, and return the dataset with its outputs.
 
     The first call runs the teacher, in large batches and with progress, and writes its outputs
-    into `path`. It may be killed: the same call resumes. Later calls open what is
-    there, and run the teacher on a few samples only, to tell that it is the same one, its code
-    included. Outputs are read batch by batch, however large the data.
+    into `path`. Rerun a killed call to resume it. Later calls open the files, and run the teacher
+    on a few samples only, to check that it is the same one, including its code. Outputs are read
+    batch by batch, however large the data.
 
     The inputs are not stored: they come from `dataset`, which must give the same batches in every
-    pass. Shuffle behind the cache: `taught.unbatch().shuffle(10_000).batch(64)`. Augmentation at
-    random would pair one image with what the teacher said of another, and is refused; there are
-    two right forms. With `views=N`, the augmented inputs and labels of `N` epochs are stored with
-    the outputs, and the epochs of `fit` read them in turn. Or the augmentation is seeded by the
-    example (`tf.image.stateless_*` with its index), and so the same in every pass.
+    pass. Shuffle after the cache: `taught.unbatch().shuffle(10_000).batch(64)`. Random augmentation
+    would pair one image with the teacher's outputs for another, and is refused. Two forms work.
+    With `views=N`, the augmented inputs and labels of `N` epochs are stored with the outputs, and
+    the epochs of `fit` read them in turn. Or the augmentation is seeded by the example
+    (`tf.image.stateless_*` with its index), and so is the same in every pass.
 
     Args:
         teacher: A `keras.Model`, another callable on tensors such as an `Ensemble`, or a
@@ -230,7 +230,7 @@ def _as_dataset(dataset: Any) -> tf.data.Dataset:
         )
     if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
         raise ValueError(
-            "The dataset has no end, so a pass over it has none. Put `repeat()` behind the "
+            "The dataset is infinite, so a pass over it never ends. Put `repeat()` after the "
             "cache: cache(teacher, dataset, path).repeat()."
         )
     spec = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]

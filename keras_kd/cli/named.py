@@ -171,5 +171,5 @@ def _weighted(text: str) -> tuple[str, float]:
     try:
         value = float(weight)
     except ValueError:
-        raise ValueError(f"'{text}': the weight behind the colon must be a number.") from None
+        raise ValueError(f"'{text}': the weight after the colon must be a number.") from None
     return name, number("weight", value, least=0, owner=f"'{text}'")

@@ -1,4 +1,4 @@
-"""How true a written file is to its model, measured on real samples."""
+"""The difference between a written file and its model, measured on real samples."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _KEPT_BYTES = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class OutputFidelity:
-    """How true one output of a file is, computed by one set of kernels.
+    """The difference between one output of a file, computed by one set of kernels, and the model's.
 
     Attributes:
         output: The output's name.
         kernels: `"xnnpack"`, LiteRT's default delegate, or `"builtin"`, LiteRT's own kernels, which
             compute as chips and microcontrollers do.
-        agreement: Share of samples (or positions) for which file and model give the same answer;
-            `None` for an output which gives numbers, not classes.
+        agreement: Fraction of samples (or positions) for which file and model give the same
+            answer; `None` for an output that is not classes.
         signal_to_noise_db: `10 log10(sum(output²) / sum(difference²))` in decibels; infinite if
             nothing differs, negative infinity if the file gives NaN.
         relative_error: Root mean square of the difference, divided by the standard deviation of the
@@ -62,22 +62,22 @@ class OutputFidelity:
 
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
-    """How true an exported file is to its model, on real samples.
+    """The difference between an exported file and its model, on real samples.
 
     Measured on the file's first signature. Positions that the model's mask leaves out or whose
     sample weight is 0 do not count.
 
     Attributes:
-        samples: How many samples were run through the model and the file.
-        held_out: Whether none of them calibrated the file. It is false where the data was too
-            short to keep some.
-        outputs: One `OutputFidelity` for every output and set of kernels. A file that XNNPACK does
-            not run has the `"builtin"` ones only.
-        layers: Up to five layers in which the relative error grows to twice or more of what comes
-            in, the largest growth first. Looked for where an answer in a hundred differs or the
-            relative error is above 0.03; empty for models of `tf_keras`.
-        calibration: The way in which ranges were found, as `export_tflite` takes it:
-            `"percentile"`, `"mse+equalization"`, ...; `None` where nothing was calibrated.
+        samples: Number of samples that ran through the model and the file.
+        held_out: Whether none of them calibrated the file. `False` if there was too little data to
+            hold some out.
+        outputs: One `OutputFidelity` per output and set of kernels. A file that XNNPACK does not
+            run has only the `"builtin"` ones.
+        layers: Up to five layers in which the relative error at least doubles, the largest growth
+            first. Searched if one answer in a hundred differs or the relative error is above 0.03;
+            empty for models of `tf_keras`.
+        calibration: The method that found the ranges, as in `export_tflite`: `"percentile"`,
+            `"mse+equalization"`, ...; `None` if nothing was calibrated.
     """
 
     samples: int
@@ -132,13 +132,13 @@ else:  # before Python 3.12, `pathlib.Path` itself cannot be derived from
 
 
 class ExportedFile(_Path):
-    """The path of a file that `export_tflite` wrote, with what was measured of it.
+    """The path of a file that `export_tflite` wrote, with its fidelity.
 
-    It is a `pathlib.Path`; paths made from it (`path.parent`) were not measured.
+    It is a `pathlib.Path`; paths derived from it (`path.parent`) have no fidelity.
 
     Attributes:
-        fidelity: How true the file is to its model; `None` where it was not measured, because no
-            data was given or LiteRT could not run the file.
+        fidelity: The difference from its model; `None` without data, or if LiteRT could not run
+            the file.
     """
 
     fidelity: Fidelity | None = None

@@ -88,7 +88,7 @@ def _dequantized(file: ModelFile, graph: int, index: int) -> np.ndarray:
     """Return the numbers that a constant of 4 bits stands for."""
     tensor = file.tensor(graph, index)
     if tensor.data is None:
-        raise ValueError(f"'{tensor.name}' is no constant.")
+        raise ValueError(f"'{tensor.name}' is not a constant.")
     low, high = (tensor.data << 4).view(np.int8) >> 4, tensor.data.view(np.int8) >> 4
     values = np.stack([low, high], -1).ravel()[: tensor.elements].reshape(tensor.shape)
     axis = file.model.subgraphs[graph].tensors[index].quantization.quantizedDimension

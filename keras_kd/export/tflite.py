@@ -88,123 +88,121 @@ def export_tflite(
     preprocessing: Mapping[str, Any] | str | None = None,
     verbose: bool = True,
 ) -> ExportedFile:
-    """Convert a model to a TFLite file with builtin operators only, and measure how true it is.
+    """Convert a model to a TFLite file with builtin operators, and compare the file with it.
 
-    What is exported is inference: dropout and augmentation layers vanish, and a mixed precision
-    model is exported in float32. Inputs and outputs keep the model's names and order. The finished
-    file is loaded in LiteRT and run before it takes its final name, on samples of
-    `representative_data` if there are any; until then, a file which stood at `path` stays. Beside
-    it, `<name>.tflite.json` says what the file is: see `keras_kd.read_metadata`.
-    The converter's own text is shown only if the export fails.
+    The file computes inference: dropout and augmentation layers are removed, and a mixed precision
+    model is exported in float32. Inputs and outputs keep the model's names and order. The file is
+    run in LiteRT before it replaces an earlier file at `path`, on samples of `representative_data`
+    if there are any. `<name>.tflite.json` beside it describes the file: see
+    `keras_kd.read_metadata`. The converter's output is shown only if the export fails.
 
-    Where there is data, file and model are run on up to 128 samples of it which were kept from
-    calibration, with XNNPACK and with LiteRT's built-in kernels. What comes out stands in the
-    `fidelity` of the result, in the JSON and in the printed line.
+    Given data, model and file run on up to 128 samples that did not calibrate it, with XNNPACK and
+    with LiteRT's built-in kernels. The differences are in the `fidelity` of the result, in the JSON
+    and in the printed line.
 
     Args:
         model: A built Keras 3 model (functional, sequential, or subclassed and called once), the
             result of `keras_kd.compress`, or a `tf_keras` model.
         path: Where to write the file; ends in `.tflite`. Missing folders are created.
-        quantization: How numbers are stored and computed:
+        quantization: How values are stored and computed:
 
             - `"float32"`: as trained.
             - `"float16"`: weights stored in 16 bits, computation in float32.
             - `"weight_only"`: weights stored in 8 bits, computation in float32.
-            - `"dynamic"`: weights stored in 8 bits, activations quantized while running.
+            - `"dynamic"`: weights stored in 8 bits, activations quantized at run time.
             - `"int8"`: weights and activations in 8 bits, with ranges from `representative_data`
               or from quantization-aware training. Inputs and outputs stay float32 unless
               `integer_io`.
             - `"int16x8"`: weights in 8 bits, activations in 16 bits.
             - `"int4"`: weights of dense layers, convolutions and embeddings in 4 bits, the rest as
-              in `"dynamic"`; needs `pip install "keras-kd[int4]"`. What LiteRT cannot run in 4 bits
-              gets 8, with a warning that names it.
+              in `"dynamic"`; needs `pip install "keras-kd[int4]"`. Weights that LiteRT cannot run
+              in 4 bits get 8, with a warning that names them.
 
             Defaults to `"float32"`.
         representative_data: Training data: a `tf.data.Dataset` or another iterable of `x`,
             `(x, y)` or `(x, y, sample_weight)`, such arrays, or a function without arguments that
             yields them, as TFLite's own `representative_dataset`. Activation ranges are calibrated
-            from it for `"int8"` and `"int16x8"`. Not needed by a quantization-aware model; if
-            given, the layers which were not trained with quantization are quantized by it too. In
-            every format, the file is measured on samples of it that did not calibrate.
-        validation_data: Data in the same forms on which the file is measured instead. Defaults to
-            `None`: a part of `representative_data`; without either, nothing is measured.
-        min_agreement: The least share of answers that are to be the model's; for outputs that give
-            numbers, not classes, an error above 30 % of the output's spread counts as less. `None`
-            sets no share. Defaults to `0.95`.
-        on_disagreement: What happens below it: `"warn"` of the layer in which the error grows and
-            of another form that was tried and reaches it, `"error"`, which writes no file and
-            leaves the one that stood there, or `"ignore"`. Defaults to `"warn"`.
+            from it for `"int8"` and `"int16x8"`. A quantization-aware model does not need it; if
+            given, layers without trained quantization are quantized too. In every format, the file
+            is compared with the model on samples of it that did not calibrate.
+        validation_data: Data in the same forms for this comparison. Defaults to `None`: a part of
+            `representative_data`; without either, nothing is compared.
+        min_agreement: The smallest fraction of samples for which file and model must give the same
+            answer. For outputs that are not classes, an error above 30 % of the output's spread
+            counts as less. `None` sets no limit. Defaults to `0.95`.
+        on_disagreement: What happens below it. `"warn"` names the layer in which the error grows,
+            and another format that was tried and reaches it. `"error"` writes no file and leaves an
+            earlier one unchanged. `"ignore"` does nothing. Defaults to `"warn"`.
         calibration: How ranges are found for `"int8"` and `"int16x8"`, and whether channels are
             equalized in other formats of 8 and 4 bits:
 
             - `"minmax"`: by the converter, from the smallest to the largest value.
             - `"percentile"` and `"mse"`: by the engine of `keras_kd.QuantizeAware`, from 99.99 % of
-              the values, or with the smallest squared error. Few large values cost no steps, and a
-              `BatchNormalization` behind an activation becomes a depthwise convolution. For
+              the values, or with the smallest squared error. Outliers then do not widen the range,
+              and a `BatchNormalization` after an activation becomes a depthwise convolution. For
               `"int8"`.
-            - With `"+equalization"`, channels of neighbouring layers are made one size; with
-              `"+bias_correction"`, biases make up for rounded kernels: `"mse+equalization"`.
+            - `"+equalization"` also equalizes the ranges of channels across layers;
+              `"+bias_correction"` corrects biases for rounded kernels: `"mse+equalization"`.
             - `"equalization"` also for `"dynamic"`, `"weight_only"` and `"int4"`.
-            - `"auto"`: by `"minmax"`; where fewer than 99 % of the answers are the model's or the
-              error exceeds 10 % of an output's spread, on samples kept for it, the other ways are
-              tried too, and the truest is kept and named in the result. Without data nothing
-              tells the truest, and no channels are equalized.
+            - `"auto"`: `"minmax"`. If fewer than 99 % of the answers agree, or the error exceeds
+              10 % of an output's spread, on held-out samples, the other methods are tried, and the
+              best one is kept and named in the result. Without data there is no such comparison,
+              and no channels are equalized.
 
             Ranges of a quantization-aware model stay as they were trained. Defaults to `"auto"`.
-        calibration_batches: How many batches of it are used: the first ones of a data set; of
-            arrays, evenly spaced samples, 32 for a batch. Defaults to `None`: as many as give 256
-            samples; of data with few more, a quarter is kept to measure on. A warning says when
-            they are too few, or when classes are missing among the labels.
+        calibration_batches: Number of batches to use: the first ones of a dataset, or evenly spaced
+            samples of arrays, 32 per batch. Defaults to `None`: 256 samples; of little data, a
+            quarter is held out for the comparison. A warning states if there are too few samples,
+            or if their labels lack a class.
         integer_io: Whether the file's float inputs and outputs become int8 (int16 for
-            `"int16x8"`), to be scaled by whoever runs it. Defaults to `False`.
+            `"int16x8"`). The caller must then quantize inputs and dequantize outputs. Defaults to
+            `False`.
         sparse: Whether weights with many zeros are stored in TFLite's sparse encoding, which makes
-            the file of a pruned model smaller. The outputs are compared with the dense file's;
-            weights stay dense, with a warning, where LiteRT would not run the file: 8-bit weights
-            of dense layers, all of `"dynamic"`. Not for `"int4"`. Defaults to `False`.
+            the file of a pruned model smaller. The outputs are compared with the dense file's.
+            Weights stay dense, with a warning, if LiteRT cannot run them: 8-bit weights of dense
+            layers, all of `"dynamic"`. Not for `"int4"`. Defaults to `False`.
         batch_size: Size of the file's batch dimension. `None` leaves it open: the file runs at
-            batch 1 until its inputs are resized. `"auto"` leaves it open where the graph then needs
-            no operators which compute shapes while running, and fixes it to 1 elsewhere (recurrent
-            layers, `Flatten`, `Reshape`, attention): this converts most operators and keeps the
-            graph in one piece for LiteRT's delegates. A dict gives every signature its own size.
+            batch 1 until its inputs are resized. `"auto"` leaves it open unless the graph then
+            needs operators that compute shapes at run time (recurrent layers, `Flatten`, `Reshape`,
+            attention), and fixes it to 1 otherwise: this converts most operators and keeps the
+            graph in one piece for LiteRT's delegates. Pass a dict for one size per signature.
             Defaults to `"auto"`.
         signatures: Functions of the file by name, for LiteRT's `get_signature_runner`: `None` for
-            the model's own outputs, the name of a layer or a list of such for what they give, or a
+            the model's own outputs, the name of a layer or a list of names for their outputs, or a
             function that takes the model's inputs (in the model's structure) and returns tensors.
             The weights are stored once. Defaults to `None`: `{"serving_default": None}`.
-        allow_flex: Whether the file may need TensorFlow's own operators ("flex", SELECT_TF_OPS)
-            where TFLite has no builtin one. Such a file runs only where the Flex delegate is
-            linked in, which this package's runtime does not have: it is written without having
-            been run, and a warning says so. Defaults to `False`: such an export is refused, and the
-            operators and layers are named.
-        keep_names: Whether the file holds the names of inner tensors, as tools that draw its graph
-            show them. Defaults to `False`: they stand in the JSON beside the file, where
-            `keras_kd.compare(..., per_layer=True)` and the report find them.
+        allow_flex: Whether the file may use TensorFlow's own operators ("flex", SELECT_TF_OPS) if
+            TFLite has no builtin one. Such a file needs the Flex delegate, which this package's
+            runtime does not have: it is written without a trial run, with a warning. Defaults to
+            `False`: such an export raises an error that names the operators and layers.
+        keep_names: Whether the file holds the names of inner tensors, for tools that draw its
+            graph. Defaults to `False`: they are in the JSON beside the file, where
+            `keras_kd.compare(..., per_layer=True)` and the report read them.
         exclude: Layers that stay in float while the rest is quantized: a name, a path
             (`"backbone/block1"`), a pattern (`"block*"`), a list of them, or a function
-            `layer -> bool`. What the converter computes in one operator stays in float together. A
-            dict gives layers another precision: `{"int16x8": ["logits"], "float32": ["pool*"]}` for
-            `"int8"`, `{"dynamic": ..., "float32": ...}` for `"int4"`. The written file is read
-            again, and refused where such a layer is in integers. Layers excluded by
-            `keras_kd.QuantizeAware` are excluded here, too. Defaults to `None`: none.
-        class_names: Names of the classes, one for each number of the first output (two for a
-            single one). They are stored in the file as TFLite Metadata (`labels.txt`) and in the
-            JSON. Defaults to `None`.
-        preprocessing: What was done to the inputs before the model saw them, as a text or a dict,
-            which is stored like the class names. Keys of one's own are kept; those that readers of
-            TFLite Metadata know are `"scale"`, `"mean"` and `"std"`, numbers or lists by channel,
-            for `(x * scale - mean) / std`, and `"color"` (`"RGB"` or `"GRAYSCALE"`). Defaults to
-            `None`.
+            `layer -> bool`. Layers that the converter fuses into one operator stay in float
+            together. A dict selects another precision: `{"int16x8": ["logits"], "float32":
+            ["pool*"]}` for `"int8"`, `{"dynamic": ..., "float32": ...}` for `"int4"`. The written
+            file is read again; an excluded layer in integers is an error. Layers excluded by
+            `keras_kd.QuantizeAware` are excluded here too. Defaults to `None`: none.
+        class_names: Names of the classes, one per unit of the first output (two for a single
+            unit). They are stored in the file as TFLite Metadata (`labels.txt`) and in the JSON.
+            Defaults to `None`.
+        preprocessing: The preprocessing of the inputs, a string or a dict, stored like the class
+            names. Readers of TFLite Metadata know the keys `"scale"`, `"mean"` and `"std"`, numbers
+            or lists by channel, for `(x * scale - mean) / std`, and `"color"` (`"RGB"` or
+            `"GRAYSCALE"`). Your own keys are stored too. Defaults to `None`.
         verbose: Whether to print one line about the file. Defaults to `True`.
 
     Returns:
         The file's path, a `pathlib.Path` with the attribute `fidelity`: a `keras_kd.Fidelity`, or
-        `None` where nothing was measured.
+        `None` if nothing was compared.
 
     Raises:
-        ValueError: If an argument is not one of those above, if representative data is missing or
-            does not fit, if class names do not fit the output, if the model cannot be
-            converted to builtin operators (the operators and layers are named), if LiteRT cannot
-            run the result, or if it is below `min_agreement` and `on_disagreement="error"`.
+        ValueError: If an argument is not one of those above, representative data is missing or
+            does not fit, class names do not fit the output, the model cannot be converted to
+            builtin operators, LiteRT cannot run the file, or its agreement is below
+            `min_agreement` with `on_disagreement="error"`.
         TypeError: If `model` is not a model.
         OSError: If `path` cannot be written to, found before the conversion, or the disk is full.
 

@@ -19,7 +19,7 @@ def metadata_path(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what `export_tflite` wrote about a file.
+    """Return the JSON that `export_tflite` wrote beside a file.
 
     The keys are `format` (`"keras_kd.tflite"`), `schema_version` (1), `file` (its name), `bytes`,
     `sha256`, `quantization`, `excluded` (the precision of layers that do not have the file's own,
@@ -40,7 +40,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         path: The `.tflite` file.
 
     Returns:
-        The JSON's content; `None` if there is no JSON, or one which describes another file.
+        The JSON's content; `None` if there is no JSON, or if it describes another file.
 
     Raises:
         FileNotFoundError: If there is no file at `path`.
@@ -96,7 +96,7 @@ def open_file(path: str | os.PathLike[str], content: bytes | None = None) -> Mod
         content: Its bytes. Defaults to `None`: they are read.
 
     Raises:
-        ValueError: If it is no whole TFLite file.
+        ValueError: If it is not a complete TFLite file.
     """
     content = pathlib.Path(path).read_bytes() if content is None else content
     file = ModelFile(content)

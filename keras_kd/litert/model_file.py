@@ -133,7 +133,7 @@ class ModelFile:
         schema: The module that holds the schema.
 
     Raises:
-        ValueError: If the content is no whole TFLite file.
+        ValueError: If the content is not a complete TFLite file.
     """
 
     def __init__(self, content: bytes | bytearray) -> None:
@@ -150,7 +150,7 @@ class ModelFile:
         except (
             struct.error, LookupError, TypeError, ValueError, OverflowError, AttributeError
         ) as error:  # fmt: skip
-            raise ValueError(f"The content is no whole TFLite file: {error}.") from None
+            raise ValueError(f"The content is not a complete TFLite file: {error}.") from None
         self._types = _names(schema.TensorType)
         self._operator_names = _names(schema.BuiltinOperator)
 

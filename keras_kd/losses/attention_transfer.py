@@ -54,7 +54,7 @@ class AttentionTransfer(MapLoss):
         name: Name of the loss. Defaults to `"attention_transfer"`.
 
     Raises:
-        ValueError: If `p` is no whole number above 0; when called, if a feature is not a map.
+        ValueError: If `p` is not a whole number above 0; when called, if a feature is not a map.
 
     Example:
 

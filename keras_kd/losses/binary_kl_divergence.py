@@ -56,7 +56,7 @@ class BinaryKLDivergence(TemperatureLoss):
         temperature: `T`, above 0; higher is softer. Defaults to `4.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"binary_kl_divergence"`.
-        class_weight: Weight of each output's divergence, `{output: weight}` or one an output; no
+        class_weight: Weight of each output's divergence, `{output: weight}` or one per output; no
             labels are needed. Defaults to `None`.
 
     Raises:

@@ -35,8 +35,8 @@ def bounded_regression(teacher: Any, student: Any, labels: Any, margin: float = 
 class BoundedRegression(DistillationLoss):
     """Regression in which the teacher's error is a bound, not a target.
 
-    A teacher of real values may be wrong in any direction, so the student is not drawn to its
-    outputs. The student's squared error counts wherever it is not at least `margin` below the
+    A teacher of real values may be wrong in any direction, so the student is not regressed to
+    its outputs. The student's squared error counts wherever it is not at least `margin` below the
     teacher's squared error: `mean_b |s - y|^2 [|s - y|^2 + margin > |t - y|^2]`.
 
     Args:

@@ -1,4 +1,4 @@
-"""CRD: each example told from many others, across teacher and student."""
+"""CRD: each sample is contrasted with many others, across teacher and student."""
 
 from __future__ import annotations
 
@@ -157,14 +157,14 @@ class CRD(DistillationLoss):
     """Contrastive representation distillation.
 
     Linear heads embed the features of teacher and student as unit vectors. A memory bank keeps the
-    embeddings of every training example. The student's embedding of an example must be told
-    nearer to the teacher's of the same example than to the teacher's of `negatives` others, and
-    the reverse; both losses are summed. The bank is updated with each batch from which gradients
-    are taken, and only then. Heads and bank are no part of the student afterwards.
+    embeddings of every training example. The student's embedding of an example must be
+    closer to the teacher's of the same example than to the teacher's of `negatives` others, and
+    the reverse; both losses are summed. The bank is updated only with batches from which gradients
+    are taken. Heads and bank are not part of the student.
 
-    Labels must name the example: `{"index": index}` or `{"index": index, "label": label}`, with
-    `index` from 0 to `examples - 1` and the class index `label`. Where labels are given, negatives
-    are of other classes, as in the authors' code; otherwise they are any other examples.
+    Labels must hold the index of the example: `{"index": index}` or `{"index": index, "label":
+    label}`, with `index` from 0 to `examples - 1` and the class index `label`. With class labels,
+    negatives are of other classes, as in the authors' code; otherwise they are any other examples.
 
     The first batch fixes the normalising constants, as in the authors' code. One replica only.
 

@@ -31,7 +31,7 @@ class KLDivergence(SoftTargetsLoss):
     """Kullback-Leibler divergence of the student's softened predictions from the teacher's.
 
     `T^2 * mean_b sum_c p_t (log p_t - log p_s)`, both `p = softmax(logits / T)`. The temperature
-    shows how the teacher ranks the wrong classes. Softening divides the gradient by some `T^2`;
+    shows how the teacher ranks the wrong classes. Softening divides the gradient by about `T^2`;
     the factor `T^2` keeps it comparable with that of the loss on labels when `T` changes. It is
     computed from log-softmax, and so is exact on logits of any size.
 
@@ -40,19 +40,19 @@ class KLDivergence(SoftTargetsLoss):
         from_logits: Whether the outputs are logits; probabilities otherwise, which are softened as
             `softmax(log p / T)`. Defaults to `True`.
         name: Name of the loss. Defaults to `"kl_divergence"`.
-        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
-            class; it weighs this loss alone and needs labels. Defaults to `None`.
+        class_weight: Weight of a sample by the class of its label, `{class: weight}` or one per
+            class. It weighs this loss alone and needs labels. Defaults to `None`.
         chunk_size: Number of positions (samples, pixels, tokens) that are treated at a time, for
             vocabularies whose logits fill the memory. In a `tf.function` the loss and its gradient
-            then need, beside both tensors of logits, the student's gradient and some
+            then need, beside both tensors of logits, the student's gradient and about
             `32 * chunk_size * classes` bytes; the values stay the same. Not for
             `jit_compile=True`. Defaults to `None`, all at once.
         standardize: Whether the mean and the spread of each row of logits are removed first, as
             `StandardizedKL` does. Defaults to `False`.
 
     Raises:
-        ValueError: If `temperature` is not above 0, `chunk_size` is no whole number above 0, or a
-            `TopKLogits` was made for another temperature.
+        ValueError: If `temperature` is not above 0, `chunk_size` is not a whole number above 0, or
+            a `TopKLogits` was made for another temperature.
 
     Example:
 

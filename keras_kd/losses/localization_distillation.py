@@ -37,7 +37,7 @@ def localization_distillation(
 class LocalizationDistillation(DistillationLoss):
     """Localization distillation, for detectors whose box edges are distributions over bins.
 
-    Such heads (generalised focal loss, YOLOv8 and later) give `4 * bins` logits a position, bins
+    Such heads (generalised focal loss, YOLOv8 and later) give `4 * bins` logits per position, bins
     last. For each edge the Kullback-Leibler divergence from the teacher's softened distribution is
     taken, and averaged over edges. Positions are weighed by the teacher's confidence, the largest
     of its class probabilities, and divided by the sum of the weights: `sum(w l) / sum(w)`.

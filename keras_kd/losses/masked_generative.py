@@ -86,7 +86,7 @@ class MaskedGenerative(MapLoss):
     """Masked generative distillation.
 
     Random positions of the student's map are set to zero, the same for all channels; two
-    convolutions, trained with the student and no part of it afterwards, must generate the teacher's
+    convolutions, trained with the student but not part of it, must generate the teacher's
     map from the rest. The loss is `scale` times the sum of squared differences, averaged over the
     batch, as in the authors' code for detection and segmentation. For classification that code
     masks channels instead, with a ratio of 0.15 and a scale of `7e-5`; the paper masks positions.

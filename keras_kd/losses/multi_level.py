@@ -36,8 +36,8 @@ class MultiLevel(LogitsLoss):
         temperatures: The temperatures, each above 0. Defaults to `(2.0, 3.0, 4.0, 5.0, 6.0)`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"multi_level"`.
-        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
-            class; it weighs this loss alone and needs labels. Defaults to `None`.
+        class_weight: Weight of a sample by the class of its label, `{class: weight}` or one per
+            class. It weighs this loss alone and needs labels. Defaults to `None`.
         standardize: Whether the mean and the spread of each row of logits are removed first, as
             `StandardizedKL` does. Defaults to `False`.
 

@@ -36,8 +36,8 @@ class ProbabilityMSE(TemperatureLoss):
         temperature: `T`, above 0. Defaults to `1.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"probability_mse"`.
-        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
-            class; it weighs this loss alone and needs labels. Defaults to `None`.
+        class_weight: Weight of a sample by the class of its label, `{class: weight}` or one per
+            class. It weighs this loss alone and needs labels. Defaults to `None`.
         standardize: Whether the mean and the spread of each row of logits are removed first, as
             `StandardizedKL` does. Defaults to `False`.
 

@@ -166,11 +166,11 @@ class Review(keras.layers.Layer):
 class ReviewKD(DistillationLoss):
     """Knowledge review.
 
-    Features of several layers are fused from deep to shallow, each with what the deeper ones hand
-    on, weighed by an attention over positions; each fused feature is compared with the teacher's
-    at the same depth by the hierarchical context loss. The sum over layers, averaged over the
-    batch. The fusions are trained with the student and are no part of it afterwards; they
-    normalise with the statistics of the batch, also in evaluation.
+    Features of several layers are fused from deep to shallow, each with the fused deeper ones,
+    weighted by an attention over positions. Each fused feature is compared with the teacher's at
+    the same depth by the hierarchical context loss, summed over layers and averaged over the batch.
+    The fusions are trained with the student and are not part of it; they normalize with the
+    statistics of the batch, also in evaluation.
 
     Layers are named from shallow to deep on both sides; sizes and channels need not agree. A
     feature without sides, `[batch, channels]`, counts as a map of 1x1: the authors end with the

@@ -38,19 +38,19 @@ class SoftCrossEntropy(SoftTargetsLoss):
         temperature: `T`, above 0; higher is softer. Defaults to `4.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"soft_cross_entropy"`.
-        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
-            class; it weighs this loss alone and needs labels. Defaults to `None`.
+        class_weight: Weight of a sample by the class of its label, `{class: weight}` or one per
+            class. It weighs this loss alone and needs labels. Defaults to `None`.
         chunk_size: Number of positions (samples, pixels, tokens) that are treated at a time, for
             vocabularies whose logits fill the memory. In a `tf.function` the loss and its gradient
-            then need, beside both tensors of logits, the student's gradient and some
+            then need, beside both tensors of logits, the student's gradient and about
             `32 * chunk_size * classes` bytes; the values stay the same. Not for
             `jit_compile=True`. Defaults to `None`, all at once.
         standardize: Whether the mean and the spread of each row of logits are removed first, as
             `StandardizedKL` does. Defaults to `False`.
 
     Raises:
-        ValueError: If `temperature` is not above 0, `chunk_size` is no whole number above 0, or a
-            `TopKLogits` was made for another temperature.
+        ValueError: If `temperature` is not above 0, `chunk_size` is not a whole number above 0, or
+            a `TopKLogits` was made for another temperature.
 
     Example:
 

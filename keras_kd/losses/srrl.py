@@ -62,8 +62,8 @@ class SRRL(DistillationLoss):
     normalization and ReLU), is averaged over positions and classified by the teacher's own frozen
     classifier: the mean squared difference to the teacher's logits asks the student for features
     that the teacher's classifier reads well. The mean squared difference of the averaged features
-    is added. Both have the weight 1 in published code. The connector is no part of the student
-    afterwards.
+    is added. Both have the weight 1 in published code. The connector is not part of the
+    student.
 
     The classifier is copied when the hint is built. A saved loss holds its shape; its weights
     are saved with the distiller.

@@ -23,8 +23,8 @@ class StandardizedKL(TemperatureLoss):
         temperature: `T`, above 0. Defaults to `2.0`.
         from_logits: Whether the outputs are logits; probabilities otherwise. Defaults to `True`.
         name: Name of the loss. Defaults to `"standardized_kl"`.
-        class_weight: Weight of an example by the class of its label, `{class: weight}` or one a
-            class; it weighs this loss alone and needs labels. Defaults to `None`.
+        class_weight: Weight of a sample by the class of its label, `{class: weight}` or one per
+            class. It weighs this loss alone and needs labels. Defaults to `None`.
 
     Raises:
         ValueError: If `temperature` is not above 0.

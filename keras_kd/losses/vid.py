@@ -89,10 +89,10 @@ class GaussianRegressor(keras.layers.Layer):
 class VID(DistillationLoss):
     """Variational information distillation.
 
-    A regressor behind the student's feature predicts the teacher's as a Gaussian: the mean by
-    three 1x1 convolutions, a variance for each channel. The loss is its negative log-likelihood,
+    A regressor on the student's feature predicts the teacher's as a Gaussian: the mean by three 1x1
+    convolutions, one variance per channel. The loss is its negative log-likelihood,
     `mean of 1/2 ((m - t)^2 / variance + log variance)` over all elements; it may be negative. The
-    regressor is trained with the student and is no part of it afterwards. Channels need not agree;
+    regressor is trained with the student and is not part of it. The channels need not agree;
     of two maps the larger is first average-pooled to the sides of the smaller.
 
     Args:

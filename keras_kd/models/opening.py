@@ -165,7 +165,7 @@ def _check_hdf5(file: Any, path: pathlib.Path) -> None:
         if not isinstance(found, h5py.Dataset):
             return
         if found.external or found.is_virtual:
-            raise ValueError(f"'{path}' is refused: '{name}' in it stands in another file.")
+            raise ValueError(f"'{path}' is refused: '{name}' in it is in another file.")
         if is_out_of_proportion(found.nbytes, found.id.get_storage_size()):
             raise ValueError(
                 f"'{path}' is refused: '{name}' in it declares {found.nbytes:,} bytes and holds "

@@ -76,9 +76,9 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
         if wrong.size:
             label = wrong.flat[0]
             advice = (
-                f"give the student {int(values.max()) + 1} outputs"
+                f"use a student with {int(values.max()) + 1} outputs"
                 if label >= classes
-                else f"where {label} stands for no label, use keras.losses."
+                else f"if {label} means no label, use keras.losses."
                 f"SparseCategoricalCrossentropy(from_logits=True, ignore_class={label})"
             )
             raise ValueError(

@@ -80,8 +80,8 @@ def measure_answers(expected: Expected, path: Any, xnnpack: bool | None) -> Figu
         scores.add(given, labels, outputs[names[0]], counted)
     if scores.agreement is None:
         raise ValueError(
-            f"`quantize_within` compares answers, and output '{names[0]}' gives none: its numbers "
-            "are no classes. Use keras_kd.export_tflite(..., exclude=) and keras_kd.compare."
+            f"`quantize_within` compares answers, but output '{names[0]}' is not "
+            "classes. Use keras_kd.export_tflite(..., exclude=) and keras_kd.compare."
         )
     size = len(expected.samples)
     return Figures(size, scores.agreement, scores.accuracy, scores.model_accuracy)

@@ -21,11 +21,11 @@ class ExportForm:
     """One row of `ExportForms`.
 
     Attributes:
-        quantization: The form, such as `"int8"`.
-        result: What `evaluate_tflite` measured; `None` if the form was refused.
+        quantization: The format, such as `"int8"`.
+        result: What `evaluate_tflite` measured; `None` if the format was refused.
         latency_ratio: Median latency divided by that of the first file that was written, measured
-            side by side; `None` if the form was refused.
-        refused: Why the form was refused, or `""`.
+            side by side; `None` if the format was refused.
+        refused: Why the format was refused, or `""`.
     """
 
     quantization: str
@@ -36,10 +36,10 @@ class ExportForm:
 
 @dataclasses.dataclass(frozen=True)
 class ExportForms:
-    """The forms of a model's file. Printing it gives a table.
+    """The files of a model in several formats. Printing it gives a table.
 
     Attributes:
-        files: An `ExportForm` for each form, in the order asked for.
+        files: One `ExportForm` per format, in the order of `quantizations`.
     """
 
     files: tuple[ExportForm, ...]
@@ -94,22 +94,21 @@ def export_all(
     verbose: bool = True,
     **options: Any,
 ) -> ExportForms:
-    """Export a model in every form and measure the files on the same data.
+    """Export a model in every format and measure the files on the same data.
 
     Args:
         model: As for `keras_kd.export_tflite`.
-        folder: Where the files are written, as `<name>_<form>.tflite`.
+        folder: Where to write the files, as `<name>_<format>.tflite`.
         data: Data to measure on, as for `keras_kd.evaluate_tflite`: test data, with labels for
             the accuracy.
-        quantizations: The forms. Defaults to all. One that the model or this installation does
-            not allow is reported with the reason.
-        representative_data: Training data, which `"int8"` and `"int16x8"` are calibrated with.
-            Defaults to `None`: they are refused unless the model was trained for 8 bits.
-        name: What the files' names begin with. Defaults to `None`: the model's name.
-        rounds: How often each file is run for its latency, in turn with the others. Defaults to
-            `50`.
+        quantizations: The formats. Defaults to all. A format that the model or this installation
+            does not support is reported with the reason.
+        representative_data: Training data to calibrate `"int8"` and `"int16x8"`. Defaults to
+            `None`: they are refused unless the model was trained for 8 bits.
+        name: Prefix of the files' names. Defaults to `None`: the model's name.
+        rounds: Number of timed runs per file, in turn with the others. Defaults to `50`.
         verbose: Whether to show progress. Defaults to `True`.
-        **options: Further arguments of `keras_kd.export_tflite`, for every form.
+        **options: Further arguments of `keras_kd.export_tflite`, for every format.
 
     Returns:
         An `ExportForms`.
@@ -117,7 +116,7 @@ def export_all(
     Raises:
         OSError: If a file cannot be written.
         TypeError: If an argument is of the wrong kind.
-        ValueError: If a form does not exist, or none can be exported.
+        ValueError: If a format does not exist, or none can be exported.
 
     Example:
 

@@ -39,14 +39,15 @@ _LEAST_SAMPLES = 32
 
 @dataclasses.dataclass(frozen=True)
 class LayerDecision:
-    """What was decided on layers that the file computes together.
+    """The decision on a group of layers that the file computes together.
 
     Attributes:
         layers: Their paths.
-        sensitivity: Relative error of the outputs if only they have the few bits of the file's
-            form: root mean square of the difference, divided by the standard deviation.
-        decision: Their precision in the file: its own form, or one of `export_tflite`'s `exclude`.
-        bytes: Size of their numbers in the file.
+        sensitivity: Relative error of the outputs if only these layers are quantized: root mean
+            square of the difference, divided by the standard deviation.
+        decision: Their precision in the file: its own format, or a key of `export_tflite`'s
+            `exclude`.
+        bytes: Size of their values in the file.
         operations: Their multiply-accumulate operations for one sample.
     """
 
@@ -63,19 +64,19 @@ class QuantizedWithin:
 
     Attributes:
         path: The written file.
-        within: Whether it keeps to the limit on the samples that it is reported on.
+        within: Whether it meets the limit on the samples of the report.
         limit: The limit: `{"max_drop": 0.5}` or `{"min_agreement": 0.99}`.
-        quantization: The form of all layers that need no other.
-        exclude: The others: what `export_tflite(exclude=)` takes to write the same file.
-        calibration: How ranges were found: what `export_tflite(calibration=)` takes for it.
-        layers: A `LayerDecision` for each group of layers, in the order in which they run.
-        samples: How many samples the file is reported on. None of them was used for a decision.
-        agreement: Share of equal answers of file and model, with XNNPACK or LiteRT's built-in
-            kernels, whichever is smaller.
-        accuracy: Share of right answers of the file, likewise; `None` without labels.
-        model_accuracy: That of the model; `None` without labels.
+        quantization: The format of all layers that are not in `exclude`.
+        exclude: Pass it to `export_tflite(exclude=)` to write the same file.
+        calibration: How ranges were found: pass it to `export_tflite(calibration=)`.
+        layers: One `LayerDecision` per group of layers, in the order in which they run.
+        samples: Number of samples of the report. None of them was used for a decision.
+        agreement: Fraction of samples with the same answer from file and model, the smaller of
+            XNNPACK's and LiteRT's built-in kernels'.
+        accuracy: Accuracy of the file, likewise; `None` without labels.
+        model_accuracy: Accuracy of the model; `None` without labels.
         bytes: Size of the file.
-        integer_operations: Share of the multiply-accumulate operations that are in integers.
+        integer_operations: Fraction of the multiply-accumulate operations in integers.
     """
 
     path: pathlib.Path
@@ -135,16 +136,15 @@ def quantize_within(
     verbose: bool = True,
     **options: Any,
 ) -> QuantizedWithin:
-    """Write a file of as few bits as a limit on what it may lose allows.
+    """Write a file with as few bits as a limit on the loss of accuracy allows.
 
-    It starts from the file that `export_tflite` writes, with the ranges that
-    `calibration="auto"` chooses, and converts the model in the same way in the other precisions.
-    Each layer is then quantized alone, and the error
-    that this makes in the outputs is its sensitivity. Layers get 16 bits, where that cures them, or
-    float, the most sensitive first, until the file keeps to the limit on one half of `data`, with
-    one standard error to spare and with both XNNPACK and LiteRT's built-in kernels. Those without
-    which it does so with two to spare go back. The written file is reported on the other half,
-    which decided nothing.
+    It starts from the file of `export_tflite`, with the ranges that `calibration="auto"` chooses,
+    and converts the model in the same way in the other precisions. The sensitivity of a layer is
+    the error in the outputs when it alone is quantized. The most sensitive layers get 16 bits if
+    that helps, else float, until the file meets the limit on one half of `data`, with a margin of
+    one standard error, with both XNNPACK and LiteRT's built-in kernels. Layers that are not needed
+    for a margin of two are quantized again. The figures of the written file are from the other
+    half, which was not used for decisions.
 
     Args:
         model: A Keras 3 model, or a compressed one.
@@ -152,27 +152,27 @@ def quantize_within(
             `keras_kd.evaluate_tflite`.
         path: The file to write; ends in `.tflite`. `<name>.tflite.plan.json` beside it holds the
             decisions and everything measured. Run the same call again to resume a killed one.
-        max_drop: How many percentage points of accuracy the file may lose. Defaults to `None`.
-        min_agreement: The least share of the model's answers that the file must give. Defaults to
-            `None`. Pass one of the two.
-        quantization: `"int8"`, where layers may get 16 bits and float, `"int16x8"` (float), or
-            `"int4"` (8 bits and float). Defaults to `"int8"`.
+        max_drop: The largest loss of accuracy, in percentage points. Defaults to `None`.
+        min_agreement: The smallest fraction of samples for which file and model must give the same
+            answer. Defaults to `None`. Pass one of the two.
+        quantization: `"int8"` (sensitive layers get 16 bits or float), `"int16x8"` (float) or
+            `"int4"` (8 bits or float). Defaults to `"int8"`.
         representative_data: Training data to calibrate with, as in `export_tflite`. Defaults to
-            `None`: a third of `data`, which then decides and reports nothing else.
-        max_samples: How many samples of `data` are used. Defaults to `2048`.
+            `None`: a third of `data`, which is then used for nothing else.
+        max_samples: Number of samples of `data` to use. Defaults to `2048`.
         verbose: Whether to print the progress and the table. Defaults to `True`.
         **options: Further arguments of `export_tflite`: `batch_size`, `calibration`,
             `calibration_batches`, `sparse`, `integer_io`, `class_names`, `preprocessing`,
             `keep_names`.
 
     Returns:
-        A `QuantizedWithin`; printed, it is the table. Where no file keeps to the limit, the one
-        that comes nearest is written all the same, with a warning, and has `within=False`.
+        A `QuantizedWithin`. Printing it gives the table. If no file meets the limit, the closest
+        one is written, with a warning and `within=False`.
 
     Raises:
-        ValueError: If not exactly one limit is given, labels are missing, `data` is too short to
-            tell the limit from less (99 % needs 100 samples to decide on), the output gives no
-            classes, or the export refuses the model.
+        ValueError: If not exactly one limit is given, labels are missing, `data` has too few
+            samples for the limit (99 % needs 100 samples to decide on), the output is not classes,
+            or the export refuses the model.
         TypeError: If `model` is not a Keras 3 model or a compressed one, or an argument does not
             exist.
 

@@ -29,10 +29,10 @@ def model_card(
     Args:
         result: A dict in the form of a report. Derived keys may be absent.
         path: The Markdown file.
-        model: The key of the model that the card is about; the others stand in the table beside
-            it. Defaults to `None`: the one that is shipped, else all students.
-        overwrite: Whether to replace a file at `path`, and what was written into it by hand.
-            Defaults to `False`.
+        model: The key of the model that the card describes; its table has the others too. Defaults
+            to `None`: the shipped one, else all students.
+        overwrite: Whether to replace an existing file, including edits made in it. Defaults to
+            `False`.
 
     Returns:
         The path.

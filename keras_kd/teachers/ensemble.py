@@ -30,12 +30,12 @@ class Ensemble:
 
     Args:
         teachers: The members, whose outputs are logits `[batch, ..., classes]` of equal shapes.
-        weights: A weight for each member, not negative. Defaults to `None`, all equal.
+        weights: One weight per member, not negative. Defaults to `None`, all equal.
         combine: `"probabilities"` or `"logits"`. Defaults to `"probabilities"`.
         temperature: The temperature `T`, that of the losses that read the outputs; it counts for
             `combine="probabilities"`. Defaults to `1.0`.
-        from_logits: Whether the members return logits; if not, they return probabilities, whose
-            logarithms stand for the logits. Defaults to `True`.
+        from_logits: Whether the members return logits. If `False`, the logarithms of their
+            probabilities are used as logits. Defaults to `True`.
         name: Name of the ensemble. Defaults to `"ensemble"`.
 
     Raises:

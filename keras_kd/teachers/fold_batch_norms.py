@@ -28,14 +28,14 @@ _KERNELS: dict[type, str] = {
 
 
 def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Model:
-    """Return a copy of a model for inference, its batch normalisations folded into kernels.
+    """Return a copy of a model for inference, with batch normalization folded into kernels.
 
-    A batch normalisation in inference mode is a multiplication and an addition by channel. Where
-    it directly follows a convolution or a dense layer whose output nothing else reads, both go
-    into that layer's kernel and bias, and an identity of the same name stands in its place. The
-    outputs are equal but for rounding, and the model is faster. The copy is not for training. A
-    normalisation that is called with `training=True`, or inside a nested model that is, uses the
-    statistics of the batch and stays as it is.
+    In inference mode, batch normalization multiplies and adds per channel. If it directly follows a
+    convolution or a dense layer whose output nothing else reads, both are folded into that layer's
+    kernel and bias, and an identity layer of the same name replaces it. The outputs are equal up to
+    rounding, and the model is faster. Do not train the copy. A normalization that is called with
+    `training=True`, or inside a nested model that is, uses the statistics of the batch and is not
+    folded.
 
     Args:
         model: A functional or sequential model, nested models included.

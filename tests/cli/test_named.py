@@ -40,7 +40,7 @@ def test_losses_and_hints():
     ("losses", "hints", "message"),
     [
         (["kl_divergense"], [], "There is no loss 'kl_divergense'. Did you mean 'kl_divergence'"),
-        (["kl_divergence:much"], [], "the weight behind the colon must be a number"),
+        (["kl_divergence:much"], [], "the weight after the colon must be a number"),
         (["kl_divergence(temp=1)"], [], "Did you mean 'temperature'"),
         ([], ["a"], "A hint is written TEACHER_LAYER:STUDENT_LAYER"),
         ([], ["a:b:c:1:2"], "A hint is written TEACHER_LAYER:STUDENT_LAYER"),

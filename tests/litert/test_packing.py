@@ -169,7 +169,7 @@ def test_more_tables_than_bytes_are_refused(converted):
     table = graph._tab
     start = table.Vector(table.Offset(4)) - 4
     struct.pack_into("<I", content, start, len(content))
-    with pytest.raises(ValueError, match="no whole TFLite file"):
+    with pytest.raises(ValueError, match="not a complete TFLite file"):
         ModelFile(bytes(content))
 
 

@@ -23,8 +23,8 @@ COMMAND = Command(
     short_help="one HTML page, one JSON and one model card of what was measured",
     help="""\
 Make one self-contained HTML page, one JSON file and one Markdown model card of the results of
-`measure`, with the training curves of `distill` and `compress` where theirs are given too. Results
-of `keras-kd demo` (report.json) can stand beside them.""",
+`measure`, and the training curves of `distill` and `compress` if their results are given too.
+Results of `keras-kd demo` (report.json) can be added.""",
     example="""\
   keras-kd measure runs/export/*.tflite --teacher big.keras --data pictures --part validation \\
                    --out runs/measure

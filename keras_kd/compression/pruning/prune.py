@@ -232,16 +232,15 @@ class Prune(Stage):
     ) -> keras.callbacks.Callback:
         """Return a callback that prunes during `fit`, of a `Distiller` or of any Keras model.
 
-        The schedule is spread over the epochs of that `fit`; `epochs`, `optimizer` and
-        `learning_rate` are those of the stage and have no part in it. The masks are saved and
-        restored by `keras_kd.BackupAndRestore`. Weights that a callback such as
-        `EarlyStopping(restore_best_weights=True)` brings back at the end are pruned again, with a
-        warning if they had fewer zeros, wherever it stands in the list. `fit` logs the
-        fraction of masked weights as `sparsity`.
+        The schedule is spread over the epochs of that `fit`; the stage's `epochs`, `optimizer` and
+        `learning_rate` are not used. `keras_kd.BackupAndRestore` saves and restores the masks.
+        Weights that a callback such as `EarlyStopping(restore_best_weights=True)` restores at the
+        end are pruned again, with a warning if they had fewer zeros, in any order of the callbacks.
+        `fit` logs the fraction of masked weights as `sparsity`.
 
         Args:
-            model: The model to prune, where it is only a part of the one that `fit` trains.
-                Defaults to `None`: that one; of a `Distiller`, its student.
+            model: The model to prune, if it is only a part of the trained model. Defaults to
+                `None`: the trained model, or the student of a `Distiller`.
             steps_per_epoch: Number of batches in an epoch, for data that does not know its length.
                 Defaults to `None`.
         """

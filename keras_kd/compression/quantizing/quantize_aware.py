@@ -56,36 +56,34 @@ _COMPOSED = (
 class QuantizeAware(Stage):
     """Trains a student while few bits of weights and activations are emulated, with TF-MOT.
 
-    The student stays the Keras 3 model that it is: no layer is added, wrapped or renamed. While it
-    trains, its kernels are read as TF-MOT's quantizers round them, and the outputs of its layers
-    are rounded to their ranges. Any model will do: functional, sequential, nested or subclassed,
-    with custom layers; the layers inside of attention and of custom layers are quantized, too. The
-    ranges of the activations begin at those of some training batches.
+    The student stays the same Keras 3 model: no layer is added, wrapped or renamed. During
+    training, TF-MOT's quantizers round its kernels, and the outputs of its layers are rounded to
+    their ranges. Any model works: functional, sequential, nested or subclassed, with custom layers.
+    Layers inside attention and custom layers are quantized too. The initial ranges of activations
+    come from a few training batches.
 
-    Afterwards the kernels hold the rounded values, and the ranges stand beside the model, in the
-    `CompressedModel` and its file. `export_tflite(..., "int8")` writes them as they were trained,
-    without representative data; the other formats hold the trained weights.
+    Afterwards the kernels hold the rounded values, and the `CompressedModel` and its file hold the
+    ranges. `export_tflite(..., "int8")` writes them as they were trained, without representative
+    data; the other formats hold the trained weights.
 
-    Zeros of a pruned student stay zero. Weights that a `Cluster` stage of the same `compress` gave
-    one value keep one value, and the file has one integer for each of them.
+    Zeros of a pruned student stay zero. Weights that a `Cluster` stage of the same `compress` made
+    share a value still share it, and the file has one integer per shared value.
 
     Args:
         epochs: Number of epochs of training; with 0 the ranges are calibrated and the weights
             rounded. Defaults to `1`.
-        calibration_batches: Number of training batches that the first ranges are taken from.
-            Defaults to `10`.
+        calibration_batches: Number of training batches for the initial ranges. Defaults to `10`.
         optimizer: As in `Stage`. Defaults to `None`: Adam.
         learning_rate: As in `Stage`. Defaults to `None`: `1e-4`.
         name: As in `Stage`. Defaults to `"quantize_aware"`.
         weight_bits: Bits of a weight, `8` or `4`, or a dictionary of them by name, path or pattern
-            of layers, all others having 8. What an `"int4"` file holds in 8 bits is trained for 8:
-            depthwise, transposed and recurrent kernels, and those of fewer than 1,024 numbers.
+            of layers; all others have 8. Kernels that an `"int4"` file holds in 8 bits are trained
+            for 8: depthwise, transposed and recurrent ones, and those of fewer than 1,024 values.
             Defaults to `8`.
         activation_bits: Bits of an activation, `8` or `16`. Defaults to `8`.
-        ranges: How ranges are found: `"minmax"`, which then follow a moving average,
-            `"percentile"` (99.99 % of the values) and `"mse"` (the smallest squared error), which
-            stay as they were measured, or `"learned"`: begun by `"mse"` and trained by gradient.
-            Defaults to `"percentile"`.
+        ranges: How ranges are found. `"minmax"` follows a moving average. `"percentile"` (99.99 %
+            of the values) and `"mse"` (the smallest squared error) stay as calibrated. `"learned"`
+            starts from `"mse"` and is trained by gradient descent. Defaults to `"percentile"`.
         layers: The layers to quantize, as in `Stage`. Defaults to `None`: all.
         exclude: The layers that stay float, as in `Stage`. Defaults to `None`: none.
         weight_quantizer: A function `bits -> quantizer` that returns a

@@ -110,8 +110,8 @@ class CompressedModel:
     def count_params(self) -> int:
         """Return the number of parameters of the student, zeros included.
 
-        The ranges that quantization-aware training adds are not counted: they are no weights of
-        the exported file.
+        The ranges that quantization-aware training adds are not counted: they are not weights
+        of the exported file.
         """
         return sum(record.parameters for record in self.layers)
 
@@ -163,8 +163,8 @@ class CompressedModel:
         data = as_dataset(data)
         if self.loss is None and self.metrics is None:
             raise ValueError(
-                "There is no loss and no metric to evaluate: the distiller was compiled without, "
-                "or this model was loaded from a file, which cannot hold your own functions "
+                "There is no loss and no metric to evaluate: the distiller was compiled without "
+                "them, or this model was loaded from a file, which cannot hold your own functions "
                 "unless they are registered with @keras.saving.register_keras_serializable(). Use "
                 "`predict`."
             )

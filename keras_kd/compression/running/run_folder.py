@@ -123,9 +123,9 @@ class RunFolder:
         ends = [part["data"].get("train ends") or [] for part in (kept, plan)]
         if any(None not in pair and pair[0] != pair[1] for pair in zip(*ends, strict=False)):
             warn_user(
-                "The training data does not begin and end with the batches it had when the run in "
-                f"'{self.path}' was begun: the data or its order is another now. Stages that are "
-                "done are kept as they are. For other data, give a new folder as `path`."
+                "The first or last batch of the training data has changed since the run in "
+                f"'{self.path}' started: the data or its order is different. Finished stages are "
+                "kept. For other data, pass a new folder as `path`."
             )
         return content
 

@@ -111,9 +111,9 @@ class CallbackStates:
         now = [type(callback).__name__ for callback in self._callbacks]
         if before != now:
             raise ValueError(
-                "The stage that is resumed was begun with other `callbacks` "
+                "The stage to resume was started with other `callbacks` "
                 f"({', '.join(before) or 'none'}). Received: {', '.join(now) or 'none'}. Pass the "
-                "callbacks it was begun with, or a new folder as `path`."
+                "callbacks it was started with, or a new folder as `path`."
             )
 
         def full(value: Any) -> Any:

@@ -121,9 +121,9 @@ class StageRuns:
             if before is not None and abs(value - before) > 1e-3 * max(1.0, abs(before)):
                 warn_user(
                     f"Before compression the student has a {name} of {value:.4f} on the validation "
-                    f"data, and had {before:.4f} when this run was begun: the validation data are "
-                    "others now, or change with each pass. The figures of the stages that are done "
-                    "are kept as they are. For other data, give a new folder as `path`."
+                    f"data, and had {before:.4f} when this run started: the validation data have "
+                    "changed, or change with each pass. The figures of finished stages are kept. "
+                    "For other data, pass a new folder as `path`."
                 )
                 return
 

@@ -86,8 +86,8 @@ def short_label_errors() -> Iterator[None]:
         label, classes = float(found[1]), int(found[2])
         raise ValueError(
             f"Labels must be whole numbers in 0 ... {classes - 1}, because the student has "
-            f"{classes} outputs. Received: label={label:g} behind the first batch. Correct the "
-            "labels, or, where it stands for no label, use keras.losses."
+            f"{classes} outputs. Received: label={label:g} after the first batch. Correct the "
+            "labels, or, if it means no label, use keras.losses."
             f"SparseCategoricalCrossentropy(from_logits=True, ignore_class={label:g})."
         ) from None
 

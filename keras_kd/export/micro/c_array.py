@@ -80,38 +80,37 @@ def export_c_array(
 ) -> CArray:
     """Write a TFLite file as a header and a source file for TensorFlow Lite for Microcontrollers.
 
-    The source file holds the model as an array aligned to 16 bytes. The header holds, in a
-    namespace of its own, the array's size and checksum, an arena size, a function that registers
-    exactly the operators which the model needs in a `tflite::MicroMutableOpResolver`, and shape,
-    type, scale and zero point of every input and output. It includes nothing of TensorFlow.
+    The source file holds the model as an array aligned to 16 bytes. The header holds, in its own
+    namespace, the array's size and checksum, an arena size, a function that registers exactly the
+    operators of the model in a `tflite::MicroMutableOpResolver`, and shape, type, scale and zero
+    point of every input and output. It includes no TensorFlow headers.
 
     If the package `tflite-micro` is installed (`pip install "keras-kd[micro]"`), the file is run
-    in it: what it cannot run is refused in its own words, a file for which it gives other outputs
-    than LiteRT is refused too, and the smallest arena in which it runs is measured, on this
-    machine's reference kernels. The
-    header's `kArenaSize` is that size and a tenth, because optimised kernels (CMSIS-NN, ESP-NN)
-    take other working memory, rounded up to 1,024 bytes. Otherwise it is an estimate from the
-    lifetimes of the file's tensors, and the header says so.
+    in it. A file that it cannot run, or for which it gives other outputs than LiteRT, is refused.
+    The smallest arena in which it runs is measured with the reference kernels on this machine. The
+    header's `kArenaSize` is 10 % larger, because optimized kernels (CMSIS-NN, ESP-NN) need other
+    working memory, and rounded up to 1,024 bytes. Otherwise it is an estimate from the lifetimes
+    of the file's tensors, and the header says so.
 
     Args:
-        tflite_path: The file, with an input shape that is fixed but for the batch. A batch of any
-            size becomes a batch of 1, as microcontrollers run it.
-        out_path: The header or source file to write, or the two without their suffix; `.cpp`
-            names the source so. Defaults to `None`, the file's own name beside it, with `.h` and
+        tflite_path: The file, with an input shape that is fixed except for the batch. An open
+            batch becomes 1.
+        out_path: The header or source file to write, or the path of both without a suffix. With
+            `.cpp`, the source has that suffix. Defaults to `None`: the file's name, with `.h` and
             `.cc`.
-        name: The namespace. Defaults to `None`, the header's name without its suffix, with
-            underscores for what an identifier cannot hold.
-        arena_size: `kArenaSize` in bytes, as `interpreter.arena_used_bytes()` told on the device.
+        name: The namespace. Defaults to `None`: the header's name without its suffix, with
+            underscores for invalid characters.
+        arena_size: `kArenaSize` in bytes, such as `interpreter.arena_used_bytes()` on the device.
             Defaults to `None`, as above.
-        class_names: Names of the classes, for `kClassNames`. Defaults to `None`: those which
+        class_names: Names of the classes, for `kClassNames`. Defaults to `None`: those that
             `export_tflite` wrote into the JSON file beside the model, if any.
-        trial: Whether to run the file in the package `tflite-micro`. Defaults to `None`, if it is
+        trial: Whether to run the file in the package `tflite-micro`. Defaults to `None`: if it is
             installed.
-        allow_differences: Whether a file is written, with a warning, for which a microcontroller
-            gives other outputs than LiteRT: of a float file, by more than 0.0001 of the largest
-            output; else by more than a quantization step and 0.01 of it (root mean square), as
-            both round in each layer. Where the file is not run, the operators count for which this
-            is known. Defaults to `False`.
+        allow_differences: Whether to write, with a warning, a file whose outputs on a
+            microcontroller differ from LiteRT's: for a float file, by more than 0.0001 of the
+            largest output; otherwise by more than a quantization step and 0.01 of it (root mean
+            square), because both round in each layer. If the file is not run, operators that are
+            known to differ count. Defaults to `False`.
 
     Returns:
         A `CArray`.
@@ -121,7 +120,7 @@ def export_c_array(
             `FileExistsError` if one of them exists and was not written by this function.
         ValueError: If the file is damaged, or TensorFlow Lite for Microcontrollers cannot run it
             (operators without a kernel, dynamic range quantization, float16, a sparse encoding,
-            an open input shape) or computes it differently, or an argument is of no use.
+            an open input shape) or computes it differently, or an argument is invalid.
         ImportError: If `trial=True` and `tflite-micro` is not installed.
 
     Example:

@@ -29,9 +29,9 @@ class DistillationLoss(SuggestsArguments):
             teacher and student may differ in width or size.
         uses_logits: Whether the tensors are read as logits.
         uses_labels: Whether labels are needed.
-        several_layers: Whether teacher and student are lists of tensors, one a layer.
+        several_layers: Whether teacher and student are lists of tensors, one per layer.
         reads_features: Whether the tensors are features: weights of positions that do not fit the
-            features are then averaged to one weight a sample.
+            features are then averaged to one weight per sample.
         mixes_positions: Whether positions of a sample are combined before they are compared:
             masked positions are then set to zero on both sides.
         supports_jit: Whether XLA can compile the loss.

@@ -42,8 +42,8 @@ class LogitsLoss(DistillationLoss):
             outputs, which the subclass does, and not the examples.
 
     Args:
-        from_logits: Whether the outputs are logits; if not, they are probabilities, whose
-            logarithms (of at least `1e-30`) stand for the logits. Defaults to `True`.
+        from_logits: Whether the outputs are logits. If `False`, the logarithms of the
+            probabilities (of at least `1e-30`) are used as logits. Defaults to `True`.
         name: Name of the loss. Defaults to the class's name in snake case.
         class_weight: By what the loss of an example is multiplied, by the class of its label: a
             dictionary `{class: weight}`, in which a class left out weighs 1, or one weight a

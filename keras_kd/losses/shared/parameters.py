@@ -52,7 +52,7 @@ def number_of_values(loss: str, shape: Shape, side: str) -> int:
     if len(sides) < max(len(shape) - 1, 1):
         raise ValueError(
             f"{loss} needs to know the size of the {side}'s feature, but its shape is {shape}. "
-            "Name a layer behind a global pooling."
+            "Name a layer after a global pooling."
         )
     return math.prod(sides)
 

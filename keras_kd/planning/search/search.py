@@ -76,7 +76,7 @@ def search(
     Limits that no candidate can keep are refused before training: files of untrained students are
     measured first, and candidates that are too large are never trained. Whatever is done is kept in
     `path`: the same call resumes a killed search, and ends with the front that it would have had.
-    More `trials` or a larger `budget` go on with it. Needs KerasTuner
+    More `trials` or a larger `budget` continue it. Needs KerasTuner
     (`pip install "keras-kd[search]"`).
 
     Several processes share one search if each makes the same call with KerasTuner's variables
@@ -285,13 +285,13 @@ def _open(folder: pathlib.Path, plan: Mapping[str, Any]) -> None:
     if file.exists():
         kept = read_json(file)
         if not isinstance(kept, dict) or kept.get("format") != FORMAT:
-            raise ValueError(f"'{file}' is no record of a search. Give a new folder as `path`.")
+            raise ValueError(f"'{file}' is not a record of a search. Pass a new folder as `path`.")
         _refuse_others(file, kept.get("plan") or {}, plan)
         return
     others = [entry.name for entry in folder.iterdir() if entry.name[0] != "."]
     if others := sorted({*others} - {"prepare", "workers", "engine"}):
         raise ValueError(
-            f"'{folder}' is not empty ('{others[0]}') and holds no search. Give a new folder as "
+            f"'{folder}' is not empty ('{others[0]}') and holds no search. Pass a new folder as "
             "`path`."
         )
     write_json(file, {"format": FORMAT, "plan": plan})
@@ -301,8 +301,8 @@ def _refuse_others(file: pathlib.Path, kept: Mapping[str, Any], plan: Mapping[st
     differing = [key for key in plan if kept.get(key) != plain(plan[key])]
     if differing:
         raise ValueError(
-            f"'{file}' is of a search with other arguments: {', '.join(differing)}. Pass those "
-            "that it was made with, or give a new folder as `path`."
+            f"'{file}' is of a search with other arguments: {', '.join(differing)}. Pass the "
+            "original ones, or a new folder as `path`."
         )
 
 
@@ -310,7 +310,7 @@ def _one(recipe: str | os.PathLike[str], plan: Mapping[str, Any]) -> tuple[Candi
     file = pathlib.Path(recipe)
     content = read_json(file)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"'{file}' is no recipe of a search. Pass the recipe.json of a file.")
+        raise ValueError(f"'{file}' is not a recipe of a search. Pass the recipe.json of a file.")
     _refuse_others(file, content["plan"], plan)
     return Candidate(**content["candidate"]), content["epochs"]
 

@@ -91,7 +91,7 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
         return svg(
             drawn,
             f"front-{cost}",
-            f"Accuracy against the {_TITLES[cost]}, one marker a model. On the Pareto front: "
+            f"Accuracy against the {_TITLES[cost]}, one marker per model. On the Pareto front: "
             f"{names}.",
         )
 

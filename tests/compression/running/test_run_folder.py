@@ -289,7 +289,7 @@ def test_other_validation_data_are_told(tmp_path, recwarn):
     kd.compress(**arguments, path=tmp_path)
     assert not [w for w in recwarn if "validation data" in str(w.message)]
     other = arguments["validation_data"].map(lambda x, y: (x, (y + 1) % 3))
-    with pytest.warns(UserWarning, match="the validation data are others now"):
+    with pytest.warns(UserWarning, match="the validation data have changed"):
         kd.compress(**{**arguments, "validation_data": other}, path=tmp_path)
 
 
@@ -361,7 +361,7 @@ def test_of_large_data_the_first_and_last_batch_are_told(tmp_path, kind, monkeyp
         _short(_KINDS[kind](x, y), tmp_path)
     assert not [w for w in recwarn if "training data" in str(w.message)]
     x[-1 if kind == "sequence" else 0] += 1.0
-    with pytest.warns(UserWarning, match="training data does not begin and end"):
+    with pytest.warns(UserWarning, match="batch of the training data has changed"):
         _short(_KINDS[kind](x, y), tmp_path)
 
 

@@ -152,7 +152,7 @@ def test_a_label_out_of_range_behind_the_first_batch_is_a_sentence(form, jit, la
     y = y.astype("float32") if label == 0.5 else y
     y[50] = label
     student = distiller(jit_compile=jit)
-    with pytest.raises(ValueError, match=f"label={label} behind the first batch") as error:
+    with pytest.raises(ValueError, match=f"label={label} after the first batch") as error:
         student.fit(form(x, y), steps_per_epoch=5, verbose=0)
     assert len(str(error.value)) < 400
     assert np.isfinite(student.student.get_weights()[0]).all()
