@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Compress a model that you already have
 #
-# A `.keras` file in, a small `.tflite` file out. The model is looked at before anything is trained
-# (`kd.check`), a part of it becomes the student (`kd.shrink`), the whole of it the teacher; then
-# the student is pruned and trained for int8 while the teacher keeps teaching, exported, and
-# measured as a file.
+# From a `.keras` file to a small `.tflite` file. The model is checked before any training
+# (`kd.check`). A part of it becomes the student (`kd.shrink`), and the whole model is the teacher.
+# Then the student is pruned and trained for int8 with distillation, exported, and measured as a
+# file.
 #
 #     python examples/compress_a_pretrained_model.py --model my_model.keras
 #
-# takes your classifier instead of the one that is trained here, if it is for the data below:
-# change `DATA` and `prepared` for your own. A model that ends in softmax needs
-# `from_logits=False` in the two losses.
+# takes your classifier instead of the one trained here, if it is for the data below. For your own
+# data, change `DATA` and `prepared`. A model that ends in a softmax needs `from_logits=False` in
+# the two losses.
 
 # %%
 import pathlib
@@ -32,7 +32,7 @@ MODEL = pathlib.Path(
 
 # %% [markdown]
 # ## Data
-# Handwritten digits, embedded in the package. Any TFDS set of images and labels will do.
+# Handwritten digits, embedded in the package. Any TFDS dataset of images and labels works.
 
 # %%
 DATA = "digits"
@@ -51,8 +51,8 @@ test = prepared("test").batch(64)
 
 # %% [markdown]
 # ## The saved model
-# A stand-in for yours: a residual network (He et al. 2016, arXiv:1512.03385), trained and saved as
-# anybody would, without keras_kd.
+# A stand-in for yours: a residual network (He et al. 2016, arXiv:1512.03385), trained and saved
+# without keras_kd.
 
 
 # %%
@@ -88,8 +88,8 @@ if "--model" not in sys.argv:
 
 # %% [markdown]
 # ## Look before you train
-# What each stage and the export will do with each layer, why not, and what to change. It stops
-# here, with the reason, if something would be refused later.
+# What each stage and the export will do with each layer, why not, and what to change. The script
+# stops here, with the reason, if something would be refused later.
 
 # %%
 model = keras.models.load_model(MODEL)
@@ -101,8 +101,8 @@ if not found.ok:
 
 # %% [markdown]
 # ## Shrink
-# Whole channels go, the least important first, until a tenth of the parameters is left; layers
-# that depend on each other shrink together. The plan tells which layers and why.
+# Whole channels are removed, the least important first, until a tenth of the parameters is left.
+# Layers that depend on each other shrink together. The plan lists the layers and the reasons.
 
 # %%
 plan = kd.shrink_plan(model, max_parameters=model.count_params() // 10)
@@ -111,8 +111,8 @@ print(plan)
 
 # %% [markdown]
 # ## Train the small one
-# The shrunk model alone with the labels, and the same with the whole model as its teacher. Then
-# the stages, the teacher teaching.
+# The shrunk model is trained with labels only, and with the whole model as its teacher. Then the
+# stages run, with distillation.
 
 
 # %%
@@ -146,8 +146,8 @@ runs = [run(seed) for seed in SEEDS]
 
 # %% [markdown]
 # ## Report
-# The table is that of the files; `report.html` shows each in full: classes, calibration, layers.
-# Ship the last file only if it keeps your limits.
+# The table compares the files. `report.html` shows each in full: classes, calibration, layers.
+# Ship the last file only if it meets your limits.
 
 # %%
 results = {title: [measured[title] for _, measured in runs] for title in runs[0][1]}

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Image classification: a residual network teaches a depthwise-separable one
 #
-# The whole way on one page: a teacher, a student trained alone and by the teacher, pruning and
-# quantization-aware training while the teacher keeps teaching, and what each exported file does.
+# The complete workflow on one page: a teacher, a student trained alone and with the teacher,
+# pruning and quantization-aware training with distillation, and the measured files.
 #
 # A depthwise-separable network (Howard et al. 2017, arXiv:1704.04861) needs few multiplications,
-# which is why phones run it; it learns less from labels alone than a residual network (He et al.
-# 2016, arXiv:1512.03385), which is why it profits from a teacher.
+# so it suits phones. It learns less from labels alone than a residual network (He et al. 2016,
+# arXiv:1512.03385), so it benefits from a teacher.
 
 # %%
 import pathlib
@@ -27,8 +27,8 @@ OUT = pathlib.Path("exports/image_classification")
 
 # %% [markdown]
 # ## Data
-# Any TFDS set of images in ten classes, `--data cifar10` for example; the networks take their shape
-# from it.
+# Any TFDS dataset of images in ten classes works, for example with `--data cifar10`. The networks
+# take their input shape from it.
 
 
 # %%
@@ -48,8 +48,8 @@ SHAPE = train.element_spec[0].shape[1:]
 
 # %% [markdown]
 # ## The two networks
-# Both end in logits. The teacher's last feature map and the student's have the same height and
-# width, so that a hint can compare them.
+# Both end in logits. The last feature maps of teacher and student have the same height and width,
+# so a hint can compare them.
 
 
 # %%
@@ -137,7 +137,7 @@ runs = [run(seed) for seed in SEEDS]
 
 # %% [markdown]
 # ## Result
-# Every figure is the file's, on the test data. One teacher; the students once for every seed.
+# Every figure is that of the file, on the test data. One teacher; one student per seed.
 
 # %%
 print(
@@ -148,8 +148,8 @@ print(
 
 # %% [markdown]
 # ## A pretrained teacher with an input size of its own
-# A network of `keras.applications` wants larger images with three channels. `teacher_inputs` adapts
-# what the student sees; the student and the data stay as they are. Its ImageNet weights are a
+# A network of `keras.applications` needs larger images with three channels. `teacher_inputs`
+# adapts the student's images for it; student and data do not change. Its ImageNet weights are a
 # download, so this part runs with `--pretrained`, and in quick mode with random weights.
 
 

@@ -1,15 +1,14 @@
 # %% [markdown]
 # # Image segmentation: every pixel is taught
 #
-# A segmentation network gives one vector of logits for every pixel. The losses of a classifier
-# serve it as they are: `kd.losses.KLDivergence` reads logits of shape `[..., classes]`, so that the
-# teacher says of each pixel which other garments it might belong to. Distillation of this kind was
-# tried on segmentation by Liu et al. (2019, arXiv:1903.04197), as the first of their parts.
+# A segmentation network outputs one vector of logits per pixel. The losses of a classifier work
+# unchanged: `kd.losses.KLDivergence` reads logits of shape `[..., classes]`, so the teacher shows
+# for each pixel which other garments are likely. Liu et al. (2019, arXiv:1903.04197) used this
+# kind of distillation for segmentation as the first of their parts.
 #
-# Both networks are encoder-decoders: they halve the image several times, to see what a thing is,
-# and double it again, adding the maps of the way down, to see where it ends (LinkNet, Chaurasia and
-# Culurciello 2017, arXiv:1707.03718; U-Net joins the maps instead of adding them). The student
-# is half as wide, which makes a quarter of the weights.
+# Both networks are encoder-decoders. They halve the image several times and double it again, with
+# additive skip connections (LinkNet, Chaurasia and Culurciello 2017, arXiv:1707.03718; U-Net
+# concatenates instead). The student is half as wide, with a quarter of the weights.
 
 # %%
 import pathlib
@@ -32,9 +31,10 @@ OUT = pathlib.Path("exports/image_segmentation")
 # %% [markdown]
 # ## Data
 # `fashion_scenes` is composed: two to four garments of Fashion-MNIST on one canvas, so that the
-# class of every pixel is known. `--data oxford_iiit_pet` takes photographs instead; so does any
-# TFDS set with the splits `train` and `test` and the features `image` and `segmentation_mask` (a
-# class for every pixel; the largest number gives how many). Images become 64 by 64 pixels.
+# class of every pixel is known. `--data oxford_iiit_pet` uses photographs instead. So does any
+# TFDS dataset with the splits `train` and `test` and the features `image` and `segmentation_mask`
+# (one class per pixel; the largest value determines their number). Images are resized to 64 by 64
+# pixels.
 
 # %%
 SIDE = 64
@@ -91,8 +91,8 @@ def student():
 
 # %% [markdown]
 # ## Training
-# `compile` and `fit` are Keras's own, for the distiller too. The metric is the mean over the
-# classes of the intersection of answer and truth over their union: 1 where every pixel is right.
+# `compile` and `fit` are Keras's own, for the distiller too. The metric is the mean intersection
+# over union of the classes: 1 if every pixel is right.
 
 
 # %%
@@ -158,14 +158,14 @@ for seed in SEEDS:
 
 # %% [markdown]
 # ## Result
-# Every figure is the file's, on the test data. One teacher; the students once for every seed.
+# Every figure is that of the file, on the test data. One teacher; one student per seed.
 
 # %%
 print(table)
 
 
 # %% [markdown]
-# The first images of the test data, and what the files of the last run say of their pixels.
+# The first test images, and the outputs of the last run's files for their pixels.
 
 
 # %%

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Language model: every word taught, from the teacher's likeliest words
 #
-# A language model answers at every position with a probability for each word of its vocabulary.
-# Per-token distillation (Sanh et al., arXiv:1910.01108, for the loss; Kim and Rush,
-# arXiv:1606.07947, for the name: word-level) draws the student's probabilities to the teacher's at
-# each position, with the true next word beside it.
+# A language model outputs, at every position, a probability for each word of its vocabulary. Per-
+# token distillation (Sanh et al., arXiv:1910.01108, for the loss; Kim and Rush, arXiv:1606.07947,
+# for the name: word-level) matches the student's probabilities with the teacher's at each
+# position, in addition to the true next word.
 #
-# The teacher's answers are many: a number for each word of the vocabulary at each position. Almost
-# all of its probability lies on a few words, so `kd.teachers.cache(top_k=...)` stores these few,
-# and the mass of all others as one number more.
+# The teacher's outputs are large: one value per word of the vocabulary and position. Almost all of
+# the probability is on a few words, so `kd.teachers.cache(top_k=...)` stores these, and the total
+# probability of all others as one more value.
 #
 # Teacher and student are causal transformers, trained on film reviews.
 
@@ -35,8 +35,8 @@ OUT = pathlib.Path("exports/language_model")
 
 # %% [markdown]
 # ## Data
-# The reviews one after the other, in pieces. A word outside the vocabulary is the word `[UNK]`.
-# Labels are the inputs moved by one.
+# The reviews are concatenated and cut into pieces. A word outside the vocabulary is the word
+# `[UNK]`. Labels are the inputs shifted by one.
 
 # %%
 words = keras.layers.TextVectorization(VOCABULARY, ragged=True)
@@ -60,9 +60,9 @@ x_test, y_test = pieces(texts("test", TEST))
 
 # %% [markdown]
 # ## Teacher and student
-# A position must not see what comes after it. Keras's masks add -1e9 to such scores; an int8 file,
-# whose 255 steps would have to reach that far, could not tell the other scores apart. Adding -20
-# does the same: it divides a weight by half a billion.
+# A position must not see later ones. Keras's masks add -1e9 to such scores. An int8 file has 255
+# steps, and a range that wide cannot distinguish the other scores. Adding -20 has the same effect:
+# it divides a weight by half a billion.
 
 # %%
 CAUSAL = np.triu(np.full((1, 1, LENGTH, LENGTH), -20.0, "float32"), k=1)
@@ -102,7 +102,7 @@ def student(seed):
 
 # %% [markdown]
 # ## Training
-# The teacher runs once over the data, whatever the number of epochs and students.
+# The teacher runs once over the data, for any number of epochs and students.
 
 
 # %%
@@ -131,8 +131,8 @@ def run(seed):
 
 # %% [markdown]
 # ## Result
-# Perplexity is the exponential of the cross-entropy of the next word: among how many equally likely
-# words the model has to choose, as it were. Lower is better.
+# Perplexity is the exponential of the cross-entropy of the next word: the number of equally likely
+# words to choose from. Lower is better.
 
 
 # %%

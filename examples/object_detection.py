@@ -1,18 +1,18 @@
 # %% [markdown]
 # # Object detection: a teacher with two outputs
 #
-# A one-stage detector says two things about every cell of a grid laid over the image: the class of
-# the object there, if any, and how far its box reaches to the four sides (as FCOS, Tian et al.
+# A one-stage detector predicts two things for every cell of a grid over the image: the class of
+# the object there, if any, and the distances to the four sides of its box (as FCOS, Tian et al.
 # 2019, arXiv:1904.01355, with one grid). A residual network teaches one of half its width.
 #
-# New beside image classification: the models return a dict, so losses, weights and distillation
-# losses are dicts too; boxes count only where an object is; and the metric, mean average
-# precision, reads both outputs of the file at once.
+# Compared with image classification, the models return a dict, so losses, weights and distillation
+# losses are dicts too. Boxes count only where an object is. The metric, mean average precision,
+# reads both outputs of the file at once.
 #
 #     python examples/object_detection.py --data voc/2007
 #
-# takes another TFDS set with `objects` and the splits `train` and `test`; for photographs enlarge
-# `SIDE`, `GRID` and the networks.
+# takes another TFDS dataset with `objects` and the splits `train` and `test`. For photographs,
+# enlarge `SIDE`, `GRID` and the networks.
 
 # %%
 import pathlib
@@ -33,11 +33,11 @@ OUT = pathlib.Path("exports/object_detection")
 
 # %% [markdown]
 # ## Data
-# Scenes of 64x64 pixels composed from Fashion-MNIST: two to four garments, their boxes known. A
-# cell belongs to the nearest object whose centre is less than one cell away. `classes` is 0 where
-# there is none; `boxes` are the distances from the cell's centre to the box's sides (top, left,
-# bottom, right), in cells. The third element of an example weighs each output cell by cell. For
-# training, every scene is there a second time as in a mirror.
+# Scenes of 64x64 pixels composed from Fashion-MNIST: two to four garments with known boxes. A cell
+# belongs to the nearest object whose centre is less than one cell away. `classes` is 0 without an
+# object; `boxes` are the distances from the cell's centre to the box's sides (top, left, bottom,
+# right), in cells. The third element holds weights per output and cell. For training, every scene
+# is also mirrored.
 
 # %%
 SIDE, GRID, MOST = 64, 8, 50  # pixels; cells along a side; objects in an image
@@ -116,10 +116,11 @@ def student():
 
 # %% [markdown]
 # ## Mean average precision
-# A detection is right if it overlaps an object of its class, which no surer one has claimed, by an
-# intersection over union of at least 0.5. Average precision is the area under precision over
-# recall for one class, every precision raised to the best at any higher recall (as in PASCAL VOC
-# since 2010). It is a Keras metric whose `update_state` takes the dict of all outputs.
+# A detection is right if it overlaps an object of its class by an intersection over union of at
+# least 0.5, and no more confident detection has claimed that object. Average precision is the area
+# under precision over recall for one class, with every precision raised to the best at any higher
+# recall (as in PASCAL VOC since 2010). It is a Keras metric whose `update_state` takes the dict of
+# all outputs.
 
 
 # %%
@@ -177,9 +178,9 @@ class MeanAveragePrecision(keras.metrics.Metric):
 
 # %% [markdown]
 # ## Training
-# The loss on the boxes is small, because most cells hold nothing, and gets a weight. The teacher
-# speaks once about every example; what it says is kept beside the inputs as `TaughtInputs`, so that
-# it is run neither in later epochs nor in the stages of compression.
+# The loss on the boxes is small, because most cells are empty, so it gets a larger weight. The
+# teacher runs once on every sample. `TaughtInputs` stores its outputs with the inputs, so it runs
+# neither in later epochs nor in the stages of compression.
 
 
 # %%
@@ -205,8 +206,8 @@ taught = examples.batch(64).map(speak).unbatch().cache()
 taught = batches(taught.apply(tf.data.experimental.assert_cardinality(len(examples))))
 
 # %% [markdown]
-# The classes are taught by softened probabilities. Distances are real numbers, and the student's
-# are drawn to the teacher's, again only where an object is: the weights of the examples count in
+# The classes are distilled with softened probabilities. Distances are real values, and the
+# student's are regressed to the teacher's, only where an object is: the sample weights apply to
 # distillation too. Each output has a distillation loss, and each loss a weight.
 
 
@@ -254,7 +255,7 @@ for seed in SEEDS:
 
 # %% [markdown]
 # ## Result
-# Every figure is the file's, on the test scenes. One teacher; the students once for every seed.
+# Every figure is that of the file, on the test scenes. One teacher; one student per seed.
 
 # %%
 print(table)

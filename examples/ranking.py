@@ -1,13 +1,13 @@
 # %% [markdown]
 # # Ranking: small embedding tables
 #
-# Will this user like this film: rated 4 or more? The teacher is a DLRM (Naumov et al., 2019,
-# arXiv:1906.00091): an embedding for each feature, the products of all pairs of them, and a
-# perceptron. Three of them in one, because their mean is better than each. The student is one DLRM
-# with embeddings of 8 numbers instead of 64.
+# The model predicts whether a user will rate a film 4 or more. The teacher is the mean of three
+# DLRMs (Naumov et al., 2019, arXiv:1906.00091), which is better than each of them: an embedding
+# for each feature, the products of all pairs, and a perceptron. The student is one DLRM with
+# embeddings of size 8 instead of 64.
 #
-# Nearly all weights of a recommender stand in embedding tables. They are pruned, clustered and
-# stored in 8 bits as other kernels are.
+# Nearly all weights of a recommender are in embedding tables. They are pruned, clustered and
+# stored in 8 bits like other kernels.
 
 # %%
 import itertools
@@ -30,9 +30,10 @@ FEATURES = {"user_id": 944, "movie_id": 1683, "user_occupation_label": 22, "age"
 
 # %% [markdown]
 # ## Data, split by time
-# The last tenth of what each user rated is the test. One date for all would be stricter, but people
-# rate their films within days of joining here: the script prints how many of the last tenth of all
-# ratings are by users without an earlier one. For them there is no row in the largest tables.
+# The last tenth of each user's ratings is the test set. Splitting at one date for all users would
+# be stricter, but people rate their films within days of joining: the script prints how many of
+# the last tenth of all ratings are by users without an earlier one. The largest tables have no row
+# for them.
 
 
 # %%
@@ -66,7 +67,7 @@ def load():
 
 # %% [markdown]
 # ## Teacher and student
-# Dropout keeps the embeddings from learning their few ratings by heart. The teacher's members are
+# Dropout keeps the embeddings from overfitting their few ratings. The teacher's members are
 # trained one by one; its file holds all of them.
 
 
@@ -104,8 +105,8 @@ def make_student():
 
 # %% [markdown]
 # ## Training and compression
-# The teacher says how much a user may like a film, the label only whether. The loss is the
-# divergence of two probabilities of yes.
+# The teacher predicts how likely a user is to like a film; the label only states whether. The loss
+# is the divergence of these two binary distributions.
 
 
 # %%
@@ -138,9 +139,8 @@ def run(seed, train, test):
 
 # %% [markdown]
 # ## Result
-# AUC is the chance that a film which the user liked scores above one which was not liked: it judges
-# the order, as a recommender does, and needs no threshold. Zeros and shared values show in the
-# zipped size.
+# AUC is the probability that a film that the user liked scores above one that was not liked. It
+# measures the order and needs no threshold. Zeros and shared values reduce the zipped size.
 
 # %%
 data = load()

@@ -1,14 +1,15 @@
 # %% [markdown]
 # # Regression: a bound on the teacher's error
 #
-# A teacher of real values may be wrong in any direction, so that drawing the student to its
-# outputs draws it to its mistakes as well. `kd.losses.BoundedRegression` (Chen et al. 2017) uses
-# the teacher as a bound instead: the student's squared error counts where the student is not
-# better than the teacher by a margin, and is left alone elsewhere. Beside it stands
-# `kd.losses.LogitsMSE`, which does draw the student to the teacher's outputs; with few and noisy
-# labels that can be the better choice, because the teacher's outputs are smoother than the labels.
+# A teacher for real values may be wrong in any direction. A student regressed to its outputs
+# copies its mistakes. `kd.losses.BoundedRegression` (Chen et al. 2017) uses the teacher as a bound
+# instead: the student's squared error counts unless the student is better than the teacher by a
+# margin. It is compared with `kd.losses.LogitsMSE`, which regresses the student to the teacher's
+# outputs. With few and noisy labels that can be the better choice, because the teacher's outputs
+# are smoother than the labels.
 #
-# The data: 442 diabetes patients, ten measurements each, and how far the disease went in a year.
+# The data are ten measurements of 442 diabetes patients. The label is the progression of the
+# disease in a year.
 
 # %%
 import pathlib
@@ -29,9 +30,10 @@ OUT = pathlib.Path("exports/regression")
 
 # %% [markdown]
 # ## Data
-# Labels are scaled to mean 0 and deviation 1 of the training part. 331 patients are few: every time
-# one is seen, noise of half a deviation is added to the measurements, for the teacher and for the
-# students. It gains more than anything else here: leave it out, and see.
+# Labels are scaled to mean 0 and standard deviation 1 of the training part. The training set has
+# only 331 patients, so noise of half a standard deviation is added to the measurements in
+# training, for the teacher and the students. It gains more than anything else here: leave it out
+# and compare.
 
 # %%
 inputs, labels = load_diabetes(return_X_y=True)
@@ -39,7 +41,7 @@ inputs = (inputs / inputs.std(axis=0)).astype("float32")
 x_train, x_test, y_train, y_test = train_test_split(inputs, labels[:, None], random_state=0)
 mean, deviation = y_train.mean(), y_train.std()
 y_train, y_test = (((y - mean) / deviation).astype("float32") for y in (y_train, y_test))
-# Ten passes an epoch: one takes less time than what Keras does between epochs.
+# Ten passes per epoch: one takes less time than Keras's work between epochs.
 train = tf.data.Dataset.from_tensor_slices((x_train, y_train)).cache()
 train = train.shuffle(len(x_train)).repeat(10).batch(32)
 train = train.map(lambda x, y: (x + tf.random.normal(tf.shape(x), stddev=0.5), y)).prefetch(2)
@@ -47,8 +49,8 @@ train = train.map(lambda x, y: (x + tf.random.normal(tf.shape(x), stddev=0.5), y
 
 # %% [markdown]
 # ## Teacher and student
-# The teacher is the mean of eight wide networks in one model. They are trained side by side, each
-# with its own error. Dropout keeps them from learning the noise by heart.
+# The teacher is the mean of eight wide networks in one model. They are trained together, each with
+# its own loss. Dropout keeps them from overfitting the noise.
 
 
 # %%
@@ -75,7 +77,7 @@ def train_teacher():
 
 # %% [markdown]
 # ## Training
-# Three students from the same initial weights, and the drawn one in int8 as well.
+# Three students from the same initial weights, and the regressed one also in int8.
 
 
 # %%
@@ -111,7 +113,8 @@ def run(seed):
 
 # %% [markdown]
 # ## Result
-# The error is in deviations of the label; the last line is what guessing the mean would give.
+# The error is in standard deviations of the label. The last line is the error of predicting the
+# mean.
 
 # %%
 files = {}

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Speech commands: from a teacher with attention to a microcontroller
 #
-# Ten spoken digits by six speakers, split by speaker: a recognizer is of use to people whom it has
-# never heard, and a random split would test it on the speakers of its training. Each run leaves
-# two other speakers out, so that three runs have tested all six.
+# Ten spoken digits by six speakers, split by speaker: a recognizer must work for people whom it
+# has never heard, and a random split would test it on the speakers of its training. Each run
+# leaves out two other speakers, so three runs test all six.
 #
-# The teacher has convolutions and attention; the student is a DS-CNN, depthwise and pointwise
+# The teacher has convolutions and attention. The student is a DS-CNN with depthwise and pointwise
 # convolutions only (Zhang et al., Hello Edge, 2017, arXiv:1711.07128). Its int8 file becomes a C
 # array.
 
@@ -28,7 +28,7 @@ RATE, WINDOW, STEP, MELS = 8000, 256, 200, 24  # samples a second; of a frame; b
 
 # %% [markdown]
 # ## Data
-# Each recording stands in the middle of one second, as loud as all others.
+# Each recording is centred in one second and normalized to the same loudness.
 
 
 # %%
@@ -46,13 +46,13 @@ def load():
 
 # %% [markdown]
 # ## Features: outside the model
-# The models see a log-mel spectrogram: the power in 24 bands of pitch, 40 times a second. As a
-# model it is a convolution with sines and cosines (a Fourier transform by multiplication, since the
-# builtin operators of TensorFlow Lite for Microcontrollers have no FFT), a square, a matrix and a
-# logarithm. Inside the file it triples the student's bytes, and in 8 bits costs more than bytes:
-# 256 steps hold no powers that differ by a million, and the microcontroller's logarithm is in
-# float32 only. The last two rows of the table show it. So the spectrogram stays outside, where a
-# device's signal library computes it by FFT.
+# The models read a log-mel spectrogram: the power in 24 bands of pitch, 40 times a second. As a
+# model it is a convolution with sines and cosines (a Fourier transform by multiplication, since
+# the builtin operators of TensorFlow Lite for Microcontrollers have no FFT), a square, a matrix
+# and a logarithm. Inside the file it triples the student's bytes, and in 8 bits it costs accuracy:
+# 256 steps cannot represent powers that differ by a factor of a million, and the microcontroller's
+# logarithm is in float32 only. The last two rows of the table show it. So the spectrogram stays
+# outside, where a device's signal library computes it by FFT.
 
 
 # %%
@@ -106,8 +106,9 @@ def make_student(shape):
 
 # %% [markdown]
 # ## Training
-# Four speakers are few. Spectrograms are shifted in time and a little in pitch, and a part of most
-# is covered; the teacher sees what the student sees (Beyer et al., 2022, arXiv:2106.05237).
+# The training set has only four speakers. Spectrograms are shifted in time and a little in pitch,
+# and a part of most is masked. Teacher and student get the same view (Beyer et al., 2022,
+# arXiv:2106.05237).
 
 
 # %%
@@ -168,7 +169,7 @@ def run(seed, waves, labels, speakers):
 
 # %% [markdown]
 # ## Result
-# The accuracy on speakers who were not heard in training.
+# The accuracy on speakers who are not in the training data.
 
 # %%
 data = load()
@@ -181,8 +182,8 @@ print(table)
 
 # %% [markdown]
 # ## On the microcontroller
-# The int8 file as a C array for the firmware, with a header that registers the operators which the
-# model needs and says how inputs are scaled.
+# The int8 file as a C array for the firmware, with a header that registers the operators of the
+# model and describes the scaling of inputs.
 
 # %%
 written = kd.export_c_array(

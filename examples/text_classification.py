@@ -2,14 +2,14 @@
 # # Text classification: a BERT encoder taught into two layers, and into convolutions
 #
 # The teacher is a pretrained BERT-family encoder from KerasHub, fine-tuned on the few film reviews
-# whose labels are used. It then answers for reviews whose labels are not used, and two students
-# learn from these answers:
+# whose labels are used. It then labels other reviews, whose labels are not used, and two students
+# learn from its outputs:
 #
 # - two of the teacher's own layers, the others dropped (DistilBERT, arXiv:1910.01108), with hints
 #   on hidden states and on attention (TinyBERT, arXiv:1909.10351);
 # - convolutions over word embeddings, for the smallest and fastest file.
 #
-# It needs `pip install keras-hub`. KerasHub's tokenizer brings tensorflow-text along.
+# It needs `pip install keras-hub`, which also installs tensorflow-text for KerasHub's tokenizer.
 
 # %%
 import os
@@ -32,15 +32,15 @@ EPOCHS = 1 if QUICK else 2
 SEEDS = range(1 if QUICK else 3)
 OUT = pathlib.Path("exports/text_classification")
 
-# A KerasHub preset by name, or a folder with one: here all-MiniLM-L6-v2, where it is beside the
-# data sets.
+# A KerasHub preset by name, or a folder with one: here all-MiniLM-L6-v2, if it is in the dataset
+# folder.
 folder = pathlib.Path(os.environ.get("TFDS_DATA_DIR", ""), "minilm")
 PRESET = str(folder) if folder.exists() else "bert_small_en_uncased"
 
 # %% [markdown]
 # ## Data
-# The last word pieces of each review, because the verdict stands at the end. Teacher and students
-# read the same ids.
+# The last word pieces of each review, because the verdict is usually at the end. Teacher and
+# students read the same ids.
 
 # %%
 tokenizer = keras_hub.models.BertTokenizer.from_preset(PRESET)
@@ -61,8 +61,8 @@ x_test, y_test = load("test", TEST)
 
 # %% [markdown]
 # ## Teacher
-# The upper half of the encoder is fine-tuned; the embeddings and the lower half stay as they are,
-# which saves a third of the time.
+# The upper half of the encoder is fine-tuned. The embeddings and the lower half are frozen, which
+# saves a third of the time.
 
 
 # %%
@@ -90,13 +90,13 @@ def fit(model, *data, rate, epochs=EPOCHS):
 
 # %% [markdown]
 # ## Students
-# More than half of an encoder's numbers are its table of word pieces. Both students get the table
-# with fewer columns: the directions in which the teacher's rows differ most.
+# More than half of an encoder's parameters are its embedding table. Both students get the table
+# with fewer columns: its largest principal components.
 #
-# The layers of the first student are the teacher's first and last, with their weights. They get no
-# padding mask: a mask adds -1e9 to some attention scores, and eight bits that reach that far cannot
-# tell the other scores apart. Where int8 costs a transformer accuracy none the less, "dynamic"
-# keeps the weights in eight bits and the normalisations and the softmax in float.
+# The layers of the first student are the teacher's first and last, with their weights. They have
+# no padding mask: a mask adds -1e9 to some attention scores, and an 8-bit range that wide cannot
+# distinguish the others. If int8 costs a transformer accuracy anyway, "dynamic" keeps the weights
+# in 8 bits, and normalization and softmax in float.
 
 
 # %%
@@ -143,10 +143,10 @@ def convolutions(backbone):
 
 # %% [markdown]
 # ## Training
-# The teacher runs once over all reviews, and what it says is read from files from then on: its
-# answers, the hidden states in its middle and at its end, and the attention of its last layer.
-# The hidden states are compared by their squared difference; the attention, which is a probability
-# over the word pieces, by its divergence.
+# The teacher runs once over all reviews. Its outputs, the hidden states in its middle and at its
+# end, and the attention of its last layer are then read from files. The loss on hidden states is
+# their squared difference; the loss on attention, a distribution over the word pieces, is its
+# divergence.
 
 
 # %%
@@ -199,7 +199,7 @@ def measure(model, title, quantization):
 
 # %% [markdown]
 # ## Result
-# One teacher, and students from several initial weights and orders of the reviews.
+# One teacher, and students from several seeds.
 
 # %%
 keras.utils.set_random_seed(0)
