@@ -1,7 +1,7 @@
 """The models of `benchmarks/export_truth.py`: trained, published, large, with planted faults.
 
 Each function returns a model, the samples that calibrate it, those it is measured on with their
-labels (`None` where it has none), and likewise those that `kd.quantize_within` decides on. What
+labels (`None` where it has none), and with labels those that `kd.quantize_within` decides on. What
 trains does so in seconds, on data that is at hand.
 """
 
@@ -159,21 +159,23 @@ def application(name, module):
     return model, images[:64], (images[64:], None)
 
 
-def resnet8(folder):
-    def load(split):
-        images, labels = kd.datasets.load("cifar10", split=split, as_supervised=True, batch_size=-1)
-        return np.asarray(images, "float32"), np.asarray(labels, "int64")
+def cifar10(split):
+    """Return images (0 ... 255) and labels."""
+    images, labels = kd.datasets.load("cifar10", split=split, as_supervised=True, batch_size=-1)
+    return np.asarray(images, "float32"), np.asarray(labels, "int64")
 
-    train = load(f"train[:{CALIBRATION}]")
+
+def resnet8(folder):
+    images, _ = cifar10(f"train[:{CALIBRATION}]")
     model = kd.teachers.load(folder / "pretrainedResnet.h5")
-    return model, train[0], load("test"), load(f"train[-{2 * SAMPLES}:]")
+    return model, images, cifar10(f"test[:{SAMPLES}]"), cifar10(f"train[-{2 * SAMPLES}:]")
 
 
 def visual_wake_words(folder):
     """On smooth random images: the published data is not at hand."""
-    images = application_models.images_of(96, CALIBRATION + 528) / 255.0
+    images = application_models.images_of(96, CALIBRATION + 128) / 255.0
     model = kd.teachers.load(folder / "vww_96.h5")
-    return model, images[:CALIBRATION], (images[-128:], None), (images[CALIBRATION:-128], None)
+    return model, images[:CALIBRATION], (images[CALIBRATION:], None)
 
 
 def autoencoder(folder):
@@ -187,10 +189,10 @@ def autoencoder(folder):
 
 def keyword(_):
     """On random numbers, with random weights: no published Keras model is at hand."""
-    values = np.random.default_rng(0).normal(size=(CALIBRATION + 656, 49, 10, 1)).astype("float32")
+    values = np.random.default_rng(0).normal(size=(CALIBRATION + 256, 49, 10, 1)).astype("float32")
     model = keyword_spotting()
     application_models.set_batch_statistics(model, values[:CALIBRATION])
-    return model, values[:CALIBRATION], (values[-256:], None), (values[CALIBRATION:-256], None)
+    return model, values[:CALIBRATION], (values[CALIBRATION:], None)
 
 
 def subjects(models=None):

@@ -214,6 +214,21 @@ def stacked(
             yield {name: np.concatenate([one[name] for one in part]) for name in part[0]}
 
 
+def not_measured(calibration: Calibration | None, inputs: Sequence[Input]) -> Samples:
+    """Return the samples that the file is not reported on: those that calibrate and choose.
+
+    Args:
+        calibration: The samples, or `None`.
+        inputs: The model's inputs.
+    """
+    made = (
+        Batch(arrays, arrays, None, len(next(iter(arrays.values()))))
+        for arrays in stacked(calibration, inputs)
+    )
+    choosing = Samples() if calibration is None else calibration.choosing
+    return Samples((*made, *choosing.batches), held_out=False)
+
+
 def _divided(rows: list[_Row], count: int, may_keep: bool) -> tuple[list[_Row], list[_Row]]:
     """Return what calibrates, and what is kept, in an order which has nothing to do with labels."""
     order = np.random.default_rng(0).permutation(len(rows)).tolist()

@@ -38,7 +38,6 @@ from keras_kd.export.int4_kernels import sentence_on
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.labels_in_file import embed, with_labels
 from keras_kd.export.metadata import check_labels, check_places, describe, written
-from keras_kd.export.one_scale import merge_scales
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
 from keras_kd.export.options import (
     BatchSize,
@@ -48,11 +47,11 @@ from keras_kd.export.options import (
 )
 from keras_kd.export.promises import check_promises
 from keras_kd.export.refusals import trained_for_8_bits, trained_for_int8, trained_not_for_int4
-from keras_kd.export.remedies import find_remedy, in_another_form, measure_file
+from keras_kd.export.remedies import find_remedy, in_another_form
 from keras_kd.export.saved_model import SavedModelSource, source_of
 from keras_kd.export.signatures import Signature, Target, check_signatures
 from keras_kd.export.sparse import make_sparse
-from keras_kd.export.ways import convert, way_of
+from keras_kd.export.ways import convert, way_of, with_fewer_scales
 from keras_kd.litert.mixing import computing_operators
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.origin import remember_origin
@@ -133,8 +132,7 @@ def export_tflite(
         on_disagreement: What happens below it. `"warn"` names the layer in which the error grows,
             and another format that was tried and reaches it. `"error"` writes no file and leaves an
             earlier one unchanged. `"ignore"` does nothing. Defaults to `"warn"`.
-        calibration: How ranges are found for `"int8"` and `"int16x8"`, and whether channels are
-            equalized in other formats of 8 and 4 bits:
+        calibration: How ranges are found for `"int8"` and `"int16x8"`:
 
             - `"minmax"`: by the converter, from the smallest to the largest value.
             - `"percentile"` and `"mse"`: by the engine of `keras_kd.QuantizeAware`, from 99.99 % of
@@ -264,8 +262,6 @@ def export_tflite(
     converted, ways = convert(job, source, way, quantization)
     file = converted.file
     operators = file.operators()
-    # The file's kernels are known again by the values with which they were converted.
-    weights_of_file = functools.partial(read_as, source.model, converted.weights)
     if isinstance(source, KerasSource) and quantization in ("int8", "int4"):
         check_promises(source.model, source.weight_bits, file, target, quantization, forms)
     given = set(forms) - set(getattr(source, "excluded", ()))
@@ -276,7 +272,7 @@ def export_tflite(
         del forms[excluded]
     asked = {kernel.output for kernel in converted.kernels if kernel.bits == 8}
     if forms:
-        with weights_of_file():
+        with read_as(source.model, converted.weights):  # kernels are known again by their values
             asked |= check_excluded(source.model, forms, file, converted.signatures, target)
     kernels = _kernels(source, converted, forms)
     said.append(sentence_on(kernels, target))
@@ -287,9 +283,7 @@ def export_tflite(
     expected = None if job.samples is None or flex else Expected(source, job.samples)
     calibrated = job.calibration is not None and not source.quantization_aware
     if expected is not None and calibrated and isinstance(source, KerasSource):
-        with weights_of_file():
-            kernels_of_file = source.kernels()
-        file = merge_scales(file, kernels_of_file, lambda made: measure_file(made, expected))
+        file = with_fewer_scales(file, job, source, converted)
     if sparse:
         file, sentence = _sparse(file, job, target, flex)
         said.append(sentence)

@@ -7,14 +7,17 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from keras_kd.export.calibration import stacked
+from keras_kd.export.calibration import not_measured, stacked
 from keras_kd.export.conversion import Conversion, Converted
 from keras_kd.export.fidelity import Expected, Fidelity
 from keras_kd.export.keras_source import KerasSource
+from keras_kd.export.one_scale import merge_scales
 from keras_kd.export.options import INTEGER
 from keras_kd.export.remedies import measure_file
 from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.export.tracing import as_float32
+from keras_kd.litert.model_file import ModelFile
+from keras_kd.models.views import read_as
 from keras_kd.quantizing.post_training import PostTraining
 from keras_kd.system.json_values import plain
 from keras_kd.system.quiet import capture_output
@@ -250,6 +253,7 @@ class _Search:
 
     def try_(self, way: Way, converted: Converted | None = None) -> None:
         """Measure a way; one that fails is noted."""
+        name = way.name or "none"
         try:
             converted = converted or self.convert(way)
             first = self.files.get(self._plain, converted)
@@ -259,7 +263,7 @@ class _Search:
                 raise ValueError("The file is larger.")
             found = measure_file(converted.file, self._expected)
         except Exception as error:  # one way that fails is no reason to write no file
-            self.tried.append({"name": way.name, "error": f"{type(error).__name__}: {error}"})
+            self.tried.append({"name": name, "error": f"{type(error).__name__}: {error}"})
             return
         self._sizes = converted.batch_sizes
         self.files[way] = converted
@@ -267,7 +271,7 @@ class _Search:
             self.best, self._best = way, found
         kept = found.agreement, found.signal_to_noise_db
         names = ("agreement", "signal_to_noise_db")
-        self.tried.append(plain({"name": way.name, **dict(zip(names, kept, strict=True))}))
+        self.tried.append(plain({"name": name, **dict(zip(names, kept, strict=True))}))
 
     @property
     def is_good(self) -> bool:
@@ -280,6 +284,26 @@ class _Search:
             agreement + _noise(least, found.samples) >= least and error <= most
             for least, most in _GOOD
         )
+
+
+def with_fewer_scales(
+    file: ModelFile, job: Conversion, source: KerasSource, converted: Converted
+) -> ModelFile:
+    """Return a file whose dense kernels have one scale where that is smaller and loses nothing.
+
+    Measured on all samples that the file is not reported on: few would let noise decide.
+
+    Args:
+        file: The file.
+        job: The conversion that made it.
+        source: Its model.
+        converted: What the conversion gave.
+    """
+    samples = not_measured(job.calibration, source.inputs)
+    expected = Expected(source, samples)
+    with read_as(source.model, converted.weights):
+        kernels = source.kernels()
+    return merge_scales(file, kernels, lambda made: measure_file(made, expected))
 
 
 def _size(converted: Converted) -> int:

@@ -44,7 +44,8 @@ class Figures:
     def spare(self, limit: Mapping[str, float], errors: float = 0.0) -> float:
         """Return how far within a limit it is, less so many standard errors.
 
-        Where no answer differs, the error is that of one: few samples do not tell more.
+        Where no answer differs, the error is that of one: few samples do not tell more. Beside
+        errors, a gain of accuracy counts as none: it is as much chance as they are.
         """
         differ = max(1.0 - self.agreement, 1.0 / self.samples)
         errors = errors if slack(limit) > 0.0 else 0.0
@@ -57,6 +58,7 @@ class Figures:
                 f"max_drop={limit['max_drop']}. Give data of (x, y), or use `min_agreement`."
             )
         lost = self.model_accuracy - self.accuracy
+        lost = max(lost, 0.0) if errors else lost
         return limit["max_drop"] / 100 - lost - errors * math.sqrt(differ / self.samples)
 
 

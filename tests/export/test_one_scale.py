@@ -182,7 +182,7 @@ def test_dense_kernels_have_one_scale_where_that_loses_nothing(tmp_path, monkeyp
     found = {integers.shape: len(scales) for _, integers, scales in kernels_in(file.read_bytes())}
     del found[4, 64]  # four scales, which may go or stay
     assert found == {(128, 32): 1, (96, 128): 96, (64, 96): 1}
-    monkeypatch.setattr("keras_kd.export.tflite.merge_scales", lambda file, *_: file)
+    monkeypatch.setattr("keras_kd.export.ways.merge_scales", lambda file, *_: file)
     before = export("separate")
     assert file.stat().st_size < before.stat().st_size - 8 * (128 + 64)
     assert file.fidelity.signal_to_noise_db >= before.fidelity.signal_to_noise_db - 0.1

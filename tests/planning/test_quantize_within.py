@@ -249,6 +249,9 @@ def test_few_samples_without_a_mistake_prove_little():
     limit = {"min_agreement": 0.99}
     assert few.spare(limit) == many.spare(limit) == pytest.approx(0.01)
     assert few.spare(limit, errors=1.0) < 0 < many.spare(limit, errors=1.0)
+    lucky = bit_search.Figures(400, 0.97, 0.93, 0.91)  # more right answers, of which 12 differ
+    assert lucky.spare({"max_drop": 0.5}) == pytest.approx(0.025)
+    assert lucky.spare({"max_drop": 0.5}, errors=1.0) == pytest.approx(0.005 - (0.03 / 400) ** 0.5)
     # None may differ: then none does, or one does.
     assert few.spare({"min_agreement": 1.0}, errors=1.0) == 0.0
 

@@ -100,6 +100,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             target = folder.path / f"{stem}_{form}.tflite"
             arguments = {
                 "representative_data": examples,
+                "calibration": settings["calibration"] if integer else "auto",
                 "integer_io": settings["integer_io"] and integer,
                 "sparse": settings["sparse"],
                 "keep_names": settings["keep_names"],
@@ -131,7 +132,6 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                     form,
                     min_agreement=settings["min_agreement"],
                     on_disagreement=settings["on_disagreement"],
-                    calibration=settings["calibration"] if integer else "auto",
                     allow_flex=settings["allow_flex"],
                     **arguments,
                 )
