@@ -215,18 +215,18 @@ def stacked(
 
 
 def not_measured(calibration: Calibration | None, inputs: Sequence[Input]) -> Samples:
-    """Return the samples that the file is not reported on: those that calibrate and choose.
+    """Return up to 128 samples that the file is not reported on: of those that choose or calibrate.
 
     Args:
         calibration: The samples, or `None`.
         inputs: The model's inputs.
     """
-    made = (
-        Batch(arrays, arrays, None, len(next(iter(arrays.values()))))
-        for arrays in stacked(calibration, inputs)
-    )
-    choosing = Samples() if calibration is None else calibration.choosing
-    return Samples((*made, *choosing.batches), held_out=False)
+    found = [] if calibration is None else list(calibration.choosing.batches)
+    for arrays in stacked(calibration, inputs):
+        if sum(batch.size for batch in found) >= MEASURED:
+            break
+        found.append(Batch(arrays, arrays, None, len(next(iter(arrays.values())))))
+    return Samples(tuple(found), held_out=False)
 
 
 def _divided(rows: list[_Row], count: int, may_keep: bool) -> tuple[list[_Row], list[_Row]]:
