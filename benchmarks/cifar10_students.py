@@ -16,34 +16,15 @@ import pathlib
 import time
 
 import keras
-import numpy as np
 import tensorflow as tf
+from cifar10_teacher import LOSS, augmented, load
 from kept_results import once, spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
 
-HELD_OUT, BATCH = 5_000, 128
+BATCH = 128
 CALIBRATION = 640
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def load(split):
-    """Return images (0 ... 255) and labels."""
-    images, labels = kd.datasets.load("cifar10", split=split, as_supervised=True, batch_size=-1)
-    return np.asarray(images), np.asarray(labels, "int64")
-
-
-def augmented(images, labels):
-    """Return shuffled batches of images, each shifted by up to 4 pixels and mirrored at random."""
-
-    def change(image, label):
-        image = tf.pad(image, [[4, 4], [4, 4], [0, 0]], "REFLECT")
-        image = tf.image.random_crop(image, (32, 32, 3))
-        return tf.image.random_flip_left_right(image), label
-
-    data = tf.data.Dataset.from_tensor_slices((images, labels)).shuffle(len(images))
-    return data.map(change, num_parallel_calls=2).batch(BATCH, drop_remainder=True).prefetch(4)
 
 
 def student_of(widths, blocks):
@@ -84,10 +65,10 @@ class Run:
     def __init__(self, chosen):
         self.chosen, self.folder = chosen, chosen.out
         images, labels = load("train")
-        self.train = images[:-HELD_OUT], labels[:-HELD_OUT]
+        self.train = images[: -chosen.held_out], labels[: -chosen.held_out]
         if chosen.examples:
             self.train = tuple(part[: chosen.examples] for part in self.train)
-        self.held_out = images[-HELD_OUT:].astype("float32"), labels[-HELD_OUT:]
+        self.held_out = images[-chosen.held_out :].astype("float32"), labels[-chosen.held_out :]
         test = load("test")
         self.test = test[0].astype("float32"), test[1]
         self.teacher = log_teacher(chosen.teacher)
@@ -97,7 +78,7 @@ class Run:
         keras.utils.set_random_seed(0)
         return kd.teachers.cache(
             self.teacher,
-            augmented(*self.train),
+            augmented(*self.train, BATCH),
             self.folder / "views",
             views=self.chosen.views,
             check_inputs=False,
@@ -114,7 +95,9 @@ class Run:
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, steps - steps // 20, warmup_target=0.1, warmup_steps=steps // 20
         )
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        optimizer = keras.optimizers.SGD(
+            rate, momentum=0.9, nesterov=True, weight_decay=self.chosen.weight_decay
+        )
         distiller = compiled(self.teacher, student, optimizer, 0.1 if taught else 1.0)
         data = self.taught()
         distiller(next(iter(data))[0])
@@ -187,9 +170,11 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("exports/cifar10"))
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--views", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--quantize-epochs", type=int, default=4)
+    parser.add_argument("--views", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--quantize-epochs", type=int, default=6)
+    parser.add_argument("--weight-decay", type=float, default=2e-3)
+    parser.add_argument("--held-out", type=int, default=5_000)
     parser.add_argument("--examples", type=int, help="training images [all but the held-out ones]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--kinds", nargs="+", default=["taught", "alone"])

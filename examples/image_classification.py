@@ -126,6 +126,7 @@ def run(seed):
     for title, (model, quantization) in files.items():
         path = OUT / f"{title.replace(', ', '_').replace(' ', '_')}.tflite"
         kd.export_tflite(model, path, quantization, representative_data=train, verbose=False)
+        model.save(path.with_suffix(".keras"))
         results[title] = kd.evaluate_tflite(path, test)
     return results
 

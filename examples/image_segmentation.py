@@ -143,6 +143,7 @@ def run(seed):
     for title, (model, quantization) in files.items():
         path = path_of(title)
         kd.export_tflite(model, path, quantization, representative_data=train, verbose=False)
+        model.save(path.with_suffix(".keras"))
         results[title] = kd.evaluate_tflite(path, test, metrics=[mean_iou()])
     return results
 

@@ -12,7 +12,8 @@ import pathlib
 import jupytext
 import nbformat
 
-REPOSITORY = "keras-kd/keras_kd"
+from keras_kd.zoo import REPOSITORY
+
 INSTALL = "%pip install --quiet keras-kd"
 EXTRA = {"text_classification": " keras-hub safetensors"}
 SWITCH = 'QUICK = "--quick" in sys.argv'

@@ -132,6 +132,7 @@ def run(seed, train, test):
     ):
         path = OUT / f"{title.replace(', ', '_').replace(' ', '_')}.tflite"
         kd.export_tflite(model, path, quantization, representative_data=train, verbose=False)
+        model.save(path.with_suffix(".keras"))
         auc = keras.metrics.AUC(from_logits=True, name="auc")
         results[title] = kd.evaluate_tflite(path, test, metrics=[auc])
     return results

@@ -163,6 +163,7 @@ def run(seed, waves, labels, speakers):
         kd.export_tflite(
             model, path, quantization, samples, integer_io=quantization == "int8", verbose=False
         )
+        model.save(path.with_suffix(".keras"))
         results[title] = kd.evaluate_tflite(path, data)
     return results
 

@@ -194,6 +194,7 @@ def measure(model, title, quantization):
     kd.export_tflite(
         model, path, quantization, representative_data=x_train, batch_size=1, verbose=False
     )
+    model.save(path.with_suffix(".keras"))
     return kd.evaluate_tflite(path, (x_test, y_test))
 
 

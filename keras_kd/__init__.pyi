@@ -4,6 +4,7 @@ from . import datasets as datasets
 from . import losses as losses
 from . import report as report
 from . import teachers as teachers
+from . import zoo as zoo
 from ._version import __version__ as __version__
 from .compression.clustering.cluster import Cluster as Cluster
 from .compression.compress import compress as compress

@@ -17,9 +17,9 @@ def documented():
 
 
 def public_names():
-    packages = {"losses", "teachers", "report", "datasets"}
+    packages = {"losses", "teachers", "report", "datasets", "zoo"}
     names = set(keras_kd.__all__) - packages - {"__version__"}
-    for package in ("losses", "teachers", "report", "datasets"):
+    for package in packages:
         module = getattr(keras_kd, package)
         exported = getattr(module, "__all__", None) or [
             name

@@ -18,7 +18,7 @@ import time
 
 # From the top floor down; `tests/test_import_directions.py` holds every import against it.
 FLOORS = (
-    "__main__", "cli", "demo", "planning", "compression", "caching", "report", "export",
+    "__main__", "cli", "demo", "planning", "zoo", "compression", "caching", "report", "export",
     "distilling", "measuring", "quantizing", "teachers", "litert", "models", "data", "losses",
     "datasets", "system", "_version",
 )  # fmt: skip

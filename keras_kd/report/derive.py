@@ -89,11 +89,11 @@ def _accuracy(values: list[float | None], samples: int | None) -> dict[str, Any]
         "mean": mean,
         "std": statistics.stdev(known) if len(known) > 1 else None,
         "values": values,
-        "interval": None if mean is None or not samples else _wilson(mean, samples),
+        "interval": None if mean is None or not samples else wilson(mean, samples),
     }
 
 
-def _wilson(share: float, samples: int, z: float = 1.959964) -> list[float]:
+def wilson(share: float, samples: int, z: float = 1.959964) -> list[float]:
     """Return Wilson's 95 % interval of a share of `samples` (Wilson 1927)."""
     factor = 1 / (1 + z * z / samples)
     centre = share + z * z / (2 * samples)

@@ -38,12 +38,32 @@ def test_table_has_a_row_for_each_form_with_the_spread_of_the_seeds(benchmark):
 def test_augmentation_shifts_and_mirrors_whole_batches_of_bytes(benchmark):
     images = np.zeros((256, 32, 32, 3), "uint8")
     images[:, 4:28, 4:28] = np.arange(24, dtype="uint8")[:, None]
-    batch, labels = next(iter(benchmark.augmented(images, np.arange(256))))
+    batch, labels = next(iter(benchmark.augmented(images, np.arange(256), 128)))
     assert batch.shape == (128, 32, 32, 3) and batch.dtype == "uint8"
     assert len(np.unique(labels)) == 128
     inner = batch.numpy()[:, 8:24, 8:24]
     assert len({image.tobytes() for image in inner}) == 2 * 9  # mirrored, and shifted across
     assert {int(image.max()) for image in inner} <= set(range(15, 24))
+
+
+def test_an_erased_square_is_gray_and_whole(benchmark):
+    images = np.full((64, 32, 32, 3), 200, "uint8")
+    batch, _ = next(iter(benchmark.augmented(images, np.arange(64), 64, erased=8)))
+    gray = (batch.numpy() == 120).all(-1)
+    assert (gray.sum((1, 2)) == 64).all()
+    rows, columns = gray.any(2).sum(1), gray.any(1).sum(1)
+    assert (rows == 8).all() and (columns == 8).all() and len(np.unique(gray, axis=0)) > 30
+
+
+def test_the_first_layer_of_the_teacher_whitens_patches(load_script):
+    script = load_script("benchmarks/cifar10_teacher.py")
+    images = np.random.default_rng(0).normal(size=(200, 12, 12, 3)).cumsum(1)
+    kernel = script.whitening(images)
+    assert kernel.shape == (2, 2, 3, 24)
+    patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))
+    patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12)
+    answers = patches @ kernel.reshape(12, 24)[:, :12]
+    np.testing.assert_allclose(np.cov(answers, rowvar=False), np.eye(12), atol=0.05)
 
 
 def test_student_takes_bytes_and_ends_in_logits(benchmark):

@@ -1,0 +1,298 @@
+"""Put students into `zoo/`, and write the zoo's table.
+
+    python tools/zoo.py add NAME    put the files that its recipe made into the zoo
+    python tools/zoo.py table       measure all of them and write docs/zoo.md
+
+A recipe that is an example of `examples/` is run for its test data; the others have left files.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import runpy
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_kd as kd
+from keras_kd.report.derive import wilson
+from keras_kd.system.files import sha256
+from keras_kd.system.text_table import markdown_table
+
+ROOT = pathlib.Path(__file__).parents[1]
+ZOO, INDEX = ROOT / "zoo", ROOT / "keras_kd" / "zoo" / "index.json"
+KEPT = ROOT / "exports" / "reference" / "zoo.json"
+PAGE = ROOT / "docs" / "zoo.md"
+SAMPLES = 100
+
+
+@dataclasses.dataclass
+class Recipe:
+    """How a student of the zoo is made.
+
+    Attributes:
+        task: What it does, and on which data.
+        command: The command that makes it.
+        file: The TFLite file that the command writes.
+        student: The Keras student that it writes.
+        test: Returns inputs and labels of all test samples. It is given what the script defines if
+            `command` runs an example, else nothing.
+        metrics: Returns the Keras metrics of the file. Defaults to none, which is accuracy.
+    """
+
+    task: str
+    command: str
+    file: str
+    student: str
+    test: Callable[[dict[str, Any]], tuple[Any, Any]]
+    metrics: Callable[[], list[Any]] = list
+
+
+def of_split(name, scale=1.0):
+    """Return a function that returns the test images of a data set and their labels."""
+
+    def load(_):
+        data = kd.datasets.load(name, split="test", as_supervised=True, batch_size=-1)
+        images, labels = (np.asarray(part) for part in data)
+        return images.astype("float32") * np.float32(scale), labels
+
+    return load
+
+
+def in_arrays(dataset):
+    """Return a data set of batches as two arrays."""
+    parts = list(dataset.as_numpy_iterator())
+    return tuple(np.concatenate([batch[i] for batch in parts]) for i in (0, 1))
+
+
+CLASSES = 11  # ten garments and the background
+
+
+def mean_iou():
+    """Return the metric of segmentation."""
+    return [keras.metrics.MeanIoU(CLASSES, sparse_y_pred=False, name="mean_iou")]
+
+
+def auc():
+    """Return the metric of ranking."""
+    return [keras.metrics.AUC(from_logits=True, name="auc")]
+
+
+def speech_test(made):
+    """Return the spectrograms of the speakers whom the last seed leaves out."""
+    waves, labels, speakers = made["data"]
+    seed = made["SEEDS"][-1]
+    left_out = np.isin(speakers, made["SPEAKERS"][2 * seed : 2 * seed + 2])
+    return made["spectrogram"]().predict(waves[left_out], verbose=0), labels[left_out]
+
+
+def example(name, task, file, test, metrics=list):
+    """Return the recipe of a file that an example writes."""
+    folder = f"exports/{name}"
+    command = f"python examples/{name}.py"
+    return Recipe(task, command, f"{folder}/{file}.tflite", f"{folder}/{file}.keras", test, metrics)
+
+
+CIFAR10 = "exports/reference/cifar10/taught_0"
+RECIPES = {
+    "cifar10_98kb": Recipe(
+        "images of ten kinds of things (CIFAR-10), 32x32, colour",
+        "python benchmarks/cifar10_teacher.py && python benchmarks/cifar10_students.py "
+        "--teacher exports/cifar10_teacher/teacher.keras --kinds taught",
+        f"{CIFAR10}_int4.tflite",
+        f"{CIFAR10}_4_bits.keras",
+        of_split("cifar10"),
+    ),
+    "fashion_mnist": example(
+        "image_classification",
+        "images of clothes (Fashion-MNIST), 28x28, gray",
+        "distilled_pruned_int8",
+        lambda made: in_arrays(made["test"]),
+    ),
+    "fashion_scenes": example(
+        "image_segmentation",
+        "the garment at every pixel of a scene (fashion_scenes), 64x64, gray",
+        "distilled_quantization-aware_int8",
+        lambda made: in_arrays(made["test"]),
+        mean_iou,
+    ),
+    "imdb_reviews": example(
+        "text_classification",
+        "film reviews, for or against (IMDB), as word numbers",
+        "convolutions_distilled_int8",
+        lambda made: (made["x_test"], made["y_test"]),
+    ),
+    "spoken_digit": example(
+        "speech_commands",
+        "spoken digits of speakers not heard in training, as spectrograms",
+        "distilled_quantization-aware_int8",
+        speech_test,
+    ),
+    "movielens": example(
+        "ranking",
+        "will this user like this film (MovieLens 100k)",
+        "pruned_clustered_int8",
+        lambda made: made["data"][1],
+        auc,
+    ),
+}
+
+
+def measured(path, data, metrics):
+    """Return the name of the metric, its value and the number of samples."""
+    result = kd.evaluate_tflite(path, data, metrics=metrics() or None, runs=1, verbose=False)
+    if result.metrics:
+        name, value = next(iter(result.metrics.items()))
+        return name, value, result.samples
+    return "accuracy", result.accuracy, result.samples
+
+
+def first(data, count):
+    """Return the first samples of inputs, which may be a dict, and labels."""
+    inputs, labels = data
+    if isinstance(inputs, dict):
+        return {name: array[:count] for name, array in inputs.items()}, labels[:count]
+    return inputs[:count], labels[:count]
+
+
+def add(name):
+    """Copy the files of a recipe, with what they were measured to do."""
+    recipe = RECIPES[name]
+    script = recipe.command.split()[1]
+    made = runpy.run_path(str(ROOT / script)) if script.startswith("examples/") else {}
+    data = recipe.test(made)
+    folder = ZOO / name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "student.tflite"
+    shutil.copy(ROOT / recipe.file, path)
+    shutil.copy(ROOT / recipe.student, folder / "student.keras")
+    metadata = json.loads((ROOT / f"{recipe.file}.json").read_text())
+    metadata["file"] = path.name
+    (folder / "student.tflite.json").write_text(json.dumps(metadata, indent=1) + "\n")
+    metric, value, samples = measured(path, data, recipe.metrics)
+    inputs, labels = first(data, SAMPLES)
+    arrays = inputs if isinstance(inputs, dict) else {"inputs": inputs}
+    np.savez_compressed(folder / "sample.npz", labels=labels, **arrays)
+    index = json.loads(INDEX.read_text()) if INDEX.exists() else {}
+    index[name] = {
+        "task": recipe.task,
+        "metric": metric,
+        "value": round(value, 6),
+        "interval": wilson(value, samples) if metric == "accuracy" else None,
+        "samples": samples,
+        "sample_value": measured(path, (inputs, labels), recipe.metrics)[1],
+        "recipe": recipe.command,
+    }
+    (folder / "README.md").write_text(card(name, index[name], path))
+    index[name]["files"] = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+    INDEX.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
+
+
+def percent(entry):
+    """Return the value of an entry, with its interval, as text."""
+    if entry["metric"] != "accuracy":
+        return f"{entry['metric']} {entry['value']:.4f}"
+    low, high = entry["interval"]
+    return f"{entry['value']:.2%} ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def card(name, entry, path):
+    """Return the model card of a student."""
+    return f"""# {name}
+
+- **Task:** {entry["task"]}.
+- **File:** `student.tflite`, {path.stat().st_size:,} bytes. What it takes and returns stands in
+  `student.tflite.json`. `student.keras` is the Keras model that it was made of.
+- **Measured:** {percent(entry)} on {entry["samples"]:,} test samples, by the file itself; on the
+  first {SAMPLES} of them, which are in `sample.npz`, {entry["metric"]} {entry["sample_value"]:.4f}.
+- **Recipe:** `{entry["recipe"]}`
+- **Meant for:** trying a file on a device, comparing tools, and as a student to start from. It
+  knows what its data set holds and nothing else, and was not tested on other data.
+- **License:** that of this repository. The data has the terms of its authors.
+"""
+
+
+def arena(path, folder):
+    """Return the arena for a microcontroller in bytes, or `None` where the file cannot run."""
+    try:
+        return kd.export_c_array(path, folder / path.parent.name).arena_size
+    except ValueError:
+        return None
+
+
+def cycles(path):
+    """Return the cycles on an Ethos-U55 and its share of operators, or `None`."""
+    try:
+        cost = kd.device_cost(path, "ethos-u55-128")
+    except ValueError:
+        return None
+    return {"cycles": cost.cycles, "npu": cost.npu_operators, "operators": cost.operators}
+
+
+def measure(name, folder):
+    """Return what the zoo's table says of one student."""
+    student = kd.zoo.load(name)
+    plain = folder / f"{name}_float32.tflite"
+    kd.export_tflite(getattr(student.student, "model", student.student), plain, verbose=False)
+    times = kd.benchmark_tflite_files([student.path, plain], rounds=200)
+    entry = {field: getattr(student, field) for field in ("metric", "value", "interval", "samples")}
+    return entry | {
+        "task": student.task,
+        "bytes": student.path.stat().st_size,
+        "float32_bytes": plain.stat().st_size,
+        "latency_ratio": times[str(student.path)].latency_ms / times[str(plain)].latency_ms,
+        "arena_bytes": arena(student.path, folder),
+        "ethos_u55": cycles(student.path),
+    }
+
+
+def table(results):
+    """Return the Markdown table of the zoo."""
+    head = ("name", "bytes", "right or score", "latency, of float32", "arena, bytes", "Ethos-U55")
+    rows = [head]
+    for name, found in results.items():
+        npu = found["ethos_u55"]
+        rows.append(
+            (
+                f"`{name}`",
+                f"{found['bytes']:,}",
+                percent(found),
+                f"{found['latency_ratio']:.2f}",
+                "–" if found["arena_bytes"] is None else f"{found['arena_bytes']:,}",
+                "–"
+                if npu is None
+                else f"{npu['cycles']:,} cycles, {npu['npu']} of {npu['operators']} operators",
+            )
+        )
+    return markdown_table(rows)
+
+
+def main():
+    """Put one student into the zoo, or measure all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("add").add_argument("name", choices=RECIPES)
+    commands.add_parser("table")
+    chosen = parser.parse_args()
+    os.chdir(ROOT)
+    if chosen.command == "add":
+        add(chosen.name)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        results = {name: measure(name, pathlib.Path(folder)) for name in kd.zoo.names()}
+    KEPT.write_text(json.dumps(results, indent=1) + "\n")
+    start, end = "<!-- measured: exports/reference/zoo.json -->", "<!-- /measured -->"
+    before, _, rest = PAGE.read_text().partition(start)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{start}\n\n{table(results)}\n\n{end}{after}")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
