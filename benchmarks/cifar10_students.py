@@ -1,10 +1,11 @@
-"""Small students for CIFAR-10, taught by a published file, in 8 and in 4 bits.
+"""Small students for CIFAR-10, in 8 and in 4 bits, taught and alone.
 
-    python benchmarks/cifar10_students.py --teacher pretrainedResnet_large_float.tflite
+    python benchmarks/cifar10_students.py --teacher exports/cifar10_teacher/teacher.keras
 
-The teacher is MLPerf Tiny's larger network as published by mlcommons/tiny (91.28 % on the test
-images), or any file that `kd.teachers.load` reads. It answers once, for `--views` augmented passes
-over 45,000 training images. The last 5,000 are held out: what is chosen, is chosen on them. A
+The teacher is that of `benchmarks/cifar10_teacher.py`, or any file that `kd.teachers.load` reads,
+such as MLPerf Tiny's larger network (91.28 % of the test images). It answers once, for `--views`
+augmented passes over 45,000 training images. The last 5,000 are held out: settings are chosen on
+them. A
 student is trained with and without the teacher, with the same images, epochs and seeds, then
 exported to int8 and, after `kd.QuantizeAware(weight_bits=4)`, to int4. Every file is measured on
 all 10,000 test images. Each part is kept in `--out`; the same command resumes. Prints a Markdown
@@ -170,9 +171,9 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("exports/cifar10"))
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--blocks", type=int, default=2)
-    parser.add_argument("--views", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--quantize-epochs", type=int, default=6)
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=32)
+    parser.add_argument("--quantize-epochs", type=int, default=4)
     parser.add_argument("--weight-decay", type=float, default=2e-3)
     parser.add_argument("--held-out", type=int, default=5_000)
     parser.add_argument("--examples", type=int, help="training images [all but the held-out ones]")

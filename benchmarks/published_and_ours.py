@@ -3,8 +3,8 @@
     python benchmarks/published_and_ours.py
 
 Reads the results that other benchmarks kept in `exports/reference/`, and writes the tables of
-docs/measured/published_and_ours.md. Gains are paired by seed: the runs of a seed share initial weights and
-the order of the images.
+docs/measured/published_and_ours.md. Gains are paired by seed: the runs of a seed share initial
+weights and the order of the images.
 """
 
 import json
@@ -116,7 +116,7 @@ PAIRS = {
     "language_model_perplexity": ("student alone", "distilled"),
     "speech_commands": ("student alone", "distilled"),
     "ranking": ("student alone", "distilled"),
-    "regression": ("student alone", "drawn to the teacher"),
+    "regression": ("student alone", "regressed to the teacher"),
     "compress_a_pretrained_model": ("shrunk, alone", "shrunk, distilled"),
 }
 SMALLER_IS_BETTER = ("perplexity", "rmse")

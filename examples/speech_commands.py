@@ -51,9 +51,9 @@ def load():
 # the builtin operators of TensorFlow Lite for Microcontrollers have no FFT), a square, a matrix
 # and a logarithm. Inside the file it triples the student's bytes, and in 8 bits it costs accuracy:
 # 256 steps cannot represent powers that differ by a factor of a million, and the microcontroller's
-# logarithm is in float32 only. The last rows of the table show it, and that `exclude=` mends it: the
-# spectrogram in float32, the student in 8 bits. On a device the spectrogram belongs outside, where a
-# signal library computes it by FFT.
+# logarithm is in float32 only. The last rows of the table show it, and that `exclude=` mends it:
+# the spectrogram in float32, the student in 8 bits. On a device the spectrogram belongs outside,
+# where a signal library computes it by FFT.
 
 
 # %%

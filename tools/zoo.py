@@ -99,14 +99,13 @@ def example(name, task, file, test, metrics=list):
     return Recipe(task, command, f"{folder}/{file}.tflite", f"{folder}/{file}.keras", test, metrics)
 
 
-CIFAR10 = "exports/reference/cifar10/taught_0"
 RECIPES = {
     "cifar10_98kb": Recipe(
         "images of ten kinds of things (CIFAR-10), 32x32, colour",
         "python benchmarks/cifar10_teacher.py && python benchmarks/cifar10_students.py "
         "--teacher exports/cifar10_teacher/teacher.keras --kinds taught",
-        f"{CIFAR10}_int4.tflite",
-        f"{CIFAR10}_4_bits.keras",
+        "exports/cifar10/taught_0_int4.tflite",
+        "exports/cifar10/taught_0_4_bits/stage_1_quantize_aware.keras",
         of_split("cifar10"),
     ),
     "fashion_mnist": example(
