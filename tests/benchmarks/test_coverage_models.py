@@ -74,6 +74,11 @@ def test_the_guide_quotes_the_kept_results(benchmark):
     assert kept and benchmark.table(kept) in guide and benchmark.summary(kept) in guide
     assert ("Not measured yet: " in guide) == bool(missing)
     assert not missing or f"Not measured yet: {', '.join(missing)}." in guide
+    exported = [result["export"] for result in kept.values()]
+    others = [found for found in exported if not benchmark.is_faithful(found)]
+    far = sum(x["within_a_step"] < x["moved_within_a_step"] - 0.002 for x in others)
+    assert f"{len(exported) - len(others)} of {len(exported)} files reach it" in guide
+    assert f"Of the other {len(others)}, " in guide and f"; {far} are farther" in guide
 
 
 def test_every_model_is_there(benchmark, load_script):
