@@ -108,6 +108,13 @@ RECIPES = {
         "exports/cifar10/taught_0_4_bits/stage_1_quantize_aware.keras",
         of_split("cifar10"),
     ),
+    "digits_5kb": Recipe(
+        "handwritten digits, 8x8, gray from 0 to 1, learned from 60 labels",
+        "make demo",
+        "exports/digits/seed0/int8.tflite",
+        "exports/digits/seed0/compressed/stage_1_quantize_aware.keras",
+        of_split("digits", 1 / 255),
+    ),
     "fashion_mnist": example(
         "image_classification",
         "images of clothes (Fashion-MNIST), 28x28, gray",

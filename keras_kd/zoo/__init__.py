@@ -95,7 +95,7 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> ZooStudent:
     Example:
 
     ```python
-    student = kd.zoo.load("digits")
+    student = kd.zoo.load("digits_5kb")
     images, labels = student.sample
     kd.evaluate_tflite(student.path, (images, labels), runs=1)
     student.student.summary()
