@@ -68,6 +68,8 @@ def table(measured):
                 "" if row[key] is None else f"{100 * row[key]:.2f}"
                 for key in ("accuracy", "agreement")
             )
+            if "autoencoder" in title:
+                agreement = ""  # it gives no classes
             lines.append(
                 f"| {name} | {row['form']} | {row['bytes']:,} | {row['scale_bytes']:,} "
                 f"| {100 * row['bytes'] / size:.0f} % | {right} | {agreement} "

@@ -1,9 +1,14 @@
+import json
+import pathlib
+
 import keras
 import numpy as np
 import pytest
 
 import keras_kd as kd
 from keras_kd.litert.model_file import ModelFile
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +37,22 @@ def test_scales_are_counted_in_the_file(benchmark, tmp_path):
     tensors = ModelFile(path.read_bytes()).graphs()[0].tensors
     activations = sum(not x.constant and x.kind == "INT8" for x in tensors)
     assert benchmark.scale_bytes(path) == 4 * (4 + 4 + activations)
+
+
+def test_the_page_quotes_the_kept_results(benchmark):
+    kept = json.loads((ROOT / "exports/reference/mlperf_tiny.json").read_text())
+    assert benchmark.table(kept) in (ROOT / "docs/measured/mlperf_tiny.md").read_text()
+    assert set(kept) == set(benchmark.PUBLISHED)
+
+
+def test_no_int8_file_is_larger_than_the_published_one_but_for_its_scales(benchmark):
+    kept = json.loads((ROOT / "exports/reference/mlperf_tiny.json").read_text())
+    for title, rows in kept.items():
+        assert not [row for row in rows if "error" in row]
+        (row,) = (row for row in rows if row["form"] == "int8")
+        allowed = row["scale_bytes"] if "autoencoder" in title else 0
+        assert row["bytes"] - allowed <= benchmark.PUBLISHED[title][1]
+    (resnet,) = (r for r in kept["MLPerf Tiny: ResNet8"] if r["form"] == "int8")
+    assert (
+        abs(100 * resnet["accuracy"] - float(benchmark.PUBLISHED["MLPerf Tiny: ResNet8"][2])) < 0.3
+    )
