@@ -21,7 +21,7 @@ from keras_kd.distilling.dot import stacked
 from keras_kd.distilling.schedules import deserialize, deserialize_loss
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.arguments import constructor_arguments, optimizer_rate
-from keras_kd.system.names import refuse_unknown
+from keras_kd.system.names import argument_names, refuse_unknown
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -156,7 +156,7 @@ class Trainer(keras.Model):
     compile_arguments = CompileArguments()
 
     def __init__(self, **kwargs: Any) -> None:
-        of_keras = inspect.signature(keras.layers.Layer.__init__).parameters
+        of_keras = argument_names(keras.layers.Layer.__init__)
         known = [*constructor_arguments(type(self)), *of_keras]
         refuse_unknown(type(self).__name__, kwargs, dict.fromkeys(known))
         super().__init__(**kwargs)

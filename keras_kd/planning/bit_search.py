@@ -53,10 +53,7 @@ class Figures:
             error = math.sqrt(differ * (1.0 - differ) / self.samples)
             return self.agreement - errors * error - limit["min_agreement"]
         if self.accuracy is None or self.model_accuracy is None:
-            raise ValueError(
-                "`max_drop` is about the accuracy, and `data` has no labels. Received: "
-                f"max_drop={limit['max_drop']}. Give data of (x, y), or use `min_agreement`."
-            )
+            raise no_labels(limit["max_drop"])
         lost = self.model_accuracy - self.accuracy
         lost = max(lost, 0.0) if errors else lost
         return limit["max_drop"] / 100 - lost - errors * math.sqrt(differ / self.samples)
@@ -87,6 +84,14 @@ def measure_answers(expected: Expected, path: Any, xnnpack: bool | None) -> Figu
         )
     size = len(expected.samples)
     return Figures(size, scores.agreement, scores.accuracy, scores.model_accuracy)
+
+
+def no_labels(max_drop: float) -> ValueError:
+    """Return the error of a limit on the accuracy without labels."""
+    return ValueError(
+        "`max_drop` is about the accuracy, and `data` has no labels. Received: "
+        f"max_drop={max_drop}. Give data of (x, y), or use `min_agreement`."
+    )
 
 
 def slack(limit: Mapping[str, float]) -> float:

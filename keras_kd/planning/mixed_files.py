@@ -13,11 +13,13 @@ from keras_kd.export.options import ExportOptions
 from keras_kd.export.ways import convert, way_of
 from keras_kd.litert.macs import operator_macs
 from keras_kd.litert.mixing import computing_operators, partners, replace_operators
-from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.model_file import ModelFile, Tensor
 
 # Arguments of `export_tflite` that go with a mixture; those that have no influence on its numbers.
 OPTIONS = ("batch_size", "calibration_batches", "sparse")
 SAID = ("class_names", "preprocessing", "keep_names", "integer_io")
+# The form of a kernel in an int4 file, by the type of its numbers.
+_BY_KIND = {"INT4": "int4", "INT8": "dynamic", "FLOAT32": "float32"}
 
 
 class MixedFiles:
@@ -124,14 +126,34 @@ class MixedFiles:
     def integer_operations(self, forms: Mapping[int, str]) -> float:
         """Return the share of the multiply-accumulate operations that are in integers."""
         total = sum(self._macs)
-        floats = sum(self.operations(unit) for unit, form in forms.items() if form == "float32")
+        held = {i: self.precision(i, forms.get(i, self.quantization)) for i in self.units}
+        floats = sum(self.operations(i) for i, form in held.items() if form == "float32")
         return 1.0 - floats / total if total else 1.0
 
     def sizes(self, forms: Mapping[int, str]) -> dict[int, int]:
         """Return the bytes of the constants of each unit."""
         return {unit: self._size(unit, forms.get(unit, self.quantization)) for unit in self.units}
 
+    def precision(self, unit: int, form: str) -> str:
+        """Return the form that a unit really has: of int4, the kernels decide.
+
+        Args:
+            unit: Its number.
+            form: The form that was asked for.
+        """
+        if form != "int4":
+            return form
+        kinds = {x.kind for x in self._constants(unit, form) if len(x.shape) >= 2}
+        held = {name for kind, name in _BY_KIND.items() if kind in kinds}
+        # Beside kernels of fewer bits, numbers in float are no kernels.
+        return " + ".join(sorted(held - {"float32"} or held)) or form
+
     def _size(self, unit: int, form: str) -> int:
+        stored = (constant.data for constant in self._constants(unit, form))
+        return sum(data.nbytes for data in stored if data is not None)
+
+    def _constants(self, unit: int, form: str) -> list[Tensor]:
+        """Return the constants of a unit in a form."""
         file, operators, numbers = self._files[form], self._operators[form], self._numbers[form]
         taken = {
             (operators[numbers[j]].graph, index)
@@ -140,8 +162,8 @@ class MixedFiles:
             for index in operators[numbers[j]].input_indices
             if index >= 0
         }
-        stored = (file.tensor(graph, index).data for graph, index in taken)
-        return sum(data.nbytes for data in stored if data is not None)
+        found = (file.tensor(graph, index) for graph, index in taken)
+        return [tensor for tensor in found if tensor.data is not None]
 
 
 def _groups(layers: Sequence[Sequence[str]]) -> list[list[int]]:

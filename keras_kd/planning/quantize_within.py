@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import itertools
 import math
 import os
@@ -19,16 +18,24 @@ from keras_kd.data.numpy_batches import Batch, iterate, joined
 from keras_kd.export.calibration import Samples
 from keras_kd.export.fidelity import Expected
 from keras_kd.export.keras_source import KerasSource
-from keras_kd.export.options import INTEGER
+from keras_kd.export.metadata import check_labels
+from keras_kd.export.options import INTEGER, ExportOptions, check_target
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.tflite import export_tflite
 from keras_kd.models.layers import hash_of_weights
-from keras_kd.planning.bit_search import Figures, Record, Search, measure_answers, slack
+from keras_kd.planning.bit_search import (
+    Figures,
+    Record,
+    Search,
+    measure_answers,
+    no_labels,
+    slack,
+)
 from keras_kd.planning.mixed_files import OPTIONS, SAID, MixedFiles
 from keras_kd.system.arguments import number
 from keras_kd.system.files import check_writable
 from keras_kd.system.json_values import plain
-from keras_kd.system.names import refuse_unknown
+from keras_kd.system.names import argument_names, refuse_unknown
 from keras_kd.system.text_table import text_table
 from keras_kd.system.user_warning import warn_user
 
@@ -46,7 +53,8 @@ class LayerDecision:
         sensitivity: Relative error of the outputs if only these layers are quantized: root mean
             square of the difference, divided by the standard deviation.
         decision: Their precision in the file: its own format, or a key of `export_tflite`'s
-            `exclude`.
+            `exclude`. In an int4 file, layers whose kernels it holds in 8 bits have `"dynamic"`,
+            and those with kernels of both `"dynamic + int4"`.
         bytes: Size of their values in the file.
         operations: Their multiply-accumulate operations for one sample.
     """
@@ -152,9 +160,12 @@ def quantize_within(
             `keras_kd.evaluate_tflite`.
         path: The file to write; ends in `.tflite`. `<name>.tflite.plan.json` beside it holds the
             decisions and everything measured. Run the same call again to resume a killed one.
-        max_drop: The largest loss of accuracy, in percentage points. Defaults to `None`.
+        max_drop: The largest loss of accuracy, in percentage points. At exactly `0`, the file
+            must give at least as many right answers as the model on the samples that decide,
+            without a margin. Defaults to `None`.
         min_agreement: The smallest fraction of samples for which file and model must give the same
-            answer. Defaults to `None`. Pass one of the two.
+            answer. At exactly `1.0`, not one of the samples that decide may differ, however few
+            they are, without a margin. Defaults to `None`. Pass one of the two.
         quantization: `"int8"` (sensitive layers get 16 bits or float), `"int16x8"` (float) or
             `"int4"` (8 bits or float). Defaults to `"int8"`.
         representative_data: Training data to calibrate with, as in `export_tflite`. Defaults to
@@ -170,9 +181,9 @@ def quantize_within(
         one is written, with a warning and `within=False`.
 
     Raises:
-        ValueError: If not exactly one limit is given, labels are missing, `data` has too few
-            samples for the limit (99 % needs 100 samples to decide on), the output is not classes,
-            or the export refuses the model.
+        ValueError: If not exactly one limit is given, `path` does not end in `.tflite`, labels are
+            missing, `data` has too few samples for the limit (99 % needs 100 samples to decide on),
+            the output is not classes, or the export refuses the model.
         TypeError: If `model` is not a Keras 3 model or a compressed one, or an argument does not
             exist.
 
@@ -183,9 +194,9 @@ def quantize_within(
     print(found.exclude, found.integer_operations)
     ```
     """
-    known = (*inspect.signature(quantize_within).parameters, "calibration", *OPTIONS, *SAID)
-    if not set(options) <= set(known):
-        refuse_unknown("quantize_within", options, known)
+    known = (*argument_names(quantize_within), "calibration", *OPTIONS, *SAID)
+    refuse_unknown("quantize_within", options, known)
+    target = check_target(path)
     limit = _checked_limit(max_drop, min_agreement)
     if quantization not in (*INTEGER, "int4"):
         raise ValueError(
@@ -193,17 +204,20 @@ def quantize_within(
             f"{quantization!r}."
         )
     number("max_samples", max_samples, least=2 * _LEAST_SAMPLES, whole=True)
+    ExportOptions(quantization, integer_io=options.get("integer_io", False))
+    check_labels(options.get("class_names"), options.get("preprocessing"))
     source = source_of(model, None, quantization)
     if not isinstance(source, KerasSource):
         raise TypeError(
             "`quantize_within` needs a Keras 3 model or the result of keras_kd.compress. "
             f"Received: {type(model).__name__}."
         )
-    target = pathlib.Path(path)
     record = check_writable(target.with_name(f"{target.name}.plan.json"))
     calibrating, choosing, reporting = _divided(
         data, source, max_samples, representative_data is None and quantization != "int4"
     )
+    if max_drop is not None and next(_arrays(choosing.batches[0].y), None) is None:
+        raise no_labels(max_drop)
     _check_enough(len(choosing), limit, 2 if calibrating is None else 3)
     representative = representative_data if calibrating is None else calibrating
     calibration = options.pop("calibration", "auto")
@@ -339,7 +353,7 @@ def _result(
         LayerDecision(
             layers=files.units[i],
             sensitivity=math.sqrt(search.noise(i, files.quantization)),
-            decision=forms.get(i, files.quantization),
+            decision=files.precision(i, forms.get(i, files.quantization)),
             bytes=sizes[i],
             operations=files.operations(i),
         )
@@ -366,8 +380,9 @@ def _result(
 def _shortfall(result: QuantizedWithin, found: bool) -> str:
     limit = ", ".join(f"{name}={value:g}" for name, value in result.limit.items())
     drop = "" if result.drop is None else f" and loses {result.drop:.2f} points of accuracy"
+    tighter = ", or a tighter limit" if slack(result.limit) else " to decide on, or a looser limit"
     advice = (
-        "It kept to the limit on the samples that decided: give more data, or a tighter limit."
+        f"It kept to the limit on the samples that decided: give more data{tighter}."
         if found
         else "No mixture did, not even with all layers in float that can be: what remains comes "
         "from the others."

@@ -71,14 +71,24 @@ def refuse_unknown(owner: str, given: Iterable[str], known: Iterable[str]) -> No
             )
 
 
+def argument_names(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a function's arguments, without `self`, `*args` and `**kwargs`.
+
+    Args:
+        function: The function.
+    """
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = inspect.signature(function).parameters.values()
+    return [p.name for p in found if p.kind not in several and p.name != "self"]
+
+
 def suggests_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """Decorate a function so that a misspelt argument gets a suggestion."""
-    parameters = inspect.signature(function).parameters
+    known = argument_names(function)
 
     @functools.wraps(function)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if not kwargs.keys() <= parameters.keys():
-            refuse_unknown(function.__name__, kwargs, parameters)
+        refuse_unknown(function.__name__, kwargs, known)
         return function(*args, **kwargs)
 
     return checked

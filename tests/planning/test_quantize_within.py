@@ -1,6 +1,8 @@
 """As few bits as a limit allows: measured on the written file, reported on other samples."""
 
+import dataclasses
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.export.conversion import Conversion
 from keras_kd.export.saved_model import source_of
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.planning import bit_search
-from keras_kd.planning.quantize_within import _divided
+from keras_kd.planning.quantize_within import _check_enough, _divided, _shortfall
 
 
 @pytest.fixture(scope="module")
@@ -198,14 +202,19 @@ def test_a_limit_that_cannot_be_met_is_said_and_the_nearest_file_kept(tmp_path):
         ({"min_agreement": 0.9, "data": X[:50]}, "50 samples"),
         ({"min_agreement": 0.99, "data": X[:250]}, r"leaves 83 samples.*`data` of 300 samples"),
         ({"min_agreement": 0.9, "calibration": "best"}, "calibration='best'"),
+        ({"min_agreement": 0.9, "path": "a.tfl"}, "must end in '.tflite'"),
+        ({"min_agreement": 0.9, "quantization": "int4", "integer_io": True}, "`integer_io=True`"),
+        ({"min_agreement": 0.9, "class_names": []}, "class_names"),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path, arguments, message):
+def test_what_cannot_be_is_refused(tmp_path, monkeypatch, arguments, message):
+    """Before any work, and nothing is left behind."""
+    monkeypatch.setattr(Conversion, "run", None)
+    arguments = dict(arguments)
+    data, path = arguments.pop("data", X), tmp_path / arguments.pop("path", "a.tflite")
     with pytest.raises(ValueError, match=message):
-        kd.quantize_within(
-            network(), arguments.pop("data", X), tmp_path / "a.tflite", verbose=False, **arguments
-        )
-    assert not (tmp_path / "a.tflite").exists()
+        kd.quantize_within(network(), data, path, verbose=False, **arguments)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_misspelt_argument_gets_a_suggestion(tmp_path):
@@ -256,6 +265,52 @@ def test_few_samples_without_a_mistake_prove_little():
     assert few.spare({"min_agreement": 1.0}, errors=1.0) == 0.0
 
 
+def assert_decisions_of_the_file(found):
+    kernels = kd.read_metadata(found.path)["kernels_in_4_bits"]
+    bits = {tuple(kernel["layers"]): kernel["bits"] for kernel in kernels}
+    tensors = ModelFile(found.path.read_bytes()).graphs()[0].tensors
+    constants = [t for t in tensors if t.constant and len(t.shape) == 2]
+    for row in found.layers:
+        if row.layers in bits:
+            assert row.decision == {4: "int4", 8: "dynamic"}[bits[row.layers]]
+    for decision, kind in (("int4", "INT4"), ("dynamic", "INT8"), ("float32", "FLOAT32")):
+        decided = sum(row.decision == decision for row in found.layers)
+        assert decided == sum(t.kind == kind for t in constants)
+
+
+def test_a_kernel_that_int4_keeps_in_8_bits_is_said_to_have_8(faulty, tmp_path):
+    """4 bits change the uneven kernel too much, and those of fewer than 1,024 numbers have 8."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = kd.quantize_within(
+            faulty, X[:300], tmp_path / "a.tflite", min_agreement=0.5, quantization="int4",
+            representative_data=X[:64], calibration="minmax", verbose=False,
+        )  # fmt: skip
+    assert found.exclude == {}
+    decisions = {row.layers[0]: row.decision for row in found.layers}
+    assert decisions == {
+        "first": "dynamic", "second": "dynamic", "third": "int4", "fourth": "int4",
+        "logits": "dynamic",
+    }  # fmt: skip
+    assert_decisions_of_the_file(found)
+
+
+@pytest.mark.parametrize(
+    ("limit", "advice"),
+    [
+        ({"min_agreement": 1.0}, "give more data to decide on, or a looser limit."),
+        ({"max_drop": 0.0}, "give more data to decide on, or a looser limit."),
+        ({"min_agreement": 0.99}, "give more data, or a tighter limit."),
+    ],
+)
+def test_no_tighter_limit_is_advised_than_none(found, limit, advice):
+    text = _shortfall(dataclasses.replace(found, limit=limit), True)
+    assert text.endswith(advice)
+    _check_enough(32, {"min_agreement": 1.0}, 2)
+    with pytest.raises(ValueError, match="`data` of 2000 samples"):
+        _check_enough(32, {"min_agreement": 0.999}, 2)
+
+
 def test_4_bits(tmp_path):
     model = network()
     found = kd.quantize_within(
@@ -263,6 +318,7 @@ def test_4_bits(tmp_path):
     )
     assert found.within
     assert {row.decision for row in found.layers} >= {"int4"}
+    assert_decisions_of_the_file(found)
     assert set(found.exclude) <= {"dynamic", "float32"}
 
 

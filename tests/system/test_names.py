@@ -41,6 +41,23 @@ def test_a_misspelt_argument_gets_a_suggestion(call, token):
 
 
 @pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kd.OnPolicyDistiller(None, model(), [], promptlength=1),
+        lambda: kd.Distiller(None, model(), [], no_such=1),
+        lambda: kd.quantize_within(None, None, "a.tflite", max_drop=1.0, exclude="a"),
+        lambda: kd.compress(None, None, no_such=1),
+    ],
+)
+def test_only_arguments_that_can_be_given_are_listed(call):
+    with pytest.raises(TypeError, match="It takes: ") as caught:
+        call()
+    listed = str(caught.value).split("It takes: ")[1].removesuffix(".").split(", ")
+    assert not {"self", "args", "kwargs", "options"} & set(listed)
+    assert len(listed) > 5
+
+
+@pytest.mark.parametrize(
     ("call", "token"),
     [
         (lambda: kd.export_tflite(model(), "a.tflite", "itn8"), "'int8'"),
