@@ -60,16 +60,20 @@ class OnPolicyDistiller(Distiller):
             up to the first that `sample_weight` counts as a target; without such weights, the first
             token.
         stop_token_ids: Tokens at which a text ends, or `None`: each fills the batch's length. A
-            student with a preprocessor knows them. Defaults to `"auto"`.
+            student with a preprocessor knows them. Not with `generate`, which ends texts itself.
+            Defaults to `"auto"`.
         generate: Writes instead of the KerasHub model: called with a dictionary of `"token_ids"`
             and the boolean `"padding_mask"` of the prompts, and a `keras.random.SeedGenerator`;
-            returns both with the texts. It becomes a part of the compiled step. Defaults to `None`.
+            returns both with the texts, in the same shapes. It becomes a part of the compiled step.
+            If it writes nothing, every weight and the loss of the batch are 0. Defaults to `None`.
         seed: Decides which batches are written, and what. Defaults to `0`.
         **kwargs: Further arguments of `Distiller`.
 
     Raises:
-        ValueError: If the student cannot write, its stop tokens are unknown, a loss needs labels,
-            or for the reasons of `Distiller`.
+        ValueError: If the student cannot write, its stop tokens are unknown or given beside
+            `generate`, a loss needs labels, what `generate` returns has another shape, or for the
+            reasons of `Distiller`.
+        TypeError: If `generate` cannot be called, or does not return the two arrays.
 
     Example:
 
@@ -120,6 +124,16 @@ class OnPolicyDistiller(Distiller):
             "prompt_length", prompt_length, least=1, whole=True, optional=True, owner=owner
         )
         self.seed = number("seed", seed, least=0, whole=True, owner=owner)
+        if generate is not None and not callable(generate):
+            raise TypeError(
+                "`generate` must be a function that continues prompts. Received: "
+                f"generate={generate!r}. Leave it out for a keras_hub.models.CausalLM."
+            )
+        if generate is not None and stop_token_ids != "auto":
+            raise ValueError(
+                "`generate` ends texts itself, and `stop_token_ids` would be unused. Received: "
+                f"stop_token_ids={stop_token_ids!r} and generate. Leave out one of them."
+            )
         self.generate = generate
         self.stop_token_ids = stop_token_ids
         _refuse_losses_on_labels(self.distillation_losses)
@@ -202,6 +216,7 @@ class OnPolicyDistiller(Distiller):
             prompt &= ops.cast(parts["padding_mask"], "bool")
             prompt |= places == 0  # a row of padding alone
         written = self._write({"token_ids": tokens, "padding_mask": prompt}, self._seeds)
+        _check_written(written, tuple(tokens.shape))
         texts = {
             name: ops.stop_gradient(ops.cast(written[name], part.dtype))
             for name, part in parts.items()
@@ -253,6 +268,25 @@ class OnPolicyDistiller(Distiller):
             "generate": serialize(self.generate),
             "seed": self.seed,
         }
+
+
+def _check_written(written: Any, shape: tuple[int | None, ...]) -> None:
+    """Refuse what is no text for every prompt. In a compiled step this runs once, at its making."""
+    names = ("token_ids", "padding_mask")
+    if not isinstance(written, Mapping) or not set(names) <= set(written):
+        shown = sorted(written) if isinstance(written, Mapping) else type(written).__name__
+        raise TypeError(
+            "`generate` must return a dictionary of `token_ids` and `padding_mask`. Received: "
+            f"{shown}."
+        )
+    for name in names:
+        found = tuple(ops.convert_to_tensor(written[name]).shape)
+        pairs = zip(found, shape, strict=False)
+        if len(found) != 2 or any(None not in pair and pair[0] != pair[1] for pair in pairs):
+            raise ValueError(
+                "`generate` must return texts of the shape of the prompts, `[batch, time]`. "
+                f"Received: {name} of shape {found} for prompts of shape {shape}."
+            )
 
 
 def _refuse_losses_on_labels(losses: Sequence[Any]) -> None:

@@ -288,6 +288,35 @@ def test_refuses_at_once(arguments, match):
         distiller(network(0), **arguments)
 
 
+def test_what_writes_is_a_function_and_ends_texts_itself():
+    with pytest.raises(TypeError, match=r"`generate` must be a function.*generate='counting'"):
+        distiller(network(0), generate="counting")
+    with pytest.raises(ValueError, match=r"stop_token_ids=\[10\] and generate"):
+        distiller(network(0), stop_token_ids=[STOP])
+    with pytest.raises(ValueError, match="stop_token_ids=None and generate"):
+        distiller(network(0), stop_token_ids=None)
+
+
+@pytest.mark.parametrize(
+    ("written", "error", "match"),
+    [
+        (lambda p: p["token_ids"], TypeError, "must return a dictionary of `token_ids`"),
+        (lambda p: {"token_ids": p["token_ids"]}, TypeError, r"Received: \['token_ids'\]"),
+        (lambda p: {n: x[:, 1:] for n, x in p.items()}, ValueError, r"token_ids of shape .* 6\)"),
+        (lambda p: {**p, "padding_mask": p["padding_mask"][:, 0]}, ValueError, "padding_mask of"),
+    ],
+)
+def test_what_is_written_is_checked(written, error, match):
+    trainer = distiller(
+        network(0), generate=lambda prompt, seeds: written(prompt), student_fraction=1.0
+    )
+    with pytest.raises(error, match=match):
+        trainer.write(*batch())
+    trainer.compile("sgd", CE)
+    with pytest.raises(error, match=match):
+        trainer.fit(data(8, 8), verbose=0)
+
+
 def test_refuses_data_before_training():
     trainer = distiller(network(0), prompt_length=LENGTH, student_loss_weight=0.0)
     trainer.compile("sgd")
