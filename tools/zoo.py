@@ -38,6 +38,7 @@ class Recipe:
 
     Attributes:
         task: What it does, and on which data.
+        inputs: What the file takes, with the range of the numbers.
         command: The command that makes it.
         file: The TFLite file that the command writes.
         student: The Keras student that it writes.
@@ -47,6 +48,7 @@ class Recipe:
     """
 
     task: str
+    inputs: str
     command: str
     file: str
     student: str
@@ -92,7 +94,7 @@ def speech_test(made):
     return made["spectrogram"]().predict(waves[left_out], verbose=0), labels[left_out]
 
 
-def example(name, task, file, test, metrics=list):
+def example(name, task, inputs, file, test, metrics=list):
     """Return the recipe of a file that an example writes."""
     folder = f"exports/{name}"
     command = f"python examples/{name}.py"
@@ -102,6 +104,8 @@ def example(name, task, file, test, metrics=list):
 RECIPES = {
     "cifar10_98kb": Recipe(
         "images of ten kinds of things (CIFAR-10), 32x32, colour",
+        "float32 images, 32x32x3, from 0 to 255 (airplane, automobile, bird, cat, deer, dog, frog, "
+        "horse, ship, truck)",
         "python benchmarks/cifar10_teacher.py && python benchmarks/cifar10_students.py "
         "--teacher exports/cifar10_teacher/teacher.keras --kinds taught",
         "exports/cifar10/taught_0_int4.tflite",
@@ -109,7 +113,8 @@ RECIPES = {
         of_split("cifar10"),
     ),
     "digits_5kb": Recipe(
-        "handwritten digits, 8x8, gray from 0 to 1, learned from 60 labels",
+        "handwritten digits, 8x8, learned from 60 labels",
+        "float32 images, 8x8x1, from 0 to 1",
         "make demo",
         "exports/digits/seed0/int8.tflite",
         "exports/digits/seed0/compressed/stage_1_quantize_aware.keras",
@@ -118,12 +123,14 @@ RECIPES = {
     "fashion_mnist": example(
         "image_classification",
         "images of clothes (Fashion-MNIST), 28x28, gray",
+        "float32 images, 28x28x1, from 0 to 1",
         "distilled_pruned_int8",
         lambda made: in_arrays(made["test"]),
     ),
     "fashion_scenes": example(
         "image_segmentation",
         "the garment at every pixel of a scene (fashion_scenes), 64x64, gray",
+        "float32 images, 64x64x1, from 0 to 1",
         "distilled_quantization-aware_int8",
         lambda made: in_arrays(made["test"]),
         mean_iou,
@@ -131,18 +138,21 @@ RECIPES = {
     "imdb_reviews": example(
         "text_classification",
         "film reviews, for or against (IMDB), as word numbers",
+        "int32 numbers of words, as the example's vocabulary counts them",
         "convolutions_distilled_int8",
         lambda made: (made["x_test"], made["y_test"]),
     ),
     "spoken_digit": example(
         "speech_commands",
         "spoken digits of speakers not heard in training, as spectrograms",
+        "float32 log-mel spectrograms, as the example computes them",
         "distilled_quantization-aware_int8",
         speech_test,
     ),
     "movielens": example(
         "ranking",
         "will this user like this film (MovieLens 100k)",
+        "int32 numbers of user, film, occupation, decade of age and genre",
         "pruned_clustered_int8",
         lambda made: made["data"][1],
         auc,
@@ -188,6 +198,7 @@ def add(name):
     index = json.loads(INDEX.read_text()) if INDEX.exists() else {}
     index[name] = {
         "task": recipe.task,
+        "inputs": recipe.inputs,
         "metric": metric,
         "value": round(value, 6),
         "interval": wilson(value, samples) if metric == "accuracy" else None,
@@ -213,7 +224,8 @@ def card(name, entry, path):
     return f"""# {name}
 
 - **Task:** {entry["task"]}.
-- **File:** `student.tflite`, {path.stat().st_size:,} bytes. What it takes and returns stands in
+- **Inputs:** {entry["inputs"]}.
+- **File:** `student.tflite`, {path.stat().st_size:,} bytes. Shapes, types and class names are in
   `student.tflite.json`. `student.keras` is the Keras model that it was made of.
 - **Measured:** {percent(entry)} on {entry["samples"]:,} test samples, by the file itself; on the
   first {SAMPLES} of them, which are in `sample.npz`, {entry["metric"]} {entry["sample_value"]:.4f}.
@@ -245,7 +257,7 @@ def measure(name, folder):
     """Return what the zoo's table says of one student."""
     student = kd.zoo.load(name)
     plain = folder / f"{name}_float32.tflite"
-    kd.export_tflite(getattr(student.student, "model", student.student), plain, verbose=False)
+    kd.export_tflite(student.student, plain, verbose=False)
     times = kd.benchmark_tflite_files([student.path, plain], rounds=200)
     entry = {field: getattr(student, field) for field in ("metric", "value", "interval", "samples")}
     return entry | {
@@ -260,7 +272,7 @@ def measure(name, folder):
 
 def table(results):
     """Return the Markdown table of the zoo."""
-    head = ("name", "bytes", "right or score", "latency, of float32", "arena, bytes", "Ethos-U55")
+    head = ("name", "bytes", "accuracy or AUC", "latency / float32", "arena, bytes", "Ethos-U55")
     rows = [head]
     for name, found in results.items():
         npu = found["ethos_u55"]

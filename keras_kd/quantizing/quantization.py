@@ -22,7 +22,7 @@ from keras_kd.models.calls import (
     operations_of,
     source_of,
 )
-from keras_kd.models.graph import changed_outputs
+from keras_kd.models.graph import changed_outputs, input_tensors
 from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
 from keras_kd.models.views import read_as
 from keras_kd.quantizing.kernels import KernelRounding
@@ -149,6 +149,13 @@ class Quantization:
                 of_batch = values_of(batch)
             for name, values in of_batch.items():
                 seen.setdefault(name, []).append(np.asarray(values))
+        unseen = [s for s in self.sites.sites if s.kind == "input" and s.range_name not in seen]
+        if seen and unseen:
+            raise ValueError(
+                f"The ranges of {len(unseen)} inputs of model '{self.model.name}' are not known: "
+                "the data has no numbers for them. Received: batches of another structure than "
+                "the model's inputs. Pass data in the structure in which the model takes it."
+            )
         useless = set()
         changing = {site.range_name for site in self.sites.sites if not site.is_constant}
         for site in self.sites.sites:
@@ -288,14 +295,27 @@ class Quantization:
     def _rounded(self, structure: Any, path: str, index: int, kind: str) -> Any:
         """Return a structure with its floating-point tensors rounded where there is a site."""
         flat = keras.tree.flatten(structure)
+        if kind == "input":
+            flat = self._as_declared(flat)
         position = 0
         for i, x in enumerate(flat):
-            if kind == "input" and isinstance(x, np.ndarray):
-                x = flat[i] = keras.ops.convert_to_tensor(x)
             if tf.is_tensor(x) and x.dtype.is_floating:
                 flat[i] = self._at((path, index, position, kind), x)
                 position += 1
         return keras.tree.pack_sequence_as(structure, flat)
+
+    def _as_declared(self, flat: list[Any]) -> list[Any]:
+        """Return inputs as tensors: bytes given to an input of floats as what the model reads."""
+        declared = keras.tree.flatten(input_tensors(self.model))
+        flat = [keras.ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in flat]
+        if len(declared) != len(flat):
+            return flat
+        return [
+            tf.cast(x, spec.dtype)
+            if tf.is_tensor(x) and x.dtype.is_integer and tf.as_dtype(spec.dtype).is_floating
+            else x
+            for x, spec in zip(flat, declared, strict=True)
+        ]
 
     def _at(self, key: tuple[str, int, int, str], x: Any) -> Any:
         site = self._by_call.get(key)

@@ -94,11 +94,21 @@ def suggests_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return checked
 
 
-class SuggestsArguments:
-    """Base of classes whose constructor answers a misspelt argument with a suggestion.
+class _ConstructorSignature:
+    """What `inspect.signature` reads of a class: the arguments of its `__init__`."""
 
-    It stands apart, below the class with `__init__`: `inspect.signature` then shows that one's.
-    """
+    def __get__(self, instance: Any, owner: type) -> inspect.Signature:
+        if instance is not None:  # whose signature is that of `__call__`
+            raise AttributeError("__signature__")
+        signature = inspect.signature(owner.__init__)  # type: ignore[misc]
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+class SuggestsArguments:
+    """Base of classes whose constructor answers a misspelt argument with a suggestion."""
+
+    # Early versions of Python 3.11 would show the arguments of `__new__`.
+    __signature__ = _ConstructorSignature()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse arguments that do not exist. A constructor with `**kwargs` decides by itself."""

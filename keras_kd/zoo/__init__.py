@@ -9,6 +9,7 @@ import os
 import pathlib
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_kd.litert.metadata import read_metadata
@@ -32,6 +33,7 @@ class ZooStudent:
         path: The TFLite file.
         metadata: What stands in the JSON beside the file; see `kd.read_metadata`.
         task: What it does, and on which data.
+        inputs: What the file takes, with the range of the numbers.
         metric: Name of the metric, such as `"accuracy"`.
         value: The metric of the file on all test samples.
         interval: The 95 % interval of the value, or `None` where it was not computed.
@@ -41,8 +43,9 @@ class ZooStudent:
 
     name: str
     path: pathlib.Path
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = dataclasses.field(repr=False)
     task: str
+    inputs: str
     metric: str
     value: float
     interval: tuple[float, float] | None
@@ -50,14 +53,11 @@ class ZooStudent:
     recipe: str
 
     @functools.cached_property
-    def student(self) -> Any:
-        """The Keras model that the file was made of. Loading it runs no code from the file."""
-        import keras
+    def student(self) -> keras.Model:
+        """The `keras.Model` that the file was made of. Loading it runs no code from the file."""
+        from keras_kd.models.opening import open_model
 
-        from keras_kd.compression.running.compressed_model import is_compressed, load_compressed
-
-        file = self.path.with_name("student.keras")
-        return load_compressed(file) if is_compressed(file) else keras.models.load_model(file)
+        return open_model(self.path.with_name("student.keras"))
 
     @functools.cached_property
     def sample(self) -> tuple[Any, np.ndarray[Any, Any]]:
@@ -96,8 +96,8 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> ZooStudent:
 
     ```python
     student = kd.zoo.load("digits_5kb")
-    images, labels = student.sample
-    kd.evaluate_tflite(student.path, (images, labels), runs=1)
+    print(student.inputs)
+    kd.evaluate_tflite(student.path, student.sample, runs=1)
     student.student.summary()
     ```
     """
@@ -113,7 +113,10 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> ZooStudent:
         path=path,
         metadata=read_metadata(path) or {},
         interval=None if interval is None else tuple(interval),
-        **{field: entry[field] for field in ("task", "metric", "value", "samples", "recipe")},
+        **{
+            field: entry[field]
+            for field in ("task", "inputs", "metric", "value", "samples", "recipe")
+        },
     )
 
 
@@ -134,8 +137,8 @@ def _found(
     if found != digest:
         raise ValueError(
             f"'{path}' is not the file that this version of keras_kd lists: its SHA-256 is "
-            f"{found}, not {digest}. Delete it and call `kd.zoo.load` again. "
-            f"Received: name={name!r}."
+            f"{found}, not {digest}. Restore it, or call `kd.zoo.load` with another `folder=` to "
+            f"download it. Received: name={name!r}."
         )
     return path
 
@@ -143,8 +146,6 @@ def _found(
 def _downloaded(
     name: str, file: str, digest: str, folder: str | os.PathLike[str] | None
 ) -> pathlib.Path:
-    import keras
-
     address = f"{_ADDRESS}/{name}/{file}"
     if folder is not None:
         pathlib.Path(folder).mkdir(parents=True, exist_ok=True)  # else Keras takes another one

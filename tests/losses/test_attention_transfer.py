@@ -66,7 +66,7 @@ def test_masked_steps_do_not_count(check):
 
 
 def test_refuses_features_without_sides():
-    with pytest.raises(ValueError, match=r"the teacher's feature has shape \(2, 8\)"):
+    with pytest.raises(ValueError, match=r"a teacher's feature of shape \(2, 8\)"):
         AttentionTransfer()(np.zeros((2, 8)), np.zeros((2, 8)))
 
 

@@ -215,6 +215,52 @@ def test_calibration_takes_ranges_from_the_data(ranges, data):
         np.testing.assert_allclose(now, then, atol=np.abs(then).max() / 250 + 1e-7)
 
 
+class Scaling(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(4)
+
+    def build(self, shape):
+        self.dense.build((shape[0], 64))
+
+    def call(self, x):
+        return self.dense(keras.ops.reshape(keras.ops.cast(x, "float32") / 255.0, (-1, 64)))
+
+
+def _of_two_inputs():
+    inputs = {name: keras.Input((8, 8, 1), name=name) for name in ("b", "a")}
+    x = layers.Flatten()(layers.Rescaling(1 / 255)(layers.Add()(list(inputs.values()))))
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+def _with_rescaling():
+    head = [layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(4)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *head])
+
+
+@pytest.mark.parametrize("make", [_with_rescaling, _of_two_inputs, Scaling])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_bytes_are_quantized_as_the_same_floats(make, epochs):
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1)).astype("uint8")
+    x[0, :2, 0, 0] = 0, 255
+    y = np.arange(64) % 4
+    results = []
+    for dtype in ("uint8", "float32"):
+        keras.utils.set_random_seed(0)
+        given = x.astype(dtype)
+        given = {"a": given, "b": given[::-1]} if make is _of_two_inputs else given
+        student = make()
+        student.build((None, 8, 8, 1)) if make is Scaling else None
+        student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        result = compress(student, (given, y), stages=[QuantizeAware(epochs)], verbose=0)
+        results.append(result.quantization["ranges"])
+        np.testing.assert_allclose(result.predict(given), student.predict(given), atol=0.2)
+    assert results[0][":input:0:0"] == [0.0, 255.0]
+    found, expected = (np.array(list(ranges.values())) for ranges in results)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_learned_ranges_are_trained(data):
     stages = [QuantizeAware(n, ranges="learned", learning_rate=0.05) for n in (0, 1)]
     results = [
