@@ -96,9 +96,8 @@ def speech_test(made):
 
 def example(name, task, inputs, file, test, metrics=list):
     """Return the recipe of a file that an example writes."""
-    folder = f"exports/{name}"
-    command = f"python examples/{name}.py"
-    return Recipe(task, command, f"{folder}/{file}.tflite", f"{folder}/{file}.keras", test, metrics)
+    path, command = f"exports/{name}/{file}", f"python examples/{name}.py"
+    return Recipe(task, inputs, command, f"{path}.tflite", f"{path}.keras", test, metrics)
 
 
 RECIPES = {
