@@ -173,7 +173,7 @@ def test_dense_kernels_have_one_scale_where_that_loses_nothing(tmp_path, monkeyp
     kernel, bias = second.get_weights()
     kernel[7, 3] = 50.0
     second.set_weights([kernel, bias])
-    x = generator.normal(size=(256, 32)).astype("float32")
+    x = generator.normal(size=(1024, 32)).astype("float32")
 
     def export(name):
         return kd.export_tflite(model, tmp_path / f"{name}.tflite", "int8", x, verbose=False)
