@@ -5,10 +5,9 @@
 The teacher is that of `benchmarks/cifar10_teacher.py`, or any file that `kd.teachers.load` reads,
 such as MLPerf Tiny's larger network (91.28 % of the test images). It answers once, for `--views`
 augmented passes over 45,000 training images. The last 5,000 are held out: settings are chosen on
-them. A
-student is trained with and without the teacher, with the same images, epochs and seeds, then
-exported to int8 and, after `kd.QuantizeAware(weight_bits=4)`, to int4. Every file is measured on
-all 10,000 test images. Each part is kept in `--out`; the same command resumes. Prints a Markdown
+them. A student is trained with and without the teacher, with the same images, epochs and seeds,
+then exported to int8 and, after `kd.QuantizeAware(weight_bits=4)`, to int4. Every file is measured
+on all 10,000 test images. Each part is kept in `--out`; the same command resumes. Prints a Markdown
 table.
 """
 
@@ -70,8 +69,7 @@ class Run:
         if chosen.examples:
             self.train = tuple(part[: chosen.examples] for part in self.train)
         self.held_out = images[-chosen.held_out :].astype("float32"), labels[-chosen.held_out :]
-        test = load("test")
-        self.test = test[0].astype("float32"), test[1]
+        self.test = load("test", "float32")
         self.teacher = log_teacher(chosen.teacher)
 
     def taught(self):

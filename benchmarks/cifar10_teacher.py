@@ -1,4 +1,4 @@
-"""A teacher for CIFAR-10: a small residual network, trained from nothing in minutes.
+"""A teacher for CIFAR-10: a small residual network, trained from scratch in minutes.
 
     python benchmarks/cifar10_teacher.py --out exports/cifar10_teacher
 
@@ -22,10 +22,10 @@ import keras_kd as kd
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def load(split):
+def load(split, dtype="uint8"):
     """Return images (0 ... 255) and labels."""
     images, labels = kd.datasets.load("cifar10", split=split, as_supervised=True, batch_size=-1)
-    return np.asarray(images), np.asarray(labels, "int64")
+    return np.asarray(images, dtype), np.asarray(labels, "int64")
 
 
 def augmented(images, labels, batch_size, shift=4, erased=0):

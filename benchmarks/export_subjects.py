@@ -9,6 +9,7 @@ import os
 import pathlib
 
 import application_models
+import cifar10_teacher
 import keras
 import numpy as np
 from keras import layers
@@ -159,16 +160,12 @@ def application(name, module):
     return model, images[:64], (images[64:], None)
 
 
-def cifar10(split):
-    """Return images (0 ... 255) and labels."""
-    images, labels = kd.datasets.load("cifar10", split=split, as_supervised=True, batch_size=-1)
-    return np.asarray(images, "float32"), np.asarray(labels, "int64")
-
-
 def resnet8(folder):
-    images, _ = cifar10(f"train[:{CALIBRATION}]")
-    model = kd.teachers.load(folder / "pretrainedResnet.h5")
-    return model, images, cifar10(f"test[:{SAMPLES}]"), cifar10(f"train[-{2 * SAMPLES}:]")
+    images, test, deciding = (
+        cifar10_teacher.load(split, "float32")
+        for split in (f"train[:{CALIBRATION}]", f"test[:{SAMPLES}]", f"train[-{2 * SAMPLES}:]")
+    )
+    return kd.teachers.load(folder / "pretrainedResnet.h5"), images[0], test, deciding
 
 
 def visual_wake_words(folder):

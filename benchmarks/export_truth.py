@@ -2,8 +2,8 @@
 
     python benchmarks/export_truth.py [--models FOLDER] [--only TITLE ...]
 
-The models are those of `benchmarks/export_subjects.py`; `FOLDER` holds MLPerf Tiny's. Where there
-are no labels, agreement with the Keras model stands in for accuracy. Forms and peers are those of
+The models are those of `benchmarks/export_subjects.py`; `FOLDER` holds MLPerf Tiny's. Models
+without labels are judged by the agreement with the Keras model alone. Forms and peers are those of
 `benchmarks/export_variants.py`. Beside them, `kd.quantize_within` may lose 0.5 points of accuracy.
 Each model is kept in `--out` when it is done. Prints a Markdown table.
 """
@@ -15,7 +15,7 @@ import warnings
 import keras
 from export_subjects import subjects
 from export_variants import FORMS, OURS, QUANTIZER, Subject, measure, ours, quantizer
-from kept_results import once, write_results
+from kept_results import once, percent, write_results
 
 import keras_kd as kd
 
@@ -72,10 +72,7 @@ def table(measured, forms=None):
             if "error" in row:
                 lines.append(f"{start} fails: {row['error']} | | | |")
                 continue
-            right, agreement = (
-                "" if row[key] is None else f"{100 * row[key]:.2f}"
-                for key in ("accuracy", "agreement")
-            )
+            right, agreement = percent(row["accuracy"]), percent(row["agreement"])
             noise = f"{row['signal_to_noise_db']:.1f}"
             lines.append(f"{start} {right} | {agreement} | {noise} | {row['bytes']:,} |")
     return "\n".join(lines)

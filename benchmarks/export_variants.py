@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from fashion_data import load_images
 from fashion_models import RECIPES
-from kept_results import once, write_results
+from kept_results import once, percent, write_results
 
 import keras_kd as kd
 from keras_kd.system.quiet import capture_output
@@ -247,7 +247,7 @@ def table(measured):
             if "error" in row:
                 lines.append(f"{start} fails: {row['error']} | | | | | |")
                 continue
-            right = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f}"
+            right = percent(row["accuracy"])
             lines.append(
                 f"{start} {right} | {100 * row['agreement']:.2f} | {row['difference']:.2g} "
                 f"| {row['bytes'] / 1e3:.1f} | {row['zipped_bytes'] / 1e3:.1f} "

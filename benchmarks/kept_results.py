@@ -12,6 +12,11 @@ def spread(values, digits=2):
     return f"{statistics.mean(values):.{digits}f}{deviation}"
 
 
+def percent(share):
+    """Return a share in percent as text, `""` of `None`."""
+    return "" if share is None else f"{100 * share:.2f}"
+
+
 def once(path, make):
     """Return what `make` gives, kept in a JSON file."""
     if not path.exists():

@@ -13,10 +13,11 @@ import argparse
 import os
 import pathlib
 
-from export_subjects import cifar10, subjects
+from cifar10_teacher import load
+from export_subjects import subjects
 from export_truth import ALL
 from export_variants import OURS, Subject, measure
-from kept_results import once, write_results
+from kept_results import once, percent, write_results
 
 import keras_kd as kd
 from keras_kd.litert.model_file import ModelFile
@@ -45,7 +46,8 @@ def rows_of(subject, folder):
         path = folder.parent / row.pop("file")
         row["scale_bytes"] = scale_bytes(path)
         if row["accuracy"] is not None:
-            found = kd.evaluate_tflite(path, cifar10("test"), runs=1, warmup=0, verbose=False)
+            test = load("test", "float32")
+            found = kd.evaluate_tflite(path, test, runs=1, warmup=0, verbose=False)
             row["accuracy"] = found.accuracy
     return rows
 
@@ -64,12 +66,9 @@ def table(measured):
             if "error" in row:
                 lines.append(f"| {name} | {row['form']} | fails: {row['error']} | | | | | |")
                 continue
-            right, agreement = (
-                "" if row[key] is None else f"{100 * row[key]:.2f}"
-                for key in ("accuracy", "agreement")
-            )
-            if "autoencoder" in title:
-                agreement = ""  # it gives no classes
+            classes = "autoencoder" not in title
+            right = percent(row["accuracy"])
+            agreement = percent(row["agreement"] if classes else None)
             lines.append(
                 f"| {name} | {row['form']} | {row['bytes']:,} | {row['scale_bytes']:,} "
                 f"| {100 * row['bytes'] / size:.0f} % | {right} | {agreement} "

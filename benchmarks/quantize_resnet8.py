@@ -17,19 +17,13 @@ import time
 import warnings
 
 import keras
-import numpy as np
+from cifar10_teacher import load
 from kept_results import once, write_results
 
 import keras_kd as kd
 
 HELD_OUT = 5_000
 REFERENCE = {"file": "published, int8", "bytes": 98_496, "test": 86.97}
-
-
-def load(split):
-    """Return images (0 ... 255) and labels."""
-    images, labels = kd.datasets.load("cifar10", split=split, as_supervised=True, batch_size=-1)
-    return np.asarray(images, "float32"), np.asarray(labels, "int64")
 
 
 def accuracy(path, data):
@@ -57,8 +51,8 @@ def main():
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", module="keras")
-    images, labels = load("train")
-    test, held_out = load("test"), (images[-HELD_OUT:], labels[-HELD_OUT:])
+    images, labels = load("train", "float32")
+    test, held_out = load("test", "float32"), (images[-HELD_OUT:], labels[-HELD_OUT:])
     train = images[: chosen.examples], labels[: chosen.examples]
 
     def measured(name, quantization, **arguments):

@@ -10,15 +10,13 @@ folder, a table with the int8 files of every run in it.
 import argparse
 import json
 import pathlib
-import re
 
 from keras_kd.report import files_table
 from keras_kd.system.files import atomic_path
-from keras_kd.system.text_table import markdown_table
+from keras_kd.system.text_table import markdown_table, with_measured
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "examples"
-MEASURED = re.compile(r"(<!-- measured: (\S+) -->\n).*?(<!-- /measured -->)", re.S)
 
 
 def overview(folder):
@@ -40,12 +38,11 @@ def overview(folder):
 def with_tables(page):
     """Return the text of a page with the tables of what is kept now."""
 
-    def table(match):
-        kept = ROOT / match[2]
-        text = overview(kept) if kept.is_dir() else files_table(json.loads(kept.read_text()))
-        return f"{match[1]}\n{text}\n\n{match[3]}"
+    def table(name):
+        kept = ROOT / name
+        return overview(kept) if kept.is_dir() else files_table(json.loads(kept.read_text()))
 
-    return MEASURED.sub(table, page.read_text())
+    return with_measured(page.read_text(), table)
 
 
 def main(argv=None):

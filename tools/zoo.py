@@ -23,7 +23,7 @@ import numpy as np
 import keras_kd as kd
 from keras_kd.report.derive import wilson
 from keras_kd.system.files import sha256
-from keras_kd.system.text_table import markdown_table
+from keras_kd.system.text_table import markdown_table, with_measured
 
 ROOT = pathlib.Path(__file__).parents[1]
 ZOO, INDEX = ROOT / "zoo", ROOT / "keras_kd" / "zoo" / "index.json"
@@ -304,10 +304,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         results = {name: measure(name, pathlib.Path(folder)) for name in kd.zoo.names()}
     KEPT.write_text(json.dumps(results, indent=1) + "\n")
-    start, end = "<!-- measured: exports/reference/zoo.json -->", "<!-- /measured -->"
-    before, _, rest = PAGE.read_text().partition(start)
-    _, _, after = rest.partition(end)
-    PAGE.write_text(f"{before}{start}\n\n{table(results)}\n\n{end}{after}")
+    PAGE.write_text(with_measured(PAGE.read_text(), lambda _: table(results)))
     print(table(results))
 
 

@@ -102,7 +102,7 @@ def compress(
         A `CompressedModel`.
 
     Raises:
-        ValueError: If there is no stage, the order of stages is invalid, a stage cannot
+        ValueError: If `stages` is empty or in an invalid order, a stage cannot
             treat the student, the model is not compiled with a loss, a dataset is empty or
             endless, or `path` holds another run.
         OSError: If `path` cannot be written to, or another process is at work in it.

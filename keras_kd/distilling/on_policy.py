@@ -271,7 +271,7 @@ class OnPolicyDistiller(Distiller):
 
 
 def _check_written(written: Any, shape: tuple[int | None, ...]) -> None:
-    """Refuse what is no text for every prompt. In a compiled step this runs once, at its making."""
+    """Refuse anything but one text per prompt. A compiled step runs this once, while traced."""
     names = ("token_ids", "padding_mask")
     if not isinstance(written, Mapping) or not set(names) <= set(written):
         shown = sorted(written) if isinstance(written, Mapping) else type(written).__name__

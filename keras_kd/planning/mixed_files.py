@@ -145,7 +145,7 @@ class MixedFiles:
             return form
         kinds = {x.kind for x in self._constants(unit, form) if len(x.shape) >= 2}
         held = {name for kind, name in _BY_KIND.items() if kind in kinds}
-        # Beside kernels of fewer bits, numbers in float are no kernels.
+        # Beside kernels of fewer bits, a constant in float is not a kernel.
         return " + ".join(sorted(held - {"float32"} or held)) or form
 
     def _size(self, unit: int, form: str) -> int:

@@ -112,9 +112,9 @@ class SuggestsArguments:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Refuse arguments that do not exist. A constructor with `**kwargs` decides by itself."""
-        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            refuse_unknown(cls.__name__, kwargs, [parameter.name for parameter in parameters])
+        parameters = inspect.signature(cls).parameters
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            refuse_unknown(cls.__name__, kwargs, parameters)
         return super().__new__(cls)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from keras_kd.system.shown_text import shown_in_line
+
+MEASURED = re.compile(r"(<!-- measured: (\S+) -->\n).*?(<!-- /measured -->)", re.S)
 
 
 def text_table(rows: Sequence[Sequence[str]], *, left: int = 1, rule: bool = True) -> str:
@@ -37,3 +40,14 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of cells as a Markdown table without a final newline, the header first."""
     head, *others = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *others])
+
+
+def with_measured(text: str, table_of: Callable[[str], str]) -> str:
+    """Return Markdown with today's tables between its marks.
+
+    Args:
+        text: The Markdown, in which a table is between `<!-- measured: NAME -->` and
+            `<!-- /measured -->`.
+        table_of: Returns the table of a name.
+    """
+    return MEASURED.sub(lambda found: f"{found[1]}\n{table_of(found[2])}\n\n{found[3]}", text)

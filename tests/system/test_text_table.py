@@ -1,6 +1,6 @@
 """Tables as text."""
 
-from keras_kd.system.text_table import markdown_table, text_table
+from keras_kd.system.text_table import markdown_table, text_table, with_measured
 
 ROWS = [("model", "bytes"), ("teacher", "5,000"), ("a", "7")]
 
@@ -28,3 +28,16 @@ def test_markdown():
         "|---|---|",
         "| teacher | 5,000 |",
     ]
+
+
+def test_tables_stand_between_their_marks():
+    page = (
+        "A\n<!-- measured: a.json -->\nold\n<!-- /measured -->\n"
+        "B\n<!-- measured: b -->\n<!-- /measured -->\n"
+    )
+    text = with_measured(page, lambda name: f"table of {name}")
+    assert text == (
+        "A\n<!-- measured: a.json -->\n\ntable of a.json\n\n<!-- /measured -->\n"
+        "B\n<!-- measured: b -->\n\ntable of b\n\n<!-- /measured -->\n"
+    )
+    assert with_measured(text, lambda name: f"table of {name}") == text
