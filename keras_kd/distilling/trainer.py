@@ -133,6 +133,31 @@ def with_loss_scale(optimizer: Any, student: keras.Model) -> Any:
     return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
 
 
+def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Return an optimizer without a state that takes the same steps.
+
+    Keras's configuration does not hold which variables have no weight decay.
+
+    Args:
+        optimizer: An optimizer, built or not.
+
+    Raises:
+        ValueError: If single variables were excluded from weight decay, which another model does
+            not have.
+    """
+    copy = type(optimizer).from_config(optimizer.get_config())
+    given, made = (getattr(each, "inner_optimizer", each) for each in (optimizer, copy))
+    if getattr(given, "_exclude_from_weight_decay", None):
+        raise ValueError(
+            "An optimizer that excludes single variables from weight decay cannot train another "
+            f"model. Received: optimizer={given.name!r}. Name them by "
+            '`exclude_from_weight_decay(var_names=["bias", "gamma"])`.'
+        )
+    if (pattern := getattr(given, "_exclude_from_weight_decay_pattern", None)) is not None:
+        made.exclude_from_weight_decay(var_names=[pattern.pattern])
+    return copy
+
+
 class Trainer(keras.Model):
     """What `Distiller` and `MutualDistiller` stand on: a model that trains students.
 

@@ -3,7 +3,12 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.distilling.trainer import CompileArguments, compile_arguments, with_loss_scale
+from keras_kd.distilling.trainer import (
+    CompileArguments,
+    compile_arguments,
+    fresh_optimizer,
+    with_loss_scale,
+)
 
 SparseCE = keras.losses.SparseCategoricalCrossentropy
 
@@ -115,3 +120,43 @@ def test_other_students_keep_their_optimizer(policy):
     optimizer = keras.optimizers.SGD()
     assert with_loss_scale(optimizer, network(policy=policy)) is optimizer
     assert with_loss_scale(None, network(policy=policy)) is None
+
+
+def decayed(optimizer):
+    """Return which weights of a network change in a step of gradients of zero."""
+    model = network()
+    before = [np.array(weight) for weight in model.trainable_weights]
+    model.trainable_weights[1].assign(before[1] + 1)
+    before[1] += 1
+    optimizer.apply([0 * w for w in before], model.trainable_weights)
+    return [not np.array_equal(w, b) for w, b in zip(model.trainable_weights, before, strict=True)]
+
+
+@pytest.mark.parametrize("make", [
+    lambda: keras.optimizers.SGD(0.5, weight_decay=0.1),
+    lambda: keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(0.5, 9)),
+    lambda: kd.DOT(0.5, weight_decay=0.1),
+], ids=["sgd", "adamw", "dot"])  # fmt: skip
+def test_a_fresh_optimizer_decays_the_same_weights(make):
+    given = make()
+    given.exclude_from_weight_decay(var_names=["bias", "gamma"])
+    for optimizer in (
+        fresh_optimizer(given),
+        kd.Prune(0.5, optimizer=given).make_optimizer(),
+        fresh_optimizer(keras.optimizers.LossScaleOptimizer(given)).inner_optimizer,
+    ):
+        assert type(optimizer) is type(given) and not optimizer.built
+        gradients_of_two = isinstance(optimizer, kd.DOT)
+        if gradients_of_two:
+            optimizer.update_step = lambda *_: None
+        assert decayed(optimizer) == [True, False, True, False]
+    plain = fresh_optimizer(make())
+    if not isinstance(plain, kd.DOT):
+        assert decayed(plain)[:2] == [True, True]
+
+
+def test_single_weights_without_decay_are_of_one_model_only():
+    optimizer = keras.optimizers.SGD(0.5, weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_list=network().trainable_weights[:1])
+    with pytest.raises(ValueError, match="var_names="):
+        fresh_optimizer(optimizer)

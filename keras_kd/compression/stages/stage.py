@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_kd.compression.stages.layer_record import LayerNotes
+from keras_kd.distilling.trainer import fresh_optimizer
 from keras_kd.models.copying import described
 from keras_kd.models.features import layer_paths
 from keras_kd.models.layer_choice import Choice, LayerChoice
@@ -180,7 +181,7 @@ class Stage(SuggestsArguments):
     def make_optimizer(self) -> keras.optimizers.Optimizer:
         """Return a fresh Keras 3 optimizer."""
         if isinstance(self.optimizer, keras.optimizers.Optimizer):
-            return type(self.optimizer).from_config(self.optimizer.get_config())
+            return fresh_optimizer(self.optimizer)
         rate = self.default_learning_rate if self.learning_rate is None else self.learning_rate
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = keras.optimizers.schedules.serialize(rate)

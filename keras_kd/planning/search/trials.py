@@ -25,6 +25,7 @@ from keras_kd.data.batches import PassOrder, as_batches, shuffled_batches, shuff
 from keras_kd.distilling.backup import BackupAndRestore
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.loss_values import layer_paths_of
+from keras_kd.distilling.trainer import fresh_optimizer
 from keras_kd.export.tflite import export_tflite
 from keras_kd.measuring.benchmark import benchmark_tflite
 from keras_kd.measuring.device_cost import device_cost
@@ -85,15 +86,14 @@ class Trials:
         self.options = options
         self.batches = as_batches(train, "train")
         self.train: Any = None  # until `prepare`
-        self._optimizer = keras.optimizers.serialize(keras.optimizers.get(options["optimizer"]))
+        self._optimizer = fresh_optimizer(keras.optimizers.get(options["optimizer"]))
         self._seconds: list[float] = []
 
     def distiller(self, student: keras.Model, teaching: str) -> Distiller:
         """Return a compiled distiller of a student."""
         arguments = self.space.distiller_arguments(teaching)
         distiller = Distiller(self.teacher, student, **arguments)
-        optimizer = keras.optimizers.deserialize(self._optimizer)
-        distiller.compile(optimizer, loss=self.options["loss"])
+        distiller.compile(fresh_optimizer(self._optimizer), loss=self.options["loss"])
         return distiller
 
     def prepare(self) -> None:
@@ -290,7 +290,7 @@ class Trials:
                     "candidate": vars(candidate),
                     "epochs": epochs,
                     "search": {key: self.options[key] for key in keys},
-                    "optimizer": self._optimizer,
+                    "optimizer": keras.optimizers.serialize(self._optimizer),
                     "teaching": self.space.teachings[candidate.teaching],
                     "stages": stages_to_json(stages),
                     "quantization": candidate.quantization,
