@@ -140,6 +140,7 @@ class OnPolicyDistiller(Distiller):
         self._seeds = keras.random.SeedGenerator(self.seed, name="writing")
         self._write = generate or _writer_of_keras_hub(student, stop_token_ids, self._seeds)
         self._writes = False
+        self._kinds: set[bool] = set()  # of the steps of this epoch: on the data or on own texts
         self._own_loss = keras.metrics.Mean("on_policy_loss")
 
     def writes_at(self, step: int) -> bool:
@@ -167,10 +168,25 @@ class OnPolicyDistiller(Distiller):
             if self._writes:
                 drawn = np.random.SeedSequence([self.seed, done]).generate_state(1)[0] // 2
                 self._seeds.state.assign([drawn, 0])
-            return steps[self._writes](iterator)
+            self._kinds.add(self._writes)
+            return self._measured(steps[self._writes](iterator))
 
         self.train_function: Any = step
         return step
+
+    def reset_metrics(self) -> None:
+        """Begin new means."""
+        super().reset_metrics()
+        self._kinds.clear()
+
+    def _measured(self, logs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the logs without means of which there was no step in this epoch."""
+        own = self._own_loss.name
+        if True not in self._kinds:
+            return {name: value for name, value in logs.items() if name != own}
+        if False not in self._kinds:
+            return {name: logs[name] for name in ("loss", own) if name in logs}
+        return dict(logs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Teach the student one batch of the data, or one that it writes."""

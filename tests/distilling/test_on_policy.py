@@ -208,6 +208,15 @@ def test_labels_and_metrics_count_the_batches_of_the_data_alone():
         assert history["loss"][epoch] == pytest.approx(0.5 * total / 6, rel=1e-5)
 
 
+@pytest.mark.parametrize("fraction, logged", [
+    (0.0, {"loss", "student_loss", "distillation_loss", "accuracy"}),
+    (1.0, {"loss", "on_policy_loss"}),
+])  # fmt: skip
+def test_what_no_step_measured_is_not_logged(fraction, logged):
+    trainer = compiled(network(0), student_fraction=fraction)
+    assert {*trainer.fit(data(), epochs=2, verbose=0).history} == logged
+
+
 class Interrupted(Exception):
     pass
 
