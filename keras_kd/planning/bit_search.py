@@ -113,6 +113,10 @@ class Record:
             if isinstance(found, dict) and found.get("settings") == settings:
                 self._content = {**self._content, **found}
 
+    def __len__(self) -> int:
+        """Return the number of files that were measured."""
+        return len(self._content["tried"])
+
     def known(self, table: str, key: str, measure: Any) -> Any:
         """Return a value of a table, measured where it is not known."""
         if key not in self._content[table]:
@@ -156,6 +160,8 @@ class Search:
 
     def run(self) -> dict[int, str]:
         """Return the form of every unit that does not have the file's own."""
+        if self._verbose and len(self.record):
+            print(f"{len(self.record)} files were measured before; they are not measured again.")
         if self._holds({}):
             return {}
         noise = {i: self.noise(i, self._files.quantization) for i in self._files.units}
@@ -229,13 +235,12 @@ class Search:
                     found.append(dataclasses.astuple(figures))
                     if figures.spare(self._limit, errors=1.0) < 0:
                         break
+            if self._verbose:
+                layers = f"{len(forms)} of {len(self._files.units)} layers in more bits"
+                print(f"{layers}: {min(row[1] for row in found):.2%} of the model's answers")
             return found
 
         figures = [Figures(*row) for row in self.record.known("tried", key, measure)]
-        if self._verbose:
-            worst = min(found.agreement for found in figures)
-            layers = f"{len(forms)} of {len(self._files.units)} layers in more bits"
-            print(f"{layers}: {worst:.2%} of the model's answers")
         return min(found.spare(self._limit, errors) for found in figures)
 
 

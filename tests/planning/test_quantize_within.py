@@ -131,7 +131,7 @@ def test_without_a_fault_all_is_in_8_bits(tmp_path):
 
 
 @pytest.mark.promise
-def test_a_killed_search_goes_on(faulty, tmp_path, monkeypatch):
+def test_a_killed_search_goes_on(faulty, tmp_path, monkeypatch, capsys):
     """The second run measures what the first did not, and finds what one run finds."""
     measured = []
     original = bit_search.measure_answers
@@ -154,9 +154,16 @@ def test_a_killed_search_goes_on(faulty, tmp_path, monkeypatch):
     after = json.loads(path.with_name("a.tflite.plan.json").read_text())
     assert first["tried"].items() <= after["tried"].items()
     total = len(measured)
+    capsys.readouterr()
+    arguments["verbose"] = True
     resumed = kd.quantize_within(faulty, labelled(faulty), path, **arguments)
     assert len(measured) == total  # all is known
+    said = capsys.readouterr().out
+    assert said.startswith(f"{len(after['tried'])} files were measured before")
+    assert "layers in more bits: " not in said
     whole = kd.quantize_within(faulty, labelled(faulty), tmp_path / "b.tflite", **arguments)
+    lines = [x for x in capsys.readouterr().out.splitlines() if "layers in more bits: " in x]
+    assert len(lines) == len(after["tried"])
     assert resumed.exclude == whole.exclude
     assert path.read_bytes() == (tmp_path / "b.tflite").read_bytes()
     # Another model begins anew.
