@@ -18,7 +18,7 @@ import time
 import keras
 import tensorflow as tf
 from cifar10_teacher import LOSS, augmented, load
-from kept_results import once, spread, write_results
+from kept_results import check_settings, once, spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
@@ -179,6 +179,8 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=["taught", "alone"])
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
+    settings = {k: v for k, v in vars(chosen).items() if k not in ("out", "seeds", "kinds")}
+    check_settings(chosen.out, settings)
     run, results = Run(chosen), {}
     for seed in chosen.seeds:
         for kind in chosen.kinds:

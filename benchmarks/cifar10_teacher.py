@@ -15,7 +15,7 @@ import time
 import keras
 import numpy as np
 import tensorflow as tf
-from kept_results import once
+from kept_results import check_settings, once
 
 import keras_kd as kd
 
@@ -139,6 +139,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
+    check_settings(chosen.out, {k: v for k, v in vars(chosen).items() if k != "out"})
     print(once(chosen.out / "teacher.json", lambda: trained(chosen)))
 
 

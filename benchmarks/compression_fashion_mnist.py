@@ -22,7 +22,7 @@ import keras
 import numpy as np
 from fashion_data import evaluation_dataset, load_images
 from fashion_models import RECIPES, train_or_load
-from kept_results import spread, write_results
+from kept_results import check_settings, spread, write_results
 from losses_fashion_mnist import (
     BATCH_SIZE,
     LEARNING_RATE,
@@ -30,7 +30,6 @@ from losses_fashion_mnist import (
     TEMPERATURE,
     WEIGHT_DECAY,
     WIDTHS,
-    check_settings,
     compiled,
     network,
     train_teacher,
@@ -331,7 +330,7 @@ def main(argv=None):
         "stages": {KINDS[kind]: stage(kind, chosen.epochs).get_config() for kind in sorted(RATES)},
     }
     defaults = {name: constructor_defaults(getattr(kd, name)) for name in settings["stages"]}
-    check_settings(folder, json.loads(json.dumps(settings, default=str)), {"stages": defaults})
+    check_settings(folder, settings, {"stages": defaults})
     print(f"Teacher: {chosen.teacher_epochs} epochs on {taught} images", flush=True)
     teacher = train_teacher(data, taught, chosen.teacher_epochs, folder)
     benchmark = Benchmark(chosen, folder, data, teacher)

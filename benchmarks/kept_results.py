@@ -3,6 +3,7 @@
 import json
 import statistics
 
+from keras_kd.system.arguments import with_added
 from keras_kd.system.files import atomic_path
 
 
@@ -23,6 +24,24 @@ def once(path, make):
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(make()))
     return json.loads(path.read_text())
+
+
+def check_settings(folder, settings, defaults=None):
+    """Keep a run's settings in its folder; end the program where it holds a run of others.
+
+    Args:
+        folder: The folder.
+        settings: A dictionary of all that the results depend on.
+        defaults: By setting, what was added to a dictionary later, with the values of before.
+    """
+    path = folder / "settings.json"
+    settings = json.loads(json.dumps(settings, default=str))
+    kept = with_added(once(path, lambda: settings), settings, defaults or {})
+    if differing := sorted(name for name in settings if kept.get(name) != settings[name]):
+        raise SystemExit(
+            f"'{folder}' holds runs of other settings: {', '.join(differing)} (see {path.name} in "
+            "it). Give another folder with --out, or remove that one."
+        )
 
 
 def write_results(folder, table, measured):

@@ -26,11 +26,10 @@ import keras
 import numpy as np
 from fashion_data import evaluation_dataset, load_images, training_dataset
 from fashion_models import RECIPES, fit_resumably, momentum_optimizer, train_or_load
-from kept_results import spread, write_results
+from kept_results import check_settings, spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
-from keras_kd.system.arguments import with_added
 from keras_kd.system.files import atomic_path
 
 WIDTHS = {"teacher": (16, 32, 64, 128), "student": (8, 12, 16, 24)}
@@ -184,19 +183,6 @@ def train_student(name, seed, data, part, teacher, signals, epochs):
 def accuracy(model, data):
     logits = model.predict(evaluation_dataset(data.test), verbose=0)
     return float(np.mean(np.argmax(logits, -1) == data.test[1]))
-
-
-def check_settings(folder, settings, defaults=None):
-    """Refuse to mix runs of other settings into one table; added ones may have their defaults."""
-    path = folder / "settings.json"
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2))
-    elif with_added(json.loads(path.read_text()), settings, defaults or {}) != settings:
-        raise SystemExit(
-            f"'{folder}' holds runs of other settings (see {path.name} in it). Give another "
-            "folder with --out, or remove that one."
-        )
 
 
 def table(results, teacher_accuracy):

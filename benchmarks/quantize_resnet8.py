@@ -18,7 +18,7 @@ import warnings
 
 import keras
 from cifar10_teacher import load
-from kept_results import once, write_results
+from kept_results import check_settings, once, write_results
 
 import keras_kd as kd
 
@@ -50,6 +50,7 @@ def main():
     parser.add_argument("--only", nargs="*", help="rows to measure")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
+    check_settings(chosen.out, {"epochs": chosen.epochs, "examples": chosen.examples})
     warnings.filterwarnings("ignore", module="keras")
     images, labels = load("train", "float32")
     test, held_out = load("test", "float32"), (images[-HELD_OUT:], labels[-HELD_OUT:])

@@ -15,7 +15,7 @@ import pathlib
 
 import keras
 import numpy as np
-from kept_results import once, spread, write_results
+from kept_results import check_settings, once, spread, write_results
 from keras import layers
 
 import keras_kd as kd
@@ -120,6 +120,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/search_digits"))
     asked = parser.parse_args()
+    check_settings(asked.out, {"seconds": asked.seconds})
     results = {way: {} for way in WAYS}
     for seed in range(asked.seeds):
         for way in WAYS:

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 from fashion_data import evaluation_dataset, load_images, view_dataset
 from fashion_models import RECIPES, Models, momentum_optimizer
-from kept_results import percent, spread, write_results
+from kept_results import check_settings, percent, spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
@@ -126,6 +126,8 @@ def main(argv=None):
         "--out", type=pathlib.Path, default=pathlib.Path("exports/search_fashion_mnist")
     )
     chosen = parser.parse_args(argv)
+    of_teacher = {"teacher": chosen.teacher, "teacher_epochs": chosen.teacher_epochs}
+    check_settings(chosen.out, of_teacher)
     recipe = dataclasses.replace(
         RECIPES["fashion_mnist"], teacher_epochs=chosen.teacher_epochs, views=VIEWS
     )

@@ -72,16 +72,6 @@ def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path
         benchmark.main([*command, "--epochs", "2", "--losses", "alone"])
 
 
-def test_runs_of_before_a_setting_was_added_go_on_at_its_default(benchmark, tmp_path):
-    (tmp_path / "settings.json").write_text('{"stages": {"Prune": {"sparsity": 0.5}}}')
-    defaults = {"stages": {"Prune": {"sparsity": 0.5, "new": None}}}
-    now = {"stages": {"Prune": {"sparsity": 0.5, "new": None}}}
-    benchmark.check_settings(tmp_path, now, defaults)
-    for other in ({"sparsity": 0.5, "new": 1}, {"sparsity": 0.6, "new": None}):
-        with pytest.raises(SystemExit, match="other settings"):
-            benchmark.check_settings(tmp_path, {"stages": {"Prune": other}}, defaults)
-
-
 def test_the_guide_quotes_the_kept_results(benchmark):
     kept = json.loads((ROOT / "exports/reference/losses_fashion_mnist.json").read_text())
     guide = (ROOT / "docs/measured/losses.md").read_text()
