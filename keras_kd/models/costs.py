@@ -84,7 +84,7 @@ def model_cost(model: keras.Model) -> ModelCost:
 
     ```python
     cost = keras_kd.model_cost(keras.applications.MobileNetV2(weights=None))
-    assert cost.macs == 300_774_272
+    print(cost.macs)  # 300774272
     ```
     """
     check_graph(model, "`model_cost`")

@@ -233,7 +233,7 @@ def check(
     ```python
     found = keras_kd.check(student, [keras_kd.Prune(0.75), keras_kd.QuantizeAware()])
     print(found)
-    assert found.ok
+    print(found.ok)  # True
     ```
     """
     stages, exports = _check_arguments(model, stages, exports)

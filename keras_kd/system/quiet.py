@@ -84,7 +84,7 @@ def capture_output(replay_on_error: bool = True) -> Iterator[CapturedOutput]:
     ```python
     with capture_output() as captured:
         content = converter.convert()
-    assert "XNNPACK" not in captured.text
+    print("XNNPACK" in captured.text)  # False
     ```
     """
     captured = CapturedOutput()

@@ -32,6 +32,7 @@ import keras
 import numpy as np
 
 from keras_kd.compression.running.epoch_backup import EpochBackup, stage_seed
+from keras_kd.compression.running.run_plan import with_new_arguments
 from keras_kd.compression.running.stage_record import StageRecord, record_from_json
 from keras_kd.compression.running.student_files import (
     OLD_STUDENT,
@@ -43,7 +44,6 @@ from keras_kd.compression.running.student_files import (
 )
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
-from keras_kd.system.arguments import constructor_defaults, with_added
 from keras_kd.system.files import atomic_path, check_writable, sha256
 from keras_kd.system.reading import read_arrays, read_json
 from keras_kd.system.user_warning import warn_user
@@ -307,7 +307,7 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     What a plan of an earlier version does not know, arguments that were added since, counts as
     equal where it has its default.
     """
-    kept = _with_new_arguments(kept, plan)
+    kept = with_new_arguments(kept, plan)
     found = []
     for key, title in _TITLES.items():
         theirs, ours = kept.get(key), plan[key]
@@ -332,23 +332,6 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
         if kept.get(key) != plan.get(key):
             found.append(f"`{key}` ({kept.get(key)!r} there, {plan.get(key)!r} here)")
     return found
-
-
-def _with_new_arguments(kept: Any, ours: Any) -> Any:
-    """Return kept configurations with the arguments added since, at their defaults."""
-    if isinstance(kept, list) and isinstance(ours, list) and len(kept) == len(ours):
-        return [_with_new_arguments(*pair) for pair in zip(kept, ours, strict=True)]
-    if not isinstance(kept, Mapping) or not isinstance(ours, Mapping):
-        return kept
-    kept = {key: _with_new_arguments(value, ours.get(key)) for key, value in kept.items()}
-    name = ours.get("registered_name") or f"keras_kd>{ours.get('class')}"
-    kind = keras.saving.get_registered_object(name)
-    if kind is None or not all(isinstance(side.get("config"), Mapping) for side in (kept, ours)):
-        return kept
-    kept["config"] = with_added(kept["config"], ours["config"], constructor_defaults(kind))
-    if kept.get("registered_name") == name:  # its module may have moved
-        kept["module"] = ours.get("module")
-    return kept
 
 
 def _comparable(data: Any, other: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from keras_kd.compression.running.teaching import count_batches
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.schedules import serialize
 from keras_kd.models.layers import hash_of_weights, leaf_layers
+from keras_kd.system.arguments import constructor_defaults, with_added
 from keras_kd.system.quiet import without_noise
 
 # Batches are all looked at, twice, up to this size; of larger data the first and the last.
@@ -69,6 +70,23 @@ def run_plan(
             **arguments,
         }
     )
+
+
+def with_new_arguments(kept: Any, ours: Any) -> Any:
+    """Return kept configurations with the arguments added since, at their defaults."""
+    if isinstance(kept, list) and isinstance(ours, list) and len(kept) == len(ours):
+        return [with_new_arguments(*pair) for pair in zip(kept, ours, strict=True)]
+    if not isinstance(kept, Mapping) or not isinstance(ours, Mapping):
+        return kept
+    kept = {key: with_new_arguments(value, ours.get(key)) for key, value in kept.items()}
+    name = ours.get("registered_name") or f"keras_kd>{ours.get('class')}"
+    kind = keras.saving.get_registered_object(name)
+    if kind is None or not all(isinstance(side.get("config"), Mapping) for side in (kept, ours)):
+        return kept
+    kept["config"] = with_added(kept["config"], ours["config"], constructor_defaults(kind))
+    if kept.get("registered_name") == name:  # its module may have moved
+        kept["module"] = ours.get("module")
+    return kept
 
 
 def _data(name: str, data: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.running.run_plan import run_plan
+from keras_kd.compression.running.run_plan import run_plan, with_new_arguments
 from keras_kd.compression.running.student_files import as_json
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.data.batches import as_batches, refuse_endless
@@ -298,7 +298,9 @@ def _open(folder: pathlib.Path, plan: Mapping[str, Any]) -> None:
 
 
 def _refuse_others(file: pathlib.Path, kept: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    differing = [key for key in plan if kept.get(key) != plain(plan[key])]
+    plan = plain(plan)
+    kept = with_new_arguments(kept, plan)
+    differing = [key for key in plan if kept.get(key) != plan[key]]
     if differing:
         raise ValueError(
             f"'{file}' is of a search with other arguments: {', '.join(differing)}. Pass the "

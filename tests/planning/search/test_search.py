@@ -10,7 +10,7 @@ import pytest
 from conftest_of_search import network
 
 import keras_kd as kd
-from keras_kd.planning.search.search import _seconds
+from keras_kd.planning.search.search import _refuse_others, _seconds
 from keras_kd.report.pareto import pareto_front
 
 
@@ -173,6 +173,17 @@ def test_other_folders_are_refused(given, tmp_path):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(ValueError, match=r"not empty \('mine.txt'\)"):
         kd.search(**given, path=tmp_path)
+
+
+def test_a_search_of_before_a_loss_got_an_argument_goes_on(tmp_path):
+    newer = keras.saving.serialize_keras_object(kd.losses.KLDivergence(4.0))
+    older = {key: x for key, x in newer["config"].items() if key != "standardize"}
+    loss = {**newer, "config": older}
+    file = tmp_path / "search.json"
+    _refuse_others(file, {"teachings": {"soft": [loss]}}, {"teachings": {"soft": [newer]}})
+    newer["config"]["standardize"] = True
+    with pytest.raises(ValueError, match="other arguments: teachings"):
+        _refuse_others(file, {"teachings": {"soft": [loss]}}, {"teachings": {"soft": [newer]}})
 
 
 def test_budgets():
