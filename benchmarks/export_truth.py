@@ -47,10 +47,12 @@ ALL = (
 def rows_of(title, make, folder):
     """Return the rows of a model, measured where they are not kept in the folder."""
     print(title, flush=True)
-    kept = folder / title.replace(":", "").replace(", ", "_").replace(" ", "_")
+    name = title.replace(":", "").replace(", ", "_").replace(" ", "_")
     keras.utils.clear_session()
     forms = sorted(ALL, key=lambda row: row[:2])  # what the ways write in one form side by side
-    return once(kept.with_suffix(".json"), lambda: measure(Subject(*make()), kept, forms, rounds=0))
+    return once(
+        folder / f"{name}.json", lambda: measure(Subject(*make()), folder / name, forms, rounds=0)
+    )
 
 
 def table(measured, forms=None):

@@ -39,20 +39,21 @@ def check_installed() -> None:
 
 
 def to_int4(
-    file: ModelFile, trained: bool = False, bits: int = 4, eight: Collection[str] = ()
+    file: ModelFile, clip: bool = True, bits: int = 4, eight: Collection[str] = ()
 ) -> ModelFile:
     """Return a float32 file with its weights in 4 bits.
 
     Weights of dense layers, convolutions and embeddings get 4 bits with one scale for each output
-    channel (each row of an embedding), chosen by OCTAV, which clips what few large weights would
-    cost all others. Weights that were trained for 4 bits lie on such a grid, which is found again
-    from the largest of a channel. Depthwise and transposed convolutions, for which LiteRT has no
-    kernels of 4 bits, and kernels of fewer than 1,024 numbers get 8 bits. Activations are quantized
-    to 8 bits while running, as with `"dynamic"`.
+    channel (each row of an embedding). It reaches from the smallest to the largest weight, or is
+    chosen by OCTAV, which clips what few large weights would cost all others. Depthwise and
+    transposed convolutions, for which LiteRT has no kernels of 4 bits, and kernels of fewer than
+    1,024 numbers get 8 bits. Activations are quantized to 8 bits while running, as with
+    `"dynamic"`.
 
     Args:
         file: A float32 file, whose GATHER operators become EMBEDDING_LOOKUP.
-        trained: Whether the weights were trained for 4 bits. Defaults to `False`.
+        clip: Whether large weights may be clipped. Weights that were trained for 4 bits must not
+            be: they lie on a grid that is found again from the largest. Defaults to `True`.
         bits: Bits of the weights that may have 4. Defaults to `4`.
         eight: Names of the outputs of operators whose weights get 8 bits. Defaults to none.
 
@@ -70,7 +71,7 @@ def to_int4(
     name = qtyping.TFLOperationName
     for operation in _EIGHT:
         recipe.add_dynamic_config(".*", name(operation), num_bits=8)
-    algorithm = "min_max_uniform_quantize" if trained or bits == 8 else "OCTAV"
+    algorithm = "OCTAV" if clip and bits < 8 else "min_max_uniform_quantize"
     for operation in _FOUR:
         recipe.add_dynamic_config(".*", name(operation), num_bits=bits, algorithm_key=algorithm)
     for scope, operation in _small(file, eight):

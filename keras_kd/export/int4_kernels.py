@@ -31,17 +31,23 @@ class KernelIn4Bits:
             of `sum(E[x²] (w - w4)²) / sum(E[x²] w²)`, where `x` is what a weight `w` is multiplied
             with; without data, `x` counts as 1.
         bits: The bits that it has in the file.
+        clipped: Whether large weights were clipped.
     """
 
     output: str
     error: float
     bits: int
+    clipped: bool
 
 
 def to_4_or_8_bits(
     file: ModelFile, trained: bool, samples: Sequence[Mapping[str, np.ndarray]] = ()
 ) -> tuple[ModelFile, tuple[KernelIn4Bits, ...]]:
     """Return a float32 file with its weights in 4 bits, in 8 where 4 would change too much.
+
+    Clipping large weights makes the error of the weights smallest, not always that of the outputs:
+    where inputs rise and fall together, all that was clipped adds up. With samples the outputs
+    decide whether weights are clipped.
 
     Args:
         file: A float32 file.
@@ -51,15 +57,50 @@ def to_4_or_8_bits(
     Returns:
         The file, and what 4 bits cost every kernel that could have them.
     """
-    quantized = to_int4(file, trained)
-    errors = _errors(file, quantized, _powers(file, samples) if samples else {})
+    samples = samples[:_SAMPLES]
+    powers = _powers(file, samples) if samples else {}
+    if trained or not samples:
+        return _rounded(file, not trained, powers)
+    found = [_rounded(file, clip, powers) for clip in (True, False)]
+    exact = _outputs(file, samples)
+    return min(found, key=lambda each: _distance(exact, _outputs(each[0], samples)))
+
+
+def _rounded(
+    file: ModelFile, clip: bool, powers: Mapping[str, np.ndarray]
+) -> tuple[ModelFile, tuple[KernelIn4Bits, ...]]:
+    quantized = to_int4(file, clip)
+    errors = _errors(file, quantized, powers)
     eight = {output for output, error in errors.items() if error > LARGEST_ERROR}
     if eight:
-        quantized = to_int4(file, trained, eight=eight)
+        quantized = to_int4(file, clip, eight=eight)
     return quantized, tuple(
-        KernelIn4Bits(output, error, 8 if output in eight else 4)
+        KernelIn4Bits(output, error, 8 if output in eight else 4, clip)
         for output, error in errors.items()
     )
+
+
+def _outputs(
+    file: ModelFile, samples: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, list[np.ndarray]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "tried.tflite"
+        path.write_bytes(file.packed())
+        runtime = LiteRuntime(path)
+        found = [runtime.predict(sample) for sample in samples]
+    return {name: [each[name].astype(np.float64) for each in found] for name in found[0]}
+
+
+def _distance(
+    exact: Mapping[str, list[np.ndarray]], given: Mapping[str, list[np.ndarray]]
+) -> float:
+    """Return the mean square of the error of all outputs, each divided by its variance."""
+    found = 0.0
+    for name, values in exact.items():
+        errors = [np.square(a - b).ravel() for a, b in zip(values, given[name], strict=True)]
+        variance = float(np.concatenate([value.ravel() for value in values]).var())
+        found += float(np.concatenate(errors).mean()) / variance if variance else 0.0
+    return found
 
 
 def _errors(
@@ -107,7 +148,7 @@ def _powers(file: ModelFile, samples: Sequence[Mapping[str, np.ndarray]]) -> dic
         runtime = LiteRuntime(path, xnnpack=False, preserve_all_tensors=True)
         wanted = [o for o in computing_operators(file) if not o.graph and o.name in _MATRICES]
         names = {tensor.name: i for i, tensor in enumerate(runtime.file.graphs()[0].tensors)}
-        for sample in samples[:_SAMPLES]:
+        for sample in samples:
             runtime.predict(sample)
             for operator in wanted:
                 given = file.tensor(0, operator.input_indices[0]).name

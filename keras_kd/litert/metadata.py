@@ -23,13 +23,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
     The keys are `format` (`"keras_kd.tflite"`), `schema_version` (1), `file` (its name), `bytes`,
     `sha256`, `quantization`, `excluded` (the precision of layers that do not have the file's own,
-    by path), `kernels_in_4_bits` (of an int4 file: `layers`, `output`, `error` and `bits` of every
-    kernel that could have 4 bits), `class_names` (or `None`), `preprocessing` (or `None`), `inputs`
-    and `outputs` (of the first signature; each with `name`, `shape`, `dtype`, `scale` and
-    `zero_point`; a size of any value, and a scale where there is none, is `None`), `signatures`
-    (the same by the signature's name), `operators` (counts by name), `flex_operators` (names),
-    `was_run` (whether it was run before it was written, which is not possible with flex operators
-    where TensorFlow comes without its Flex delegate), `calibration` (`samples`, `batches`,
+    by path), `kernels_in_4_bits` (of an int4 file: `layers`, `output`, `error`, `bits` and
+    `clipped` of every kernel that could have 4 bits), `class_names` (or `None`), `preprocessing`
+    (or `None`), `inputs` and `outputs` (of the first signature; each with `name`, `shape`, `dtype`,
+    `scale` and `zero_point`; a size of any value, and a scale where there is none, is `None`),
+    `signatures` (the same by the signature's name), `operators` (counts by name), `flex_operators`
+    (names), `was_run` (whether it was run before it was written, which is not possible with flex
+    operators where TensorFlow comes without its Flex delegate), `calibration` (`samples`, `batches`,
     `missing_classes`, `ranges`: the way that was taken, `tried`: the ways that were compared; or
     `None`), `fidelity` (what `keras_kd.Fidelity` holds, with `None` for
     infinite numbers; `None` where it was not measured), `sparse_tensors`, `tensor_names` (a list

@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.export import int4_kernels
 from keras_kd.litert.model_file import ModelFile
 
 
@@ -85,3 +86,36 @@ def test_the_error_is_that_of_the_outputs(tmp_path):
     expected = np.sqrt(np.mean((exact - four) ** 2) / np.mean(exact**2))
     (found,) = kd.read_metadata(path)["kernels_in_4_bits"]
     assert found["error"] == pytest.approx(expected, rel=0.1)
+
+
+def heavy_tailed(seed=0):
+    """Return a chain of layers whose kernels have a few large weights."""
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((64,), name="x"), *(layers.Dense(64) for _ in range(3))])
+    generator = np.random.default_rng(seed)
+    for layer in model.layers:
+        layer.kernel.assign(generator.standard_t(4, (64, 64)) / 8)
+    return model
+
+
+@pytest.mark.parametrize("shared, clipped", [(0.0, True), (20.0, False)])
+def test_the_outputs_decide_whether_weights_are_clipped(tmp_path, shared, clipped, monkeypatch):
+    """What all inputs have in common adds up what was clipped; apart from it clipping is better."""
+    monkeypatch.setattr(int4_kernels, "LARGEST_ERROR", 1.0)
+    model = heavy_tailed()
+    for layer in model.layers:
+        layer.kernel.assign(np.abs(layer.kernel) if shared else layer.kernel)
+    generator = np.random.default_rng(1)
+    x = generator.normal(size=(128, 64)) + shared * generator.normal(size=(128, 1))
+    x = x.astype("float32")
+    noise = {}
+    for name, data in (("with data", x[:64]), ("without", None)):
+        path = kd.export_tflite(
+            model, tmp_path / f"{name}.tflite", "int4", data, calibration="minmax",
+            on_disagreement="ignore", verbose=False,
+        )  # fmt: skip
+        kernels = kd.read_metadata(path)["kernels_in_4_bits"]
+        chosen = {kernel["clipped"] for kernel in kernels}
+        assert chosen == {clipped if data is not None else True}
+        noise[name] = kd.compare(model, path, x[64:], verbose=False).signal_to_noise_db
+    assert clipped or noise["with data"] > noise["without"]
