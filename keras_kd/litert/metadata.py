@@ -29,11 +29,11 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     `scale` and `zero_point`; a size of any value, and a scale where there is none, is `None`),
     `signatures` (the same by the signature's name), `operators` (counts by name), `flex_operators`
     (names), `was_run` (whether it was run before it was written, which is not possible with flex
-    operators where TensorFlow comes without its Flex delegate), `calibration` (`samples`, `batches`,
-    `missing_classes`, `ranges`: the way that was taken, `tried`: the ways that were compared; or
-    `None`), `fidelity` (what `keras_kd.Fidelity` holds, with `None` for
-    infinite numbers; `None` where it was not measured), `sparse_tensors`, `tensor_names` (a list
-    for each graph, with the name of each of its tensors, which the file itself does not hold) and
+    operators where TensorFlow comes without its Flex delegate), `calibration` (`samples`,
+    `batches`, `missing_classes`, `ranges`: the way that was taken, `tried`: the ways that were
+    compared; or `None`), `fidelity` (what `keras_kd.Fidelity` holds, with `None` for infinite
+    numbers; `None` where it was not measured), `sparse_tensors`, `tensor_names` (a list for each
+    graph, with the name of each of its tensors, which the file itself does not hold) and
     `versions`.
 
     Args:
