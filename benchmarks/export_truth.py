@@ -43,6 +43,8 @@ ALL = (
     ("int8, within 0.5 points", OURS, within),
 )
 
+ON_THE_PAGE = ("int8", "int8, within 0.5 points", "dynamic", "int4")
+
 
 def rows_of(title, make, folder):
     """Return the rows of a model, measured where they are not kept in the folder."""

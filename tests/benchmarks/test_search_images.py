@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def benchmark(load_script):
-    return load_script("benchmarks/search_fashion_mnist.py")
+    return load_script("benchmarks/search_images.py")
 
 
 def test_the_table_sets_the_front_beside_the_hand_made_files(benchmark):
@@ -21,6 +21,7 @@ def test_the_table_sets_the_front_beside_the_hand_made_files(benchmark):
     ]
 
 
-def test_the_family_of_students_holds_the_hand_made_one(benchmark):
-    assert benchmark.student(16, 2).count_params() == 42_426
-    assert [size for _, size, _ in benchmark.hand_made()] == [59_440, 59_560]
+def test_the_families_of_students_hold_the_hand_made_ones(benchmark):
+    assert benchmark.fashion_student(16, 2).count_params() == 42_426
+    assert [size for _, size, _ in benchmark.hand_made("fashion_mnist")] == [59_440, 59_560]
+    assert [size for _, size, _ in benchmark.hand_made("cifar10")] == [98_240, 46_576]

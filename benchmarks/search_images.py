@@ -1,0 +1,240 @@
+"""What `kd.search` finds on Fashion-MNIST or CIFAR-10, beside the students made by hand.
+
+    python benchmarks/search_images.py fashion_mnist --budget 2h
+    python benchmarks/search_images.py cifar10 --budget 12h --teacher teacher.keras
+
+The students are of the family of the hand-made one, in several widths and two depths. All see the
+same augmented views of the training images, with the optimizer that the hand-made student had.
+Files are chosen by the last 5,000 training images; the test images are used once, for the files of
+the front. Without `--teacher` the teacher of `benchmarks/fashion_mnist.py` is trained for 6 epochs;
+that of CIFAR-10 is the file of `benchmarks/cifar10_teacher.py`. Prints a Markdown table. Rerun the
+command to resume it; a larger budget continues it.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import cifar10_students
+import cifar10_teacher
+import keras
+import numpy as np
+import tensorflow as tf
+from fashion_data import evaluation_dataset, load_images, view_dataset
+from fashion_models import RECIPES, Models, momentum_optimizer
+from kept_results import check_settings, percent, spread, write_results
+
+import keras_kd as kd
+from keras_kd.demo.networks import residual_network
+
+KEPT = pathlib.Path(__file__).parents[1] / "exports" / "reference"
+BATCH = 128
+EPOCHS = 9  # passes over all views
+TEACHER_EPOCHS = 6
+
+
+@dataclasses.dataclass
+class Task:
+    """What is searched.
+
+    Attributes:
+        teacher: The teacher.
+        train: Labelled batches of all views, the same in every pass.
+        steps: Number of these batches.
+        validation: What files are chosen by.
+        test: What the files of the front are measured on.
+        student: Returns an untrained student of a width and a depth.
+        widths: The widths.
+        weight_decay: Weight decay of the hand-made student.
+    """
+
+    teacher: keras.Model
+    train: tf.data.Dataset
+    steps: int
+    validation: Any
+    test: Any
+    student: Callable
+    widths: tuple[int, ...]
+    weight_decay: float
+
+
+def fashion_student(width, depth):
+    """Return an untrained student; the hand-made one has the width 16 and the depth 2."""
+    widths = [round(factor * width) for factor in (1.0, 1.5, 2.0)]
+    return residual_network((28, 28, 1), 10, widths, (1, depth, 1), name="student")
+
+
+def fashion_mnist(teacher, folder):
+    """Two views of 55,000 images: 18 passes, as many as the hand-made student had."""
+    recipe = dataclasses.replace(RECIPES["fashion_mnist"], teacher_epochs=TEACHER_EPOCHS, views=2)
+    data = load_images(recipe.dataset, recipe.validation_examples)
+    models = Models(recipe, data, folder, verbose=2)
+    images, labels = data.train
+    parts = [
+        tf.data.Dataset.zip(
+            view_dataset((images, labels), view, shift=recipe.shift, batch_size=BATCH),
+            tf.data.Dataset.from_tensor_slices(labels).batch(BATCH),
+        )
+        for view in models.views
+    ]
+    return Task(
+        models.teacher()[0] if teacher is None else keras.models.load_model(teacher),
+        parts[0].concatenate(parts[1]),
+        recipe.views * -(-len(labels) // BATCH),
+        evaluation_dataset(data.validation),
+        models.test,
+        fashion_student,
+        (8, 12, 16, 24),
+        recipe.student_weight_decay,
+    )
+
+
+def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
+    """Four views of 45,000 images: 36 passes, as many as the hand-made student had with stages."""
+    if teacher is None:
+        raise SystemExit("cifar10 needs --teacher, the file of benchmarks/cifar10_teacher.py.")
+    images, labels = cifar10_teacher.load("train")
+    validation = images[-held_out:].astype("float32"), labels[-held_out:]
+    train = images[:-held_out][:examples], labels[:-held_out][:examples]
+    keras.utils.set_random_seed(0)
+    data = cifar10_teacher.augmented(*train, BATCH)
+    seen = [batch for _ in range(views) for batch in data]
+    x, y = (np.concatenate(part) for part in zip(*seen, strict=True))
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+    return Task(
+        keras.models.load_model(teacher),
+        batches.map(lambda image, label: (tf.cast(image, "float32"), label)),
+        len(y) // BATCH,
+        validation,
+        cifar10_teacher.load("test", "float32"),
+        lambda width, depth: cifar10_students.student_of((width, 2 * width, 4 * width), depth),
+        (8, 12, 16),
+        2e-3,
+    )
+
+
+TASKS = {"fashion_mnist": fashion_mnist, "cifar10": cifar10}
+
+
+def search(task, folder, budget, trials=None):
+    """Return the result of the search."""
+    trained = {"epochs": EPOCHS // 3, "learning_rate": 5e-4}
+    return kd.search(
+        task.teacher,
+        task.train,
+        task.validation,
+        students=task.student,
+        widths=task.widths,
+        depths=(1, 2),
+        test_data=task.test,
+        stages={
+            "no stage": [],
+            "8 bits trained": [kd.QuantizeAware(**trained)],
+            "4 bits trained": [kd.QuantizeAware(weight_bits=4, ranges="mse", **trained)],
+        },
+        formats=("int8",),
+        epochs=EPOCHS,
+        optimizer=momentum_optimizer(0.1, task.weight_decay, EPOCHS * task.steps),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        budget=budget,
+        trials=trials,
+        path=folder,
+    )
+
+
+def hand_made(task):
+    """Return title, bytes and accuracies by seed of the files made by hand."""
+    if task == "cifar10":
+        students = json.loads((KEPT / "cifar10_students.json").read_text())
+        resnet8 = json.loads((KEPT / "quantize_resnet8.json").read_text())
+        rows = [files["int4"] for name, files in students.items() if name.startswith("taught")]
+        found = next(row for row in resnet8 if row["file"] == "int4, taught")
+        return [
+            ("by hand: ResNet14, 4 bits", rows[0]["bytes"], [row["test"] / 100 for row in rows]),
+            ("by hand: ResNet8, 4 bits", found["bytes"], [found["test"] / 100]),
+        ]
+    models = json.loads((KEPT / "report.json").read_text())["models"]
+    return [
+        (
+            f"by hand: {model['title']}",
+            model["file"]["bytes"],
+            [seed["accuracy"] for seed in model["seeds"].values()],
+        )
+        for model in models
+        if model["key"] in ("distilled_int8", "int8")
+    ]
+
+
+def table(front, others):
+    """Return the Markdown table, by bytes.
+
+    Args:
+        front: Dictionaries with `"made"`, `"epochs"`, `"bytes"`, `"validation"` and `"test"`.
+        others: Tuples of title, bytes and accuracies on the test images.
+    """
+    rows = []
+    for row in front:
+        shares = percent(row["validation"]), percent(row["test"])
+        cells = [row["made"], str(row["epochs"]), f"{row['bytes']:,}", *shares]
+        rows.append((row["bytes"], cells))
+    for title, size, accuracies in others:
+        mean = statistics.mean(accuracies)
+        as_good = [row["bytes"] for row in front if row["test"] >= mean]
+        smallest = min(as_good, default=size + 1)
+        found = f"as good from {smallest:,} bytes on" if smallest <= size else "none as good"
+        test = spread([100 * accuracy for accuracy in accuracies])
+        rows.append((size, [f"**{title}** ({found})", "", f"{size:,}", "", test]))
+    lines = [
+        "| file | epochs | bytes | validation, % | test, % |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    return "\n".join(lines + [f"| {' | '.join(cells)} |" for _, cells in sorted(rows)])
+
+
+def table_of(kept):
+    """Return the Markdown table of a kept result."""
+    return table(kept["front"], hand_made(kept["task"]))
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--budget", default="2h")
+    parser.add_argument("--trials", type=int, help="number of trials [no limit]")
+    parser.add_argument("--teacher", type=pathlib.Path, help="a .keras file")
+    parser.add_argument("--out", type=pathlib.Path, help="folder [exports/search_<task>]")
+    chosen = parser.parse_args(argv)
+    folder = chosen.out or pathlib.Path(f"exports/search_{chosen.task}")
+    folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder, {"task": chosen.task, "teacher": chosen.teacher})
+    task = TASKS[chosen.task](chosen.teacher, folder)
+    found = search(task, folder / "search", chosen.budget, chosen.trials)
+    kept = {
+        "task": chosen.task,
+        "budget": chosen.budget,
+        "teacher": found.reference,
+        "trials": len(found.tried),
+        "seconds": sum(file.seconds for file in found.tried),
+        "front": [
+            {
+                "made": str(file.candidate),
+                "epochs": file.epochs,
+                "bytes": file.bytes,
+                "zipped_bytes": file.zipped_bytes,
+                "validation": file.metric,
+                "test": file.test["accuracy"],
+            }
+            for file in found.front
+        ],
+    }
+    text = table_of(kept)
+    write_results(folder, text, kept)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
