@@ -140,7 +140,7 @@ class OnPolicyDistiller(Distiller):
         self._seeds = keras.random.SeedGenerator(self.seed, name="writing")
         self._write = generate or _writer_of_keras_hub(student, stop_token_ids, self._seeds)
         self._writes = False
-        self._kinds: set[bool] = set()  # of the steps of this epoch: on the data or on own texts
+        self._kinds: set[bool] = set()  # of the steps so far: on the data, on own texts
         self._own_loss = keras.metrics.Mean("on_policy_loss")
 
     def writes_at(self, step: int) -> bool:
@@ -181,6 +181,9 @@ class OnPolicyDistiller(Distiller):
 
     def _measured(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the logs without means of which there was no step in this epoch."""
+        if len(self._kinds) < 2:  # a resumed epoch has the means of the steps before
+            counts = float(ops.max(self.loss_means.counts)), float(self._own_loss.count)
+            self._kinds |= {own for own in (False, True) if counts[own]}
         own = self._own_loss.name
         if True not in self._kinds:
             return {name: value for name, value in logs.items() if name != own}
