@@ -39,7 +39,10 @@ def check_installed() -> None:
 
 
 def to_int4(
-    file: ModelFile, clip: bool = True, bits: int = 4, eight: Collection[str] = ()
+    file: ModelFile,
+    clip: bool | Collection[str] = True,
+    bits: int = 4,
+    eight: Collection[str] = (),
 ) -> ModelFile:
     """Return a float32 file with its weights in 4 bits.
 
@@ -52,8 +55,9 @@ def to_int4(
 
     Args:
         file: A float32 file, whose GATHER operators become EMBEDDING_LOOKUP.
-        clip: Whether large weights may be clipped. Weights that were trained for 4 bits must not
-            be: they lie on a grid that is found again from the largest. Defaults to `True`.
+        clip: Whether large weights may be clipped, or the names of the outputs of operators of
+            which they may. Weights that were trained for 4 bits must not be: they lie on a grid
+            that is found again from the largest. Defaults to `True`.
         bits: Bits of the weights that may have 4. Defaults to `4`.
         eight: Names of the outputs of operators whose weights get 8 bits. Defaults to none.
 
@@ -71,12 +75,19 @@ def to_int4(
     name = qtyping.TFLOperationName
     for operation in _EIGHT:
         recipe.add_dynamic_config(".*", name(operation), num_bits=8)
-    algorithm = "OCTAV" if clip and bits < 8 else "min_max_uniform_quantize"
+    whole, clipped = "min_max_uniform_quantize", "OCTAV"
     for operation in _FOUR:
+        algorithm = clipped if clip is True and bits < 8 else whole
         recipe.add_dynamic_config(".*", name(operation), num_bits=bits, algorithm_key=algorithm)
-    for scope, operation in _small(file, eight):
-        # The quantizer ends the name of each output with a semicolon.
-        recipe.add_dynamic_config(f"^{re.escape(scope)};", name(operation), num_bits=8)
+    for output, operation, size in _kernels(file):
+        settings: dict[str, Any] = {}
+        if size < LEAST_WEIGHTS or output in eight:
+            settings = {"num_bits": 8}
+        elif not isinstance(clip, bool) and output in clip:
+            settings = {"num_bits": bits, "algorithm_key": clipped}
+        if settings:
+            # The quantizer ends the name of each output with a semicolon.
+            recipe.add_dynamic_config(f"^{re.escape(output)};", name(operation), **settings)
     try:
         # Of a buffer that two tensors share, the quantizer would have to make two.
         given = bytearray(file.packed(share_buffers=False))
@@ -110,13 +121,13 @@ def weights_above_4_bits(file: ModelFile, asked: Collection[str] = ()) -> dict[s
     return kept
 
 
-def _small(file: ModelFile, eight: Collection[str]) -> list[tuple[str, str]]:
-    """Output names and operations of those with few weights, or named in `eight`."""
+def _kernels(file: ModelFile) -> list[tuple[str, str, int]]:
+    """Output name, operation and number of weights of all that may have 4 bits."""
     found = []
     for name, output, kind, size in _weights(file):
         name = _TFLITE_NAMES.get(name, name)
-        if name in _FOUR and kind == "FLOAT32" and (size < LEAST_WEIGHTS or output in eight):
-            found.append((output, name))
+        if name in _FOUR and kind == "FLOAT32":
+            found.append((output, name, size))
     return found
 
 

@@ -47,7 +47,7 @@ def to_4_or_8_bits(
 
     Clipping large weights makes the error of the weights smallest, not always that of the outputs:
     where inputs rise and fall together, all that was clipped adds up. With samples the outputs
-    decide whether weights are clipped.
+    decide whether weights are clipped, but for kernels that need 8 bits one way and not the other.
 
     Args:
         file: A float32 file.
@@ -59,25 +59,28 @@ def to_4_or_8_bits(
     """
     samples = samples[:_SAMPLES]
     powers = _powers(file, samples) if samples else {}
-    if trained or not samples:
-        return _rounded(file, not trained, powers)
-    found = [_rounded(file, clip, powers) for clip in (True, False)]
-    exact = _outputs(file, samples)
-    return min(found, key=lambda each: _distance(exact, _outputs(each[0], samples)))
+    ways = (False,) if trained else (True, False) if samples else (True,)
+    files = {clip: to_int4(file, clip) for clip in ways}
+    errors = {clip: _errors(file, files[clip], powers) for clip in ways}
+    best = ways[0]
+    if len(ways) > 1:
+        exact = _outputs(file, samples)
+        best = min(ways, key=lambda clip: _distance(exact, _outputs(files[clip], samples)))
+    kernels = tuple(_decision(output, errors, best) for output in errors[best])
+    eight = {kernel.output for kernel in kernels if kernel.bits == 8}
+    clipped = {kernel.output for kernel in kernels if kernel.clipped}
+    if not eight and len(clipped) == best * len(kernels):
+        return files[best], kernels
+    return to_int4(file, clipped, eight=eight), kernels
 
 
-def _rounded(
-    file: ModelFile, clip: bool, powers: Mapping[str, np.ndarray]
-) -> tuple[ModelFile, tuple[KernelIn4Bits, ...]]:
-    quantized = to_int4(file, clip)
-    errors = _errors(file, quantized, powers)
-    eight = {output for output, error in errors.items() if error > LARGEST_ERROR}
-    if eight:
-        quantized = to_int4(file, clip, eight=eight)
-    return quantized, tuple(
-        KernelIn4Bits(output, error, 8 if output in eight else 4, clip)
-        for output, error in errors.items()
-    )
+def _decision(output: str, errors: Mapping[bool, Mapping[str, float]], best: bool) -> KernelIn4Bits:
+    error = errors[best][output]
+    if error <= LARGEST_ERROR:
+        return KernelIn4Bits(output, error, 4, best)
+    if (other := errors.get(not best, {}).get(output, error)) <= LARGEST_ERROR:
+        return KernelIn4Bits(output, other, 4, not best)
+    return KernelIn4Bits(output, error, 8, False)
 
 
 def _outputs(

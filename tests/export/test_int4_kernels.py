@@ -9,6 +9,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.export import int4_kernels
+from keras_kd.export.int4 import to_int4
 from keras_kd.litert.model_file import ModelFile
 
 
@@ -119,3 +120,29 @@ def test_the_outputs_decide_whether_weights_are_clipped(tmp_path, shared, clippe
         assert chosen == {clipped if data is not None else True}
         noise[name] = kd.compare(model, path, x[64:], verbose=False).signal_to_noise_db
     assert clipped or noise["with data"] > noise["without"]
+
+
+@pytest.mark.parametrize("best", [True, False])
+def test_a_kernel_is_rounded_otherwise_rather_than_in_8_bits(best):
+    errors = {best: {"a": 0.12, "b": 0.25, "c": 0.4}, not best: {"a": 0.1, "b": 0.15, "c": 0.3}}
+    found = [int4_kernels._decision(output, errors, best) for output in "abc"]
+    assert [(kernel.error, kernel.bits) for kernel in found] == [(0.12, 4), (0.15, 4), (0.4, 8)]
+    assert [kernel.clipped for kernel in found] == [best, not best, False]
+    (trained,) = [int4_kernels._decision("c", {False: {"c": 0.4}}, False)]
+    assert (trained.bits, trained.error) == (8, 0.4)
+
+
+def test_some_kernels_are_clipped_and_others_not(tmp_path):
+    path = kd.export_tflite(heavy_tailed(), tmp_path / "a.tflite", verbose=False, keep_names=True)
+
+    def scales(clip):
+        tensors = to_int4(ModelFile(path.read_bytes()), clip).graphs()[0].tensors
+        return [t.scales for t in tensors if t.kind == "INT4"]
+
+    clipped, whole = scales(True), scales(False)
+    outputs = [o.outputs[0] for o in ModelFile(path.read_bytes()).operators()]
+    assert len(clipped) == len(whole) == len(outputs) == 3
+    for output in outputs:
+        mixed = scales([output])
+        assert sum(scale in clipped for scale in mixed) == 1
+        assert sum(scale in whole for scale in mixed) == 2
