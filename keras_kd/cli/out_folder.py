@@ -152,5 +152,5 @@ class OutFolder:
 
 def _data_files(settings: Mapping[str, Any]) -> list[str]:
     """Return the files and folders of data among the settings; others are names of datasets."""
-    texts = [settings.get(key) for key in ("data", "validation_data")]
+    texts = [settings.get(key) for key in ("data", "validation_data", "test_data")]
     return [text for text in texts if text is not None and os.path.exists(text)]

@@ -69,6 +69,15 @@ def check_classes(
         )
 
 
+def check_same_classes(source: Source, other: Source) -> None:
+    """Refuse data whose classes are not those of the training data, in the same order."""
+    if other.class_names != source.class_names:
+        raise ValueError(
+            f"'{other.text}' has the classes {other.class_names}, but '{source.text}' has "
+            f"{source.class_names}: they must be the same, in the same order."
+        )
+
+
 def batches(
     source: Source,
     indices: np.ndarray | None,

@@ -16,7 +16,7 @@ from keras_kd.cli.model_files import LoadedModel
 from keras_kd.cli.named import make_losses
 from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resolve_preprocessing
 from keras_kd.cli.sources import ImageFolder, Source, open_source
-from keras_kd.cli.task_data import batches, check_classes, split_indices
+from keras_kd.cli.task_data import batches, check_classes, check_same_classes, split_indices
 from keras_kd.data.batches import PassOrder, shuffled_by_pass
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.models.probabilities import PROBABILITIES, last_activation
@@ -60,11 +60,7 @@ def task_data(settings: Mapping[str, Any], student: LoadedModel, console: Consol
     size = settings["batch_size"]
     if settings["validation_data"] is not None:
         held_out = open_source(settings["validation_data"], "validation")
-        if held_out.class_names != source.class_names:
-            raise ValueError(
-                f"'{held_out.text}' has the classes {held_out.class_names}, but '{source.text}' "
-                f"has {source.class_names}: they must be the same, in the same order."
-            )
+        check_same_classes(source, held_out)
         indices, _ = split_indices(source.count, 0.0, settings["seed"])
         validation = batches(held_out, None, preprocessing, size)
         number = held_out.count

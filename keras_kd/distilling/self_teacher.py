@@ -13,12 +13,13 @@ class SelfTeacher(keras.callbacks.Callback):
     """A callback that keeps a copy of the student as its teacher: distillation without a teacher.
 
     With `momentum` the copy's weights are an exponential average of the student's, updated after
-    every step (self-distillation, as of a mean teacher). Without it the copy is the student at the
+    every batch that Keras tells callbacks of: every step, or with `steps_per_execution=k` every
+    k-th (self-distillation, as of a mean teacher). Without it the copy is the student at the
     end of the epoch before (PS-KD). PS-KD gives the copy a weight that grows with the epochs, and
     takes it at temperature 1.
 
-    The average starts at the student's weights when `fit` begins. The copy is not saved with the
-    distiller: a resumed training starts the average again, at the student it resumes from.
+    The average starts at the student's weights before the first step. The copy is not saved with
+    the distiller: a resumed training starts the average again, at the student it resumes from.
 
     Args:
         student: The student, a built `keras.Model`.
@@ -73,10 +74,11 @@ class SelfTeacher(keras.callbacks.Callback):
         self.student = student
         self.teacher = keras.models.clone_model(student)
         self.teacher.trainable = False
+        self._move(0.0)
         self._started = False
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Start at the student's weights, before the first training."""
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Start at the student's weights: before the first step, when a backup was restored."""
         if not self._started:
             self._move(0.0)
         self._started = True

@@ -30,8 +30,10 @@ _OF_WEIGHTS = ("dynamic", "int4", "weight_only")
 # A file of so many equal answers and so small an error is not improved on: what is left is the
 # rounding itself.
 _GOOD = ((0.99, 0.1), (0.95, 0.05))
-# A way must be better by this factor in its error to replace a simpler one.
-_BETTER = 0.9
+# A way must be better by this factor in its error, or by so many standard deviations in its equal
+# answers, to replace a simpler one: where weights alone are rounded, by more than samples may show
+# by chance.
+_BETTER, _BETTER_OF_WEIGHTS = (0.9, 1.0), (0.7, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,7 +269,8 @@ class _Search:
             return
         self._sizes = converted.batch_sizes
         self.files[way] = converted
-        if self._best is None or _is_better(found, self._best):
+        least = _BETTER_OF_WEIGHTS if self._plain.ranges is None else _BETTER
+        if self._best is None or _is_better(found, self._best, *least):
             self.best, self._best = way, found
         kept = found.agreement, found.signal_to_noise_db
         names = ("agreement", "signal_to_noise_db")
@@ -319,9 +322,9 @@ def _noise(agreement: float, samples: int) -> float:
     return math.sqrt(agreement * (1.0 - agreement) / samples)
 
 
-def _is_better(new: Fidelity, old: Fidelity) -> bool:
+def _is_better(new: Fidelity, old: Fidelity, factor: float, deviations: float) -> bool:
     """Whether a way has more equal answers than chance explains, or as many and less error."""
     gain = _agreement(new) - _agreement(old)
     noise = max(_noise(_agreement(old), old.samples), 1.0 / old.samples)
-    less = new.worst.relative_error < _BETTER * old.worst.relative_error
-    return gain > noise or (gain >= -noise and less)
+    less = new.worst.relative_error < factor * old.worst.relative_error
+    return gain > deviations * noise or (gain >= -noise and less)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_kd.models.graph import graph_of, is_graph
+
+# What a configuration holds beside the model.
+_NOT_OF_THE_MODEL = ("seed", "build_config", "compile_config")
 
 
 def hash_of_weights(model: Any) -> str | None:
@@ -22,6 +27,50 @@ def hash_of_weights(model: Any) -> str | None:
         digest.update(f"{values.dtype} {values.shape};".encode())
         digest.update(values.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def hash_of_architecture(model: Any) -> str | None:
+    """Return a hash of a model's configuration, whatever its layers are called.
+
+    Neither seeds, which layers draw where they are given none, nor `compile` count.
+
+    Args:
+        model: A model.
+
+    Returns:
+        The hash, or `None` for what has no configuration, such as a function.
+    """
+    try:
+        config = [type(model).__name__, model.get_config()]
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return None
+    names: dict[str, str] = {}
+
+    def collect(part: Any) -> None:
+        if isinstance(part, Mapping):
+            if isinstance(name := part.get("name"), str):
+                names.setdefault(name, f"#{len(names)}")
+            for value in part.values():
+                collect(value)
+        elif isinstance(part, (list, tuple)):
+            for value in part:
+                collect(value)
+
+    def renamed(part: Any) -> Any:
+        if isinstance(part, Mapping):
+            return {key: renamed(part[key]) for key in part if key not in _NOT_OF_THE_MODEL}
+        if isinstance(part, (list, tuple)):
+            return [renamed(value) for value in part]
+        return names.get(part, part) if isinstance(part, str) else part
+
+    collect(config)
+    text = json.dumps(renamed(config), sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def identity_of(model: Any) -> dict[str, str | None]:
+    """Return the hashes by which a model is known: of its weights and of its architecture."""
+    return {"weights": hash_of_weights(model), "architecture": hash_of_architecture(model)}
 
 
 def paths_above(path: str) -> list[str]:

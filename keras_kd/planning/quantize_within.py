@@ -22,7 +22,7 @@ from keras_kd.export.metadata import check_labels
 from keras_kd.export.options import INTEGER, ExportOptions, check_target
 from keras_kd.export.saved_model import source_of
 from keras_kd.export.tflite import export_tflite
-from keras_kd.models.layers import hash_of_weights
+from keras_kd.models.layers import identity_of
 from keras_kd.planning.bit_search import (
     Figures,
     Record,
@@ -79,10 +79,11 @@ class QuantizedWithin:
         calibration: How ranges were found: pass it to `export_tflite(calibration=)`.
         layers: One `LayerDecision` per group of layers, in the order in which they run.
         samples: Number of samples of the report. None of them was used for a decision.
-        agreement: Fraction of samples with the same answer from file and model, the smaller of
-            XNNPACK's and LiteRT's built-in kernels'.
-        accuracy: Accuracy of the file, likewise; `None` without labels.
-        model_accuracy: Accuracy of the model; `None` without labels.
+        agreement: Fraction of samples with the same answer from file and model, the smallest of
+            all outputs, with XNNPACK's and with LiteRT's built-in kernels.
+        accuracy: Accuracy of the file, of the output and the kernels that lose most; `None`
+            without labels.
+        model_accuracy: Accuracy of the model for this output; `None` without labels.
         bytes: Size of the file.
         integer_operations: Fraction of the multiply-accumulate operations in integers.
     """
@@ -152,7 +153,7 @@ def quantize_within(
     that helps, else float, until the file meets the limit on one half of `data`, with a margin of
     one standard error, with both XNNPACK and LiteRT's built-in kernels. Layers that are not needed
     for a margin of two are quantized again. The figures of the written file are from the other
-    half, which was not used for decisions.
+    half, which was not used for decisions. Every output is held to the limit.
 
     Args:
         model: A Keras 3 model, or a compressed one.
@@ -181,9 +182,9 @@ def quantize_within(
         one is written, with a warning and `within=False`.
 
     Raises:
-        ValueError: If not exactly one limit is given, `path` does not end in `.tflite`, labels are
-            missing, `data` has too few samples for the limit (99 % needs 100 samples to decide on),
-            the output is not classes, or the export refuses the model.
+        ValueError: If not exactly one limit is given, `path` does not end in `.tflite`, labels of
+            an output are missing, `data` has too few samples for the limit (99 % needs 100 samples
+            to decide on), an output is not classes, or the export refuses the model.
         TypeError: If `model` is not a Keras 3 model or a compressed one, or an argument does not
             exist.
 
@@ -244,7 +245,11 @@ def quantize_within(
             verbose=False,
             **options,
         )
-    figures = [measure_answers(Expected(source, reporting), written, x) for x in (None, False)]
+    figures = [
+        output
+        for xnnpack in (None, False)
+        for output in measure_answers(Expected(source, reporting), written, xnnpack)
+    ]
     result = _result(files, forms, search, written, figures, limit, len(reporting))
     search.record.finish(result.to_dict())
     if not result.within:
@@ -322,10 +327,11 @@ def _settings(
 ) -> dict[str, Any]:
     digest = hashlib.sha256()
     for batch in (*choosing.batches, *reporting.batches):
-        for x in (*batch.inputs.values(), *_arrays(batch.y)):
+        for x in (*batch.inputs.values(), *_arrays(batch.y), *_arrays(batch.sample_weight)):
             digest.update(np.ascontiguousarray(x).tobytes())
     return {
-        "weights": hash_of_weights(getattr(model, "model", model)),
+        "format": 2,
+        **identity_of(getattr(model, "model", model)),
         "data": digest.hexdigest(),
         "files": files.digest(),
     }
@@ -359,10 +365,11 @@ def _result(
         )
         for i in files.units
     )
-    worst = min(figures, key=lambda found: found.spare(limit))
+    labelled = [found for found in figures if found.lost is not None]
+    worst = max(labelled, key=lambda found: found.lost or 0.0, default=figures[0])
     return QuantizedWithin(
         path=path,
-        within=worst.spare(limit) >= 0,
+        within=min(found.spare(limit) for found in figures) >= 0,
         limit=limit,
         quantization=files.quantization,
         exclude=files.exclude(forms),

@@ -43,7 +43,7 @@ def run(momentum, epochs=2):
     first = student.get_weights()
     distiller.fit(
         X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0,
-        callbacks=[recorded, self_teacher],
+        callbacks=[self_teacher, recorded],
     )  # fmt: skip
     return distiller, self_teacher, first, recorded
 
@@ -93,3 +93,26 @@ def test_refuses_wrong_arguments():
         kd.SelfTeacher(keras.Sequential([keras.layers.Dense(2)]))
     with pytest.raises(ValueError, match="SelfTeacher: `momentum`"):
         kd.SelfTeacher(network(), 1.0)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_resumed_training_starts_at_the_student_that_was_restored(tmp_path, momentum, first):
+    def fit(epochs):
+        student = network()
+        self_teacher = kd.SelfTeacher(student, momentum)
+        distiller = kd.Distiller(self_teacher.teacher, student, kd.losses.SoftCrossEntropy(1.0))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.5), loss)
+        backup = kd.BackupAndRestore(tmp_path, delete_checkpoint=False)
+        recorded = Recorded(student, self_teacher.teacher)
+        callbacks = [self_teacher, backup] if first else [backup, self_teacher]
+        distiller.fit(
+            X, Y, batch_size=4, epochs=epochs, shuffle=False, verbose=0,
+            callbacks=[*callbacks, recorded],
+        )  # fmt: skip
+        return recorded
+
+    trained = fit(1).students[-1]
+    for teacher, student in zip(fit(2).teachers[0], trained, strict=True):
+        np.testing.assert_array_equal(teacher, student)

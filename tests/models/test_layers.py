@@ -2,7 +2,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.models.layers import _ONLY_IN_TRAINING, acts_in_training_only
+from keras_kd.models.layers import (
+    _ONLY_IN_TRAINING,
+    acts_in_training_only,
+    hash_of_architecture,
+)
 
 AUGMENTATION = {name for name in dir(keras.layers) if name.startswith("Random")}
 ARGUMENTS = {
@@ -37,3 +41,30 @@ def test_returns_what_it_is_given(name):
 def test_other_layers_act():
     for name in ("RandomCrop", "Rescaling", "Dense", "CenterCrop"):
         assert not acts_in_training_only(name)
+
+
+def layered(activation="relu", strides=1, rate=0.1, first=None):
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.RandomFlip(name=first)(inputs)
+    x = keras.layers.Conv2D(2, 3, strides, padding="same", activation=activation)(x)
+    inner = keras.Sequential([keras.layers.Dropout(rate), keras.layers.GlobalMaxPooling2D()])
+    return keras.Model(inputs, keras.layers.Dense(2)(inner(x)))
+
+
+def test_an_architecture_is_known_whatever_its_layers_are_called():
+    known = hash_of_architecture(layered())
+    compiled = layered(first="flip")
+    compiled.compile("adam", "mse")
+    for model in (layered(), compiled, keras.models.clone_model(layered())):
+        assert hash_of_architecture(model) == known
+    for changed in ({"activation": "tanh"}, {"strides": 2}, {"rate": 0.2}):
+        assert hash_of_architecture(layered(**changed)) != known
+    assert hash_of_architecture(lambda x: x) is None
+
+
+def test_an_architecture_without_a_configuration_is_not_known():
+    class Own(keras.Model):
+        def get_config(self):
+            raise NotImplementedError
+
+    assert hash_of_architecture(Own()) is None

@@ -13,6 +13,7 @@ import keras_kd as kd
 from keras_kd.export.conversion import Conversion
 from keras_kd.export.saved_model import source_of
 from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.planning import bit_search
 from keras_kd.planning.quantize_within import _check_enough, _divided, _shortfall
 
@@ -347,3 +348,53 @@ def test_every_planted_fault_costs_half_a_point_at_most(script, tmp_path, fault)
     )  # fmt: skip
     lost = ours.model_accuracy - kd.evaluate_tflite(bare, test, model, verbose=False).accuracy
     assert fault == "student" or lost > 0.005  # the fault is one
+
+
+@pytest.mark.promise
+def test_a_looser_limit_runs_the_kernels_that_a_tighter_one_spared(faulty, tmp_path):
+    path, data = tmp_path / "a.tflite", labelled(faulty)
+    arguments = {"calibration": "minmax", "verbose": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kd.quantize_within(faulty, data, path, min_agreement=1.0, **arguments)
+    tried = json.loads(path.with_name("a.tflite.plan.json").read_text())["tried"]
+    assert len(tried["{}"]) == 1  # XNNPACK's alone: they break the limit
+    kd.quantize_within(faulty, data, path, min_agreement=0.5, **arguments)
+    tried = json.loads(path.with_name("a.tflite.plan.json").read_text())["tried"]
+    assert len(tried["{}"]) == 2
+
+
+def test_sample_weights_are_a_part_of_what_was_measured(faulty, tmp_path):
+    x, y = labelled(faulty)
+    settings = []
+    for weight in (1.0, 0.0):
+        data = x, y, np.where(np.arange(len(x)) < 700, 1.0, weight)
+        path = tmp_path / f"{weight}.tflite"
+        kd.quantize_within(faulty, data, path, min_agreement=0.5, verbose=False)
+        settings.append(
+            json.loads(path.with_name(f"{path.name}.plan.json").read_text())["settings"]
+        )
+    assert settings[0] != settings[1]
+
+
+def test_every_output_is_held_to_the_limit(faulty, tmp_path):
+    """The second head reads the layer that 8 bits ruin; the first does not."""
+    shallow = layers.Dense(6, name="shallow")(faulty.input)
+    model = keras.Model(faulty.input, [shallow, faulty.output])
+    answers = tuple(np.argmax(output, 1) for output in model(X))
+    found = kd.quantize_within(
+        model, (X, answers), tmp_path / "a.tflite", max_drop=6.0, calibration="minmax",
+        verbose=False,
+    )  # fmt: skip
+    assert found.within and found.exclude
+    plain = kd.export_tflite(
+        model, tmp_path / "b.tflite", "int8", X, calibration="minmax", on_disagreement="ignore",
+        verbose=False,
+    )  # fmt: skip
+    given = LiteRuntime(plain).predict({"x": X})
+    right = [np.mean(np.argmax(given[n], 1) == y) for n, y in zip(given, answers, strict=True)]
+    assert right[0] > 0.94 > right[1]
+    with pytest.raises(ValueError, match="has no labels"):
+        kd.quantize_within(
+            model, (X, (answers[0], None)), tmp_path / "c.tflite", max_drop=6.0, verbose=False
+        )

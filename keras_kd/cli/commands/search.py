@@ -69,7 +69,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
     from keras_kd.cli.sources import open_source
-    from keras_kd.cli.task_data import batches
+    from keras_kd.cli.task_data import batches, check_same_classes
     from keras_kd.cli.teaching import damaged_images_named, notes_of, task_data
 
     folder = OutFolder(COMMAND, settings, [settings["teacher"]])
@@ -80,7 +80,11 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     data = task_data(settings, teacher, console)
     if data.validation is None:
         raise ValueError("`search` chooses by validation data: give --validation-data.")
-    size, test = settings["batch_size"], settings["test_data"]
+    size, test = settings["batch_size"], None
+    if settings["test_data"] is not None:
+        source = open_source(settings["test_data"], "test")
+        check_same_classes(data.source, source)
+        test = batches(source, None, data.preprocessing, size)
     names = (
         "max_bytes", "zipped", "max_drop", "max_latency_ms", "device", "budget", "trials",
         "epochs", "widths", "depths", "formats", "engine", "seed",
@@ -90,7 +94,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             teacher.keras_model,
             batches(data.source, data.indices, data.preprocessing, size),
             data.validation,
-            test_data=test and batches(open_source(test, "test"), None, data.preprocessing, size),
+            test_data=test,
             optimizer=keras.optimizers.Adam(settings["learning_rate"]),
             exporting={
                 "class_names": data.class_names,

@@ -311,8 +311,7 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
     found = []
     for key, title in _TITLES.items():
         theirs, ours = kept.get(key), plan[key]
-        if key == "data":
-            theirs, ours = _comparable(theirs, ours), _comparable(ours, theirs)
+        theirs, ours = _comparable(theirs, ours), _comparable(ours, theirs)
         if theirs != ours:
             parts = _changed(theirs, ours)
             found.append(f"{title} ({', '.join(parts)})" if parts else title)
@@ -335,14 +334,14 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
 
 
 def _comparable(data: Any, other: Any) -> Any:
-    """Return what two runs both know of their data; earlier versions did not know the values."""
+    """Return what two runs both know; earlier versions knew neither values nor architectures."""
     if not isinstance(data, Mapping) or not isinstance(other, Mapping):
         return data
     return {
         key: value
         for key, value in data.items()
         if not key.endswith(" ends")
-        and not (key.endswith(" contents") and None in (value, other.get(key)))
+        and not (key.endswith((" contents", "architecture")) and None in (value, other.get(key)))
     }
 
 

@@ -16,7 +16,7 @@ from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import count_batches
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.schedules import serialize
-from keras_kd.models.layers import hash_of_weights, leaf_layers
+from keras_kd.models.layers import identity_of, leaf_layers
 from keras_kd.system.arguments import constructor_defaults, with_added
 from keras_kd.system.quiet import without_noise
 
@@ -34,10 +34,11 @@ def run_plan(
 ) -> dict[str, Any]:
     """Return the plan of a run, as JSON can hold it.
 
-    Weights are identified by a hash. Data are identified by their number of batches and the shapes
-    and types of their elements, training data also by a hash of their values: of all of them where
-    they are arrays or small (whatever the order of batches), else of the first and the last batch.
-    Values that change from pass to pass, as random augmentation changes them, are not compared.
+    Models are identified by hashes of their weights and of their configuration. Data are identified
+    by their number of batches, the shapes and types of their elements, and a hash of their values:
+    of all of them where they are arrays or small (whatever the order of batches), else of the first
+    and the last batch. Values that change from pass to pass, as random augmentation changes them,
+    are not compared.
 
     Args:
         distiller: A compiled `Distiller`.
@@ -55,9 +56,9 @@ def run_plan(
                 "parameters": student.count_params(),
                 # Records tell layers by their names, and Keras numbers those it names itself.
                 "names of layers": [path for path, _ in leaf_layers(student)],
-                "weights": hash_of_weights(student),
+                **identity_of(student),
             },
-            "teacher": {"weights": hash_of_weights(distiller.teacher)},
+            "teacher": identity_of(distiller.teacher),
             "objective": _objective(distiller),
             "stages": [
                 {"class": type(stage).__name__, "config": config_of(stage)} for stage in stages
@@ -65,7 +66,8 @@ def run_plan(
             "data": {
                 **_data("train", train),
                 **_data("validation", validation_data),
-                **_values(train, arrays),
+                **_values("train", train, arrays),
+                **({} if validation_data is None else _values("validation", validation_data)),
             },
             **arguments,
         }
@@ -73,7 +75,10 @@ def run_plan(
 
 
 def with_new_arguments(kept: Any, ours: Any) -> Any:
-    """Return kept configurations with the arguments added since, at their defaults."""
+    """Return kept configurations with the arguments added since, at their defaults.
+
+    Optimizers are the same whatever they are called: Keras numbers those it names itself.
+    """
     if isinstance(kept, list) and isinstance(ours, list) and len(kept) == len(ours):
         return [with_new_arguments(*pair) for pair in zip(kept, ours, strict=True)]
     if not isinstance(kept, Mapping) or not isinstance(ours, Mapping):
@@ -81,7 +86,12 @@ def with_new_arguments(kept: Any, ours: Any) -> Any:
     kept = {key: with_new_arguments(value, ours.get(key)) for key, value in kept.items()}
     name = ours.get("registered_name") or f"keras_kd>{ours.get('class')}"
     kind = keras.saving.get_registered_object(name)
-    if kind is None or not all(isinstance(side.get("config"), Mapping) for side in (kept, ours)):
+    if not all(isinstance(side.get("config"), Mapping) for side in (kept, ours)):
+        return kept
+    of_keras = ours.get("module") == "keras.optimizers"
+    if of_keras or (isinstance(kind, type) and issubclass(kind, keras.optimizers.Optimizer)):
+        kept["config"] = {**kept["config"], "name": ours["config"].get("name")}
+    if kind is None:
         return kept
     kept["config"] = with_added(kept["config"], ours["config"], constructor_defaults(kind))
     if kept.get("registered_name") == name:  # its module may have moved
@@ -103,19 +113,19 @@ def _data(name: str, data: Any) -> dict[str, Any]:
     return {f"{name} batches": len(data), f"{name} elements": specs}
 
 
-def _values(data: Any, arrays: Any) -> dict[str, Any]:
-    """Return hashes of the values of training data, `None` for what changes from pass to pass."""
+def _values(name: str, data: Any, arrays: Any = None) -> dict[str, Any]:
+    """Return hashes of the values of data, `None` for what changes from pass to pass."""
     if arrays is not None:
-        return {"train contents": _hash_of_arrays(arrays)}
+        return {f"{name} contents": _hash_of_arrays(arrays)}
     count, dataset = count_batches(data), isinstance(data, tf.data.Dataset)
     with without_noise():
         first = next(iter(data)) if dataset else data[0]
     if count * sum(_size(leaf) for leaf in keras.tree.flatten(first)) <= _SMALL:
-        return {"train contents": _same_twice(lambda: _hash_of_examples(_passed(data)))}
+        return {f"{name} contents": _same_twice(lambda: _hash_of_examples(_passed(data)))}
     ends = [data.take(1)] if dataset else [[data[0]], [data[count - 1]]]
     with without_noise():
         return {
-            "train ends": [_same_twice(functools.partial(_hash_of_examples, end)) for end in ends]
+            f"{name} ends": [_same_twice(functools.partial(_hash_of_examples, end)) for end in ends]
         }
 
 

@@ -23,7 +23,7 @@ from keras_kd.compression.shrinking.shrink_model import shrink
 from keras_kd.compression.stages.order import check_order, check_stages
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.export.tflite import QUANTIZATIONS
-from keras_kd.models.layers import hash_of_weights
+from keras_kd.models.layers import hash_of_architecture, identity_of
 from keras_kd.models.probabilities import PROBABILITIES, last_activation
 from keras_kd.system.arguments import number
 
@@ -103,10 +103,10 @@ class Space:
         return arguments
 
     def described(self) -> dict[str, Any]:
-        """Return all choices as JSON can hold them; students by a hash of their weights."""
+        """Return all choices as JSON can hold them; students by hashes."""
         content: dict[str, Any] = as_json(
             {
-                "students": {name: hash_of_weights(make()) for name, make in self.students.items()},
+                "students": {name: identity_of(make()) for name, make in self.students.items()},
                 "teachings": self.teachings,
                 "stages": {name: stages_to_json(stages) for name, stages in self.stages.items()},
                 "pairs": self.pairs,
@@ -206,7 +206,7 @@ def _students(
         for value in values:
             number(name, value, above=0, most=1 if students is None else None)
     made: dict[str, Make] = {}
-    skipped, shapes = [], set()
+    skipped, kinds = [], set()
     for width in sorted(set(widths), reverse=True):
         for depth in sorted(set(depths), reverse=True):
             name = (
@@ -224,8 +224,9 @@ def _students(
                 skipped.append(f"'{name}' is left out: {error}")
                 continue
             shape = tuple(tuple(weight.shape) for weight in model.weights)
-            if shape not in shapes:
-                shapes.add(shape)
+            kind = shape, hash_of_architecture(model)
+            if kind not in kinds:
+                kinds.add(kind)
                 made[name] = make
     if not made:
         raise ValueError(f"No student can be made. {' '.join(skipped)}")

@@ -11,7 +11,7 @@ from typing import Any
 from keras_kd.compression.running.run_plan import run_plan
 from keras_kd.data.batches import as_batches
 from keras_kd.planning.search.candidates import Candidate
-from keras_kd.planning.search.trials import Trials, write_json
+from keras_kd.planning.search.trials import Trials, shown_latency, write_json
 from keras_kd.report.build import make_result, model_result
 from keras_kd.report.files import write_report
 from keras_kd.report.pareto import pareto_front
@@ -36,7 +36,8 @@ class FoundFile:
         drop: Points (hundredths of the metric) that it lies below the teacher, or `None`.
         bytes: Size of the file.
         zipped_bytes: Size of the zipped file.
-        latency_ms: Median latency, on this machine or estimated for the device, in milliseconds.
+        latency_ms: Median latency in milliseconds, on this machine or estimated for the device;
+            `None` if nothing of the file runs on the device's accelerator.
         seconds: How long the trial took.
         folder: The folder of the trial.
         test: What `evaluate_tflite` measured on the test data, and its `"metric"`; or `None`.
@@ -48,7 +49,7 @@ class FoundFile:
     drop: float | None
     bytes: int
     zipped_bytes: int
-    latency_ms: float
+    latency_ms: float | None
     seconds: float
     folder: pathlib.Path
     test: dict[str, Any] | None = None
@@ -77,7 +78,7 @@ class SearchResult:
         path: The folder of the search.
         front: The files to which no other is superior in size and metric, the smallest first.
         tried: All files.
-        failed: Trials that ended in an error, as a pair of the candidate and the error.
+        failed: What ended in an error, as pairs of the candidate and the error.
         best: The file to ship: of those that keep all limits the smallest where `max_drop` is a
             limit, else the one with the best metric; `None` if no file keeps them.
         verdict: What came of the limits; where they are not kept, how near it came.
@@ -106,7 +107,7 @@ class SearchResult:
             [
                 str(found.candidate), str(found.epochs), f"{found.metric:.4f}",
                 "–" if found.test is None else f"{found.test['metric']:.4f}",
-                f"{found.bytes:,}", f"{found.zipped_bytes:,}", f"{found.latency_ms:.3g}",
+                f"{found.bytes:,}", f"{found.zipped_bytes:,}", shown_latency(found.latency_ms),
             ]
             for found in self.front
         ]  # fmt: skip
@@ -128,7 +129,8 @@ def finish(run: Trials, teacher_score: float | None, test_data: Any, writes: boo
     options = run.options
     sign = 1 if options["mode"] == "max" else -1
     size = "zipped_bytes" if options["zipped"] else "bytes"
-    tried, failed, measured = [], [], {}
+    tried, measured = [], {}
+    failed = list(run.not_exported.items())
     for file in sorted((run.folder / "trials").glob("*/record.json")):
         record = read_json(file)
         candidate = Candidate(**record["candidate"])
@@ -200,7 +202,7 @@ def _judge(
 
     def keeps(found: FoundFile, but: str | None = None) -> bool:
         return all(
-            getattr(found, key) <= limit + 1e-9
+            (value := getattr(found, key)) is not None and value <= limit + 1e-9
             for name, (key, limit) in limits.items()
             if name != but
         )
@@ -224,7 +226,7 @@ def _judge(
         )
     ways = []
     for name, (key, limit) in limits.items():
-        others = [found for found in tried if keeps(found, but=name)]
+        others = [f for f in tried if keeps(f, but=name) and getattr(f, key) is not None]
         if others:
             nearest = min(others, key=lambda found: getattr(found, key))
             value = getattr(nearest, key)

@@ -74,7 +74,8 @@ def search(
     teacher runs once, into a cache.
 
     Limits that no candidate can keep are refused before training: files of untrained students are
-    measured first, and candidates that are too large are never trained. Whatever is done is kept in
+    measured first, and candidates that are too large are never trained. (The size of a zipped file
+    is known after training only.) Whatever is done is kept in
     `path`: the same call resumes a killed search, and ends with the front that it would have had.
     More `trials` or a larger `budget` continue it. Needs KerasTuner
     (`pip install "keras-kd[search]"`).
@@ -341,15 +342,15 @@ def _candidates(run: Trials) -> list[Candidate]:
         ValueError: If none of them can.
     """
     options, space = run.options, run.space
-    cost = "zipped_bytes" if options["zipped"] else "bytes"
     margin = _LATENCY_MARGIN if options["device"] is None else 1.0
     limits = {
         name: (key, options[name], by)
         for name, key, by in (
-            ("max_bytes", cost, _SIZE_MARGIN),
+            ("max_bytes", "bytes", _SIZE_MARGIN),
             ("max_latency_ms", "latency_ms", margin),
         )
-        if options[name] is not None
+        # How well a file can be zipped is known after training only.
+        if options[name] is not None and (name != "max_bytes" or not options["zipped"])
     }
     allowed = {candidate.file for candidate in space.candidates("")}
     if limits:
@@ -358,11 +359,19 @@ def _candidates(run: Trials) -> list[Candidate]:
         first = space.candidates(next(iter(space.teachings)))
         bar = tqdm(first, "Measuring untrained files", disable=None if options["verbose"] else True)
         found = {candidate.file: run.untrained(candidate) for candidate in bar}
-        errors = [entry["error"] for entry in found.values() if "error" in entry]
-        sizes = {file: entry for file, entry in found.items() if "error" not in entry}
+        errors = {file: entry["error"] for file, entry in found.items() if "error" in entry}
+        sizes = {file: entry for file, entry in found.items() if file not in errors}
         if not sizes:
-            raise ValueError(f"No candidate can be exported: {errors[0]}")
+            raise ValueError(f"No candidate can be exported: {next(iter(errors.values()))}")
+        run.not_exported = errors
         for name, (key, limit, by) in limits.items():
+            sizes = {file: entry for file, entry in sizes.items() if entry[key] is not None}
+            if not sizes:
+                raise ValueError(
+                    f"No candidate can keep `{name}`: no operator of their files runs on "
+                    f"{options['device']}. Received: formats={list(options['formats'])}. Give "
+                    '"int8" among the `formats`.'
+                )
             smallest = min(sizes, key=lambda file: sizes[file][key])
             if sizes[smallest][key] > limit * by:
                 unit = "ms" if key == "latency_ms" else "bytes"

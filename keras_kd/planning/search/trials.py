@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.distilling.trainer import fresh_optimizer
 from keras_kd.export.tflite import export_tflite
 from keras_kd.measuring.benchmark import benchmark_tflite
-from keras_kd.measuring.device_cost import device_cost
+from keras_kd.measuring.device_cost import DeviceCost, device_cost
 from keras_kd.measuring.evaluate import evaluate_tflite
 from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.planning.search.candidates import (
@@ -86,6 +87,7 @@ class Trials:
         self.options = options
         self.batches = as_batches(train, "train")
         self.train: Any = None  # until `prepare`
+        self.not_exported: dict[str, str] = {}  # errors of candidates that are not tried for them
         self._optimizer = fresh_optimizer(keras.optimizers.get(options["optimizer"]))
         self._seconds: list[float] = []
 
@@ -169,7 +171,7 @@ class Trials:
                 except _FAILURES as error:
                     return {"error": str(error)}
 
-        timed = self.options["device"] or "this machine"
+        timed = self.options["device"] or platform.node()
         parts = (candidate.file, "sizes" if self.options["max_latency_ms"] is None else timed)
         name = f"{folder_name(*parts)}.json"
         found: dict[str, Any] = self.kept(self.folder / "untrained" / name, make)
@@ -179,7 +181,9 @@ class Trials:
         if self.options["max_latency_ms"] is None:
             return None
         device = self.options["device"]
-        return (benchmark_tflite(file) if device is None else device_cost(file, device)).latency_ms
+        if device is None:
+            return benchmark_tflite(file).latency_ms
+        return _latency_on(device_cost(file, device))
 
     def write(
         self, candidate: Candidate, student: keras.Model, stages: list[Any], file: pathlib.Path
@@ -204,6 +208,7 @@ class Trials:
                 reached = folder / f"{rung:05d}.npz"
                 if rung > epochs or file.exists() or reached.exists():
                     continue
+                keras.utils.set_random_seed(seed)  # from which a copy draws the seeds of Dropout
                 student = make()
                 keras.utils.set_random_seed(seed)
                 distiller = self.distiller(student, candidate.teaching)
@@ -214,6 +219,7 @@ class Trials:
                 with atomic_path(reached) as temporary:
                     weights = {f"{i:06d}": value for i, value in enumerate(student.get_weights())}
                     np.savez(temporary, **weights)
+        keras.utils.set_random_seed(seed)
         student = make()
         arrays = read_arrays(file)
         student.set_weights([arrays[name] for name in sorted(arrays)])
@@ -271,12 +277,13 @@ class Trials:
             model.save(temporary)
         write_json(folder / "recipe.json", self._recipe(candidate, epochs, stages))
         result = self.measure(file, self.validation_data)
-        latency = result if self.options["device"] is None else result.device_cost
+        on_device = self.options["device"] is not None
+        latency = _latency_on(result.device_cost) if on_device else result.latency_ms
         return {
             "error": None,
             "score": self.score(result.to_dict()),
             **_sizes(file),
-            "latency_ms": latency.latency_ms,
+            "latency_ms": latency,
             "measured": {**result.to_dict(), "path": os.fspath(file.relative_to(self.folder))},
         }
 
@@ -322,7 +329,7 @@ class Trials:
         metric = record["score"] if self.options["mode"] == "max" else -record["score"]
         text += (
             f"{self.options['metric']} {metric:.4f}, {record['bytes']:,} bytes, "
-            f"{record['latency_ms']:.3g} ms; took {record['seconds']:.0f} s"
+            f"{shown_latency(record['latency_ms'])} ms; took {record['seconds']:.0f} s"
         )
         left: float | None = None
         if self.options["trials"] is not None:
@@ -333,6 +340,16 @@ class Trials:
         if left is None:
             return text
         return f"{text}, ends about {time.strftime('%H:%M', time.localtime(time.time() + left))}"
+
+
+def _latency_on(cost: DeviceCost) -> float | None:
+    """Return the estimate, or `None` for a file of which nothing runs on the accelerator."""
+    return cost.latency_ms if cost.npu_operators else None
+
+
+def shown_latency(latency: float | None) -> str:
+    """Return a latency as text."""
+    return "–" if latency is None else f"{latency:.3g}"
 
 
 def rungs(epochs: int) -> list[int]:

@@ -1,6 +1,9 @@
 import json
+import shutil
 
 import pytest
+
+from keras_kd.cli.out_folder import _data_files
 
 
 @pytest.mark.promise
@@ -29,3 +32,17 @@ def test_a_search(keras_kd_json, keras_kd, work):
     )
     assert code == 0
     assert measured["files"][0]["accuracy"] == result["front"][0]["test"]["accuracy"]
+
+
+def test_test_data_of_other_classes_is_refused(keras_kd, work):
+    for name in ("cat", "fish"):
+        shutil.copytree(work / "pictures" / name, work / "fewer" / name)
+    code, _, error = keras_kd(
+        "search", "--teacher", "big.keras", "--data", "pictures", "--scale", "255",
+        "--validation-split", "0.3", "--test-data", "fewer", "--quiet",
+    )  # fmt: skip
+    assert code == 1 and "'fewer' has the classes ['cat', 'fish']" in error
+
+
+def test_changed_test_data_is_another_run():
+    assert _data_files({"data": "digits", "test_data": __file__}) == [__file__]

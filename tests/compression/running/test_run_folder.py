@@ -18,6 +18,7 @@ from keras import layers
 import keras_kd as kd
 from keras_kd.compression.running.epoch_backup import EpochBackup
 from keras_kd.compression.running.run_folder import RunFolder, differences
+from keras_kd.compression.running.run_plan import run_plan
 from keras_kd.models.tfmot import import_tfmot
 from keras_kd.system.folder_lock import held_folder
 
@@ -514,3 +515,34 @@ def test_stages_know_arguments_added_since():
     assert differences(kept, plan) == []
     config["divisor"] = 8
     assert "divisor" in differences(kept, plan)[0]
+
+
+def plan_of(validation=0.0, activation="relu", **optimizer):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((3,), name="image")
+    hidden = keras.layers.Dense(4, activation=activation, name="hidden")(image)
+    student = keras.Model(image, keras.layers.Dense(2, name="logits")(hidden), name="student")
+    distiller = kd.Distiller(lambda x: x, student, kd.losses.KLDivergence(2.0))
+    distiller.compile("adam", "sparse_categorical_crossentropy")
+    x, y = np.ones((4, 3), "float32"), np.zeros(4)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
+    held_out = tf.data.Dataset.from_tensor_slices((x + validation, y)).batch(2)
+    stage = kd.Prune(0.5, optimizer=keras.optimizers.SGD(0.1, **optimizer))
+    return json.loads(json.dumps(run_plan(distiller, [stage], data, held_out), default=str))
+
+
+def test_what_decides_on_a_run_is_in_its_plan():
+    plan = plan_of()
+    assert differences(plan, plan_of()) == []
+    assert differences(plan, plan_of(name="another")) == []  # Keras numbers optimizers
+    assert "optimizer" in differences(plan, plan_of(momentum=0.9))[0]
+    assert "validation contents" in differences(plan, plan_of(validation=1.0))[0]
+    assert "architecture" in differences(plan, plan_of(activation="tanh"))[0]
+
+
+def test_a_plan_of_before_architectures_were_known_counts_as_equal():
+    plan, now = plan_of(), plan_of()
+    for part in ("student", "teacher"):
+        del plan[part]["architecture"]
+    del plan["data"]["validation contents"]
+    assert differences(plan, now) == []

@@ -8,10 +8,19 @@ import keras
 import numpy as np
 import pytest
 from conftest_of_search import network
+from keras import layers
 
 import keras_kd as kd
+from keras_kd.planning.search.candidates import Space, make_space
+from keras_kd.planning.search.results import finish
 from keras_kd.planning.search.search import _refuse_others, _seconds
+from keras_kd.planning.search.trials import Trials
 from keras_kd.report.pareto import pareto_front
+
+OPTIONS = {
+    "mode": "max", "zipped": False, "metric": "accuracy", "max_bytes": None, "max_drop": None,
+    "max_latency_ms": None, "verbose": False,
+}  # fmt: skip
 
 
 def figures(result):
@@ -120,6 +129,20 @@ def test_what_is_too_large_is_never_trained(searched, given, tmp_path):
 
 
 @pytest.mark.promise
+def test_dropout_depends_on_the_seed_alone(given, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Dropout(0.5)(layers.Flatten()(inputs))
+    student = keras.Model(inputs, layers.Dense(3)(x), name="student")
+    once = {**given, "students": [student], "formats": ("float16",), "trials": 1, "epochs": 1}
+    files = []
+    for i in range(2):
+        keras.utils.set_random_seed(i)
+        found = kd.search(**once, path=tmp_path / str(i))
+        files.append(found.front[0].file.read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.promise
 def test_models_stages_and_another_metric(given, tmp_path):
     """Given students, a stage, and a metric of which less is better."""
     found = kd.search(
@@ -184,6 +207,51 @@ def test_a_search_of_before_a_loss_got_an_argument_goes_on(tmp_path):
     newer["config"]["standardize"] = True
     with pytest.raises(ValueError, match="other arguments: teachings"):
         _refuse_others(file, {"teachings": {"soft": [loss]}}, {"teachings": {"soft": [newer]}})
+
+
+def test_an_optimizer_is_the_same_whatever_keras_calls_it(tmp_path):
+    plans = [
+        {"optimizer": keras.optimizers.serialize(keras.optimizers.Adam(rate, name=name))}
+        for rate, name in ((0.1, "adam"), (0.1, "adam_1"), (0.2, "adam"))
+    ]
+    _refuse_others(tmp_path / "search.json", plans[0], plans[1])
+    with pytest.raises(ValueError, match="other arguments: optimizer"):
+        _refuse_others(tmp_path / "search.json", plans[0], plans[2])
+
+
+def test_students_that_differ_in_what_they_compute_are_others():
+    def space(activation):
+        def build(width, depth):
+            inputs = keras.Input((4,))
+            x = layers.Dense(width, activation=activation if depth == 1 else "tanh")(inputs)
+            return keras.Model(inputs, layers.Dense(2)(x))
+
+        return make_space(
+            network(4), build, (4,), (1, 2), {"soft": {}}, {"none": []}, ("int8",), 1, False, 0
+        )
+
+    relu, gelu = space("relu"), space("gelu")
+    assert list(relu.students) == ["width 4, depth 2", "width 4, depth 1"]
+    assert relu.described() == space("relu").described()
+    assert relu.described()["students"] != gelu.described()["students"]
+    assert list(space("tanh").students) == ["width 4, depth 2"]  # both depths are one student
+
+
+def test_nothing_on_the_accelerator_is_no_latency(given, tmp_path):
+    pytest.importorskip("ethosu")
+    few = {**given, "widths": (0.25,), "device": "ethos-u55-128", "path": tmp_path / "run"}
+    with pytest.raises(ValueError, match="no operator of their files runs on ethos-u55-128"):
+        kd.search(**{**few, "formats": ("float16",)}, max_latency_ms=100.0)
+    assert not (tmp_path / "run" / "trials").exists()
+
+
+@pytest.mark.promise
+def test_what_cannot_be_exported_is_said_to_have_failed(searched, given, monkeypatch):
+    run = Trials(searched.path, given["teacher"], Space({}, {}, {}, [], []), given["train"],
+                 given["validation_data"], {**OPTIONS, "optimizer": "adam"})  # fmt: skip
+    run.not_exported = {"width 0.5 | none | int4": "no"}
+    found = finish(run, None, None, writes=False)
+    assert found.failed == (("width 0.5 | none | int4", "no"),)
 
 
 def test_budgets():
