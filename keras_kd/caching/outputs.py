@@ -80,7 +80,9 @@ def cache(
             `keras_kd.losses.TopKLogits`. Defaults to `None`, all logits.
         temperature: With `top_k`, the temperature of the loss that will read them.
         views: Store the inputs and labels of this number of epochs too; the dataset may then be
-            shuffled and augmented at random. Defaults to `None`.
+            shuffled and augmented at random. Such data are another in every pass: of a cache that
+            is there, only shapes and the number of batches are compared with `dataset`, so give
+            other data another `path`. Defaults to `None`.
         batch_size: Batches of the dataset are put together for the teacher up to this number of
             samples. `None` gives them as they come. Defaults to `256`.
         shard_megabytes: Size of the files. Defaults to `64`.

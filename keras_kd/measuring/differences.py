@@ -30,7 +30,8 @@ class Differences:
         self._signal += float(np.square(reference).sum())
         self._sum += float(reference.sum())
         if difference.size:
-            self.largest = max(self.largest or 0.0, float(np.abs(difference).max()))
+            # Python's `max` would pass over a NaN.
+            self.largest = float(np.maximum(self.largest or 0.0, np.abs(difference).max()))
 
     @property
     def mean(self) -> float | None:

@@ -164,7 +164,8 @@ class _Reading:
         given = answers(output, task, self._threshold)
         expected = None if reference is None else answers(reference, task, self._threshold)
         if expected is not None:
-            self.same += int(np.sum(expected == given))
+            told = ~np.isnan(output).reshape(*given.shape, -1).any(axis=-1)
+            self.same += int(np.sum((expected == given) & told))
             self.compared += given.size
         if labels is None:
             return

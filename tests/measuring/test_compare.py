@@ -237,3 +237,16 @@ def test_equal_outputs_have_no_noise(folder: pathlib.Path) -> None:
     assert row.relative_error is None  # the output is constant: it has no spread
     kept = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert kept["signal_to_noise_db"] is None and kept["layers"][0]["layer"] == "relu"
+
+
+def test_outputs_without_a_number_are_no_answers(folder: pathlib.Path) -> None:
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.ops.sqrt(layers.Dense(4, name="half")(inputs)))
+    x = np.random.default_rng(0).normal(size=(32, 8)).astype("float32")
+    path = kd.export_tflite(model, folder / "nan.tflite", verbose=False)
+    lost = np.isnan(model.predict(x, verbose=0)).any(axis=1)
+    assert 0 < lost.sum() < 32
+    with pytest.warns(UserWarning, match=f"NaN or infinite outputs for {lost.sum()} samples"):
+        result = kd.compare(model, path, x, verbose=False)
+    assert math.isnan(result.max_difference)
+    assert result.agreement == pytest.approx(1 - lost.mean())

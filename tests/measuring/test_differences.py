@@ -29,3 +29,12 @@ def test_equal_and_empty() -> None:
     assert sums.signal_to_noise_db is None
     sums.add(np.ones(3), np.ones(3))
     assert (sums.largest, sums.signal_to_noise_db) == (0.0, math.inf)
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_a_nan_is_the_largest_difference(i: int) -> None:
+    sums = Differences()
+    outputs = [np.array([np.nan, 1.0]), np.array([1.0, 2.0])]
+    for output in (outputs[i], outputs[1 - i]):
+        sums.add(np.ones(2), output)
+    assert math.isnan(sums.largest or 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -31,7 +31,7 @@ from keras_kd.quantizing.quantization import Quantization
 from keras_kd.quantizing.ranges import RANGES, Ranges, measure_of
 from keras_kd.quantizing.sites import Sites, find_sites
 from keras_kd.system.arguments import number
-from keras_kd.system.names import one_of
+from keras_kd.system.names import did_you_mean, one_of
 
 _INSIDE = Reason(
     "quantizers stand around it, not inside of it",
@@ -154,6 +154,7 @@ class QuantizeAware(Stage):
         reasons = {p: self._spared(p, layer) for p, layer in operations.items()}
         spared = {path: reason for path, reason in reasons.items() if reason is not None}
         self.choice.check(student, {})
+        self._check_weight_bits(operations)
         kernels = self._kernels(student, spared)
         if not kernels:
             raise ValueError(
@@ -274,13 +275,18 @@ class QuantizeAware(Stage):
         if not isinstance(given, Mapping):
             bits = given
         else:
-            matching = (
-                bits
-                for pattern, bits in given.items()
-                if any(fnmatch.fnmatchcase(name, pattern) for name in (path, layer.name))
-            )
+            matching = (bits for pattern, bits in given.items() if _matches(pattern, path))
             bits = next(matching, 8)
         return bits if takes_4_bits(layer) else 8
+
+    def _check_weight_bits(self, paths: Collection[str]) -> None:
+        """Refuse a name in `weight_bits` that no layer has."""
+        for pattern in self.weight_bits if isinstance(self.weight_bits, Mapping) else ():
+            if not any(_matches(pattern, path) for path in paths):
+                raise ValueError(
+                    f"`weight_bits` has a name that matches no layer. Received: {pattern!r}."
+                    f"{did_you_mean(pattern, [p.rsplit('/', 1)[-1] for p in paths])}"
+                )
 
     def _take_notes(
         self,
@@ -315,3 +321,9 @@ class _Named:
 
 def _action(bits: set[int]) -> str:
     return f"{' and '.join(map(str, sorted(bits, reverse=True)))} bits"
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Whether a pattern is for a layer: by its path or name, or those of a layer around it."""
+    names = [name for above in paths_above(path) for name in (above, above.rsplit("/", 1)[-1])]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in names)

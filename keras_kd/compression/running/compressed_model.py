@@ -113,7 +113,7 @@ class CompressedModel:
         The ranges that quantization-aware training adds are not counted: they are not weights
         of the exported file.
         """
-        return sum(record.parameters for record in self.layers)
+        return int(self.model.count_params())
 
     def applied(self) -> AbstractContextManager[None]:
         """Make one call of `model` inside the block compute as the exported file does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,11 +77,18 @@ def check_direction(metrics: Any, name: str | None) -> None:
 
 
 def drop_of(metrics: Mapping[str, float], reference: Mapping[str, float] | None) -> float | None:
-    """Return the points by which the first metric is below that of the reference."""
-    name = first_metric(metrics)
-    if name is None or not reference or name not in reference:
+    """Return the points by which the first metric is below that of the reference, or `None`.
+
+    A resumed run may have another name for it: Keras numbers those that it names itself.
+    """
+    name, before = first_metric(metrics), first_metric(reference or {})
+    if name is None or before is None or reference is None:
         return None
-    return 100.0 * (reference[name] - metrics[name])
+    if name in reference:
+        before = name
+    elif re.sub(r"_\d+$", "", name) != re.sub(r"_\d+$", "", before):
+        return None
+    return 100.0 * (reference[before] - metrics[name])
 
 
 def evaluate_teacher(distiller: Any, data: Any) -> dict[str, float]:

@@ -334,7 +334,7 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
 
 
 def _comparable(data: Any, other: Any) -> Any:
-    """Return what two runs both know; earlier versions knew neither values nor architectures."""
+    """Return what two runs both know, for what earlier versions did not know."""
     if not isinstance(data, Mapping) or not isinstance(other, Mapping):
         return data
     return {
@@ -342,6 +342,7 @@ def _comparable(data: Any, other: Any) -> Any:
         for key, value in data.items()
         if not key.endswith(" ends")
         and not (key.endswith((" contents", "architecture")) and None in (value, other.get(key)))
+        and not (key == "loss_weights" and key not in other)
     }
 
 

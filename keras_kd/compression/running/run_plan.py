@@ -186,6 +186,7 @@ def _objective(distiller: Any) -> dict[str, Any]:
         ],
         "student_loss_weight": _serialized(distiller.student_loss_weight),
         "student_loss": None if loss is None else keras.tree.map_structure(_serialized, loss),
+        "loss_weights": distiller.compile_arguments.loss_weights,
     }
 
 

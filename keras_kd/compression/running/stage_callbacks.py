@@ -123,8 +123,12 @@ class CallbackStates:
 
         for callback, state in zip(self._callbacks, states, strict=True):
             for name, value in state["attributes"].items():
-                if not name.startswith("_"):
+                if not name.startswith("_") and name not in _TURNED:
                     setattr(callback, name, full(value))
+
+
+# Keras turns the sign of it, as it does again in a resumed training.
+_TURNED = ("min_delta",)
 
 
 class _Unknown(Exception):

@@ -58,15 +58,19 @@ class StageRecord:
         return self.nonzero_parameters
 
 
-def counts(layers: Sequence[LayerRecord]) -> dict[str, Any]:
-    """Return `parameters`, `nonzero_parameters` and `sparsity` of a student."""
+def counts(layers: Sequence[LayerRecord], parameters: int) -> dict[str, Any]:
+    """Return `parameters`, `nonzero_parameters` and `sparsity` of a student.
+
+    Args:
+        layers: Its layers.
+        parameters: The number of its parameters, with those that are in no layer.
+    """
     kernels = [
         (sum(int(np.prod(shape)) for shape in layer.shapes if len(shape) >= 2), layer.sparsity)
         for layer in layers
     ]
     size = sum(count for count, sparsity in kernels if sparsity is not None)
     zeros = sum(round(count * sparsity) for count, sparsity in kernels if sparsity is not None)
-    parameters = sum(layer.parameters for layer in layers)
     return {
         "parameters": parameters,
         "nonzero_parameters": parameters - zeros,

@@ -157,7 +157,7 @@ class StageRuns:
             drop=drop_of(metrics, self._reference),
             seconds=seconds,
             attempts=tuple(attempts),
-            **counts(result.layers),
+            **counts(result.layers, result.count_params()),
         )
 
     def _stage(
@@ -171,7 +171,7 @@ class StageRuns:
             if candidate is None:
                 break
             trial = state if limit is None else self._copy(state)
-            projections = self._projection_values(state)
+            projections, refitted = self._projection_values(state), dict(self.teaching.refitted)
             seconds += self._train(index, attempt, candidate, trial, earlier)
             record = self._record(
                 self.result(trial),
@@ -183,13 +183,22 @@ class StageRuns:
                 seconds,
                 attempts=attempts,
             )
-            if limit is None or record.drop is None or record.drop <= limit.points:
+            if limit is None:
+                return record, trial
+            if record.drop is None:
+                raise ValueError(
+                    "`max_drop` cannot be kept: the run began with other metrics. Received: "
+                    f"metrics {', '.join(record.metrics)}. Compile with those it began with, "
+                    "or give a new folder as `path`."
+                )
+            if record.drop <= limit.points:
                 return record, trial
             attempts.append(
                 {"config": record.config, "metrics": dict(record.metrics), "drop": record.drop}
             )
             for variable, value in projections:
                 variable.assign(value)
+            self.teaching.refitted = refitted
             candidate = candidate.gentler()
             if candidate is not None and candidate.plan(state.model, earlier).refused:
                 candidate = None  # so little is nothing at all

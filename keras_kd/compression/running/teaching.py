@@ -44,7 +44,7 @@ class Teaching:
     order: PassOrder | None = None
     backup: EpochBackup | None = dataclasses.field(default=None, init=False)
     callbacks: Sequence[keras.callbacks.Callback] = dataclasses.field(default=(), init=False)
-    _refitted: dict[str, Hint] = dataclasses.field(default_factory=dict, init=False)
+    refitted: dict[str, Hint] = dataclasses.field(default_factory=dict, init=False)
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
@@ -75,13 +75,13 @@ class Teaching:
 
     def _refit(self, name: str, hint: Hint, state: StudentState) -> Hint:
         """Return a hint whose projections fit the layers of a student that lost channels."""
-        hint = self._refitted.get(name, hint)
+        hint = self.refitted.get(name, hint)
         shapes = [feature_shape(state.model, path) for path in hint.student_paths]
         if any(shape is None for shape in shapes):
             return hint
         refitted = hint.refitted([shape for shape in shapes if shape is not None])
         if refitted is not hint:
-            self._refitted[name] = refitted
+            self.refitted[name] = refitted
         return refitted
 
     @contextlib.contextmanager

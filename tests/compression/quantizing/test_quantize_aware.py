@@ -638,3 +638,14 @@ def test_padding_counts_neither_in_the_history_nor_in_the_record():
     recorded = compressed.stages[-1].metrics["accuracy"]
     assert recorded == pytest.approx(compressed.history[stage.name]["val_accuracy"][-1])
     assert recorded == pytest.approx(told)
+
+
+def test_names_of_bits_that_no_layer_has_are_refused():
+    inputs = keras.Input((4, 64))
+    x = keras.layers.MultiHeadAttention(2, 32, name="mha")(inputs, inputs)
+    model = keras.Model(inputs, keras.layers.Dense(64, name="logits")(x))
+    plan = QuantizeAware(weight_bits={"mha": 4}).plan(model)
+    found = {path: row.action for path, row in plan.layers.items()}
+    assert "4 bits" in {a for p, a in found.items() if "mha" in p}.pop() and "8" in found["logits"]
+    with pytest.raises(ValueError, match=r"'logitz'\. Did you mean 'logits'"):
+        QuantizeAware(weight_bits={"logitz": 4}).make_plan(model, [])

@@ -78,3 +78,28 @@ def test_a_loss_that_has_no_configuration_of_its_own(data, tmp_path):
     assert result.evaluate(data)["loss"] > 0
     result.save(tmp_path / "model.keras")
     assert "accuracy" in kd.load_compressed(tmp_path / "model.keras").evaluate(data)
+
+
+@keras.saving.register_keras_serializable(package="test_compressed_model")
+class WithOwnWeights(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first, self.last = keras.layers.Dense(8), keras.layers.Dense(4)
+
+    def build(self, shape):
+        self.own = self.add_weight(shape=(8, 8), name="own")
+        self.first.build(shape)
+        self.last.build((None, 8))
+        self.built = True
+
+    def call(self, x):
+        return self.last(self.first(x @ self.own))
+
+
+def test_parameters_outside_of_layers_count():
+    model = WithOwnWeights()
+    x = np.ones((4, 8), "float32")
+    model(x)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    found = kd.compress(model, (x, np.zeros(4)), stages=kd.Prune(0.5, epochs=0), verbose=0)
+    assert found.count_params() == found.stages[-1].parameters == model.count_params() == 172

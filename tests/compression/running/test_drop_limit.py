@@ -4,7 +4,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.compression.running.drop_limit import evaluate_teacher
+from keras_kd.compression.running.drop_limit import drop_of, evaluate_teacher
+from keras_kd.compression.running.stage_runs import StageRuns
 
 IDS = np.array([[1, 2, 3, 0, 0], [2, 1, 0, 0, 0]])
 LABELS = np.where(IDS == 0, 1, IDS % 3)  # wrong at every position of padding
@@ -34,3 +35,36 @@ def test_a_teacher_is_measured_where_the_student_is(student, kind):
     distiller.evaluate(x, LABELS, verbose=0)
     data = tf.data.Dataset.from_tensors((x, LABELS))
     assert evaluate_teacher(distiller, data)["accuracy"] == 1.0
+
+
+def test_a_metric_is_the_same_whatever_keras_calls_it():
+    assert drop_of({"loss": 1.0, "auc_2": 0.5}, {"loss": 2.0, "auc": 0.75}) == 25.0
+    assert drop_of({"accuracy": 0.5, "auc": 0.1}, {"auc": 0.9, "accuracy": 0.75}) == 25.0
+    assert drop_of({"auc": 0.5}, {"accuracy": 0.75}) is None
+    assert drop_of({"loss": 0.5}, {"loss": 0.75}) is None and drop_of({"auc": 0.5}, None) is None
+
+
+def test_a_limit_without_a_reference_is_refused(tmp_path, monkeypatch):
+    """A run that began with another metric does not go on as if it lost nothing."""
+    x, y = np.random.default_rng(0).normal(size=(16, 3)).astype("float32"), np.arange(16) % 2
+
+    def run(metric):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((3,)), keras.layers.Dense(2, name="logits")], name="student"
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, metrics=[metric])
+        return kd.compress(
+            model, (x, y), (x, y), stages=kd.Prune(0.9, epochs=1), max_drop=1.0, path=tmp_path,
+            verbose=0,
+        )  # fmt: skip
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(StageRuns, "_train", interrupt)
+        run("accuracy")
+    with pytest.raises(ValueError, match="the run began with other metrics"):
+        run(keras.metrics.SparseTopKCategoricalAccuracy(1, name="top"))

@@ -517,13 +517,13 @@ def test_stages_know_arguments_added_since():
     assert "divisor" in differences(kept, plan)[0]
 
 
-def plan_of(validation=0.0, activation="relu", **optimizer):
+def plan_of(validation=0.0, activation="relu", weights=None, **optimizer):
     keras.utils.set_random_seed(0)
     image = keras.Input((3,), name="image")
     hidden = keras.layers.Dense(4, activation=activation, name="hidden")(image)
     student = keras.Model(image, keras.layers.Dense(2, name="logits")(hidden), name="student")
     distiller = kd.Distiller(lambda x: x, student, kd.losses.KLDivergence(2.0))
-    distiller.compile("adam", "sparse_categorical_crossentropy")
+    distiller.compile("adam", "sparse_categorical_crossentropy", loss_weights=weights)
     x, y = np.ones((4, 3), "float32"), np.zeros(4)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
     held_out = tf.data.Dataset.from_tensor_slices((x + validation, y)).batch(2)
@@ -546,3 +546,10 @@ def test_a_plan_of_before_architectures_were_known_counts_as_equal():
         del plan[part]["architecture"]
     del plan["data"]["validation contents"]
     assert differences(plan, now) == []
+
+
+def test_weights_of_losses_are_in_a_plan():
+    plans = [plan_of(weights={"logits": weight}) for weight in (1.0, 2.0)]
+    assert "the losses" in differences(*plans)[0]
+    del plans[0]["objective"]["loss_weights"]  # as before they were known
+    assert differences(*plans) == []

@@ -218,3 +218,28 @@ def test_what_callbacks_have_learned():
 
 def test_stages_without_callbacks():
     assert stage_callbacks(None, [kd.Prune(0.5), kd.Cluster(4)]) == [[], []]
+
+
+def test_the_least_change_keeps_its_sign():
+    """Keras turns it in the first epoch, and again in the first epoch after a resume."""
+
+    def stopped(values, callback):
+        callback.set_model(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
+        for epoch, value in enumerate(values):
+            callback.on_epoch_end(epoch, {"val_x": value})
+        return callback
+
+    def fresh():
+        callback = keras.callbacks.EarlyStopping("val_x", min_delta=0.1, patience=9, mode="min")
+        callback.on_train_begin()
+        return callback
+
+    first = fresh()
+    states = CallbackStates([first])
+    stopped([1.0, 1.05], first)
+    learned, arrays = states.learned()
+    resumed = fresh()
+    CallbackStates([resumed]).restore(json.loads(json.dumps(learned)), arrays)
+    stopped([1.1, 1.15], resumed)
+    whole = stopped([1.0, 1.05, 1.1, 1.15], fresh())
+    assert (resumed.best, resumed.wait) == (whole.best, whole.wait) == (1.0, 3)

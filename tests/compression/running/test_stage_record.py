@@ -32,8 +32,8 @@ def test_zeros_are_counted_in_kernels_only():
         return LayerRecord("a", "Dense", shapes, size, sparsity, None, None, (), ())
 
     layers = [layer(((4, 5), (5,)), 0.25), layer(((3,), (3,)), None)]
-    assert counts(layers) == {"parameters": 31, "nonzero_parameters": 26, "sparsity": 0.25}
-    assert counts([layer(((3,),), None)])["sparsity"] == 0.0
+    assert counts(layers, 31) == {"parameters": 31, "nonzero_parameters": 26, "sparsity": 0.25}
+    assert counts([layer(((3,),), None)], 3)["sparsity"] == 0.0
 
 
 def test_table_and_line():

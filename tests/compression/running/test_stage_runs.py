@@ -208,3 +208,37 @@ def test_functions_that_cannot_be_serialized_are_told_by_name(distiller, data, t
     assert run().stages[1] == record
     assert kd.Prune(0.9, exclude=spared).gentler().choice.exclude is spared
     assert kd.Shrink(0.6, exclude=spared).gentler().exclude is spared
+
+
+def test_a_stage_that_is_left_out_leaves_the_projections_of_hints():
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    y = np.argmax(x, axis=1)
+
+    def network(width):
+        inputs = keras.Input((4,))
+        h = keras.layers.Dense(width, activation="relu", name="h")(inputs)
+        return keras.Model(inputs, keras.layers.Dense(4, name="logits")(h), name=f"of_{width}")
+
+    keras.utils.set_random_seed(0)
+    distiller = kd.Distiller(
+        network(16), network(8), [kd.losses.LogitsMSE(), kd.Hint("h", "h")], None, 0.5
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(keras.optimizers.Adam(0.03), loss, metrics=["accuracy"])
+    distiller.fit(x, y, epochs=20, verbose=0)
+    (trained,) = distiller.distillation_losses[1].layers
+    before = trained.get_weights()
+
+    class Seen(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            (self.projection,) = self.model.distillation_losses[1].layers
+            self.weights = self.projection.get_weights()
+
+    seen = Seen()
+    made = kd.compress(
+        distiller, (x, y), (x, y), max_drop=0.0, retries=0, callbacks=[seen], verbose=0,
+        stages=[kd.Shrink(0.75, epochs=0), kd.Prune(0.01, epochs=1, learning_rate=1e-9)],
+    )  # fmt: skip
+    assert [record.outcome for record in made.stages][1] == "left out"
+    for now, then in zip(seen.weights, before, strict=True):
+        np.testing.assert_array_equal(now, then)
