@@ -64,8 +64,15 @@ def hash_of_architecture(model: Any) -> str | None:
         return names.get(part, part) if isinstance(part, str) else part
 
     collect(config)
-    text = json.dumps(renamed(config), sort_keys=True, default=repr)
+    text = json.dumps(renamed(config), sort_keys=True, default=_as_json)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _as_json(value: Any) -> Any:
+    """Return an array's values; of other objects what is the same in every process."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return getattr(value, "__qualname__", None) or type(value).__qualname__
 
 
 def identity_of(model: Any) -> dict[str, str | None]:

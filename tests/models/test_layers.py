@@ -62,6 +62,23 @@ def test_an_architecture_is_known_whatever_its_layers_are_called():
     assert hash_of_architecture(lambda x: x) is None
 
 
+def test_objects_in_a_configuration_do_not_depend_on_the_process():
+    class Own(keras.Model):
+        def __init__(self, function, values):
+            super().__init__()
+            self.function, self.values = function, values
+
+        def get_config(self):
+            return {"function": self.function, "values": self.values, "other": object()}
+
+    def hashed(function, values):
+        return hash_of_architecture(Own(function, np.asarray(values)))
+
+    known = hashed(np.sin, [1.0, 2.0])
+    assert hashed(np.sin, [1.0, 2.0]) == known
+    assert known not in (hashed(np.cos, [1.0, 2.0]), hashed(np.sin, [1.0, 3.0]))
+
+
 def test_an_architecture_without_a_configuration_is_not_known():
     class Own(keras.Model):
         def get_config(self):
