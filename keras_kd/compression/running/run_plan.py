@@ -35,10 +35,11 @@ def run_plan(
     """Return the plan of a run, as JSON can hold it.
 
     Models are identified by hashes of their weights and of their configuration. Data are identified
-    by their number of batches, the shapes and types of their elements, and a hash of their values:
-    of all of them where they are arrays or small (whatever the order of batches), else of the first
-    and the last batch. Values that change from pass to pass, as random augmentation changes them,
-    are not compared.
+    by their number of batches and the shapes and types of their elements, training data also by a
+    hash of their values: of all of them where they are arrays or small (whatever the order of
+    batches), else of the first and the last batch. Values that change from pass to pass, as random
+    augmentation changes them, are not compared. Other validation data show in the metrics of the
+    student as given, which a resumed run measures again.
 
     Args:
         distiller: A compiled `Distiller`.
@@ -66,8 +67,7 @@ def run_plan(
             "data": {
                 **_data("train", train),
                 **_data("validation", validation_data),
-                **_values("train", train, arrays),
-                **({} if validation_data is None else _values("validation", validation_data)),
+                **_values(train, arrays),
             },
             **arguments,
         }
@@ -113,19 +113,19 @@ def _data(name: str, data: Any) -> dict[str, Any]:
     return {f"{name} batches": len(data), f"{name} elements": specs}
 
 
-def _values(name: str, data: Any, arrays: Any = None) -> dict[str, Any]:
-    """Return hashes of the values of data, `None` for what changes from pass to pass."""
+def _values(data: Any, arrays: Any) -> dict[str, Any]:
+    """Return hashes of the values of training data, `None` for what changes from pass to pass."""
     if arrays is not None:
-        return {f"{name} contents": _hash_of_arrays(arrays)}
+        return {"train contents": _hash_of_arrays(arrays)}
     count, dataset = count_batches(data), isinstance(data, tf.data.Dataset)
     with without_noise():
         first = next(iter(data)) if dataset else data[0]
     if count * sum(_size(leaf) for leaf in keras.tree.flatten(first)) <= _SMALL:
-        return {f"{name} contents": _same_twice(lambda: _hash_of_examples(_passed(data)))}
+        return {"train contents": _same_twice(lambda: _hash_of_examples(_passed(data)))}
     ends = [data.take(1)] if dataset else [[data[0]], [data[count - 1]]]
     with without_noise():
         return {
-            f"{name} ends": [_same_twice(functools.partial(_hash_of_examples, end)) for end in ends]
+            "train ends": [_same_twice(functools.partial(_hash_of_examples, end)) for end in ends]
         }
 
 

@@ -259,7 +259,8 @@ def _plan(run: Trials) -> dict[str, Any]:
     arrays = run.raw if isinstance(run.raw, (tuple, list)) else None
     student = next(iter(space.students.values()))()
     distiller = run.distiller(student, next(iter(space.teachings)))
-    found = run_plan(distiller, [], run.batches, _batches(run.validation_data), arrays)
+    found = run_plan(distiller, [], run.batches, None, arrays)
+    chosen_by = run_plan(distiller, [], _batches(run.validation_data), None)
     keys = (
         "epochs", "loss", "metric", "mode", "measuring", "exporting", "device", "cache_teacher",
         "seed",
@@ -268,6 +269,7 @@ def _plan(run: Trials) -> dict[str, Any]:
         {
             "teacher": found["teacher"],
             "data": found["data"],
+            "validation_data": chosen_by["data"],
             **space.described(),
             "options": {key: options[key] for key in keys},
             "optimizer": keras.optimizers.serialize(distiller.optimizer),

@@ -87,6 +87,9 @@ def test_once_more_trains_nothing_and_elsewhere_gives_the_same_front(searched, g
     assert {file: file.stat().st_mtime_ns for file in before} == before
     with pytest.raises(ValueError, match="other arguments: options"):
         kd.search(**{**given, "epochs": 4}, path=searched.path)
+    x, y = given["validation_data"]
+    with pytest.raises(ValueError, match="other arguments: validation_data"):
+        kd.search(**{**given, "validation_data": (x, y[::-1])}, path=searched.path)
     # More trials go on with it.
     more = kd.search(**{**given, "trials": 7, "engine": "hyperband"}, path=searched.path)
     assert {f.folder for f in searched.tried} < {f.folder for f in more.tried}
