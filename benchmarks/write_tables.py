@@ -19,7 +19,7 @@ import mlperf_tiny
 import search_digits
 import search_images
 
-from keras_kd.system.files import atomic_path
+from keras_kd.system.files import write_if_changed
 from keras_kd.system.text_table import MEASURED
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,10 +55,7 @@ def with_tables(text):
 def main(argv=None):
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
     for page in sorted(PAGES.glob("*.md")):
-        text = with_tables(page.read_text())
-        if text != page.read_text():
-            with atomic_path(page) as temporary:
-                temporary.write_text(text)
+        if write_if_changed(page, with_tables(page.read_text())):
             print(page.relative_to(ROOT))
 
 

@@ -12,7 +12,7 @@ import json
 import pathlib
 
 from keras_kd.report import files_table
-from keras_kd.system.files import atomic_path
+from keras_kd.system.files import write_if_changed
 from keras_kd.system.text_table import markdown_table, with_measured
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,10 +48,7 @@ def with_tables(page):
 def main(argv=None):
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(argv)
     for page in sorted(PAGES.glob("*.md")):
-        text = with_tables(page)
-        if text != page.read_text():
-            with atomic_path(page) as temporary:
-                temporary.write_text(text)
+        if write_if_changed(page, with_tables(page)):
             print(page.relative_to(ROOT))
 
 

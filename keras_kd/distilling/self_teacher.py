@@ -12,11 +12,10 @@ from keras_kd.system.arguments import number
 class SelfTeacher(keras.callbacks.Callback):
     """A callback that keeps a copy of the student as its teacher: distillation without a teacher.
 
-    With `momentum` the copy's weights are an exponential average of the student's, updated after
-    every batch that Keras tells callbacks of: every step, or with `steps_per_execution=k` every
-    k-th (self-distillation, as of a mean teacher). Without it the copy is the student at the
-    end of the epoch before (PS-KD). PS-KD gives the copy a weight that grows with the epochs, and
-    takes it at temperature 1.
+    With `momentum` the copy's weights are an exponential average of the student's (a mean teacher),
+    updated after every step, or after every `k` steps with `steps_per_execution=k`. Without it the
+    copy is the student at the end of the epoch before (PS-KD). PS-KD gives the copy a weight that
+    grows with the epochs, and takes it at temperature 1.
 
     The average starts at the student's weights before the first step. The copy is not saved with
     the distiller: a resumed training starts the average again, at the student it resumes from.

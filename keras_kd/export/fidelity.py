@@ -262,13 +262,13 @@ class _Output:
     def result(self, kernels: str) -> OutputFidelity:
         sums = self._scores.differences
         agreement = self._same / self._compared if self._compared else self._scores.agreement
-        noise, error, spread = sums.signal_to_noise_db, sums.root_mean_square, sums.spread
+        noise, error = sums.signal_to_noise_db, sums.root_mean_square
         if noise is None or error is None:  # no position counted
             noise, error = math.inf, 0.0
         elif math.isnan(error):
             noise, error = -math.inf, math.inf
         else:  # of a constant, nothing is known
-            error = error / spread if spread else 0.0
+            error = sums.relative_error or 0.0
         return OutputFidelity(self._name, kernels, agreement, noise, error)
 
 

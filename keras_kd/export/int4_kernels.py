@@ -14,6 +14,7 @@ from keras_kd.export.int4 import to_int4
 from keras_kd.litert.mixing import computing_operators
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.measuring.differences import Differences
 
 # 4 bits with a scale for each channel cost normally distributed weights 0.1.
 LARGEST_ERROR = 0.2
@@ -91,7 +92,7 @@ def _outputs(
         path.write_bytes(file.packed())
         runtime = LiteRuntime(path)
         found = [runtime.predict(sample) for sample in samples]
-    return {name: [each[name].astype(np.float64) for each in found] for name in found[0]}
+    return {name: [each[name] for each in found] for name in found[0]}
 
 
 def _distance(
@@ -100,9 +101,10 @@ def _distance(
     """Return the mean square of the error of all outputs, each divided by its variance."""
     found = 0.0
     for name, values in exact.items():
-        errors = [np.square(a - b).ravel() for a, b in zip(values, given[name], strict=True)]
-        variance = float(np.concatenate([value.ravel() for value in values]).var())
-        found += float(np.concatenate(errors).mean()) / variance if variance else 0.0
+        sums = Differences()
+        for reference, output in zip(values, given[name], strict=True):
+            sums.add(reference, output)
+        found += (sums.relative_error or 0.0) ** 2
     return found
 
 

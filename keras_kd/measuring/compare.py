@@ -24,7 +24,6 @@ from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.json_values import plain
 from keras_kd.system.names import suggests_arguments
-from keras_kd.system.user_warning import warn_user
 
 _P = ParamSpec("_P")
 
@@ -277,8 +276,7 @@ def compare(
         scores.add(given, None, reference, positions.counted(batch, given, masks, weights))
         if layers is not None:
             layers.add([batch])
-    if scores.not_finite:
-        warn_user(f"'{path}' gives NaN or infinite outputs for {scores.not_finite} samples.")
+    scores.warn_of_not_finite(path)
     positions.warn_of_padding(scores.agreement is not None)
     differences = scores.differences
     if differences.largest is None or differences.mean is None:

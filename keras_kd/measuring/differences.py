@@ -52,6 +52,12 @@ class Differences:
         return math.sqrt(max(self._signal / self._count - mean * mean, 0.0))
 
     @property
+    def relative_error(self) -> float | None:
+        """Root of the mean squared difference by the reference's spread; `None` without one."""
+        error, spread = self.root_mean_square, self.spread
+        return error / spread if error is not None and spread else None
+
+    @property
     def signal_to_noise_db(self) -> float | None:
         """Signal-to-noise ratio in decibels: `10 log10(sum(reference²) / sum(difference²))`.
 

@@ -28,7 +28,6 @@ from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.system.arguments import number
 from keras_kd.system.names import suggests_arguments
-from keras_kd.system.user_warning import warn_user
 
 
 @suggests_arguments
@@ -164,10 +163,7 @@ def evaluate_tflite(
         scores.add(output_of_batch, labels[position], reference, counted)
     if first is None:
         raise ValueError("`data` is empty. Pass at least one batch.")
-    if scores.not_finite:
-        warn_user(
-            f"'{runtime.path}' gives NaN or infinite outputs for {scores.not_finite} samples."
-        )
+    scores.warn_of_not_finite(runtime.path)
     positions.warn_of_padding(scores.accuracy is not None or scores.agreement is not None)
     values = {}
     for part in (asked, joint):

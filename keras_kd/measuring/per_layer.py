@@ -218,9 +218,7 @@ class LayerComparison:
             sums = self._sums[layer]
             if sums.root_mean_square is None or sums.largest is None:
                 continue
-            spread = sums.spread
-            error = sums.root_mean_square / spread if spread else None
-            errors[index] = error
+            errors[index] = error = sums.relative_error
             incoming = max((errors.get(i) or 0.0 for i in before[index]), default=0.0)
             tensor = self._runtime.file.tensor(0, index)
             rows.append(

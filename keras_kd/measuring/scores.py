@@ -17,6 +17,7 @@ from keras_kd.measuring.answers import (
 from keras_kd.measuring.confidence import DEFAULT_BINS, ConfidenceBins, confidences
 from keras_kd.measuring.differences import Differences
 from keras_kd.models.probabilities import PROBABILITIES, look_like_probabilities
+from keras_kd.system.user_warning import warn_user
 
 # Lists of this length are still read by somebody; files for them stay below some megabytes.
 MOST_CLASSES = 1000
@@ -115,6 +116,11 @@ class Scores:
         for reading in self._readings.values():
             reading.add(output, labels, reference, self.task)
 
+    def warn_of_not_finite(self, path: Any) -> None:
+        """Warn of samples for which the file gives no numbers."""
+        if self.not_finite:
+            warn_user(f"'{path}' gives NaN or infinite outputs for {self.not_finite} samples.")
+
     @property
     def _reading(self) -> _Reading:
         if len(self._readings) == 1:
@@ -164,8 +170,8 @@ class _Reading:
         given = answers(output, task, self._threshold)
         expected = None if reference is None else answers(reference, task, self._threshold)
         if expected is not None:
-            told = ~np.isnan(output).reshape(*given.shape, -1).any(axis=-1)
-            self.same += int(np.sum((expected == given) & told))
+            answered = ~np.isnan(output).reshape(*given.shape, -1).any(axis=-1)
+            self.same += int(np.sum((expected == given) & answered))
             self.compared += given.size
         if labels is None:
             return

@@ -26,6 +26,15 @@ def _temporary_sibling(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.stem[:32]}.{secrets.token_hex(6)}{path.suffix}")
 
 
+def write_if_changed(path: pathlib.Path, text: str) -> bool:
+    """Write a text file where it holds another text, and return whether it did."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return True
+
+
 def check_writable(path: str | os.PathLike[str]) -> pathlib.Path:
     """Make sure that a file can be written at `path`, before work whose result would be lost.
 

@@ -65,13 +65,22 @@ def run_plan(
                 {"class": type(stage).__name__, "config": config_of(stage)} for stage in stages
             ],
             "data": {
-                **_data("train", train),
+                **identity_of_data(train, arrays),
                 **_data("validation", validation_data),
-                **_values(train, arrays),
             },
             **arguments,
         }
     )
+
+
+def identity_of_data(data: Any, arrays: Any = None) -> dict[str, Any]:
+    """Return what data are known by: their batches, shapes, types and values.
+
+    Args:
+        data: Batches.
+        arrays: The arrays that they were made of. Defaults to `None`: they were not made of arrays.
+    """
+    return {**_data("train", data), **_values(data, arrays)}
 
 
 def with_new_arguments(kept: Any, ours: Any) -> Any:

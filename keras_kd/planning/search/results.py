@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras_kd.compression.running.run_plan import run_plan
+from keras_kd.compression.running.run_plan import identity_of_data
 from keras_kd.data.batches import as_batches
 from keras_kd.planning.search.candidates import Candidate
 from keras_kd.planning.search.trials import Trials, shown_latency, write_json
@@ -173,11 +173,8 @@ def finish(run: Trials, teacher_score: float | None, test_data: Any, writes: boo
 
 
 def _tested(run: Trials, found: FoundFile, test_data: Any) -> dict[str, Any]:
-    distiller = run.distiller(
-        run.space.students[found.candidate.student](), found.candidate.teaching
-    )
     arrays = test_data if isinstance(test_data, (tuple, list)) else None
-    data = run_plan(distiller, [], as_batches(test_data, "test_data"), None, arrays)["data"]
+    data = identity_of_data(as_batches(test_data, "test_data"), arrays)
     file = found.folder / "test.json"
     if file.exists() and read_json(file)["data"] == plain(data):
         return dict(read_json(file)["measured"])

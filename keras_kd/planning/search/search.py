@@ -12,10 +12,11 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.running.run_plan import run_plan, with_new_arguments
+from keras_kd.compression.running.run_plan import identity_of_data, with_new_arguments
 from keras_kd.compression.running.student_files import as_json
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.data.batches import as_batches, refuse_endless
+from keras_kd.models.layers import identity_of
 from keras_kd.planning.search.candidates import Candidate, make_space
 from keras_kd.planning.search.engine import choose_engine, role, run_engine
 from keras_kd.planning.search.results import SearchResult, finish
@@ -75,10 +76,9 @@ def search(
 
     Limits that no candidate can keep are refused before training: files of untrained students are
     measured first, and candidates that are too large are never trained. (The size of a zipped file
-    is known after training only.) Whatever is done is kept in
-    `path`: the same call resumes a killed search, and ends with the front that it would have had.
-    More `trials` or a larger `budget` continue it. Needs KerasTuner
-    (`pip install "keras-kd[search]"`).
+    is known after training only.) Whatever is done is kept in `path`: the same call resumes a
+    killed search, and ends with the front that it would have had. More `trials` or a larger
+    `budget` continue it. Needs KerasTuner (`pip install "keras-kd[search]"`).
 
     Several processes share one search if each makes the same call with KerasTuner's variables
     `KERASTUNER_TUNER_ID` (`chief`, or a name per worker), `KERASTUNER_ORACLE_IP` and
@@ -259,17 +259,15 @@ def _plan(run: Trials) -> dict[str, Any]:
     arrays = run.raw if isinstance(run.raw, (tuple, list)) else None
     student = next(iter(space.students.values()))()
     distiller = run.distiller(student, next(iter(space.teachings)))
-    found = run_plan(distiller, [], run.batches, None, arrays)
-    chosen_by = run_plan(distiller, [], _batches(run.validation_data), None)
     keys = (
         "epochs", "loss", "metric", "mode", "measuring", "exporting", "device", "cache_teacher",
         "seed",
     )  # fmt: skip
     plan: dict[str, Any] = as_json(
         {
-            "teacher": found["teacher"],
-            "data": found["data"],
-            "validation_data": chosen_by["data"],
+            "teacher": identity_of(run.teacher),
+            "data": identity_of_data(run.batches, arrays),
+            "validation_data": identity_of_data(_batches(run.validation_data)),
             **space.described(),
             "options": {key: options[key] for key in keys},
             "optimizer": keras.optimizers.serialize(distiller.optimizer),
