@@ -9,6 +9,7 @@ def test_runs_in_quick_mode(run_quick):
     assert list(run.files) == [
         "teacher",
         "student alone",
+        "student alone, dynamic",
         "distilled",
         "distilled, dynamic",
         "distilled, int8",
