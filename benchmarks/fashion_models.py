@@ -148,20 +148,30 @@ def with_policy(build: Callable[[], keras.Model], model: keras.Model, name: str)
     return copy
 
 
-def momentum_optimizer(
-    learning_rate: float, weight_decay: float | None, steps: int
-) -> keras.optimizers.Optimizer:
-    """Return SGD with Nesterov momentum and a cosine schedule, a tenth of `steps` for warm-up."""
+def cosine_schedule(
+    learning_rate: float, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Return a cosine schedule over `steps`, a tenth of them for warm-up."""
     warmup = max(1, steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
+    return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=learning_rate / 10,
         decay_steps=steps - warmup,
         warmup_target=learning_rate,
         warmup_steps=warmup,
     )
-    optimizer = keras.optimizers.SGD(
-        schedule, momentum=0.9, nesterov=True, weight_decay=weight_decay
-    )
+
+
+NESTEROV = functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True)
+
+
+def momentum_optimizer(
+    learning_rate: float,
+    weight_decay: float | None,
+    steps: int,
+    make: Callable[..., keras.optimizers.Optimizer] = NESTEROV,
+) -> keras.optimizers.Optimizer:
+    """Return `make(schedule, weight_decay=...)`, which leaves offsets out of the decay."""
+    optimizer = make(cosine_schedule(learning_rate, steps), weight_decay=weight_decay)
     if weight_decay is not None:
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer

@@ -1,4 +1,4 @@
-"""Every loss on a part of Fashion-MNIST: the student alone, KL alone, and KL with each other loss.
+"""Every loss on a part of Fashion-MNIST: the student alone, KL, KL with other losses, no teacher.
 
     python benchmarks/losses_fashion_mnist.py
 
@@ -7,10 +7,11 @@ The teacher is trained on 55,000 images, shifted and mirrored at random; the stu
 seed. Each run is kept in `--out` as soon as it is done; the same command goes on from there. Prints
 a Markdown table, best first.
 
-The loss is `0.5 * cross-entropy + 0.5 * (KL + weight * loss)`. The weights are those of
-RepDistiller's script for CIFAR-100 where it trains the same loss, otherwise 1; none was tuned on
-this data, so that a loss may do better with a weight of its own. Left out is `BoundedRegression`,
-which is for real-valued outputs.
+The loss is `0.5 * cross-entropy + 0.5 * (KL + weight * loss)`; other divergences of logits take the
+place of KL. The weights are published ones where there are some, otherwise 1: RepDistiller's and
+mdistiller's scripts for CIFAR-100, and the papers of `ChannelWise`, `PearsonFeatures` and
+`MaskedGenerative`. None was tuned on this data, so that a loss may do better with a weight of its
+own. Left out are losses for real values, boxes, attention, and with a mask of the foreground.
 """
 
 import argparse
@@ -46,16 +47,37 @@ POOL = ("pool",)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A loss of the table: how it is made, its weight, and the layers of both models it reads."""
+    """A row of the table.
 
-    make: Callable
+    Args:
+        make: Makes the loss. `None` for KL alone.
+        weight: The weight of the loss beside KL.
+        layers: The layers of both models that the loss reads; the logits otherwise.
+        beside_kl: Whether KL is there, too.
+        hint: Further arguments of the hint.
+        taught_by: `"teacher"`, or `"average"` or `"past"` for a copy of the student, or `"nobody"`.
+        optimizer: Further arguments of `momentum_optimizer`.
+        student_loss_weight: The weight of the labels, or a function of the epochs that returns it.
+    """
+
+    make: Callable | None = None
     weight: float = 1.0
     layers: tuple[str, ...] = ()
+    beside_kl: bool = True
+    hint: dict = dataclasses.field(default_factory=dict)
+    taught_by: str = "teacher"
+    optimizer: dict = dataclasses.field(default_factory=dict)
+    student_loss_weight: float | Callable = STUDENT_LOSS_WEIGHT
+
+
+def growing(epochs):
+    """Return PS-KD's weight of the labels by epoch: the student's past counts more and more."""
+    return lambda epoch: 1.0 - 0.8 * epoch / epochs
 
 
 LOSSES = {
     "alone": None,
-    "KLDivergence": None,
+    "KLDivergence": Entry(),
     "SoftCrossEntropy": Entry(functools.partial(kd.losses.SoftCrossEntropy, TEMPERATURE)),
     "LogitsMSE": Entry(kd.losses.LogitsMSE),
     "ProbabilityMSE": Entry(kd.losses.ProbabilityMSE),
@@ -79,7 +101,35 @@ LOSSES = {
     "RKD": Entry(kd.losses.RKD, 1.0, POOL),
     "PKT": Entry(kd.losses.PKT, 30000.0, POOL),
     "CorrelationCongruence": Entry(kd.losses.CorrelationCongruence, 1.0, POOL),
+    "ReverseKL": Entry(functools.partial(kd.losses.ReverseKL, TEMPERATURE), beside_kl=False),
+    "JensenShannon": Entry(
+        functools.partial(kd.losses.JensenShannon, temperature=TEMPERATURE), beside_kl=False
+    ),
+    "SkewKL": Entry(functools.partial(kd.losses.SkewKL, temperature=TEMPERATURE), beside_kl=False),
+    "AlphaBeta": Entry(
+        functools.partial(kd.losses.AlphaBeta, temperature=TEMPERATURE), beside_kl=False
+    ),
+    "MultiLevel": Entry(functools.partial(kd.losses.MultiLevel, standardize=True), beside_kl=False),
+    "SRRL": Entry(kd.losses.SRRL, 1.0, POOL),
+    "ChannelWise": Entry(kd.losses.ChannelWise, 50.0, MAP),
+    "PearsonFeatures": Entry(kd.losses.PearsonFeatures, 6.0, MAP),
+    "MaskedGenerative": Entry(
+        functools.partial(kd.losses.MaskedGenerative, mask_ratio=0.15, scale=7e-5), 1.0, MAP
+    ),
+    "VkD": Entry(
+        kd.losses.FitNet, 1.0, POOL, hint={"projection": "orthogonal", "normalize": "standardize"}
+    ),
+    "DOT": Entry(optimizer={"make": functools.partial(kd.DOT, momentum=0.9, delta=0.075)}),
+    "SelfTeacher": Entry(taught_by="average"),
+    "PS-KD": Entry(
+        functools.partial(kd.losses.SoftCrossEntropy, 1.0),
+        beside_kl=False,
+        taught_by="past",
+        student_loss_weight=growing,
+    ),
+    "ClassConsistency": Entry(kd.losses.ClassConsistency, beside_kl=False, taught_by="nobody"),
 }
+TITLES = {"alone": "student alone", "KLDivergence": "KL", "DOT": "KL, with the optimizer DOT"}
 
 
 def network(role, data):
@@ -88,10 +138,10 @@ def network(role, data):
     )
 
 
-def compiled(model, epochs, examples):
+def compiled(model, epochs, examples, **optimizer):
     steps = epochs * -(-examples // BATCH_SIZE)
     model.compile(
-        momentum_optimizer(LEARNING_RATE, WEIGHT_DECAY, steps),
+        momentum_optimizer(LEARNING_RATE, WEIGHT_DECAY, steps, **optimizer),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -139,18 +189,28 @@ class Signals:
         return self.known["logits"], {layer: self.known[layer] for layer in layers}
 
 
-def distillation_losses(name, examples):
+def distillation_losses(name, teacher, examples):
     """Return the losses of an entry, and their weights."""
-    losses, weights = [kd.losses.KLDivergence(TEMPERATURE)], [1.0]
     entry = LOSSES[name]
-    if entry is not None:
-        loss = entry.make(examples=examples) if name == "CRD" else entry.make()
+    losses, weights = [], []
+    if entry.beside_kl:
+        losses, weights = [kd.losses.KLDivergence(TEMPERATURE)], [1.0]
+    if entry.make is not None:
+        own = {
+            "CRD": {"examples": examples},
+            "SRRL": {"classifier": teacher.get_layer("logits")},
+        }
+        loss = entry.make(**own.get(name, {}))
         if entry.layers:
             layers = list(entry.layers) if loss.several_layers else entry.layers[0]
-            loss = kd.Hint(layers, layers, loss=loss)
+            loss = kd.Hint(layers, layers, loss=loss, **entry.hint)
         losses.append(loss)
         weights.append(entry.weight)
     return losses, weights
+
+
+def no_teacher(images):
+    return keras.ops.zeros((keras.ops.shape(images)[0], 10))
 
 
 def train_student(name, seed, data, part, teacher, signals, epochs):
@@ -159,21 +219,33 @@ def train_student(name, seed, data, part, teacher, signals, epochs):
     student = network("student", data)
     images, labels = part
     start = time.perf_counter()
-    if name == "alone":
+    entry = LOSSES[name]
+    if entry is None:
         compiled(student, epochs, len(images))
         student.fit(images, labels, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
     else:
-        losses, weights = distillation_losses(name, len(images))
-        distiller = kd.Distiller(teacher, student, losses, weights, STUDENT_LOSS_WEIGHT)
-        compiled(distiller, epochs, len(images))
-        entry = LOSSES[name]
-        logits, features = signals.read(entry.layers if entry is not None else ())
+        losses, weights = distillation_losses(name, teacher, len(images))
+        weight, callbacks, inputs = entry.student_loss_weight, [], images
+        if callable(weight):
+            weight = weight(epochs)
+        if entry.taught_by == "teacher":
+            logits, features = signals.read(entry.layers)
+            inputs = kd.teachers.TaughtInputs(images, logits, features)
+        elif entry.taught_by == "nobody":
+            teacher = no_teacher
+        else:
+            momentum = {"average": 0.999, "past": None}[entry.taught_by]
+            callbacks = [kd.SelfTeacher(student, momentum)]
+            teacher = callbacks[0].teacher
+        distiller = kd.Distiller(teacher, student, losses, weights, weight)
+        compiled(distiller, epochs, len(images), **entry.optimizer)
         start = time.perf_counter()
         distiller.fit(
-            kd.teachers.TaughtInputs(images, logits, features),
+            inputs,
             {"index": np.arange(len(images)), "label": labels} if name == "CRD" else labels,
             batch_size=BATCH_SIZE,
             epochs=epochs,
+            callbacks=callbacks,
             verbose=0,
         )
     seconds = time.perf_counter() - start
@@ -198,13 +270,16 @@ def table(results, teacher_accuracy):
         # Seed by seed: the runs of a seed share initial weights and order.
         shared = [seed for seed in runs if seed in kl]
         gains = [runs[seed]["accuracy"] - kl[seed]["accuracy"] for seed in shared]
-        entry = LOSSES[name]
-        title = {"alone": "student alone", "KLDivergence": "KL"}.get(name, f"KL + {name}")
+        entry = LOSSES[name] or Entry()
+        beside = "KL + " if entry.beside_kl and entry.taught_by == "teacher" else ""
+        title = TITLES.get(name, f"{beside}{name}")
+        if entry.taught_by != "teacher":
+            title += " (no teacher)"
         rows.append(
             (
                 statistics.mean(values),
-                f"| {title} | {', '.join(entry.layers) or 'logits' if entry else ''} "
-                f"| {f'{entry.weight:g}' if entry else ''} | {points(values)} "
+                f"| {title} | {', '.join(entry.layers) or 'logits' if entry.make else ''} "
+                f"| {f'{entry.weight:g}' if entry.make else ''} | {points(values)} "
                 f"| {f'{100 * statistics.mean(gains):+.2f}' if gains else ''} | {len(values)} |",
             )
         )
@@ -266,7 +341,7 @@ def main(argv=None):
         "student_loss_weight": STUDENT_LOSS_WEIGHT,
         "temperature": TEMPERATURE,
         "widths": {role: list(widths) for role, widths in WIDTHS.items()},
-        "weights": {name: entry.weight for name, entry in LOSSES.items() if entry},
+        "weights": {name: entry.weight for name, entry in LOSSES.items() if entry and entry.make},
     }
     check_settings(folder, settings, {"weights": settings["weights"]})
     print(f"Teacher: {chosen.teacher_epochs} epochs on {taught} images", flush=True)
