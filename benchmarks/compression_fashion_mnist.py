@@ -20,10 +20,7 @@ import time
 
 import keras
 import numpy as np
-from fashion_data import evaluation_dataset, load_images
-from fashion_models import RECIPES, train_or_load
-from kept_results import check_settings, spread, write_results
-from losses_fashion_mnist import (
+from compare_losses import (
     BATCH_SIZE,
     LEARNING_RATE,
     STUDENT_LOSS_WEIGHT,
@@ -34,6 +31,9 @@ from losses_fashion_mnist import (
     network,
     train_teacher,
 )
+from fashion_data import evaluation_dataset, load_images
+from fashion_models import RECIPES, train_or_load
+from kept_results import check_settings, spread, write_results
 
 import keras_kd as kd
 from keras_kd.system.arguments import constructor_defaults

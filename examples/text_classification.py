@@ -94,9 +94,8 @@ def fit(model, *data, rate, epochs=EPOCHS):
 # with fewer columns: its largest principal components.
 #
 # The layers of the first student are the teacher's first and last, with their weights. They have
-# no padding mask: a mask adds -1e9 to some attention scores, and an 8-bit range that wide cannot
-# distinguish the others. If int8 costs a transformer accuracy anyway, "dynamic" keeps the weights
-# in 8 bits, and normalization and softmax in float.
+# no padding mask: hardly a review is shorter than the window. If int8 costs a transformer accuracy,
+# "dynamic" keeps the weights in 8 bits, and normalization and softmax in float.
 
 
 # %%

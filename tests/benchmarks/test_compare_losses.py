@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def benchmark(load_script):
-    return load_script("benchmarks/losses_fashion_mnist.py")
+    return load_script("benchmarks/compare_losses.py")
 
 
 def test_has_every_loss_that_suits_classes(benchmark):
@@ -59,11 +59,13 @@ def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path
 
     trained = []
 
-    def train_student(name, *_):
-        trained.append(name)
-        return {"accuracy": 0.5, "seconds": 1.0}
+    train_student = benchmark.train_student
 
-    monkeypatch.setattr(benchmark, "train_student", train_student)
+    def noted(name, *rest):
+        trained.append(name)
+        return train_student(name, *rest)
+
+    monkeypatch.setattr(benchmark, "train_student", noted)
     benchmark.main([*command, "--losses", "FitNet", "PKT"])
     assert trained == ["PKT"]
     assert (tmp_path / "FitNet.seed0.json").read_bytes() == first["FitNet.seed0.json"]
@@ -77,3 +79,20 @@ def test_the_guide_quotes_the_kept_results(benchmark):
     assert benchmark.report(kept) in guide
     assert set(kept["results"]) == set(benchmark.LOSSES)
     assert {len(runs) for runs in kept["results"].values()} == {3}
+
+
+@pytest.mark.slow
+def test_chooses_a_rate_on_held_out_images_and_copies_images(benchmark, tmp_path, capsys):
+    command = ["--dataset", "digits", "--out", str(tmp_path), "--seeds", "1", "--epochs", "1"]
+    command += ["--examples", "128", "--teacher-examples", "128", "--teacher-epochs", "1"]
+    benchmark.main([*command, "--views", "3", "--rates", "1e-6", "0.1", "--losses", "alone", "PKT"])
+    kept = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("rate_*.json")}
+    best = max(kept, key=kept.get)
+    assert set(kept) == {"rate_1e-06", "rate_0.1"}
+    measured = json.loads((tmp_path / "results.json").read_text())
+    assert f"rate_{measured['learning_rate']:g}" == best
+    assert "128 images in 3 views for 1 epochs" in capsys.readouterr().out
+    data = benchmark.load_images("digits", 200)
+    images, labels = benchmark.images_for_students(data, 128, 3)
+    assert images.shape[0] == len(labels) == 3 * 128 and images.max() <= 1.0
+    assert (labels[:128] == labels[128:256]).all() and (images[:128] != images[128:256]).any()

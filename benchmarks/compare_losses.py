@@ -1,11 +1,14 @@
-"""Every loss on a part of Fashion-MNIST: the student alone, KL, KL with other losses, no teacher.
+"""Every loss on a part of a dataset: the student alone, KL, KL with other losses, no teacher.
 
-    python benchmarks/losses_fashion_mnist.py
+    python benchmarks/compare_losses.py
+    python benchmarks/compare_losses.py --dataset cifar10 --views 4 --epochs 4 --teacher-epochs 8 \
+        --rates 0.02 0.05 0.1 0.2 --losses alone KLDivergence RKD
 
-The teacher is trained on 55,000 images, shifted and mirrored at random; the students on the first
-10,000 of them as they are, from the same initial weights and in the same order for every loss of a
-seed. Each run is kept in `--out` as soon as it is done; the same command goes on from there. Prints
-a Markdown table, best first.
+The teacher is trained on all images but the held-out ones, shifted and mirrored at random; the
+students on the first 10,000, as they are or in `--views` shifted and mirrored copies, from the same
+initial weights and in the same order for every loss of a seed. With several `--rates`, that of the
+student alone which is best on the held-out images is taken for all. Each run is kept in `--out` as
+soon as it is done; the same command goes on from there. Prints a Markdown table, best first.
 
 The loss is `0.5 * cross-entropy + 0.5 * (KL + weight * loss)`; other divergences of logits take the
 place of KL. The weights are published ones where there are some, otherwise 1: RepDistiller's and
@@ -17,7 +20,6 @@ own. Left out are losses for real values, boxes, attention, and with a mask of t
 import argparse
 import dataclasses
 import functools
-import json
 import pathlib
 import statistics
 import time
@@ -25,13 +27,12 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from fashion_data import evaluation_dataset, load_images, training_dataset
+from fashion_data import augment, draw_views, evaluation_dataset, load_images, training_dataset
 from fashion_models import RECIPES, fit_resumably, momentum_optimizer, train_or_load
-from kept_results import check_settings, spread, write_results
+from kept_results import check_settings, once, spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
-from keras_kd.system.files import atomic_path
 
 WIDTHS = {"teacher": (16, 32, 64, 128), "student": (8, 12, 16, 24)}
 BATCH_SIZE = 64
@@ -39,6 +40,12 @@ LEARNING_RATE = 0.05
 WEIGHT_DECAY = 1e-3
 TEMPERATURE = 4.0
 STUDENT_LOSS_WEIGHT = 0.5
+
+# By dataset: held-out images, the largest shift in pixels, whether images are mirrored.
+DATASETS = {
+    **{name: (r.validation_examples, r.shift, r.flip) for name, r in RECIPES.items()},
+    "cifar10": (5_000, 4, True),
+}
 
 MAP = ("block4_1_out",)
 MAPS = ("block3_1_out", "block4_1_out")
@@ -138,10 +145,10 @@ def network(role, data):
     )
 
 
-def compiled(model, epochs, examples, **optimizer):
+def compiled(model, epochs, examples, learning_rate=LEARNING_RATE, **optimizer):
     steps = epochs * -(-examples // BATCH_SIZE)
     model.compile(
-        momentum_optimizer(LEARNING_RATE, WEIGHT_DECAY, steps, **optimizer),
+        momentum_optimizer(learning_rate, WEIGHT_DECAY, steps, **optimizer),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -155,12 +162,10 @@ def train_teacher(data, examples, epochs, folder):
         keras.utils.set_random_seed(0)
         part = tuple(array[:examples] for array in data.train)
         model = compiled(network("teacher", data), epochs, len(part[0]))
-        recipe = RECIPES[data.name]
+        _, shift, flip = DATASETS[data.name]
         history = fit_resumably(
             model,
-            training_dataset(
-                part, batch_size=BATCH_SIZE, seed=0, shift=recipe.shift, flip=recipe.flip
-            ),
+            training_dataset(part, batch_size=BATCH_SIZE, seed=0, shift=shift, flip=flip),
             evaluation_dataset(data.validation),
             epochs=epochs,
             folder=folder,
@@ -170,6 +175,17 @@ def train_teacher(data, examples, epochs, folder):
         return model, history
 
     return train_or_load(folder / "teacher.keras", train)[0]
+
+
+def images_for_students(data, examples, views):
+    """Return images and labels: as they are, or each image in several views."""
+    images, labels = (array[:examples] for array in data.train)
+    if views:
+        _, shift, flip = DATASETS[data.name]
+        drawn = draw_views(len(images), views, shift=shift, flip=flip)
+        images = np.concatenate([np.asarray(augment(images, view, shift)) for view in drawn])
+        labels = np.tile(labels, views)
+    return images.astype("float32") / 255.0, labels
 
 
 class Signals:
@@ -213,15 +229,15 @@ def no_teacher(images):
     return keras.ops.zeros((keras.ops.shape(images)[0], 10))
 
 
-def train_student(name, seed, data, part, teacher, signals, epochs):
-    """Train one student, and return what is measured of it."""
+def train_student(name, seed, data, part, teacher, signals, epochs, learning_rate):
+    """Return a trained student and the seconds of its training."""
     keras.utils.set_random_seed(seed)
     student = network("student", data)
     images, labels = part
     start = time.perf_counter()
     entry = LOSSES[name]
     if entry is None:
-        compiled(student, epochs, len(images))
+        compiled(student, epochs, len(images), learning_rate)
         student.fit(images, labels, batch_size=BATCH_SIZE, epochs=epochs, verbose=0)
     else:
         losses, weights = distillation_losses(name, teacher, len(images))
@@ -238,7 +254,7 @@ def train_student(name, seed, data, part, teacher, signals, epochs):
             callbacks = [kd.SelfTeacher(student, momentum)]
             teacher = callbacks[0].teacher
         distiller = kd.Distiller(teacher, student, losses, weights, weight)
-        compiled(distiller, epochs, len(images), **entry.optimizer)
+        compiled(distiller, epochs, len(images), learning_rate, **entry.optimizer)
         start = time.perf_counter()
         distiller.fit(
             inputs,
@@ -248,13 +264,12 @@ def train_student(name, seed, data, part, teacher, signals, epochs):
             callbacks=callbacks,
             verbose=0,
         )
-    seconds = time.perf_counter() - start
-    return {"accuracy": accuracy(student, data), "seconds": round(seconds, 1)}
+    return student, round(time.perf_counter() - start, 1)
 
 
-def accuracy(model, data):
-    logits = model.predict(evaluation_dataset(data.test), verbose=0)
-    return float(np.mean(np.argmax(logits, -1) == data.test[1]))
+def accuracy(model, part):
+    logits = model.predict(evaluation_dataset(part), verbose=0)
+    return float(np.mean(np.argmax(logits, -1) == part[1]))
 
 
 def table(results, teacher_accuracy):
@@ -297,22 +312,32 @@ def table(results, teacher_accuracy):
 def report(measured):
     """Return the table under a line that says of what it is."""
     settings = measured["settings"]
+    views = f" in {settings['views']} views" if settings.get("views") else ""
+    rate = ""
+    if len(settings.get("rates", ())) > 1:
+        rates = ", ".join(f"{rate:g}" for rate in settings["rates"])
+        rate = (
+            f" The learning rate {measured['learning_rate']:g}, of {rates}, is the best for the "
+            "student alone on held-out images."
+        )
     return (
-        f"{settings['dataset']}: students trained on {settings['examples']} images for "
+        f"{settings['dataset']}: students trained on {settings['examples']} images{views} for "
         f"{settings['epochs']} epochs; accuracy on all {measured['test_examples']} test images, "
-        "mean ± sample standard deviation.\n\n"
+        f"mean ± sample standard deviation.{rate}\n\n"
         + table(measured["results"], measured["teacher_accuracy"])
     )
 
 
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", choices=RECIPES, default="fashion_mnist")
+    parser.add_argument("--dataset", choices=DATASETS, default="fashion_mnist")
     parser.add_argument("--out", help="folder of the runs [exports/losses_<dataset>]")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... [3]")
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), metavar="LOSS")
     parser.add_argument("--examples", type=int, default=10_000, help="images for students [10000]")
+    parser.add_argument("--views", type=int, default=0, help="copies of each image [as it is]")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of students [8]")
+    parser.add_argument("--rates", type=float, nargs="+", default=[LEARNING_RATE], metavar="RATE")
     parser.add_argument("--teacher-examples", type=int, default=55_000, help="[55000]")
     parser.add_argument("--teacher-epochs", type=int, default=4, help="epochs of the teacher [4]")
     chosen = parser.parse_args(argv)
@@ -325,18 +350,18 @@ def arguments(argv):
 def main(argv=None):
     chosen = arguments(argv)
     folder = pathlib.Path(chosen.out or f"exports/losses_{chosen.dataset}")
-    data = load_images(chosen.dataset, RECIPES[chosen.dataset].validation_examples)
-    images, labels = (array[: chosen.examples] for array in data.train)
-    part = (images.astype("float32") / 255.0, labels)
+    data = load_images(chosen.dataset, DATASETS[chosen.dataset][0])
+    part = images_for_students(data, chosen.examples, chosen.views)
     taught = min(chosen.teacher_examples, len(data.train[0]))
     settings = {
         "dataset": chosen.dataset,
-        "examples": len(labels),
+        "examples": min(chosen.examples, len(data.train[0])),
+        "views": chosen.views,
         "epochs": chosen.epochs,
+        "rates": chosen.rates,
         "teacher_examples": taught,
         "teacher_epochs": chosen.teacher_epochs,
         "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
         "weight_decay": WEIGHT_DECAY,
         "student_loss_weight": STUDENT_LOSS_WEIGHT,
         "temperature": TEMPERATURE,
@@ -347,22 +372,42 @@ def main(argv=None):
     print(f"Teacher: {chosen.teacher_epochs} epochs on {taught} images", flush=True)
     teacher = train_teacher(data, taught, chosen.teacher_epochs, folder)
     signals = Signals(teacher, part[0])
+
+    def trained(name, seed, rate):
+        keras.utils.clear_session(free_memory=False)
+        return train_student(name, seed, data, part, teacher, signals, chosen.epochs, rate)
+
+    def measured_run(name, seed):
+        student, seconds = trained(name, seed, learning_rate)
+        found = accuracy(student, data.test)
+        print(f"seed {seed}, {name}: {found:.2%}", flush=True)
+        return {"accuracy": found, "seconds": seconds}
+
+    def of_rate(rate):
+        found = accuracy(trained("alone", 0, rate)[0], data.validation)
+        print(f"rate {rate:g}, student alone: {found:.2%} held out", flush=True)
+        return found
+
+    learning_rate = chosen.rates[0]
+    if len(chosen.rates) > 1:
+        held_out = {
+            rate: once(folder / f"rate_{rate:g}.json", lambda rate=rate: of_rate(rate))
+            for rate in chosen.rates
+        }
+        learning_rate = max(held_out, key=held_out.get)
     results = {}
     # Seed by seed, so that a part of the runs is a whole table of fewer seeds.
     for seed in range(chosen.seeds):
         for name in chosen.losses:
-            path = folder / f"{name}.seed{seed}.json"
-            if not path.exists():
-                result = train_student(name, seed, data, part, teacher, signals, chosen.epochs)
-                with atomic_path(path) as temporary:
-                    temporary.write_text(json.dumps(result))
-                keras.utils.clear_session(free_memory=False)
-                print(f"seed {seed}, {name}: {result['accuracy']:.2%}", flush=True)
-            results.setdefault(name, {})[seed] = json.loads(path.read_text())
+            results.setdefault(name, {})[seed] = once(
+                folder / f"{name}.seed{seed}.json",
+                lambda name=name, seed=seed: measured_run(name, seed),
+            )
     measured = {
         "settings": settings,
+        "learning_rate": learning_rate,
         "test_examples": len(data.test[1]),
-        "teacher_accuracy": accuracy(teacher, data),
+        "teacher_accuracy": accuracy(teacher, data.test),
         "results": results,
     }
     text = report(measured)
