@@ -123,16 +123,15 @@ class BackupAndRestore(keras.callbacks.Callback):
         if model.optimizer is not None and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         variables = _random_states(model)
-        random, self._metrics = states[: progress["random"]], states[progress["random"] :]
-        if [tuple(v.shape) for v in variables] != [value.shape for value in random]:
+        self._random, self._metrics = states[: progress["random"]], states[progress["random"] :]
+        if [tuple(v.shape) for v in variables] != [value.shape for value in self._random]:
             raise ValueError(self._foreign("it has other random layers"))
         try:
             with _weights_of(file) as weights:
                 model.load_weights(weights)
         except ValueError as error:
             raise ValueError(self._foreign(str(error).strip().splitlines()[0])) from error
-        for variable, value in zip(variables, random, strict=True):
-            variable.assign(value)
+        self._restore_random_states()
         self.history = progress["history"]
         self._epoch, self._skipped = int(progress["epoch"]), int(progress["batch"])
 
@@ -158,12 +157,17 @@ class BackupAndRestore(keras.callbacks.Callback):
                 model.make_test_function()
                 model.test_function(iterator)
                 self._restore_metrics()
+                self._restore_random_states()  # an evaluation may draw, too
             else:
                 for _ in range(model.steps_per_execution):
                     next(iterator)
             return model.get_metrics_result()
 
         self._train_function, model.train_function = model.train_function, skip
+
+    def _restore_random_states(self) -> None:
+        for variable, value in zip(_random_states(self.model), self._random, strict=True):
+            variable.assign(value)
 
     def _restore_metrics(self) -> None:
         variables = self.model.metrics_variables

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_kd.data.first_batch import FirstBatch
 from keras_kd.data.labels import class_labels
-from keras_kd.data.taught_inputs import student_inputs
+from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
 from keras_kd.distilling.balancing import BALANCED
 from keras_kd.distilling.checks.arguments import (
     check_losses,
@@ -24,7 +24,7 @@ from keras_kd.distilling.checks.compatibility import (
     check_teacher,
 )
 from keras_kd.distilling.checks.student_loss import check_batch, require_labels, resolve_losses
-from keras_kd.distilling.loss_values import LossMeans
+from keras_kd.distilling.loss_values import LossMeans, metric_names, unique_names
 from keras_kd.distilling.objective import NO_TEACHER, Objective
 from keras_kd.distilling.schedules import Scheduled, serialize
 from keras_kd.distilling.trainer import Trainer
@@ -259,14 +259,14 @@ class Distiller(Trainer):
             metrics: Metrics of the student's outputs. Defaults to `None`.
             weighted_metrics: Metrics that use sample weights. Defaults to `None`.
             evaluate_distillation: Whether `evaluate` also runs the teacher and reports the
-                distillation losses. Defaults to `False`.
+                distillation losses. Without a `loss` it always does. Defaults to `False`.
             **kwargs: Further arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: If there is no loss although `student_loss_weight` is above 0, or its
                 `from_logits` contradicts the student's last activation, or `jit_compile` is
                 `True` although a loss has a `chunk_size`, or the optimizer's learning rate is
-                negative or not finite.
+                negative or not finite, or a metric has the name of a sum of losses.
         """
         if loss is None and self.student_loss_weight != 0:
             raise ValueError(
@@ -291,6 +291,9 @@ class Distiller(Trainer):
             **kwargs,
         )
         self.objective.student_loss = self.student_loss()
+        taken = metric_names(self.output_names, metrics, weighted_metrics)
+        self.objective.names = unique_names(self.distillation_losses, taken)
+        self.loss_means.names[2:] = self.objective.names
 
     def _supports_xla(self) -> bool:
         return supports_jit(self.objective.teacher) and not self._losses_in_chunks()
@@ -328,14 +331,15 @@ class Distiller(Trainer):
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
         """Update the student's metrics, and return them; without labels, those that need none."""
+        y = class_labels(y)
         if y is None:
             return self.metrics_result(labels=False)
-        return super().compute_metrics(x, class_labels(y), y_pred, sample_weight=sample_weight)
+        return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Teach the student one batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if y is None:
+        if class_labels(y) is None:
             require_labels(self.compile_arguments.loss, self.student_loss_weight)
         signals, y_pred, losses, loss = self._teach(x, y, sample_weight)
         self._track(losses, loss, x)
@@ -348,24 +352,45 @@ class Distiller(Trainer):
         with tf.GradientTape(persistent=apart) as tape:
             y_pred, features = self.objective.student_pass(self.student, x, training=True)
             losses = self.objective.losses(signals, y, y_pred, features, sample_weight)
-            loss = losses["loss"] + self._regularisation()
-            taught = losses["weighted_distillation_loss"]
-            parts = (loss - taught, taught) if apart else (loss,)
+            regularisation = self._regularisation()
+            loss = losses["loss"] + regularisation
+            # A loss that remembers examples does so in its gradient: it may be taken once.
+            of_labels = losses["weighted_student_loss"] + regularisation
+            parts = (of_labels, losses["weighted_distillation_loss"]) if apart else (loss,)
             scaled = [self.optimizer.scale_loss(part) for part in parts]
-        trained = self.student if self.objective.stopped else self
-        self._descend(tape, scaled[0], trained.trainable_weights, *scaled[1:])
+        self._descend(tape, scaled[0], self._trained_weights(), *scaled[1:])
         return signals, y_pred, losses, loss
 
+    def _trained_weights(self) -> list[keras.Variable]:
+        """Return the weights of the student and, while the teacher counts, of projections."""
+        if not self.objective.stopped:
+            return self.trainable_weights
+        view = self.objective.view
+        layers = [self.student, *(view.layers if view is not None else ())]
+        return [weight for layer in layers for weight in layer.trainable_weights]
+
+    def _runs_teacher(self, x: Any) -> bool:
+        """Whether the teacher counts in `evaluate`."""
+        given = isinstance(x, TaughtInputs) or self.teacher is not None
+        return self.evaluate_distillation or (given and self.compile_arguments.loss is None)
+
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluate the student on one batch; the teacher runs only where it was asked for."""
+        """Evaluate the student on one batch.
+
+        The teacher runs where it was asked for, and where there is no loss on labels. With neither
+        there is no `"loss"`.
+        """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        signals = self.objective.teacher_signals(x) if self.evaluate_distillation else None
+        signals = self.objective.teacher_signals(x) if self._runs_teacher(x) else None
         y_pred, features = self.objective.student_pass(self.student, x, training=False)
         losses = self.objective.losses(signals, y, y_pred, features, sample_weight)
         if signals is None and self.objective.distils:
             losses["loss"] = losses["student_loss"]
         self._track(losses, losses["loss"] + self._regularisation(), x)
-        return self._results(signals, x, y, y_pred, sample_weight)
+        results = self._results(signals, x, y, y_pred, sample_weight)
+        if signals is None and self.objective.distils and self.compile_arguments.loss is None:
+            del results["loss"]  # nothing was compared
+        return results
 
     def _results(
         self, signals: Any, x: Any, y: Any, y_pred: Any, weight: Any, training: bool = False

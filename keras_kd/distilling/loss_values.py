@@ -11,6 +11,7 @@ from keras import ops
 from keras_kd.distilling.hints import Hint
 from keras_kd.losses.kl_divergence import kl_divergence
 from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.models.structures import at, leaves
 from keras_kd.system.names import snake_case
@@ -44,8 +45,7 @@ def evaluate_loss(
         output_names: The names of the student's outputs, by which labels and weights may be
             keyed. Defaults to `None`.
     """
-    # Weights given output by output say nothing of a feature that the outputs share.
-    shared_weight = None if keras.tree.is_nested(sample_weight) else sample_weight
+    shared_weight = _weight_of_samples(sample_weight)
     if isinstance(loss, Hint):
         return loss(
             [teacher_features[path] for path in loss.teacher_paths],
@@ -76,6 +76,21 @@ def evaluate_loss(
     return total
 
 
+def _weight_of_samples(sample_weight: Any) -> Any:
+    """Return the weights of a feature that the outputs share, or `None`.
+
+    Keras gives one array of weights to every output. Of weights that differ it is the mean; weights
+    by position say nothing of another layer's positions.
+    """
+    if not keras.tree.is_nested(sample_weight):
+        return sample_weight
+    weights = [w for w in keras.tree.flatten(sample_weight) if w is not None]
+    weights = [ops.cast(w, "float32") for w in weights if all(n == 1 for n in w.shape[1:])]
+    if not weights:
+        return None
+    return sum(ops.reshape(w, (-1,)) for w in weights) / len(weights)
+
+
 def _of_output(values: Any, path: tuple[Any, ...], names: Sequence[str] | None) -> Any:
     return at(values, path, names) if keras.tree.is_nested(values) else values
 
@@ -91,12 +106,21 @@ def layer_paths_of(losses: Sequence[Any], side: str) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def unique_names(losses: Sequence[Any]) -> list[str]:
+SUMS = (
+    *("loss", "student_loss", "distillation_loss"),
+    *("weighted_student_loss", "weighted_distillation_loss"),
+)
+"""The names of the sums of losses, in logs and in the results of an objective."""
+
+
+def unique_names(losses: Sequence[Any], metrics: Sequence[str] = ()) -> list[str]:
     """Return a name for every loss, numbered from the second of the same name on.
 
-    The names of the sums in the logs are taken: they would be overwritten.
+    Args:
+        losses: The distillation losses.
+        metrics: Names of metrics, which are taken, as those of the sums are. Defaults to none.
     """
-    taken = ["loss", "student_loss", "distillation_loss", "weighted_distillation_loss"]
+    taken = [*SUMS, *metrics]
     names: list[str] = []
     for loss in losses:
         parts = [part for part, _ in leaves(loss) if part is not None]
@@ -108,6 +132,36 @@ def unique_names(losses: Sequence[Any]) -> list[str]:
             unique = f"{name}_{count}"
         names.append(unique)
     return names
+
+
+def metric_names(output_names: Sequence[str] | None, *metrics: Any) -> list[str]:
+    """Return the names of metrics in the logs.
+
+    Args:
+        output_names: The names of the student's outputs, or `None`. With several outputs, Keras
+            puts them before the names of metrics, and none is returned.
+        metrics: Metrics as `compile` takes them.
+
+    Raises:
+        ValueError: If a metric has the name of a sum of losses, which it would overwrite.
+    """
+    if len(output_names or ()) > 1:
+        return []
+    names = [
+        snake_case(metric) if isinstance(metric, str) else _name_of(metric)
+        for metric in keras.tree.flatten(metrics)
+        if metric is not None
+    ]
+    if taken := [name for name in names if name in SUMS]:
+        raise ValueError(
+            f"A metric has the name of a loss in the logs. Received: {taken[0]!r}. Give it another "
+            "`name`."
+        )
+    return names
+
+
+def _name_of(metric: Any) -> str:
+    return str(getattr(metric, "name", None) or getattr(metric, "__name__", metric))
 
 
 def is_known(loss: Any) -> bool:
@@ -141,7 +195,10 @@ def compute_keras_loss(loss: Any, teacher: Any, student: Any, sample_weight: Any
             t, s = (ops.cast(at(side, path), "float32") for side in (teacher, student))
             values = _values(part, ops.stop_gradient(t), s, temperature)
             weight = None if sample_weight is None else weights_by_sample(sample_weight, values)
-            value = weighted_mean(values, weight)
+            mask = get_keras_mask(at(student, path))
+            if mask is not None and len(mask.shape) > len(values.shape):
+                mask = None
+            value = weighted_mean(values, weight, mask)
             if getattr(part, "reduction", None) == "sum":
                 value = value * ops.cast(ops.size(values), value.dtype)
             total += value
@@ -152,9 +209,11 @@ def _values(part: Any, teacher: Any, student: Any, temperature: float | None) ->
     if temperature is not None and _is(part, "KLDivergence", "kl_divergence"):
         return kl_divergence(teacher, student, temperature)
     if temperature is not None and _is(part, "CategoricalCrossentropy", "categorical_crossentropy"):
-        targets = ops.softmax(teacher / temperature, axis=-1)
-        log_student = ops.log_softmax(student / temperature, axis=-1)
-        return -(temperature**2) * ops.sum(targets * log_student, axis=-1)
+        axis, smoothing = (getattr(part, n, d) for n, d in (("axis", -1), ("label_smoothing", 0.0)))
+        targets = ops.softmax(teacher / temperature, axis=axis)
+        targets = targets * (1.0 - smoothing) + smoothing / targets.shape[axis]
+        log_student = ops.log_softmax(student / temperature, axis=axis)
+        return -(temperature**2) * ops.sum(targets * log_student, axis=axis)
     if temperature is not None:
         teacher, student = teacher / temperature, student / temperature
     return (

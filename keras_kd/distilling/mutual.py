@@ -16,7 +16,7 @@ from keras_kd.distilling.checks.compatibility import check_first_outputs, check_
 from keras_kd.distilling.checks.student_loss import check_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.loss_values import layer_paths_of
-from keras_kd.distilling.objective import Objective, TeacherSignals
+from keras_kd.distilling.objective import Objective, TeacherSignals, without_gradient
 from keras_kd.distilling.schedules import Scheduled, serialize
 from keras_kd.distilling.trainer import CompileArguments, Trainer
 from keras_kd.models.features import FeatureReader
@@ -170,6 +170,7 @@ class MutualDistiller(Trainer):
             distiller.compile(None, loss, loss_weights, fresh.metrics, fresh.weighted_metrics)
             for pair in pairs:
                 pair.student_loss = distiller.student_loss()
+                pair.names = distiller.objective.names
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -210,12 +211,17 @@ class MutualDistiller(Trainer):
             totals = self._totals(losses)
             scaled_loss = self.optimizer.scale_loss(sum(totals))
         self._descend(tape, scaled_loss, self.trainable_weights)
-        return self._results(passes, losses, totals, True, x, y, sample_weight)
+        return self._results(passes, losses, totals, True, x, y, sample_weight, training=True)
 
     def test_step(self, data: Any) -> dict[str, Any]:
-        """Evaluate every peer on its labels."""
+        """Evaluate every peer on its labels, or on the other peers without a loss on labels."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         passes = self._passes(x, training=False)
+        if self.compile_arguments.loss is None:
+            losses = self._taught_losses(passes, y, sample_weight)
+            return self._results(
+                passes, losses, self._totals(losses), True, x, y, sample_weight, training=False
+            )
         losses = []
         for pairs, (y_pred, features) in zip(self._objectives, passes, strict=True):
             values = pairs[0].losses(None, y, y_pred, features, sample_weight)
@@ -233,10 +239,7 @@ class MutualDistiller(Trainer):
     def _taught_losses(
         self, passes: Sequence[Any], y: Any, sample_weight: Any
     ) -> list[dict[str, Any]]:
-        signals = [
-            TeacherSignals(*keras.tree.map_structure(keras.ops.stop_gradient, (outputs, features)))
-            for outputs, features in passes
-        ]
+        signals = [TeacherSignals(*without_gradient(given)) for given in passes]
         losses = []
         for i, (y_pred, features) in enumerate(passes):
             others = signals[:i] + signals[i + 1 :]
@@ -249,8 +252,10 @@ class MutualDistiller(Trainer):
 
     def _totals(self, losses: Sequence[dict[str, Any]]) -> list[Any]:
         return [
-            values["loss"] + distiller._regularisation()
-            for distiller, values in zip(self.distillers, losses, strict=True)
+            values["loss"] + distiller._regularisation(*(pair.layers for pair in pairs))
+            for distiller, pairs, values in zip(
+                self.distillers, self._objectives, losses, strict=True
+            )
         ]
 
     def _results(
@@ -262,15 +267,14 @@ class MutualDistiller(Trainer):
         x: Any,
         y: Any,
         sample_weight: Any,
+        training: bool = False,
     ) -> dict[str, Any]:
         results = []
         for distiller, (y_pred, _), values, total in zip(
             self.distillers, passes, losses, totals, strict=True
         ):
             distiller._track(values, total, x)
-            results.append(
-                distiller._results(distilled, x, y, y_pred, sample_weight, bool(distilled))
-            )
+            results.append(distiller._results(distilled, x, y, y_pred, sample_weight, training))
         self._track_loss(sum(totals), x)
         return self._named(results)
 

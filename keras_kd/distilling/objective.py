@@ -23,6 +23,7 @@ from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.loss_values import evaluate_loss, layer_paths_of, unique_names
 from keras_kd.distilling.schedules import Scheduled, Schedules, is_schedule, serialize
 from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.models.features import FeatureReader, feature_shape, find_layer, traced_shapes
 from keras_kd.models.views import View
 from keras_kd.system.quiet import without_retracing_warnings
@@ -238,10 +239,7 @@ class Objective:
             paths = layer_paths_of(self.distillation_losses, "teacher")
             self._teacher_reader = InferenceReader(self.teacher, paths)
         outputs, features = self._teacher_reader.run(self.teacher, x)
-        return TeacherSignals(
-            keras.tree.map_structure(ops.stop_gradient, outputs),
-            keras.tree.map_structure(ops.stop_gradient, features),
-        )
+        return TeacherSignals(*without_gradient((outputs, features)))
 
     def student_pass(self, model: Any, x: Any, training: bool) -> tuple[Any, dict[str, Any]]:
         """Run the student once.
@@ -261,15 +259,21 @@ class Objective:
         if view is None:
             return reader.run(model, student_inputs(x), training)
 
-        def run(x: Any) -> tuple[Any, dict[str, Any]]:
+        def run(x: Any) -> tuple[Any, list[Any]]:
             with view.applied(training):
-                return reader.run(model, student_inputs(x), training)
+                results = reader.run(model, student_inputs(x), training)
+            return results, [get_keras_mask(tensor) for tensor in keras.tree.flatten(results)]
 
         # A view sees all operations in graphs alone.
         if not tf.executing_eagerly():
-            return run(x)
+            return run(x)[0]
         with without_retracing_warnings():
-            return tf.function(run, autograph=False)(x)
+            results, masks = tf.function(run, autograph=False)(x)
+        # A compiled function returns tensors without their masks.
+        for tensor, mask in zip(keras.tree.flatten(results), masks, strict=True):
+            if mask is not None:
+                set_keras_mask(tensor, mask)
+        return results
 
     def losses(
         self,
@@ -290,8 +294,8 @@ class Objective:
 
         Returns:
             Scalars by name: `"loss"`, the total without the student's own regularisers;
-            `"weighted_distillation_loss"`, the teacher's part of it; `"student_loss"`;
-            `"distillation_loss"`; and each distillation loss by its name,
+            `"weighted_student_loss"` and `"weighted_distillation_loss"`, the parts of it;
+            `"student_loss"`; `"distillation_loss"`; and each distillation loss by its name,
             unweighted. Under a distribution strategy each is divided by the number of replicas,
             as Keras does with its own losses.
         """
@@ -318,10 +322,11 @@ class Objective:
                 results[name] = value
                 distillation_loss += self.schedules.value(weight) * ops.cast(value, "float32")
         w = 1.0 if self.stopped else self.schedules.value(self.student_loss_weight)
-        weighted = (1.0 - w) * distillation_loss
+        parts = w * student_loss, (1.0 - w) * distillation_loss
         return {
-            "loss": w * student_loss + weighted,
-            "weighted_distillation_loss": weighted,
+            "loss": sum(parts),
+            "weighted_student_loss": parts[0],
+            "weighted_distillation_loss": parts[1],
             "student_loss": student_loss,
             "distillation_loss": distillation_loss,
             **results,
@@ -354,6 +359,18 @@ class Objective:
             return ops.zeros((), "float32")
         value = self.student_loss(y, y_pred, sample_weight)
         return ops.zeros((), "float32") if value is None else ops.cast(value, "float32")
+
+
+def without_gradient(structure: Any) -> Any:
+    """Return tensors through which no gradient flows, with their masks."""
+
+    def stopped(tensor: Any) -> Any:
+        result = ops.stop_gradient(tensor)
+        if (mask := get_keras_mask(tensor)) is not None:
+            set_keras_mask(result, mask)
+        return result
+
+    return keras.tree.map_structure(stopped, structure)
 
 
 def _has_layer(model: Any, path: str) -> bool:

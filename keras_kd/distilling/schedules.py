@@ -60,6 +60,11 @@ class Schedules:
         """Whether a value depends on the epoch."""
         return bool(self._functions)
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The variables that hold the present values of functions of the epoch."""
+        return [function.variable for function in self._functions.values()]
+
     def begin_epoch(self, epoch: int) -> None:
         """Set the values of functions of the epoch.
 

@@ -234,20 +234,26 @@ class Trainer(keras.Model):
         return [state.state for layer in flat_layers(self) for state in layer._seed_generators]
 
     def save_own_variables(self, store: Any) -> None:
-        """Save what resuming needs: random states, which Keras leaves out, and balanced weights."""
+        """Save what Keras leaves out: random states, balanced weights, values of schedules."""
         for i, state in enumerate(self.random_states()):
             store[str(i)] = state.numpy()
         for i, learner in enumerate(self.learners()):
             if learner.balances and not learner.objective.unbalanced:
                 store[f"weights_{i}"] = np.array(learner.distillation_loss_weights, "float64")
+            if values := [v.numpy() for v in learner.objective.schedules.variables]:
+                store[f"schedules_{i}"] = np.array(values, "float32")
 
     def load_own_variables(self, store: Any) -> None:
-        """Load random states, where the layers are the same, and balanced weights."""
+        """Load what `save_own_variables` saved; random states where the layers are the same."""
         states, names = self.random_states(), list(store.keys())
         if sum(name.isdigit() for name in names) == len(states):
             for i, state in enumerate(states):
                 state.assign(store[str(i)])
         for i, learner in enumerate(self.learners()):
+            if f"schedules_{i}" in names:
+                variables = learner.objective.schedules.variables
+                for variable, value in zip(variables, store[f"schedules_{i}"], strict=True):
+                    variable.assign(value)
             if learner.balances and f"weights_{i}" in names:
                 learner.objective.distillation_loss_weights = [*map(float, store[f"weights_{i}"])]
                 if self.train_function is not None:
@@ -340,10 +346,16 @@ class Trainer(keras.Model):
         self._loss_tracker.update_state(total * replicas, sample_weight=batch_size)
         return batch_size, replicas
 
-    def _regularisation(self) -> Any:
-        """Return the sum of the losses that layers add, divided by the number of replicas."""
+    def _regularisation(self, *others: Sequence[keras.layers.Layer]) -> Any:
+        """Return the sum of the losses that layers add, divided by the number of replicas.
+
+        Args:
+            others: Layers beside those of this model.
+        """
+        added = [loss for layers in others for layer in layers for loss in layer.losses]
         losses = [
-            keras.ops.cast(self._aggregate_additional_loss(loss), "float32") for loss in self.losses
+            keras.ops.cast(self._aggregate_additional_loss(loss), "float32")
+            for loss in [*self.losses, *added]
         ]
         return keras.ops.sum(keras.ops.stack(losses)) if losses else 0.0
 

@@ -229,3 +229,28 @@ def test_the_arguments_are_those_of_keras(tmp_path):
 def test_no_backup_is_written_where_none_is_asked_for(tmp_path):
     fit(plain(), kd.BackupAndRestore(tmp_path / "a", save_freq=False, delete_checkpoint=False))
     assert not list(tmp_path.rglob("*.zip"))
+
+
+def test_what_an_evaluation_draws_does_not_change_a_resumed_training(tmp_path):
+    def images(channels, seed):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input((4, 4, 1))
+        x = layers.Conv2D(channels, 3, padding="same", name="conv")(inputs)
+        return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+
+    def trained(*callbacks):
+        loss = kd.losses.MaskedGenerative(scale=1e-2, seed=3)
+        model = kd.Distiller(images(4, 0), images(4, 1), kd.Hint("conv", "conv", loss=loss))
+        model.compile(keras.optimizers.SGD(0.05), CE, evaluate_distillation=True)
+        backup = kd.BackupAndRestore(tmp_path / "backup", save_freq=2)
+        model.fit(batches, verbose=0, callbacks=[backup, *callbacks])
+        return model.student.get_weights()
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(48, 4, 4, 1)).astype("float32"), rng.integers(0, 3, 48)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    whole = trained()
+    with pytest.raises(Killed):
+        trained(Kill(0, 5))
+    for one, other in zip(trained(), whole, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.models.views import read_as
 
 SparseCE = keras.losses.SparseCategoricalCrossentropy
 
@@ -611,3 +613,93 @@ def test_tensorboard_without_its_package_is_refused_before_training(monkeypatch,
     with pytest.raises(ImportError, match=r"keras-kd\[tensorboard\]"):
         distiller.fit(*examples(), callbacks=callback, verbose=0)
     assert not (tmp_path / "logs").exists()
+
+
+# Masks, names and evaluation
+
+
+def reader_of_tokens(seed, masks=True):
+    keras.utils.set_random_seed(seed)
+    tokens = keras.Input((4,))
+    x = layers.Embedding(9, 3, mask_zero=masks)(tokens)
+    return keras.Model(tokens, layers.Dense(3, name="logits")(x))
+
+
+TOKENS = np.array([[1, 2, 0, 0], [3, 4, 5, 0]])
+
+
+class Plain:
+    """A view that changes nothing."""
+
+    layers = ()
+
+    def applied(self, training):
+        return contextlib.nullcontext()
+
+
+@pytest.mark.parametrize("of", ["student", "teacher", "student seen through a view, eagerly"])
+def test_masked_positions_do_not_count(of):
+    teacher, student = reader_of_tokens(0, "teacher" in of), reader_of_tokens(1, "student" in of)
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence())
+    if "view" in of:
+        distiller.look_through(Plain())
+    compiled(distiller, keras.optimizers.SGD(0.0), run_eagerly="eagerly" in of)
+    history = distiller.fit(TOKENS, np.ones((2, 4), int), verbose=0).history
+    values = numpy_kl(teacher(TOKENS), student(TOKENS), 4.0)
+    assert history["distillation_loss"][0] == pytest.approx(values[TOKENS > 0].mean(), rel=0.02)
+    assert values.mean() != pytest.approx(values[TOKENS > 0].mean(), rel=0.1)
+
+
+def test_a_metric_with_the_name_of_a_loss_is_reported():
+    x, y = examples()
+    losses = [kd.losses.KLDivergence(), kd.losses.LogitsMSE()]
+    distiller = kd.Distiller(network(4), network(2), losses)
+    metrics = [keras.metrics.KLDivergence()]
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    compiled(distiller, loss=loss, metrics=metrics)
+    one_hot = np.eye(4)[y]
+    history = distiller.fit(x, one_hot, validation_data=(x, one_hot), verbose=0).history
+    assert {"kl_divergence", "val_kl_divergence", "kl_divergence_2", "logits_mse"} <= set(history)
+    assert history["kl_divergence"] != history["kl_divergence_2"]
+    parts = history["kl_divergence_2"][0] + history["logits_mse"][0]
+    assert history["distillation_loss"][0] == pytest.approx(parts, rel=1e-4)
+
+
+def test_without_a_loss_on_labels_evaluation_is_the_teachers():
+    x, y = examples()
+    teacher, student = network(4), network(2)
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence(), student_loss_weight=0.0)
+    distiller.compile(keras.optimizers.SGD(0.1), metrics=["accuracy"])
+    history = distiller.fit(x, y, validation_data=(x, y), verbose=0).history
+    values = numpy_kl(teacher(x), student(x), 4.0)
+    assert history["val_loss"][0] == pytest.approx(values.mean(), rel=1e-4)
+    taught = kd.teachers.TaughtInputs(x, teacher.predict(x, verbose=0))
+    distiller = kd.Distiller(None, student, kd.losses.KLDivergence(), student_loss_weight=0.0)
+    distiller.compile(keras.optimizers.SGD(0.1), metrics=["accuracy"])
+    history = distiller.fit(taught, y, validation_data=(x, y), verbose=0).history
+    assert "val_accuracy" in history and "val_loss" not in history
+
+
+def test_a_view_is_trained_after_the_end_of_distillation():
+    x, y = examples()
+
+    class Scaled(Plain):
+        def __init__(self, student):
+            self.student, scale = student, layers.Dense(1, use_bias=False)
+            scale.build((None, 1))
+            self.layers = [scale]
+
+        def applied(self, training):
+            kernel = self.student.get_layer("logits").kernel
+            scaled = keras.ops.convert_to_tensor(kernel) * self.layers[0].kernel[0, 0]
+            return read_as(self.student, [(kernel, scaled)])
+
+    student = network(2)
+    distiller = kd.Distiller(network(4), student, kd.losses.KLDivergence(), stop_distillation_at=1)
+    view = Scaled(student)
+    distiller.look_through(view)
+    compiled(distiller)
+    distiller.fit(x, y, verbose=0)
+    before = view.layers[0].kernel.numpy().item()
+    distiller.fit(x, y, initial_epoch=1, epochs=2, verbose=0)
+    assert view.layers[0].kernel.numpy().item() != before

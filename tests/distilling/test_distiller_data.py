@@ -298,3 +298,14 @@ def test_data_sets_are_trained_on_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         distiller.fit(dataset, verbose=0)
+
+
+def test_indices_alone_are_no_labels():
+    hint = kd.Hint("hidden", "hidden", loss=kd.losses.CRD(32, negatives=8, dimension=4, seed=0))
+    distiller = kd.Distiller(network(6), network(4), hint)
+    distiller.compile("sgd", SparseCE(from_logits=True), metrics=["accuracy"])
+    with pytest.raises(ValueError, match="the data holds no labels"):
+        distiller.fit(X, {"index": np.arange(32)}, verbose=0)
+    distiller = kd.Distiller(network(6), network(4), hint, student_loss_weight=0.0)
+    distiller.compile("sgd", SparseCE(from_logits=True), metrics=["accuracy"])
+    assert "accuracy" not in distiller.fit(X, {"index": np.arange(32)}, verbose=0).history

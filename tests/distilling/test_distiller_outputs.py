@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
@@ -286,3 +287,19 @@ def test_softmax_turned_into_logits_by_teacher_outputs_is_accepted():
 def test_adapters_that_cannot_be_called_are_refused(argument):
     with pytest.raises(ValueError, match=f"`{argument}` must be a function or a layer"):
         kd.Distiller(single(6), single(4), KL(), **{argument: 3})
+
+
+@pytest.mark.parametrize("data", ["arrays", "dataset"])
+def test_weights_of_samples_weigh_hints_too(data):
+    x, labels = examples()
+    y, weights = dict(zip("bca", labels, strict=True)), np.zeros(16, "float32")
+    models = (several(4, ARRANGEMENTS["dict"], name) for name in ("teacher", "student"))
+    losses = [{"a": KL(), "b": None, "c": None}, kd.Hint("shared", "shared")]
+    distiller = kd.Distiller(*models, losses)
+    distiller.compile(keras.optimizers.SGD(0.0), {name: SparseCE(from_logits=True) for name in y})
+    if data == "arrays":
+        history = distiller.fit(x, y, sample_weight=weights, verbose=0).history
+    else:
+        batches = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(16)
+        history = distiller.fit(batches, verbose=0).history
+    assert history["loss"] == history["distillation_loss"] == [0.0]

@@ -292,3 +292,22 @@ def test_optimizer_and_projections_are_loaded_with_the_model(tmp_path):
     loaded = keras.models.load_model(tmp_path / "distiller.keras")
     for a, b in zip(everything(distiller), everything(loaded), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@keras.saving.register_keras_serializable("test_distiller_saving")
+def falling(epoch):
+    return 1.0 - 0.3 * epoch
+
+
+def test_a_loaded_distiller_has_the_weights_of_the_last_epoch(tmp_path):
+    x, y = examples()
+    teacher = network(6, "teacher")
+    kl = kd.losses.KLDivergence(temperature=falling)
+    distiller = kd.Distiller(teacher, network(4, "student"), kl, 1.0, falling)
+    distiller.compile("sgd", SparseCE(from_logits=True), evaluate_distillation=True)
+    distiller.fit(x, y, epochs=3, **FIT)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    loaded.teacher = teacher
+    values = [model.evaluate(x, y, verbose=0, return_dict=True) for model in (distiller, loaded)]
+    assert values[1] == pytest.approx(values[0], rel=1e-5)

@@ -112,3 +112,22 @@ def test_refuses_one_gradient_and_wrong_momentums():
             kd.DOT(**arguments)
     with pytest.raises(ValueError, match="DOT: `momentum`"):
         kd.DOT(momentum=1.0)
+
+
+def test_a_loss_that_remembers_examples_does_so_once_in_a_step():
+    def bank(optimizer):
+        models = []
+        for seed in (1, 0):
+            keras.utils.set_random_seed(seed)
+            inputs = keras.Input((3,))
+            hidden = keras.layers.Dense(4, name="hidden")(inputs)
+            models.append(keras.Model(inputs, keras.layers.Dense(2)(hidden)))
+        crd = kd.losses.CRD(6, negatives=4, dimension=4, momentum=0.9, seed=0)
+        distiller = kd.Distiller(*models, kd.Hint("hidden", "hidden", loss=crd))
+        distiller.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        y = {"index": np.arange(6), "label": Y}
+        distiller.fit(X, y, batch_size=6, shuffle=False, verbose=0)
+        return [v.numpy() for layer in crd.parameters._flatten_layers() for v in layer.variables]
+
+    for one, other in zip(bank(kd.DOT(0.0)), bank(keras.optimizers.SGD(0.0)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -10,6 +10,7 @@ from keras_kd.distilling.loss_values import (
     evaluate_loss,
     is_known,
     layer_paths_of,
+    metric_names,
     unique_names,
 )
 from keras_kd.losses import DistillationLoss, KLDivergence
@@ -63,16 +64,21 @@ def test_labels_and_weights_of_the_output_that_is_compared(keyed):
     assert float(value) == 2 * (1 + 20 + 300)
 
 
-def test_weights_by_output_do_not_weigh_shared_features():
-    hint = Hint("a", "b")
-    value = evaluate_loss(
-        hint, None, {"a": column(3)}, None, None, {"b": column(1)}, {"x": np.zeros(4)}
-    )
-    assert float(value) == 4.0
-    value = evaluate_loss(
-        hint, None, {"a": column(3)}, None, None, {"b": column(1)}, np.full(4, 0.5)
-    )
-    assert float(value) == 2.0
+@pytest.mark.parametrize(
+    "weights, expected",
+    [
+        (np.full(4, 0.5), 2.0),
+        ({"x": np.zeros(4)}, 0.0),
+        ({"x": np.full(4, 0.5), "y": np.full((4, 1), 0.5)}, 2.0),  # one array, copied by Keras
+        ({"x": np.zeros(4), "y": np.ones(4)}, 2.0),
+        ({"x": np.full(4, 0.5), "y": np.zeros((4, 8, 8))}, 2.0),
+        ({"x": np.zeros((4, 8)), "y": None}, 4.0),  # positions of outputs, not of the feature
+    ],
+)
+def test_a_shared_feature_has_the_mean_weight_of_the_samples(weights, expected):
+    features = {"a": column(3)}, None, None, {"b": column(1)}
+    for loss in (Hint("a", "b"), Feature("mse", "a", "b")):
+        assert float(evaluate_loss(loss, None, *features, weights)) == expected
 
 
 def test_a_layer_on_one_side_is_compared_with_the_outputs_of_the_other():
@@ -85,6 +91,33 @@ def test_a_layer_on_one_side_is_compared_with_the_outputs_of_the_other():
 def test_no_loss_takes_the_name_of_a_sum():
     named = [Hint("a", "b", name=name) for name in ("loss", "loss", "student_loss")]
     assert unique_names(named) == ["loss_2", "loss_3", "student_loss_2"]
+
+
+def test_names_of_metrics_are_taken():
+    names = metric_names(None, ["accuracy", keras.metrics.KLDivergence()], [max])
+    assert names == ["accuracy", "kl_divergence", "max"]
+    assert unique_names([KLDivergence()], names) == ["kl_divergence_2"]
+    assert metric_names(["a", "b"], {"a": "kl_divergence"}) == []
+    with pytest.raises(ValueError, match="Received: 'student_loss'"):
+        metric_names(None, [keras.metrics.Mean("student_loss")])
+
+
+def test_keras_losses_leave_out_masked_positions_and_smooth_labels():
+    embed = keras.layers.Embedding(9, 3, mask_zero=True)
+    student, teacher = (embed(np.array(ids)) for ids in ([[1, 2, 0]], [[3, 4, 5]]))
+    values = np.square(np.asarray(teacher) - np.asarray(student))[:, :2].mean()
+    loss = compute_keras_loss(Feature(keras.losses.MeanSquaredError()), teacher, student)
+    assert float(loss) == pytest.approx(values)
+
+    t, s = rng_arrays(4, 3), rng_arrays(4, 3)[::-1]
+    for smoothing in (0.0, 0.5):
+        part = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+        targets = np.exp(t / 2) / np.exp(t / 2).sum(-1, keepdims=True)
+        targets = targets * (1 - smoothing) + smoothing / 3
+        log_student = s / 2 - np.log(np.exp(s / 2).sum(-1, keepdims=True))
+        expected = -4 * (targets * log_student).sum(-1).mean()
+        found = compute_keras_loss(Logits(2.0, part), *map(keras.ops.convert_to_tensor, (t, s)))
+        assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def rng_arrays(*shape):

@@ -212,3 +212,31 @@ def test_data_that_does_not_fit_is_refused_before_training():
     with pytest.raises(ValueError, match="`compile` received no `loss`"):
         mutual.compile("sgd")
     np.testing.assert_array_equal(before, mutual.peers[0].get_weights()[0])
+
+
+def test_regularisers_of_projections_count():
+    x, y = examples()
+
+    def loss(regularizer):
+        keras.utils.set_random_seed(0)
+        peers = [network(6, "a"), network(6, "b")]
+        projection = keras.layers.Dense(6, kernel_regularizer=regularizer)
+        hint = kd.Hint("hidden", "hidden", projection=projection)
+        distiller = compiled(kd.MutualDistiller(peers, hint), keras.optimizers.SGD(0.0))
+        history = distiller.fit(x, y, batch_size=32, verbose=0).history
+        return history["loss"][0], sum(float(value) for value in distiller.losses)
+
+    (plain, _), (regular, added) = loss(None), loss(keras.regularizers.L2(1.0))
+    assert added > 1.0 and regular - plain == pytest.approx(added, rel=1e-4)
+
+
+def test_without_a_loss_on_labels_evaluation_is_that_of_the_peers():
+    x, _ = examples()
+    peers = [network(6, "a"), network(4, "b")]
+    distiller = kd.MutualDistiller(peers, kd.losses.KLDivergence(), student_loss_weight=0.0)
+    distiller.compile(keras.optimizers.SGD(0.0))
+    found = distiller.evaluate(x, verbose=0, return_dict=True)
+    logits = [peer(x) for peer in peers]
+    kl = kd.losses.KLDivergence()
+    assert found["peer_0_loss"] == pytest.approx(float(kl(logits[1], logits[0])), rel=1e-4)
+    assert found["loss"] == pytest.approx(found["peer_0_loss"] + found["peer_1_loss"], rel=1e-4)

@@ -76,10 +76,11 @@ def check_batch(batch: FirstBatch, student: keras.Model, losses: Any, weight: An
     """
     check_batched(batch, student)
     check_finite_data(batch, student)
-    if batch.labels is None:
+    labels = class_labels(batch.labels)
+    if labels is None:
         require_labels(losses, weight)
         return
-    check_all_labels(losses, class_labels(batch.labels), student, batch.inputs)
+    check_all_labels(losses, labels, student, batch.inputs)
     check_student_losses(losses, student, batch.inputs)
 
 
@@ -132,8 +133,8 @@ def check_validation(data: Any, student: keras.Model, losses: Any) -> None:
         check_batched(batch, student)
         check_inputs(batch, student)
         check_finite_data(batch, student)
-        if batch.labels is not None:
-            check_all_labels(losses, class_labels(batch.labels), student, batch.inputs)
+        if (labels := class_labels(batch.labels)) is not None:
+            check_all_labels(losses, labels, student, batch.inputs)
     except ValueError as error:
         raise ValueError(f"In `validation_data`: {error}") from None
 
