@@ -301,6 +301,19 @@ def test_an_ensemble_may_be_the_teacher(tmp_path):
         cache(ensemble, batches(), tmp_path, layers=["teacher_1/hidden"])
 
 
+def test_an_ensemble_that_cannot_teach_is_not_cached(tmp_path):
+    member = keras.Sequential([teacher(), keras.layers.Softmax()])
+    ensemble = kd.teachers.Ensemble([lambda x: member(x)])
+    refused = kd.Distiller(ensemble, network(4, "s"), kl_and_hint()[:1], teacher_inputs=tf.abs)
+    for of, match in (
+        (ensemble, "ends in softmax"),
+        (refused, "ends in softmax"),
+        (kd.teachers.Ensemble([teacher(1)]), "one number per example"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            cache(of, batches(), tmp_path / match)
+
+
 @pytest.mark.promise
 def test_views_store_the_augmented_inputs_of_several_epochs(tmp_path):
     model, epochs = teacher(), []
