@@ -81,8 +81,9 @@ def warn_of_equal_views(folder: pathlib.Path, manifest: Manifest) -> None:
     different = len(set(map(tuple, inputs.values())))
     if different < len(inputs):
         warn_user(
-            f"Of the {len(inputs)} views in '{folder}' only {different} differ: the dataset gives "
-            "the same inputs in several passes. Is there no augmentation, leave `views` out. After "
+            f"The cache in '{folder}' holds {len(inputs)} views, of which only {different} differ: "
+            "the dataset gives the same inputs in several passes. Leave `views` out if there is no "
+            "augmentation. After "
             "keras.utils.set_random_seed or tf.random.set_seed, operations such as "
             "tf.random.uniform begin anew in each pass: draw from a tf.random.Generator made "
             "outside of `map`, and build the cache again."

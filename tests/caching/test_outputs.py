@@ -387,7 +387,7 @@ def test_equal_views_are_told(tmp_path):
     keras.utils.set_random_seed(0)
     data = batches(24).map(lambda x, y: (x + tf.random.normal(tf.shape(x)), y))
     for _ in range(2):
-        with pytest.warns(UserWarning, match=r"Of the 3 views in .* only 1 differ.*Generator"):
+        with pytest.warns(UserWarning, match="holds 3 views, of which only 1 differ.*Generator"):
             cache(teacher(), data, tmp_path, views=3)
 
 
