@@ -103,11 +103,14 @@ class CacheBuilder:
                     self._teach(view, group, writer)
                     progress.update(len(group))
                 writer.end_view()
-        if not manifest.shards:
-            raise ValueError(
-                "The dataset holds no examples, so there is nothing to cache. Check the path, "
-                "the split and the filters it was made with."
-            )
+        for view in range(self._views or 1):
+            if not manifest.batches(view):
+                again = f" when it is read for view {view}" if view else ""
+                raise ValueError(
+                    f"The dataset holds no examples{again}, so there is nothing to cache. Check "
+                    "the path, the split and the filters it was made with"
+                    f"{', and that it can be read several times' if view else ''}."
+                )
         manifest.complete = True
         manifest.write(self._folder)
 

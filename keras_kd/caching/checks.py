@@ -20,6 +20,7 @@ from keras_kd.caching.records import ELEMENT, INPUTS, input_fingerprints
 from keras_kd.caching.teacher_pass import TeacherPass
 from keras_kd.models.layers import hash_of_weights
 from keras_kd.system.quiet import without_noise
+from keras_kd.system.user_warning import warn_user
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 from keras_kd.teachers.callable_teacher import CallableTeacher
 
@@ -70,6 +71,23 @@ def check_deterministic(dataset: tf.data.Dataset) -> None:
         "cache(..., views=10), or seed the augmentation by the example, such as "
         "tf.image.stateless_random_flip_left_right(image, seed=(index, 0))."
     )
+
+
+def warn_of_equal_views(folder: pathlib.Path, manifest: Manifest) -> None:
+    """Warn where the dataset gave the same inputs for several views."""
+    inputs: dict[int, list[str]] = {}
+    for shard in manifest.shards:
+        inputs.setdefault(shard.view, []).append(shard.inputs)
+    different = len(set(map(tuple, inputs.values())))
+    if different < len(inputs):
+        warn_user(
+            f"The cache in '{folder}' holds {len(inputs)} views, of which only {different} differ: "
+            "the dataset gives the same inputs in several passes. Leave `views` out if there is no "
+            "augmentation. After "
+            "keras.utils.set_random_seed or tf.random.set_seed, operations such as "
+            "tf.random.uniform begin anew in each pass: draw from a tf.random.Generator made "
+            "outside of `map`, and build the cache again."
+        )
 
 
 def check_first_batch(

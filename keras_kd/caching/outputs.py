@@ -17,6 +17,7 @@ from keras_kd.caching.checks import (
     check_first_batch,
     difference,
     fingerprint,
+    warn_of_equal_views,
 )
 from keras_kd.caching.manifest import (
     NAME,
@@ -82,7 +83,8 @@ def cache(
         views: Store the inputs and labels of this number of epochs too; the dataset may then be
             shuffled and augmented at random. Such data are another in every pass: of a cache that
             is there, only shapes and the number of batches are compared with `dataset`, so give
-            other data another `path`. Defaults to `None`.
+            other data another `path`. A pass counts once its second batch is read. Views of equal
+            inputs cause a warning. Defaults to `None`.
         batch_size: Batches of the dataset are put together for the teacher up to this number of
             samples. `None` gives them as they come. Defaults to `256`.
         shard_megabytes: Size of the files. Defaults to `64`.
@@ -164,6 +166,7 @@ def cache(
         check_shards(folder, manifest, check_files)
         check_first_batch(folder, manifest, dataset, teacher_pass)
     if views is not None:
+        warn_of_equal_views(folder, manifest)
         return read_views(dataset.element_spec, folder, manifest, views)
     return read_cache(dataset, folder, manifest, check_inputs)
 

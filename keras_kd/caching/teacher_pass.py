@@ -51,6 +51,7 @@ class TeacherPass:
         self._dtype = dtype
         self._top_k = top_k
         self._temperature = temperature
+        self._check = getattr(teacher, "check", None)
         self._read_as: dict[str, str] = {}
         self.outputs: Any = None
         self.features: Any = None
@@ -74,8 +75,12 @@ class TeacherPass:
         """Return the tensors to store for a batch of inputs.
 
         Raises:
-            ValueError: If a value does not fit into float16.
+            ValueError: If a value does not fit into float16, or the teacher's own `check` refuses
+                the first batch.
         """
+        if callable(self._check):
+            self._check(inputs)
+            self._check = None
         with without_retracing_warnings():  # each teacher is traced once
             tensors, too_large = self._run(inputs)
         if self._dtype == "float16":

@@ -21,6 +21,7 @@ from keras_kd.measuring.positions import Positions
 from keras_kd.measuring.reference import Reference
 from keras_kd.measuring.scores import Scores
 from keras_kd.measuring.selection import file_end, output_position
+from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.json_values import plain
 from keras_kd.system.names import suggests_arguments
@@ -69,13 +70,13 @@ class Comparison:
 
     @property
     def worst(self) -> LayerDifference | None:
-        """The layer with the largest relative error."""
-        return max(self._known(), key=lambda row: row.relative_error or 0.0, default=None)
+        """The layer with the largest relative error; NaN counts as infinite."""
+        return max(self._known(), key=lambda row: _size(row.relative_error), default=None)
 
     @property
     def grows_most(self) -> LayerDifference | None:
         """The layer in which the relative error grows most: the first place to look at."""
-        return max(self._known(), key=lambda row: row.growth or 0.0, default=None)
+        return max(self._known(), key=lambda row: _size(row.growth), default=None)
 
     def first_above(self, relative_error: float = 0.1) -> LayerDifference | None:
         """Return the first layer with a larger relative error, or `None`.
@@ -84,7 +85,7 @@ class Comparison:
             relative_error: The error, as a share of the spread of the layer's output. Defaults to
                 `0.1`.
         """
-        above = [row for row in self._known() if (row.relative_error or 0.0) > relative_error]
+        above = [row for row in self._known() if _size(row.relative_error) > relative_error]
         return above[0] if above else None
 
     def write_node_data(
@@ -173,7 +174,7 @@ class Comparison:
         grows, worst = self.grows_most, self.worst
         if grows is not None and worst is not None:
             where = "grows nowhere to twice what comes in"
-            if (grows.growth or 0.0) >= 2:
+            if _size(grows.growth) >= 2:
                 where = f"grows most in '{grows.layer}' (x{grows.growth:.1f})"
             lines.append(
                 f"The error {where}; it is largest in '{worst.layer}' "
@@ -182,6 +183,11 @@ class Comparison:
         if self.not_found:
             lines.append(f"Without a tensor of their own: {', '.join(self.not_found)}.")
         return lines
+
+
+def _size(value: float | None) -> float:
+    """Return a number that orders errors: 0 where there is none, infinity for NaN."""
+    return math.inf if value is not None and math.isnan(value) else value or 0.0
 
 
 def _model_may_come_first(function: Callable[_P, Comparison]) -> Callable[_P, Comparison]:
@@ -225,7 +231,8 @@ def compare(
     Args:
         path: The file.
         data: Inputs, with or without labels, as for `keras_kd.evaluate_tflite`. Positions which
-            the model's Keras mask leaves out, or whose sample weight is 0, are not compared.
+            the model's Keras mask leaves out, or whose sample weight is 0, are not compared; inner
+            layers are compared at all positions.
         model: The model that the file was made from, a Keras or a compressed one. Defaults to
             `None`: the model that this process exported to `path`, if neither has changed since.
         per_layer: Whether to compare inner layers too. Defaults to `False`.
@@ -257,6 +264,8 @@ def compare(
             f"`model` is the model that '{path}' was made from, and this process did not export "
             "it. Received: model=None. Pass a Keras model or a compressed one."
         )
+    number("batch_size", batch_size, least=1, whole=True)
+    number("max_samples", max_samples, least=1, whole=True, optional=True)
     check_task(task)
     check_ends(data, max_samples)
     runtime = LiteRuntime(path, threads, xnnpack=None)
@@ -280,7 +289,8 @@ def compare(
     positions.warn_of_padding(scores.agreement is not None)
     differences = scores.differences
     if differences.largest is None or differences.mean is None:
-        raise ValueError("`data` is empty. Pass at least one batch.")
+        what = "leaves every position out" if scores.samples else "is empty"
+        raise ValueError(f"`data` {what}. Pass at least one batch to compare.")
     noise = differences.signal_to_noise_db
     return Comparison(
         path=os.fspath(path),

@@ -61,10 +61,11 @@ class Differences:
     def signal_to_noise_db(self) -> float | None:
         """Signal-to-noise ratio in decibels: `10 log10(sum(reference²) / sum(difference²))`.
 
-        Infinite where nothing differs.
+        Infinite where nothing differs, and minus infinity where the difference is infinite.
         """
         if not self._count:
             return None
         if not self._squared:
             return math.inf
-        return 10 * math.log10(self._signal / self._squared) if self._signal else -math.inf
+        ratio = self._signal / self._squared
+        return 10 * math.log10(ratio) if ratio else -math.inf

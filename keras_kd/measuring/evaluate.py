@@ -69,13 +69,14 @@ def evaluate_tflite(
             if neither has changed since.
         metrics: Keras metrics, as for `keras.Model.compile`: a list of names, functions or
             `keras.metrics.Metric`s, or with several outputs a dict by output. They read the file's
-            raw outputs. Defaults to `None`.
+            raw outputs; where positions do not count, those that do, `[positions, units]`. Defaults
+            to `None`.
         weighted_metrics: The same, for metrics which use the sample weights. Defaults to `None`.
         joint_metrics: Metrics of all outputs together, such as the mean average precision of a
             detector with classes and boxes: `keras.metrics.Metric`s, whose
             `update_state(y, outputs)` receives the `y` of the data and a dict of all outputs by
-            name. `y` may then be a dict with labels that do not belong to a single output.
-            Their values are among the `metrics` of the result. Defaults to `None`.
+            name, with all positions. `y` may then be a dict with labels that do not belong to a
+            single output. Their values are among the `metrics` of the result. Defaults to `None`.
         output: The output that accuracy, agreement and the figures per class refer to, by name or
             position. Defaults to `0`.
         task: The task of this output: `"classification"` (one class per sample or position),
@@ -119,7 +120,7 @@ def evaluate_tflite(
         ("max_samples", max_samples),
         ("calibration_bins", calibration_bins),
     ):
-        number(name, value, least=1, whole=True, optional=True)
+        number(name, value, least=1, whole=True, optional=name == "max_samples")
     check_task(task)
     cost = None if device is None else device_cost(path, device)
     check_ends(data, max_samples)

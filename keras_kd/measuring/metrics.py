@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.losses.shared.masks import set_keras_mask
+from keras_kd.measuring.positions import counted_positions
 from keras_kd.system.names import snake_case
 
 # Metrics of distances between numbers: who asks for these only has an output of numbers.
@@ -26,7 +26,8 @@ class FileMetrics:
     """Keras metrics over the outputs of a file.
 
     They are given as to `keras.Model.compile` and mean the same: strings are resolved by the shapes
-    of labels and outputs, `weighted_metrics` use the sample weights and `metrics` do not.
+    of labels and outputs, `weighted_metrics` use the sample weights and `metrics` do not. Metrics
+    that hold values are reset.
 
     Args:
         metrics: A list for a file of one output; otherwise a dict by output, or a list of lists.
@@ -58,11 +59,14 @@ class FileMetrics:
             run_eagerly=True,
             jit_compile=False,
         )
-        self._model.reset_metrics()
         self._given = [
             [*_of_output(metrics, name, i), *_of_output(weighted_metrics, name, i)]
             for i, name in enumerate(output_names)
         ]
+        # Keras itself resets them from the first batch on.
+        for metric in keras.tree.flatten(self._given):
+            if isinstance(metric, keras.metrics.Metric):
+                metric.reset_state()
 
     @staticmethod
     def _check(metrics: Any, argument: str, names: Sequence[str]) -> None:
@@ -97,7 +101,10 @@ class FileMetrics:
         weights: Sequence[np.ndarray | None],
         masks: Sequence[np.ndarray | None] | None = None,
     ) -> None:
-        """Add a batch: labels, outputs, sample weights and masks of every output of the file."""
+        """Add a batch: labels, outputs, sample weights and masks of every output of the file.
+
+        Where a mask or weights of 0 leave positions out, metrics receive the others alone.
+        """
         expected = []
         for name, given, y, output in zip(self._names, self._given, labels, outputs, strict=True):
             if given and y is None:
@@ -107,24 +114,22 @@ class FileMetrics:
                 )
             # Outputs without metrics need no labels, but Keras wants one entry for each.
             expected.append(output if y is None else y)
-        if masks is not None:
-            outputs = [_masked(o, mask) for o, mask in zip(outputs, masks, strict=True)]
-        sample_weight = None
-        if any(weight is not None for weight in weights):
-            sample_weight = [
-                np.ones(len(o), np.float32) if w is None else w.astype(np.float32)
-                for w, o in zip(weights, outputs, strict=True)
-            ]
-
-        def one_or_all(values: Sequence[np.ndarray] | None) -> Any:
-            return values[0] if values and len(values) == 1 else values
-
+        shapes = [(y.shape, o.shape) for y, o in zip(expected, outputs, strict=True)]
         try:
-            self._model.compute_metrics(
-                None, one_or_all(expected), one_or_all(outputs), one_or_all(sample_weight)
-            )
+            every = zip(expected, outputs, weights, masks or [None] * len(outputs), strict=True)
+            parts = [_counted(*of_output) for of_output in every]
+            if not any(len(output) for _, output, _ in parts):
+                return  # every position is left out
+            true = [y for y, _, _ in parts]
+            predicted = [output for _, output, _ in parts]
+            sample_weight = None
+            if any(weight is not None for weight in weights):
+                sample_weight = [
+                    np.ones(len(o), np.float32) if w is None else w.astype(np.float32)
+                    for _, o, w in parts
+                ]
+            self._model.compute_metrics(None, *map(_one_or_all, (true, predicted, sample_weight)))
         except Exception as error:
-            shapes = [(y.shape, o.shape) for y, o in zip(expected, outputs, strict=True)]
             raise ValueError(
                 f"Keras could not compute the metrics; shapes of labels and outputs: {shapes}. "
                 f"{error}"
@@ -140,12 +145,22 @@ class FileMetrics:
         return numbered(values)
 
 
-def _masked(output: np.ndarray, mask: np.ndarray | None) -> Any:
-    if mask is None or mask.shape != output.shape[: mask.ndim]:
-        return output
-    tensor = keras.ops.convert_to_tensor(output)
-    set_keras_mask(tensor, keras.ops.convert_to_tensor(mask))
-    return tensor
+def _one_or_all(values: list[np.ndarray] | None) -> Any:
+    return values[0] if values and len(values) == 1 else values
+
+
+def _counted(
+    y: np.ndarray, output: np.ndarray, weight: np.ndarray | None, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return labels, output and weights at the positions that count, which become one axis."""
+    counted = counted_positions(output, mask, weight)
+    if counted is None or y.shape[: counted.ndim] != counted.shape:
+        return y, output, weight
+    if weight is not None:
+        axes = (1,) * (counted.ndim - weight.ndim)
+        shape = counted.shape + weight.shape[counted.ndim :]
+        weight = np.broadcast_to(weight.reshape(weight.shape + axes), shape)[counted]
+    return y[counted], output[counted], weight
 
 
 def numbered(values: Mapping[str, Any]) -> dict[str, float]:

@@ -10,6 +10,29 @@ from keras_kd.data.numpy_batches import Batch
 from keras_kd.system.user_warning import warn_user
 
 
+def counted_positions(
+    output: np.ndarray, mask: np.ndarray | None, weight: np.ndarray | None
+) -> np.ndarray | None:
+    """Return which positions of an output count, of its leading axes; `None` if all do.
+
+    Args:
+        output: The output, `[batch, ..., units]`.
+        mask: Its Keras mask, or `None`.
+        weight: Its sample weights, or `None`. Weights of whole samples leave no position out.
+    """
+    positions = output.shape[:-1]
+    found = []
+    if mask is not None and mask.shape == positions[: mask.ndim]:
+        found.append(mask.astype(bool))
+    if weight is not None and weight.ndim > 1 and weight.shape == positions[: weight.ndim]:
+        found.append(weight != 0)
+    if not found:
+        return None
+    axes = max(part.ndim for part in found)
+    parts = [part.reshape(part.shape + (1,) * (axes - part.ndim)) for part in found]
+    return np.logical_and.reduce(np.broadcast_arrays(*parts))
+
+
 class Positions:
     """Tells which positions of an output count, over batches.
 
@@ -36,20 +59,8 @@ class Positions:
             masks: The Keras mask of every output, or `None` without a model.
             weights: The sample weights of every output.
         """
-        counted = None
         mask = None if masks is None else masks[self._position]
-        if mask is not None and mask.shape == output.shape[:-1][: mask.ndim]:
-            counted = mask.astype(bool)
-        weight = weights[self._position]
-        if (
-            weight is not None
-            and weight.ndim > 1
-            and weight.shape == output.shape[:-1][: weight.ndim]
-        ):
-            weighed = weight != 0
-            if counted is not None and counted.ndim == weighed.ndim:
-                weighed &= counted
-            counted = weighed
+        counted = counted_positions(output, mask, weights[self._position])
         if counted is None and output.ndim > 2:
             self._padded += sum(_padded(array, output) for array in batch.inputs.values())
         return counted

@@ -169,8 +169,8 @@ class _Reading:
     def add(self, output: Any, labels: Any, reference: Any, task: str) -> None:
         given = answers(output, task, self._threshold)
         expected = None if reference is None else answers(reference, task, self._threshold)
+        answered = _are_numbers(output, given)
         if expected is not None:
-            answered = ~np.isnan(output).reshape(*given.shape, -1).any(axis=-1)
             self.same += int(np.sum((expected == given) & answered))
             self.compared += given.size
         if labels is None:
@@ -181,19 +181,26 @@ class _Reading:
             self.counts, self.model_counts = ClassCounts(classes), ClassCounts(classes)
         if task == MULTILABEL:
             indices = unit_labels(labels, output)
-            self.counts.add_units(indices, given)
+            self.counts.add_units(indices, given, answered)
             if expected is not None:
-                self.model_counts.add_units(indices, expected)
+                self.model_counts.add_units(indices, expected, _are_numbers(reference, expected))
             return
         indices = class_indices(labels, output, self._name)
-        self.counts.add(indices, given)
+        self.counts.add(indices, given, answered)
         if expected is not None:
-            self.model_counts.add(indices, expected)
+            self.model_counts.add(indices, expected, _are_numbers(reference, expected))
         self.calibration.add(confidences(output, self._from_logits), indices == given)
+
+
+def _are_numbers(output: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Return of which answers no unit is NaN."""
+    return ~np.isnan(output).reshape(*given.shape, -1).any(axis=-1)
 
 
 class ClassCounts:
     """Counts labels and answers, over batches.
+
+    What is no answer, because the output is NaN, is not right, and has no class.
 
     Args:
         classes: Number of classes.
@@ -213,27 +220,35 @@ class ClassCounts:
             self._pairs = np.zeros(classes * classes, np.int64)
         self.right = self.total = 0
 
-    def add(self, labels: np.ndarray, answers: np.ndarray) -> None:
-        """Count one class index a sample or position, from labels and answers of one shape."""
-        labels, answers = labels.ravel(), answers.ravel()
+    def add(self, labels: np.ndarray, answers: np.ndarray, answered: np.ndarray) -> None:
+        """Count one class index a sample or position.
+
+        Args:
+            labels: The labels.
+            answers: The answers, of the labels' shape.
+            answered: Which of them are answers.
+        """
+        self.total += labels.size
+        self._labels += np.bincount(labels.ravel(), minlength=self._classes)
+        labels, answers = labels[answered], answers[answered]
         right = labels[labels == answers]
         self.right += right.size
-        self.total += labels.size
-        self._labels += np.bincount(labels, minlength=self._classes)
         self._answers += np.bincount(answers, minlength=self._classes)
         self._right += np.bincount(right, minlength=self._classes)
         if self._pairs is not None:
             pairs = labels * self._classes + answers
             self._pairs += np.bincount(pairs, minlength=self._classes**2)
 
-    def add_units(self, labels: np.ndarray, answers: np.ndarray) -> None:
-        """Count a 0 or 1 for each unit, from labels and answers of shape `[..., classes]`."""
-        labels, answers = (x.reshape(-1, self._classes) for x in (labels, answers))
-        self.right += int(np.sum(labels == answers))
+    def add_units(self, labels: np.ndarray, answers: np.ndarray, answered: np.ndarray) -> None:
+        """Count a 0 or 1 for each unit, from arrays as for `add`, of shape `[..., classes]`."""
+        labels, answers, answered = (
+            x.reshape(-1, self._classes) for x in (labels, answers, answered)
+        )
+        self.right += int(np.sum((labels == answers) & answered))
         self.total += labels.size
         self._labels += labels.sum(axis=0)
-        self._answers += answers.sum(axis=0)
-        self._right += (labels & answers).sum(axis=0)
+        self._answers += (answers & answered).sum(axis=0)
+        self._right += (labels & answers & answered).sum(axis=0)
         self._pairs = None
 
     @property

@@ -44,11 +44,18 @@ class AdaptedTeacher:
         """The teacher's layers."""
         return self.teacher.layers
 
+    def check(self, inputs: Any) -> None:
+        """Pass a first batch to the teacher's own `check`, where it has one."""
+        check = getattr(self.teacher, "check", None)
+        if callable(check):
+            check(self._adapted(inputs))
+
+    def _adapted(self, x: Any) -> Any:
+        return x if self.inputs_function is None else self.inputs_function(x)
+
     def __call__(self, x: Any, training: bool = False) -> Any:
         """Return the adapted outputs for the student's inputs."""
-        if self.inputs_function is not None:
-            x = self.inputs_function(x)
-        outputs = self.teacher(x, training=training)
+        outputs = self.teacher(self._adapted(x), training=training)
         return outputs if self.outputs_function is None else self.outputs_function(outputs)
 
     def output_structure(self) -> Any:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_kd.data.first_batch import first_batch, without_losing_the_first
 from keras_kd.losses.shared.logits import log_probabilities
 from keras_kd.models.probabilities import PROBABILITIES, last_activation, look_like_probabilities
 from keras_kd.system.arguments import number
@@ -126,14 +127,9 @@ class Ensemble:
                 check(inputs)
             outputs.append(member(inputs))
             for output in keras.tree.flatten(outputs[-1]):
-                if self.combine == "probabilities" and output.shape[-1] == 1:
-                    raise ValueError(
-                        f"Member '{member.name}' ({_name(member)}) of the ensemble returns one "
-                        "number per example, whose softmax is always 1. Use "
-                        'Ensemble(..., combine="logits").'
-                    )
+                self._check_units(member, output)
                 values = ops.convert_to_numpy(output)
-                probable = output.shape[-1] != 1 and look_like_probabilities(values)
+                probable = not _is_one_number(output) and look_like_probabilities(values)
                 if probable and self.from_logits:
                     raise ValueError(_ends_in(member, "softmax"))
                 if not probable and not self.from_logits:
@@ -148,6 +144,8 @@ class Ensemble:
         """Return the combined logits for a batch of inputs, in float32 or wider."""
         outputs = [member(x) for member in self.layers]
         _check_equal(self.layers, outputs)
+        for output in keras.tree.flatten(outputs[0]):
+            self._check_units(self.layers[0], output)
         return keras.tree.map_structure(self._combine, *outputs)
 
     def evaluate(
@@ -167,6 +165,9 @@ class Ensemble:
         Returns:
             The values by name.
 
+        Raises:
+            ValueError: As `check`, on a first batch.
+
         Example:
 
         ```python
@@ -174,10 +175,22 @@ class Ensemble:
         print(ensemble.evaluate(x_test, y_test)["accuracy"])
         ```
         """
+        x, batch = without_losing_the_first(x)
+        batch = batch or first_batch(x, y)
+        if batch is not None:
+            self.check(batch.inputs)
         model = _Evaluated(self)
         model.compile(loss=loss, metrics=[accuracy] if metrics is None else list(metrics))
         results = model.evaluate(x, y, return_dict=True, **arguments)
         return {name: value for name, value in results.items() if loss or name != "loss"}
+
+    def _check_units(self, member: _Member, output: Any) -> None:
+        if _is_one_number(output) and (self.combine == "probabilities" or not self.from_logits):
+            raise ValueError(
+                f"Member '{member.name}' ({_name(member)}) of the ensemble returns one number per "
+                "example, whose softmax is always 1. Let the members return logits and use "
+                'Ensemble(..., combine="logits").'
+            )
 
     def _combine(self, *outputs: Any) -> Any:
         wide = [_wide(output) for output in outputs]
@@ -237,6 +250,10 @@ class _Member:
 
 def _name(member: _Member) -> str:
     return member.teacher.name
+
+
+def _is_one_number(output: Any) -> bool:
+    return len(output.shape) < 2 or output.shape[-1] == 1
 
 
 def _ends_in(member: _Member, activation: str) -> str:

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -301,6 +303,19 @@ def test_an_ensemble_may_be_the_teacher(tmp_path):
         cache(ensemble, batches(), tmp_path, layers=["teacher_1/hidden"])
 
 
+def test_an_ensemble_that_cannot_teach_is_not_cached(tmp_path):
+    member = keras.Sequential([teacher(), keras.layers.Softmax()])
+    ensemble = kd.teachers.Ensemble([lambda x: member(x)])
+    refused = kd.Distiller(ensemble, network(4, "s"), kl_and_hint()[:1], teacher_inputs=tf.abs)
+    for of, match in (
+        (ensemble, "ends in softmax"),
+        (refused, "ends in softmax"),
+        (kd.teachers.Ensemble([teacher(1)]), "one number per example"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            cache(of, batches(), tmp_path / match)
+
+
 @pytest.mark.promise
 def test_views_store_the_augmented_inputs_of_several_epochs(tmp_path):
     model, epochs = teacher(), []
@@ -344,6 +359,36 @@ def test_fit_reads_another_view_in_every_epoch(tmp_path):
     distiller = distiller_of(model, [kd.losses.KLDivergence(2.0)])
     distiller.fit(taught.map(look), epochs=4, verbose=0, shuffle=False)
     assert seen[-8:] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0, 2.0]
+
+
+def test_a_part_of_a_pass_reads_the_next_view_too(tmp_path):
+    generator = tf.random.Generator.from_seed(0)
+    keras.utils.set_random_seed(0)
+    data = batches(24).map(lambda x, y: (x + generator.normal(tf.shape(x)), y))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        taught = cache(teacher(), data, tmp_path, views=3)
+    whole = [[given.inputs.numpy() for given, _ in taught] for _ in range(3)]
+    for view in [*whole, whole[0]]:
+        next(iter(taught))
+        for given, expected in zip(taught.take(2), view, strict=False):
+            np.testing.assert_array_equal(given[0].inputs, expected)
+
+
+def test_data_that_can_be_read_once_gives_no_second_view(tmp_path):
+    once = iter(zip(*arrays(24), strict=True))
+    spec = batches().unbatch().element_spec
+    data = tf.data.Dataset.from_generator(lambda: once, output_signature=spec).batch(8)
+    with pytest.raises(ValueError, match="no examples when it is read for view 1"):
+        cache(teacher(), data, tmp_path, views=2)
+
+
+def test_equal_views_are_told(tmp_path):
+    keras.utils.set_random_seed(0)
+    data = batches(24).map(lambda x, y: (x + tf.random.normal(tf.shape(x)), y))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="holds 3 views, of which only 1 differ.*Generator"):
+            cache(teacher(), data, tmp_path, views=3)
 
 
 def test_augmentation_seeded_by_example(tmp_path):

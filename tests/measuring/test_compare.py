@@ -10,6 +10,8 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.measuring.compare import Comparison
+from keras_kd.measuring.per_layer import LayerDifference
 
 X = np.random.default_rng(0).uniform(size=(24, 10, 10, 3)).astype(np.float32)
 
@@ -237,6 +239,24 @@ def test_equal_outputs_have_no_noise(folder: pathlib.Path) -> None:
     assert row.relative_error is None  # the output is constant: it has no spread
     kept = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert kept["signal_to_noise_db"] is None and kept["layers"][0]["layer"] == "relu"
+
+
+def test_a_layer_without_numbers_is_the_worst() -> None:
+    errors = {"a": (0.01, 1.0), "b": (math.nan, math.nan), "c": (0.5, 50.0), "d": (math.nan,) * 2}
+    rows = [
+        LayerDifference(name, (), name, "FLOAT32", error, 0.0, 0.0, growth)
+        for name, (error, growth) in errors.items()
+    ]
+    result = Comparison("a.tflite", 1, "o", None, 0.0, 0.0, 0.0, tuple(rows))
+    assert result.worst.layer == result.grows_most.layer == result.first_above().layer == "b"
+    assert "grows most in 'b'" in str(result)
+
+
+@pytest.mark.parametrize("arguments", [{"max_samples": -3}, {"max_samples": 0}, {"batch_size": 0}])
+def test_numbers_below_one(files: dict[str, pathlib.Path], arguments: dict[str, int]) -> None:
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"`{name}` must be a whole number"):
+        kd.compare(next(iter(files.values())), X, network(), **arguments)
 
 
 def test_outputs_without_a_number_are_no_answers(folder: pathlib.Path) -> None:

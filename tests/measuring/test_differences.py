@@ -38,3 +38,9 @@ def test_a_nan_is_the_largest_difference(i: int) -> None:
     for output in (outputs[i], outputs[1 - i]):
         sums.add(np.ones(2), output)
     assert math.isnan(sums.largest or 0.0)
+
+
+def test_an_infinite_difference_is_all_noise() -> None:
+    sums = Differences()
+    sums.add(np.ones(2), np.array([np.inf, 1.0]))
+    assert (sums.largest, sums.signal_to_noise_db) == (math.inf, -math.inf)

@@ -252,6 +252,9 @@ def test_a_model_which_the_file_was_not_made_from(path: pathlib.Path) -> None:
 def test_numbers_below_one(path: pathlib.Path, argument: str) -> None:
     with pytest.raises(ValueError, match=f"`{argument}`"):
         evaluate(path, X, **{argument: 0})
+    if argument == "batch_size":
+        with pytest.raises(ValueError, match=f"`{argument}`"):
+            evaluate(path, X, **{argument: None})
 
 
 def test_nan_outputs_are_told(path: pathlib.Path) -> None:

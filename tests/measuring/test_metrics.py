@@ -53,6 +53,28 @@ def test_only_weighted_metrics_use_the_weights() -> None:
     assert result["mse"] == pytest.approx(np.average(difference**2, weights=WEIGHTS), rel=1e-5)
 
 
+def test_positions_without_weight_or_mask_count_in_no_metric() -> None:
+    outputs = SCORES.reshape(40, 3, 1)
+    labels, weights = (outputs[..., 0] > 0.5).astype(int), np.ones((40, 3))
+    labels[:, 2], weights[:, 2] = 1 - labels[:, 2], 0
+    mask = np.ones((40, 3), bool)
+    mask[:, 1] = False
+    of_metrics = (["accuracy", "auc"], [keras.metrics.BinaryAccuracy(name="weighted")])
+    for given, kept in (((weights, None), [0, 1]), ((weights, mask), [0]), ((None, mask), [0, 2])):
+        found = FileMetrics(*of_metrics, ["a"], [(None, 3, 1)])
+        whole = FileMetrics(*of_metrics, ["a"], [(None, 1)])
+        found.add([labels], [outputs], [given[0]], [given[1]])
+        whole.add([labels[:, kept].ravel()], [outputs[:, kept].reshape(-1, 1)], [None])
+        assert found.result() == pytest.approx(whole.result())
+    found = FileMetrics(*of_metrics, ["a"], [(None, 3, 1)])
+    found.add([labels], [outputs], [np.arange(40)], [mask])  # weights of samples leave none out
+    found.add([labels], [outputs], [0 * weights], [mask])
+    right = (labels == (outputs[..., 0] > 0.5))[:, [0, 2]]
+    assert found.result()["accuracy"] == pytest.approx(right.mean())
+    expected = np.average(right.mean(axis=1), weights=np.arange(40))
+    assert found.result()["weighted"] == pytest.approx(expected)
+
+
 def test_several_outputs_of_which_one_has_labels() -> None:
     found = FileMetrics({"n": ["mae"]}, None, ["c", "n"], [(None, 3), (None, 1)])
     assert [found.measures_errors(i) for i in range(2)] == [False, True]
@@ -73,6 +95,7 @@ def test_names_and_states_do_not_pile_up() -> None:
     metric = keras.metrics.MeanAbsoluteError(name="mae")
     results = [measured([metric], None, [TARGETS], [NUMBERS]) for _ in range(2)]
     assert results[0] == results[1]
+    assert measured([metric], None, [NUMBERS[:, 0]], [NUMBERS]) == {"mae": 0.0}
 
 
 @pytest.mark.parametrize(

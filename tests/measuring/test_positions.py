@@ -11,6 +11,7 @@ from keras import layers
 from keras_kd.export.tflite import export_tflite
 from keras_kd.measuring.compare import compare
 from keras_kd.measuring.evaluate import evaluate_tflite
+from keras_kd.measuring.positions import counted_positions
 
 IDS = np.array([[1, 2, 3, 0, 0], [2, 1, 0, 0, 0], [3, 3, 1, 2, 2]])
 LABELS = np.where(IDS == 0, 1, IDS % 3)  # wrong at every position of padding
@@ -54,9 +55,19 @@ def test_padding_that_the_model_masks_is_not_counted(path, tagger):
 
 
 def test_padding_without_weight_is_not_counted(foreign):
-    result, said = evaluate(foreign, (IDS, LABELS, WEIGHTS))
-    assert result.accuracy == 1.0
+    result, said = evaluate(foreign, (IDS, LABELS, WEIGHTS), metrics=["accuracy"])
+    assert result.accuracy == result.metrics["accuracy"] == 1.0
     assert not said
+
+
+def test_masks_and_weights_of_fewer_or_more_axes():
+    output, mask = np.zeros((2, 3, 4, 5)), np.eye(2, 3, dtype=bool)
+    weight = np.ones((2, 3, 4))
+    weight[..., 1] = 0
+    counted = counted_positions(output, mask, weight)
+    np.testing.assert_array_equal(counted, mask[..., None] & (weight != 0))
+    np.testing.assert_array_equal(counted_positions(output, weight != 0, mask), counted)
+    assert counted_positions(output, None, np.zeros(2)) is None
 
 
 def test_a_warning_says_that_padding_was_counted(foreign):

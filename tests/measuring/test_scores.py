@@ -92,8 +92,9 @@ def drawn() -> tuple[np.ndarray, np.ndarray]:
 def test_against_scikit_learn(drawn) -> None:
     labels, answers = drawn
     counts = ClassCounts(6)  # class 5 occurs nowhere
-    counts.add(labels[:7], answers[:7])
-    counts.add(labels[7:], answers[7:])
+    answered = np.ones_like(labels, bool)
+    counts.add(labels[:7], answers[:7], answered[:7])
+    counts.add(labels[7:], answers[7:], answered[7:])
     flat, given = labels.ravel(), answers.ravel()
     classes = range(6)
     assert counts.accuracy == np.mean(flat == given)
@@ -113,8 +114,9 @@ def test_units_against_scikit_learn() -> None:
     generator = np.random.default_rng(1)
     labels, answers = generator.integers(0, 2, (2, 30, 4))
     counts = ClassCounts(4)
-    counts.add_units(labels[:11], answers[:11])
-    counts.add_units(labels[11:], answers[11:])
+    answered = np.ones_like(labels, bool)
+    counts.add_units(labels[:11], answers[:11], answered[:11])
+    counts.add_units(labels[11:], answers[11:], answered[11:])
     assert counts.accuracy == np.mean(labels == answers)
     assert counts.confusion() is None
     for row, table in zip(
@@ -130,7 +132,20 @@ def test_limits_and_nothing_counted() -> None:
     for classes, per_class, confusion in ((200, 200, 200), (201, 201, None), (1001, None, None)):
         counts = ClassCounts(classes)
         assert (counts.accuracy, counts.per_class(), counts.confusion()) == (None, None, None)
-        counts.add(np.array([classes - 1]), np.array([0]))
+        counts.add(np.array([classes - 1]), np.array([0]), np.array([True]))
         found = counts.per_class(), counts.confusion()
         assert [None if x is None else len(x) for x in found] == [per_class, confusion]
         assert counts.accuracy == 0.0
+
+
+def test_what_is_not_a_number_is_no_right_answer() -> None:
+    output = np.array([[0.9, 0.1], [np.nan, 0.2], [0.3, 0.7], [np.nan, np.nan]])
+    scores = Scores("a", "softmax")
+    scores.add(output, np.array([0, 0, 1, 0]), output)
+    assert scores.accuracy == scores.model_accuracy == scores.agreement == 0.5
+    assert scores.counts.confusion() == [[1, 0], [0, 1]]
+    assert [row["samples"] for row in scores.counts.per_class()] == [3, 1]
+    scores = Scores("a", "sigmoid", task="multilabel")
+    scores.add(output, np.array([[1, 0], [0, 0], [0, 1], [0, 0]]), None)
+    assert scores.accuracy == 5 / 8
+    assert [row["accuracy"] for row in scores.counts.per_class()] == [1.0, 1.0]

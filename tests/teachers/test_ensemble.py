@@ -165,9 +165,24 @@ def test_unequal_members_are_refused_before_training():
 
 
 def test_one_number_an_example_has_no_softmax():
-    ensemble = Ensemble([constant(np.ones((4, 1)))])
-    with pytest.raises(ValueError, match=r'combine="logits"'):
-        ensemble.check(None)
+    x = np.ones((4, 5), "float32")
+    for values in (np.ones((4, 1)), np.ones(4)):
+        ensemble = Ensemble([constant(values)])
+        for use in (ensemble, ensemble.check, lambda x: ensemble.evaluate(x, x[:, :1], verbose=0)):  # noqa: B023
+            with pytest.raises(ValueError, match=r'one number per example.*combine="logits"'):
+                use(x)
+    with pytest.raises(ValueError, match=r"one number per example"):
+        Ensemble([constant(np.full((4, 1), 0.5))], combine="logits", from_logits=False)(x)
+
+
+def test_evaluate_refuses_members_whose_values_are_probabilities():
+    member = network(6, "a", end="softmax")
+    ensemble = Ensemble([lambda x: member(x)])
+    x, y = np.ones((4, 5), "float32"), np.zeros(4)
+    generator = ((x, y) for _ in range(1))
+    for data in ((x, y), (tf.data.Dataset.from_tensors((x, y)),), (generator,)):
+        with pytest.raises(ValueError, match=r"'teacher_0'.*ends in softmax"):
+            ensemble.evaluate(*data, verbose=0)
 
 
 def test_evaluate_gives_accuracy_and_loss_of_the_combined_logits():

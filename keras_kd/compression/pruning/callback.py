@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
+from keras_kd.compression.pruning.masks import fewest_zeros
 from keras_kd.compression.pruning.state import PruningState
 from keras_kd.compression.pruning.times import PruningTimes, final_sparsity, sparsity_at
 from keras_kd.compression.stages.kernels import PrunableWeight
@@ -83,6 +84,7 @@ class PruningCallback(keras.callbacks.Callback):
     def prune_at_once(self) -> None:
         """Prune, once prepared, to the sparsity that the schedule leads to, without training."""
         self._state.update(final_sparsity(self._prune.make_schedule(1), 1))
+        self._say_ties()
 
     def set_model(self, model: keras.Model) -> None:
         """Let the masks be saved with the model that is trained."""
@@ -187,7 +189,31 @@ class PruningCallback(keras.callbacks.Callback):
         self.model.history.__dict__.pop("on_train_end", None)
         self._say_restored()
         self._state.apply()
+        self._say_ties()
         self._detach()
+
+    def _say_ties(self) -> None:
+        """Warn of kernels in which so many weights are equal that the sparsity is missed."""
+        if self._prune.scope == "global" or self._prune.sparsity_m_by_n is not None:
+            return
+        sparsity, block = self._state.sparsity, self._prune.block_size
+        short = []
+        for path, weights in self.kernels.items():
+            zeros = [
+                int((keras.ops.convert_to_numpy(w.variable.value) == 0).sum()) for w in weights
+            ]
+            missing = [
+                fewest_zeros(w, sparsity, block) - n for w, n in zip(weights, zeros, strict=True)
+            ]
+            if any(m > 1 + w.size // 100 for m, w in zip(missing, weights, strict=True)):
+                short.append(f"'{path}' ({self.sparsity_of(path):.0%})")
+        if short:
+            warn_user(
+                f"Prune keeps weights of equal magnitude together, as TF-MOT does, and misses the "
+                f'sparsity of {sparsity:.0%} in {", ".join(short)}. Prune by scope="global", '
+                "which chooses among equal weights, or before the stage that made them equal, such "
+                "as Cluster."
+            )
 
     def _say_restored(self) -> None:
         if self._state.masked_weights_are_zero():

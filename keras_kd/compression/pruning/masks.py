@@ -140,6 +140,29 @@ def spared_weights(size: int, max_layer_sparsity: float | None) -> int:
     return max(1, int(np.ceil(size * (1.0 - max_layer_sparsity) - 1e-6)))
 
 
+def fewest_zeros(
+    weight: PrunableWeight, sparsity: float, block_size: Sequence[int] = (1, 1)
+) -> int:
+    """Return how many zeros `tfmot_masks` gives a kernel at least, unless magnitudes are equal.
+
+    Args:
+        weight: The kernel.
+        sparsity: Fraction of zeros.
+        block_size: Height and width of the blocks; those at an edge may be smaller. Defaults to
+            `(1, 1)`.
+    """
+    if tuple(block_size) == (1, 1):
+        return weight.size - max(round(weight.size * (1.0 - sparsity)), 1)
+    lengths = weight.to_matrix(tf.zeros(weight.shape)).shape
+    parts = [
+        np.diff([*range(0, length, size), length])
+        for length, size in zip(lengths, block_size, strict=True)
+    ]
+    sizes = np.sort(np.outer(*parts), axis=None)
+    kept = max(round(sizes.size * (1.0 - sparsity)), 1)
+    return int(sizes[: sizes.size - kept].sum())
+
+
 def masked_fraction(masks: Sequence[Any]) -> float:
     """Return the fraction of zeros in all masks together."""
     sizes = [int(tf.size(mask)) for mask in masks]

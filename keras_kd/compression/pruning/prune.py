@@ -46,8 +46,9 @@ class Prune(Stage):
             `None`: a cubic decay from no zeros to `sparsity`.
         frequency: Steps between two updates of the masks. Defaults to `None`: about 100 updates.
         scope: `"layer"`, each kernel reaches the sparsity by itself, or `"global"`, one threshold
-            over all kernels: together they reach it, to the rounding of one weight. Defaults to
-            `"layer"`.
+            over all kernels: together they reach it, to the rounding of one weight. With `"layer"`
+            all weights that equal the smallest one kept stay, as in TF-MOT; a warning says where a
+            kernel then has fewer zeros. Defaults to `"layer"`.
         max_layer_sparsity: With `scope="global"`, the largest fraction of zeros in one kernel.
             Defaults to `None`: only its largest weight is sure to stay.
         block_size: Height and width of the blocks that are pruned as one, in the matrix of inputs
@@ -59,7 +60,7 @@ class Prune(Stage):
             along the inputs of a product, whatever the layer (the input channels of a transposed
             convolution, too), the pattern that sparse kernels are written for. Embeddings, which
             look rows up, are left alone. The masks are chosen once, as in TF-MOT, before the first
-            step or after the fraction `begin`.
+            step or after the fraction `begin`; `end`, `schedule` and `frequency` are refused.
             Defaults to `None`.
         layers: The layers to prune, as in `Stage`. Defaults to `None`: all that can be.
         exclude: The layers to spare, as in `Stage`. Defaults to `None`: none.
@@ -193,7 +194,7 @@ class Prune(Stage):
         if self.sparsity_m_by_n is not None:
             # TF-MOT chooses these masks in its first step, whatever its schedule.
             first = 1
-            if self.schedule is None and self.begin > 0.0:
+            if self.begin > 0.0:
                 first += min(int(self.begin * self._known(steps)), self._known(steps) - 1)
             constant = import_tfmot().sparsity.keras.ConstantSparsity
             return constant(self.sparsity, first, first, 1)
@@ -271,6 +272,7 @@ class Prune(Stage):
 
 
 _DEFAULT_SPARSITY = 0.5
+_DEFAULT_END = 0.75
 
 
 def check_prune_arguments(prune: Prune) -> None:
@@ -293,7 +295,7 @@ def check_prune_arguments(prune: Prune) -> None:
         "begin",
         prune.begin,
         least=0,
-        most=prune.end,
+        most=prune.end if prune.sparsity_m_by_n is None else 1,
         owner="Prune",
         advice=f"{advice}, not above `end`.",
     )
@@ -307,9 +309,25 @@ def check_prune_arguments(prune: Prune) -> None:
     prune.block_size = _two_integers("block_size", prune.block_size, "(1, 4)")
     if prune.sparsity_m_by_n is not None:
         prune.sparsity_m_by_n = _two_integers("sparsity_m_by_n", prune.sparsity_m_by_n, "(2, 4)")
+        _check_chosen_once(prune)
         prune.sparsity = _check_m_by_n(prune.sparsity_m_by_n, prune.block_size, prune.sparsity)
     prune.sparsity = float(prune.sparsity)
     _check_scope(prune)
+
+
+def _check_chosen_once(prune: Prune) -> None:
+    unused = {
+        "schedule": prune.schedule is not None,
+        "end": prune.end != _DEFAULT_END,
+        "frequency": prune.frequency is not None,
+    }
+    for argument, given in unused.items():
+        if given:
+            raise ValueError(
+                f"Prune: the masks of `sparsity_m_by_n` are chosen once, without `{argument}`. "
+                f"Received: {argument}={getattr(prune, argument)!r}. Leave `{argument}` out, and "
+                "give `begin`, a fraction of the training, to choose them later."
+            )
 
 
 def _check_m_by_n(m_by_n: Sequence[int], block: Sequence[int], sparsity: float) -> float:

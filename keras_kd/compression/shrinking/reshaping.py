@@ -33,7 +33,7 @@ def reshaped(
             continue
         if not outs:
             for axis in given:
-                call.keep(axis, f"{call.name} leaves this axis out")
+                call.keep(axis, f"{call.name} moves this axis into another")
             continue
         sizes, new = [before[i] for i in ins], [after[i] for i in outs]
         labelled = [i for i, axis in enumerate(given) if axis is not None]
@@ -75,7 +75,10 @@ def _blocks(before: list[int | None], after: list[int | None]) -> list[tuple[lis
             break
         stop_before, stop_after = stop_before - 1, stop_after - 1
         tail.append(([stop_before], [stop_after]))
-    middle = _middle(before[first:stop_before], after[first:stop_after])
+    left, right = before[first:stop_before], after[first:stop_after]
+    middle = _middle(left, right)
+    if None not in left + right and _product(left) != _product(right):
+        middle = [(list(range(len(left))), [])]  # the batch holds some of their values
     blocks: list[tuple[list[int], list[int]]] = [([0], [0])]
     blocks += [([i + first for i in ins], [j + first for j in outs]) for ins, outs in middle]
     return blocks + tail[::-1]

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -185,6 +187,27 @@ def test_a_later_epoch_begins_where_the_schedule_is():
 
 
 @pytest.mark.promise
+def test_equal_weights_that_all_stay_are_told():
+    def fit(*of_prune, **arguments):
+        model = _model()
+        model.optimizer.learning_rate = 0.0
+        kernel = model.get_layer("hidden").kernel
+        kernel.assign(np.where(np.asarray(kernel) > 0, 1.0, zero))
+        _fit(model, [kd.Prune(*of_prune, **arguments).as_callback()], epochs=1)
+
+    zero = -1.0
+    match = r"misses the sparsity of 50% in 'hidden' \(0%\)\. Prune by scope=\"global\""
+    with pytest.warns(UserWarning, match=match):
+        fit(0.5)
+    with pytest.warns(UserWarning, match=r"in 'hidden' \(0%\)"):
+        fit(0.5, block_size=(4, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(0.5, scope="global")
+        zero = 0.0
+        fit(0.4)  # it has more zeros before
+
+
 def test_data_that_does_not_know_its_length():
     x, y = _arrays()
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8).filter(lambda x, y: True)

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd.compression.pruning.masks import (
+    fewest_zeros,
     global_masks,
     masked_fraction,
     spared_weights,
@@ -87,6 +88,16 @@ def test_masks_of_single_weights_are_those_that_tf_mot_finds_by_sorting(shape, s
     _, expected = engine._maybe_update_block_mask(tensor)
     (mask,) = tfmot_masks(weights, [tensor], tf.constant(sparsity))
     np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.9])
+def test_the_fewest_zeros_of_a_kernel(sparsity):
+    (weight,), tensors, _ = _weights((3, 3, 2, 7))
+    for block in ((1, 1), (9, 1), (4, 3)):
+        (mask,) = tfmot_masks([weight], tensors, tf.constant(sparsity), block)
+        zeros, fewest = np.sum(mask.numpy() == 0), fewest_zeros(weight, sparsity, block)
+        assert zeros >= fewest
+        assert zeros == fewest or block == (4, 3)  # blocks at the edges are smaller
 
 
 @pytest.mark.parametrize(("shape", "kept"), [((6, 1), 2), ((6, 3), 2), ((1, 12), 1)])

@@ -248,6 +248,9 @@ def test_a_model_without_kernels_is_refused(data):
         ({"sparsity_m_by_n": "2:4"}, "two whole numbers of at least 1, such as \\(2, 4\\)"),
         ({"sparsity_m_by_n": (2, 4), "block_size": (1, 4)}, "two patterns"),
         ({"sparsity": 0.75, "sparsity_m_by_n": (2, 4)}, "Leave `sparsity` out"),
+        ({"schedule": lambda step: (True, 0.5), "sparsity_m_by_n": (2, 4)}, "give `begin`"),
+        ({"end": 0.5, "sparsity_m_by_n": (2, 4)}, "Received: end=0.5"),
+        ({"frequency": 10, "sparsity_m_by_n": (2, 4)}, "Leave `frequency` out"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -268,7 +271,7 @@ def test_config_round_trip():
     assert copied.schedule.target_sparsity == 0.4
     assert float(copied.make_optimizer().learning_rate) == pytest.approx(0.3)
     for arguments in (
-        {"sparsity_m_by_n": [1, 4], "begin": 0.25},
+        {"sparsity_m_by_n": [1, 4], "begin": 0.8},
         {"block_size": [1, 4], "block_pooling_type": "MAX", "layers": ["conv*"]},
         {"scope": "global", "max_layer_sparsity": 0.9, "exclude": ["logits"]},
     ):

@@ -62,6 +62,7 @@ def test_parts_of_a_split_shrink_by_themselves(assert_exact):
         (lambda x: x[..., ::2], "picks single ones"),
         (lambda x: x + np.arange(8, dtype="float32"), "meets a tensor of fixed size"),
         (lambda x: ops.log_softmax(x), "divides by a sum"),
+        (lambda x: ops.reshape(x, (-1, 4)), "moves this axis into another"),
     ],
 )
 def test_what_is_not_understood_keeps_the_channels(function, reason):

@@ -63,6 +63,29 @@ def test_two_axes_that_are_mixed_stay():
     assert not len(call.groups.solve().removable)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "axis"),
+    [
+        ((None, 16), (None, 8), 1),
+        ((None, 4, 16), (None, 2, 8), 2),
+        ((None, 8, 4, 4), (None, 8), 1),
+        ((None, 8), (None, 4, 4), 1),
+        ((None, 8, 2, 16), (None, 8, 4), 3),
+    ],
+)
+def test_channels_that_move_into_the_batch_stay(before, after, axis):
+    call = FakeCall()
+    axes = tuple(call.groups.new(n, "a") if i == axis else None for i, n in enumerate(before))
+    assert reshaped(call, axes, before, after) == (None,) * len(after)
+    assert not len(call.groups.solve().removable)
+
+
+def test_the_last_axis_shrinks_where_others_move_into_the_batch():
+    call = FakeCall()
+    axes = (None, None, call.groups.new(16, "a"))
+    assert reshaped(call, axes, (None, 4, 16), (None, 16))[1] is axes[2]
+
+
 def test_unknown_sizes():
     call = FakeCall()
     axes = (None, None, None, call.groups.new(4, "a"))
