@@ -41,14 +41,17 @@ class TaskData:
     class_names: list[str] | None
 
 
-def task_data(settings: Mapping[str, Any], student: LoadedModel, console: Console) -> TaskData:
-    """Return the data that the settings name, for a student.
+def task_data(
+    settings: Mapping[str, Any], teacher: LoadedModel, student: LoadedModel, console: Console
+) -> TaskData:
+    """Return the data that the settings name, for a student and its teacher.
 
     Raises:
-        ValueError: If they do not fit the student, or each other.
+        ValueError: If they do not fit the models, or each other.
     """
     source = open_source(settings["data"])
-    check_classes(source, student.classes, student.path, student.notes.get("class_names"))
+    for model in (teacher, student):
+        check_classes(source, model.classes, model.path, model.notes.get("class_names"))
     preprocessing = resolve_preprocessing(
         student.input_shape,
         settings["scale"],
@@ -91,6 +94,13 @@ def make_distiller(
         raise ValueError(
             f"The teacher '{teacher.path}' has {teacher.units} outputs and the student "
             f"'{student.path}' {student.units}: they must tell the same classes apart."
+        )
+    names: list[Any] = [model.notes.get("class_names") for model in (teacher, student)]
+    if None not in names and names[0] != names[1]:  # the data may have no names
+        raise ValueError(
+            f"The teacher '{teacher.path}' was trained on the classes {', '.join(names[0])}, but "
+            f"the student '{student.path}' on {', '.join(names[1])}: they must be the same, in the "
+            "same order."
         )
     probabilities = _activation(student) in PROBABILITIES
     default = "binary_kl_divergence" if student.units == 1 else "kl_divergence"

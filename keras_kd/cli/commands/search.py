@@ -77,7 +77,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         return _outcome(done)
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
-    data = task_data(settings, teacher, console)
+    data = task_data(settings, teacher, teacher, console)
     if data.validation is None:
         raise ValueError("`search` chooses by validation data: give --validation-data.")
     size, test = settings["batch_size"], None
