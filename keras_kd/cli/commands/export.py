@@ -75,6 +75,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     import keras_kd as kd
     from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
+    from keras_kd.cli.task_data import training_notes
     from keras_kd.export.tflite import QUANTIZATIONS
     from keras_kd.system.names import one_of
 
@@ -135,8 +136,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                     allow_flex=settings["allow_flex"],
                     **arguments,
                 )
-            if "data" in loaded.notes:  # what `measure` warns of
-                write_notes(path, {"data": loaded.notes["data"]})
+            if trained := training_notes(loaded.notes):  # what `measure` warns of
+                write_notes(path, trained)
             entry: dict[str, Any] = {
                 "file": path.as_posix(),
                 "form": form,

@@ -69,7 +69,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
     from keras_kd.cli.sources import open_source
-    from keras_kd.cli.task_data import batches, check_same_classes
+    from keras_kd.cli.task_data import batches, check_same_classes, training_notes
     from keras_kd.cli.teaching import damaged_images_named, notes_of, task_data
 
     folder = OutFolder(COMMAND, settings, [settings["teacher"]])
@@ -107,7 +107,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     notes = notes_of(settings, data)
     for front in found.front:
         write_notes(front.model, notes)
-        write_notes(front.file, {"data": settings["data"]})
+        write_notes(front.file, training_notes(notes))
     result = {**found.to_dict(), "table": str(found)}
     return _outcome(folder.finish(result))
 
