@@ -110,10 +110,7 @@ def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, material
 def test_examples_that_were_trained_on_are_told(keras_kd, exported, materials, distilled):
     words = ["--data", str(materials / "train.npz"), "--part", "validation"]
     for path in (exported, str(distilled / "student.keras")):
-        for same in (
-            ["--seed", "0"],
-            ["--validation-split", "0.05"],
-        ):  # a part of what was held out
+        for same in (["--seed", "0"], ["--validation-split", "0.05"]):  # a part of the same
             assert "was trained on" not in keras_kd("measure", path, *words, *same)[1]
         for other in (["--seed", "1"], ["--validation-split", "0.3"]):
             _, out, _ = keras_kd("measure", path, *words, *other)
