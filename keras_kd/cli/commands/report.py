@@ -23,8 +23,9 @@ COMMAND = Command(
     short_help="one HTML page, one JSON and one model card of what was measured",
     help="""\
 Make one self-contained HTML page, one JSON file and one Markdown model card of the results of
-`measure`, and the training curves of `distill` and `compress` if their results are given too.
-Results of `keras-kd demo` (report.json) can be added.""",
+`measure`, and the training curves of `distill` and `compress` if their results are given too. A
+model that was trained and not measured has a row without an accuracy. Results of `keras-kd demo`
+(report.json) can be added. All measurements must be of one dataset.""",
     example="""\
   keras-kd measure runs/export/*.tflite --teacher big.keras --data pictures --part validation \\
                    --out runs/measure
