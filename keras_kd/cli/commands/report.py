@@ -166,6 +166,9 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
 
     measured, settings = content["result"], content["settings"]
     dataset, classes = settings.get("data", ""), measured["class_names"] or []
+    known = own["dataset"]
+    if known and dataset and os.path.realpath(dataset) == os.path.realpath(known):
+        dataset = known  # one path, written in two ways
     for key, given in (("dataset", dataset), ("classes", classes)):
         if own[key] and given and own[key] != given:
             raise ValueError(

@@ -75,7 +75,7 @@ def test_every_training_stands_at_its_model(keras_kd, work):
     )  # fmt: skip
     words = [
         measurement(work / "ma.json", ["ca/a.keras", "a0.keras"]),
-        measurement(work / "mb.json", ["cb/b.keras", "b0.keras"]),
+        measurement(work / "mb.json", ["cb/b.keras", "b0.keras"], data="./a.npz"),
         compression(work / "ca.json", "d/student.keras", "./ca/a.keras", 0.5),
         compression(work / "cb.json", "b.keras", "cb/b.keras", 0.9),
         compression(work / "cc.json", "c.keras", "cc/c.keras", 0.7),
