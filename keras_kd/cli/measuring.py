@@ -12,9 +12,19 @@ import numpy as np
 import keras_kd as kd
 from keras_kd.cli.console import Console
 from keras_kd.cli.model_files import LoadedModel, load_model
-from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resolve_preprocessing
+from keras_kd.cli.preprocessing import (
+    Preprocessing,
+    begins_with_scaling,
+    resolve_preprocessing,
+    teachers_scale,
+)
 from keras_kd.cli.sources import open_source
-from keras_kd.cli.task_data import batches, check_classes, split_indices
+from keras_kd.cli.task_data import (
+    batches,
+    check_classes,
+    split_indices,
+    warn_of_training_data,
+)
 from keras_kd.litert.metadata import read_metadata
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.models.probabilities import gives_probabilities, last_activation
@@ -44,13 +54,13 @@ class Measuring:
         console: Console,
     ) -> None:
         self._settings = settings
+        self._teachers_scale = teachers_scale(settings)
         self._models = {loaded.path: loaded for loaded in (model, teacher) if loaded is not None}
         self._model = model
         self._results: dict[str, Any] = {}
         self._console = console
         self._made: Preprocessing | None = None
         self._indices: np.ndarray | None = None
-        self._all_of: str | None = None
         self.source: Any = None  # a `Source`
         self.data_text = "none; random inputs"
         if settings["data"] is not None or settings["validation_data"] is not None:
@@ -73,7 +83,6 @@ class Measuring:
         split = f":{self.source.split}" if self.source.split and ":" not in text else ""
         which = f", the part for {part}" if self._indices is not None else ""
         self.data_text = f"{text}{split}, {number:,} examples{which}"
-        self._all_of = text if self._indices is None and not held_out else None
 
     def measure(self, path: str) -> dict[str, Any]:
         """Return what a file or a model does, as JSON can hold it."""
@@ -162,8 +171,8 @@ class Measuring:
         settings = self._settings
         scale, offset = settings["scale"], settings["offset"]
         stored = notes.get("preprocessing")
-        if path == settings["teacher"] and settings["teacher_scale"] is not None:
-            scale, offset = settings["teacher_scale"], settings["teacher_offset"]
+        if path == settings["teacher"] and self._teachers_scale is not None:
+            scale, offset = self._teachers_scale
         elif stored is None and scale is None and self._made and not begins_with_scaling(model):
             # As in training, where a teacher without its own preprocessing takes the student's.
             self._console.say(f"  '{path}' has no stored preprocessing: using {self._made}")
@@ -195,10 +204,9 @@ class Measuring:
         return tuple(int(size or 0) for size in sizes)
 
     def _warn_of_training_data(self, path: str, notes: Mapping[str, Any]) -> None:
-        if notes.get("data") is not None and notes["data"] == self._all_of:
-            self._console.say(
-                f"  '{path}' was trained on these data: this is not accuracy on unseen data. "
-                "--part validation uses the part that was held out."
+        if self._settings["part"] != "train":
+            warn_of_training_data(
+                path, notes, self.source, self._indices, self._settings, self._console
             )
 
 

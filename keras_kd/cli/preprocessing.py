@@ -99,6 +99,22 @@ def resolve_preprocessing(
     return Preprocessing(scale, offset or 0.0, shape)
 
 
+def teachers_scale(settings: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return `--teacher-scale` and `--teacher-offset`, or `None` if neither is given.
+
+    Raises:
+        ValueError: If the offset is given without the scale.
+    """
+    scale, offset = settings["teacher_scale"], settings["teacher_offset"]
+    if scale is None and offset is not None:
+        raise ValueError(
+            "--teacher-offset is added to pixel / --teacher-scale, which is not given. Received: "
+            f"--teacher-offset {offset:g}. Add --teacher-scale, which is 1 for a teacher whose "
+            "pixels are not divided."
+        )
+    return None if scale is None else (scale, offset or 0.0)
+
+
 def begins_with_scaling(model: Any) -> bool:
     """Whether a model scales its input itself, in one of its first layers."""
     import keras

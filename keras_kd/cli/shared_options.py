@@ -43,8 +43,8 @@ def teacher_input_options(differs: str = "where it differs") -> tuple[Option, ..
     return (
         _teaching("teacher_scale", f"--scale of the teacher, {differs}", type=Number(),
                   metavar="SCALE"),
-        _teaching("teacher_offset", f"--offset of the teacher, {differs}", type=Number(),
-                  metavar="OFFSET"),
+        _teaching("teacher_offset", "--offset of the teacher; needs --teacher-scale",
+                  type=Number(), metavar="OFFSET"),
     )  # fmt: skip
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from keras_kd.cli.console import Console
 from keras_kd.cli.preprocessing import Preprocessing
 from keras_kd.cli.sources import Source
 from keras_kd.data.batches import shuffled_by_pass
@@ -76,6 +78,74 @@ def check_same_classes(source: Source, other: Source) -> None:
             f"'{other.text}' has the classes {other.class_names}, but '{source.text}' has "
             f"{source.class_names}: they must be the same, in the same order."
         )
+
+
+def trainings_of(notes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the data of every training of a model, and what each held out, by its notes."""
+    if "trained_on" in notes:
+        return list(notes["trained_on"])
+    # Notes of earlier versions do not say what was held out.
+    return [] if notes.get("data") is None else [{"data": notes["data"]}]
+
+
+def training_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data of the training that the settings describe, and what it holds out."""
+    names = ("data", "validation_data", "validation_split", "seed")
+    return {name: settings[name] for name in names}
+
+
+def training_notes(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those notes of a model that say what it was trained on, for a file made from it."""
+    return {name: notes[name] for name in ("data", "trained_on") if name in notes}
+
+
+def warn_of_training_data(
+    path: str,
+    notes: Mapping[str, Any],
+    source: Source,
+    indices: np.ndarray | None,
+    settings: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Say so where a model was trained on examples that it is measured on.
+
+    Args:
+        path: The model's file.
+        notes: Its notes.
+        source: The data to measure on.
+        indices: Which examples of it. `None` takes all.
+        settings: Those of the command. They stand for what notes of earlier versions do not say.
+        console: Where it is said.
+    """
+    measured = np.arange(source.count) if indices is None else indices
+    seen = np.zeros(source.count, bool)
+    divisions = set()
+    for training in trainings_of(notes):
+        if _same_data(training["data"], source):
+            values = {**settings, **training}
+            part = 0.0 if values["validation_data"] is not None else values["validation_split"]
+            seen[split_indices(source.count, part, values["seed"])[0]] = True
+            divisions.add((part, values["seed"]))
+    if not seen[measured].any():
+        return
+    advice = "Give other data."
+    if len(divisions) == 1 and not seen.all():
+        part, seed = divisions.pop()
+        option = "--part validation " if "part" in settings else ""
+        advice = f"{option}--validation-split {part:g} --seed {seed} is what was held out."
+    console.say(
+        f"  '{path}' was trained on {seen[measured].sum():,} of the {len(measured):,} examples: "
+        f"this is not accuracy on unseen data. {advice}"
+    )
+
+
+def _same_data(text: str, source: Source) -> bool:
+    """Whether a source is the training data of this name."""
+    if source.split is None:
+        return os.path.realpath(text) == os.path.realpath(source.text)
+    named = source.text.endswith(f":{source.split}")
+    whole = source.text if named else f"{source.text}:{source.split}"
+    return whole in (text, f"{text}:train")
 
 
 def batches(

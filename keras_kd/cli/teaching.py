@@ -14,9 +14,22 @@ import numpy as np
 from keras_kd.cli.console import Console
 from keras_kd.cli.model_files import LoadedModel
 from keras_kd.cli.named import make_losses
-from keras_kd.cli.preprocessing import Preprocessing, begins_with_scaling, resolve_preprocessing
+from keras_kd.cli.preprocessing import (
+    Preprocessing,
+    begins_with_scaling,
+    resolve_preprocessing,
+    teachers_scale,
+)
 from keras_kd.cli.sources import ImageFolder, Source, open_source
-from keras_kd.cli.task_data import batches, check_classes, check_same_classes, split_indices
+from keras_kd.cli.task_data import (
+    batches,
+    check_classes,
+    check_same_classes,
+    split_indices,
+    training_of,
+    trainings_of,
+    warn_of_training_data,
+)
 from keras_kd.data.batches import PassOrder, shuffled_by_pass
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.models.probabilities import PROBABILITIES, last_activation
@@ -32,6 +45,7 @@ class TaskData:
         validation: Batches of the validation data, or `None`.
         preprocessing: How the model's input is made.
         class_names: The names of the classes, or `None`.
+        trainings: The data of every training of the student, this one included.
     """
 
     source: Source
@@ -39,16 +53,20 @@ class TaskData:
     validation: Any
     preprocessing: Preprocessing
     class_names: list[str] | None
+    trainings: list[dict[str, Any]]
 
 
-def task_data(settings: Mapping[str, Any], student: LoadedModel, console: Console) -> TaskData:
-    """Return the data that the settings name, for a student.
+def task_data(
+    settings: Mapping[str, Any], teacher: LoadedModel, student: LoadedModel, console: Console
+) -> TaskData:
+    """Return the data that the settings name, for a student and its teacher.
 
     Raises:
-        ValueError: If they do not fit the student, or each other.
+        ValueError: If they do not fit the models, or each other.
     """
     source = open_source(settings["data"])
-    check_classes(source, student.classes, student.path, student.notes.get("class_names"))
+    for model in (teacher, student):
+        check_classes(source, model.classes, model.path, model.notes.get("class_names"))
     preprocessing = resolve_preprocessing(
         student.input_shape,
         settings["scale"],
@@ -58,22 +76,25 @@ def task_data(settings: Mapping[str, Any], student: LoadedModel, console: Consol
         source.integers,
     )
     size = settings["batch_size"]
+    held_out, kept = source, None
     if settings["validation_data"] is not None:
         held_out = open_source(settings["validation_data"], "validation")
         check_same_classes(source, held_out)
         indices, _ = split_indices(source.count, 0.0, settings["seed"])
-        validation = batches(held_out, None, preprocessing, size)
         number = held_out.count
     else:
         indices, kept = split_indices(source.count, settings["validation_split"], settings["seed"])
-        validation = batches(source, kept, preprocessing, size) if len(kept) else None
         number = len(kept)
+    validation = batches(held_out, kept, preprocessing, size) if number else None
     part = f":{source.split}" if source.split and ":" not in source.text else ""
     console.say(
         f"Data: {source.text}{part}: {len(indices):,} examples to train on, {number:,} for "
         f"validation, {student.classes} classes; input {preprocessing}"
     )
-    return TaskData(source, indices, validation, preprocessing, source.class_names)
+    warn_of_training_data(student.path, student.notes, held_out, kept, settings, console)
+    now, before = training_of(settings), trainings_of(student.notes)
+    trainings = [*(training for training in before if training != now), now]
+    return TaskData(source, indices, validation, preprocessing, source.class_names, trainings)
 
 
 def make_distiller(
@@ -91,6 +112,13 @@ def make_distiller(
         raise ValueError(
             f"The teacher '{teacher.path}' has {teacher.units} outputs and the student "
             f"'{student.path}' {student.units}: they must tell the same classes apart."
+        )
+    names: list[Any] = [model.notes.get("class_names") for model in (teacher, student)]
+    if None not in names and names[0] != names[1]:  # the data may have no names
+        raise ValueError(
+            f"The teacher '{teacher.path}' was trained on the classes {', '.join(names[0])}, but "
+            f"the student '{student.path}' on {', '.join(names[1])}: they must be the same, in the "
+            "same order."
         )
     probabilities = _activation(student) in PROBABILITIES
     default = "binary_kl_divergence" if student.units == 1 else "kl_divergence"
@@ -142,9 +170,10 @@ def _teacher_inputs(
     ours: Preprocessing,
 ) -> Callable[[Any], Any] | None:
     """Return what makes the teacher's input of the student's, `None` where they are the same."""
-    scale, offset = settings["teacher_scale"], settings["teacher_offset"]
+    given = teachers_scale(settings)
+    scale, offset = given or (None, None)
     stored = teacher.notes.get("preprocessing")
-    if scale is None and offset is None and not stored:
+    if given is None and not stored:
         within = [begins_with_scaling(model.keras_model) for model in (teacher, student)]
         if within[0] != within[1]:
             one, other = (teacher, student) if within[0] else (student, teacher)
@@ -247,5 +276,6 @@ def notes_of(settings: Mapping[str, Any], data: TaskData) -> dict[str, Any]:
         "class_names": data.class_names,
         "preprocessing": data.preprocessing.to_dict(),
         "data": settings["data"],
+        "trained_on": data.trainings,
         "teacher": settings["teacher"],
     }

@@ -59,10 +59,11 @@ def model_result(
             dict of them by seed; the first one is shown in detail. Defaults to `None`: no file
             was exported.
         description: What the model is, in a sentence. Defaults to `""`.
-        accuracy: Its accuracy in 0..1, or a dict of them by seed, where there is no file. Defaults
-            to `None`: the file's.
-        model_accuracy: That of the Keras model, beside the file's. Defaults to `None`: what
-            `kd.evaluate_tflite` measured.
+        accuracy: Accuracy of the Keras model in 0..1, or a dict of them by seed, which takes the
+            place of the file's. A dict holds every seed of `file_result`, and may hold more.
+            Defaults to `None`: the file's.
+        model_accuracy: That of the Keras model, beside the file's; a dict may leave seeds out.
+            Defaults to `None`: what `kd.evaluate_tflite` measured.
         history: What `fit` returned or a dict of lists; for several trainings a dict of them by
             title, or of dicts of them by seed. Defaults to `None`.
         compressed: What `kd.compress` returned, or the folder that was its `path`: its stages and
@@ -79,7 +80,8 @@ def model_result(
 
     Raises:
         TypeError: If `file_result` or `history` is of another type.
-        ValueError: If `compressed` is a folder without a run.
+        ValueError: If `compressed` is a folder without a run, or `accuracy` or `model_accuracy`
+            does not fit the seeds.
 
     Example:
 
@@ -259,14 +261,15 @@ def _seeds(
     accuracy: float | Mapping[int, float] | None,
     model_accuracy: float | Mapping[int, float] | None,
 ) -> dict[str, dict[str, Any]]:
-    def by_seed(values: float | Mapping[int, float] | None) -> dict[int, float]:
-        if values is None:
-            return {}
-        return dict(values) if isinstance(values, Mapping) else {0: values}
-
-    given, models = by_seed(accuracy), by_seed(model_accuracy)
+    dicts = [
+        {int(seed): value for seed, value in values.items()} if isinstance(values, Mapping) else {}
+        for values in (accuracy, model_accuracy)
+    ]
+    every = list({**files, **dicts[0]} or dicts[1] or {0: None})
+    given = _fitting("accuracy", accuracy, every)
+    models = _fitting("model_accuracy", model_accuracy, every)
     seeds: dict[str, dict[str, Any]] = {}
-    for seed in files or given or {0: None}:
+    for seed in every:
         file = files.get(seed, {})
         entry = {"accuracy": given.get(seed, file.get("accuracy"))}
         of_model = models.get(seed, file.get("model_accuracy"))
@@ -277,6 +280,25 @@ def _seeds(
                 entry[key] = file[key]
         seeds[str(seed)] = entry
     return seeds
+
+
+def _fitting(
+    name: str, values: float | Mapping[int, float] | None, seeds: Sequence[int]
+) -> dict[int, float]:
+    """Return accuracies by seed; `accuracy` has all of the seeds, `model_accuracy` some."""
+    if values is None:
+        return {}
+    if isinstance(values, Mapping):
+        found = {int(seed): value for seed, value in values.items()}
+        fits = set(seeds) <= set(found) if name == "accuracy" else set(found) <= set(seeds)
+    else:
+        found, fits = {seeds[0]: values}, len(seeds) == 1
+    if not fits:
+        raise ValueError(
+            f"`{name}` must be a dict with a value for each seed. Received: {name}={values!r} and "
+            f"the seeds {list(seeds)}."
+        )
+    return found
 
 
 def _parameters(model: Any, measured: Mapping[str, Any] | None) -> dict[str, int | None]:

@@ -43,7 +43,8 @@ def compare_files(
     Returns:
         The table: one row per title with the metric's mean and sample standard deviation over the
         seeds, its change against the first title (accuracies in percentage points), the mean
-        sizes and latency, and the size of the first title's file divided by this one's.
+        sizes and latency, and the size of the file divided by that of the first title's, below 1
+        as `1/4.00`.
 
     Raises:
         ValueError: If there are no results, or one lacks the metric.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_kd.report.schema import with_current_names
 from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
+from keras_kd.system.user_warning import warn_user
 
 
 def curves_of(title: str, history: Any) -> list[dict[str, Any]]:
@@ -48,10 +49,43 @@ def _curves(title: str, history: Any, seed: int | None) -> list[dict[str, Any]]:
         for key, values in series.items()
         if isinstance(values, (list, tuple)) and key != "epoch"
     }
-    epochs = max((len(values) for values in lists.values()), default=0)
-    if not epochs:
+    count = max((len(values) for values in lists.values()), default=0)
+    if not count:
         return []
-    return [{"title": title, "seed": seed, "epochs": list(range(1, epochs + 1)), "series": lists}]
+    numbers = getattr(history, "epoch", series.get("epoch"))
+    epochs = list(range(1, count + 1))
+    if isinstance(numbers, Sequence) and len(numbers) == count:
+        epochs = [int(number) + 1 for number in numbers]
+    placed = {name: at_epochs(values, epochs) for name, values in lists.items()}
+    for name in (name for name, values in placed.items() if values is None):
+        warn_user(
+            f"'{name}' of '{title}' has no curve. Received: {len(lists[name])} values for {count} "
+            "epochs, which does not tell their epochs. Put None where there is no value."
+        )
+    shown = {name: values for name, values in placed.items() if values is not None}
+    return [{"title": title, "seed": seed, "epochs": epochs, "series": shown}]
+
+
+def at_epochs(values: Sequence[float | None], epochs: Sequence[int]) -> list[float | None] | None:
+    """Return a value for each epoch, `None` where there is none.
+
+    Args:
+        values: One for each epoch, or for every second, third, ... (`fit(validation_freq=2)`).
+        epochs: The epochs, counted from 1.
+
+    Returns:
+        The values, or `None` if their epochs are not known.
+    """
+    count, given = len(epochs), len(values)
+    if given == count:
+        return list(values)
+    every = [k for k in range(2, count + 1) if sum(e % k == 0 for e in epochs) == given]
+    if given and count % given == 0 and count // given in every:
+        every = [count // given]
+    if len(every) != 1:
+        return None
+    left = iter(values)
+    return [next(left) if epoch % every[0] == 0 else None for epoch in epochs]
 
 
 def stages_of(compressed: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

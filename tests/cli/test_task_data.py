@@ -1,9 +1,19 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from keras_kd.cli.console import Console
 from keras_kd.cli.preprocessing import Preprocessing
 from keras_kd.cli.sources import open_source
-from keras_kd.cli.task_data import batches, check_classes, split_indices
+from keras_kd.cli.task_data import (
+    batches,
+    check_classes,
+    split_indices,
+    training_notes,
+    training_of,
+    warn_of_training_data,
+)
 
 
 def test_split_is_a_partition_that_the_seed_fixes():
@@ -59,3 +69,25 @@ def test_shapes_and_classes_that_do_not_fit(work):
     with pytest.raises(ValueError, match=r"trained on the classes dog, cat, fish, but"):
         check_classes(source, None, "m", ["dog", "cat", "fish"])
     check_classes(source, None, "m", ["cat", "dog", "fish"])
+
+
+@pytest.mark.parametrize(
+    ("training", "text", "split", "seen"),
+    [
+        ({}, "a.npz", None, 9),
+        ({"validation_data": "b.npz"}, "a.npz", None, 10),
+        ({}, "b.npz", None, 0),
+        ({"data": "digits"}, "digits", "train", 9),
+        ({"data": "digits"}, "digits:train", "train", 9),
+        ({"data": "digits"}, "digits", "test", 0),  # which `measure` reads
+        ({"data": "digits:test"}, "digits", "test", 9),
+    ],
+)
+def test_training_data_is_told(capsys, training, text, split, seen):
+    settings = {"data": "a.npz", "validation_data": None, "validation_split": 0.1, "seed": 3}
+    notes = training_notes({"trained_on": [training_of({**settings, **training})], "teacher": "t"})
+    source = SimpleNamespace(text=text, split=split, count=10)
+    warn_of_training_data("m.keras", notes, source, None, settings, Console())
+    said = capsys.readouterr().out
+    assert f"'m.keras' was trained on {seen} of the 10 examples" in said if seen else not said
+    assert ("--validation-split 0.1 --seed 3" in said) is (seen == 9)

@@ -111,3 +111,17 @@ def test_scaling_inside_one_of_them_must_be_explained():
         _teacher_inputs(SETTINGS, teacher, student, ours)
     function = _teacher_inputs({**SETTINGS, "teacher_scale": 1.0}, teacher, student, ours)
     np.testing.assert_allclose(function(np.ones((1, *shape), "float32")), 255.0)
+
+
+def test_other_names_of_classes_are_refused():
+    shape = (4, 4, 1)
+    teacher = loaded(shape, None, notes={"class_names": ["cat", "dog", "fish"]}, name="t")
+    student = loaded(shape, None, notes={"class_names": ["dog", "cat", "fish"]}, name="s")
+    with pytest.raises(ValueError, match=r"'t.keras' .* cat, dog, fish, but .* on dog, cat, fish"):
+        make_distiller(SETTINGS, teacher, student, Preprocessing(255.0, 0.0, shape))
+
+
+def test_an_offset_of_the_teacher_without_its_scale_is_refused():
+    shape = (4, 4, 1)
+    with pytest.raises(ValueError, match=r"Received: --teacher-offset -1. Add --teacher-scale"):
+        adapter(shape, shape, Preprocessing(255.0, 0.0, shape), teacher_offset=-1.0)

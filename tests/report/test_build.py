@@ -109,6 +109,23 @@ def test_seeds():
     assert make_result("t", [row])["seeds"] == [3, 5]
 
 
+def test_accuracies_that_are_given_are_kept():
+    row = model_result("s", "S", None, measured(), accuracy={0: 0.9, 1: 0.5, 2: 0.4})
+    assert [seed["accuracy"] for seed in row["seeds"].values()] == [0.9, 0.5, 0.4]
+    assert "bytes" in row["seeds"]["0"] and row["accuracy_of"] == "keras model"
+    row = model_result("s", "S", None, {7: measured()}, accuracy=0.95, model_accuracy=0.96)
+    assert row["seeds"]["7"] | {"accuracy": 0.95, "model_accuracy": 0.96} == row["seeds"]["7"]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "model_accuracy"])
+def test_accuracies_that_do_not_fit_the_seeds_are_refused(name):
+    files = {3: measured(), 5: measured()}
+    wrong = [0.9, {4: 0.9, 5: 0.9}, *([{3: 0.9}, {}] if name == "accuracy" else [])]
+    for value in wrong:
+        with pytest.raises(ValueError, match=rf"`{name}` must be a dict with a value for each"):
+            model_result("s", "S", None, files, **{name: value})
+
+
 def test_entries_replace_what_was_found():
     layers = [
         {"name": "a", "class": "Dense", "parameters": 1, "sparsity": None, "bits": None,

@@ -38,6 +38,16 @@ def test_mean_and_spread_over_the_seeds(tmp_path):
     assert (tmp_path / "new" / "table.md").read_text() == text + "\n" == files_table(record) + "\n"
 
 
+def test_sizes_are_divided_by_that_of_the_first_file():
+    sizes = {"a": 400, "b": 100, "c": 800}
+    files = {
+        title: {"values": [0.9], "bytes": size, "zipped_bytes": size, "latency_ms": 1.0}
+        for title, size in sizes.items()
+    }
+    rows = files_table({"metric": "accuracy", "files": files}).splitlines()[2:]
+    assert [row.split("|")[6].strip() for row in rows] == ["1.00×", "1/4.00", "2.00×"]
+
+
 def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match="'student' has no metric 'rmse'; it has \\['accuracy'\\]"):
         compare_files({"student": result(0.5, 10)}, "rmse")

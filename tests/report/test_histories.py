@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import types
 
@@ -24,6 +25,31 @@ def test_one_history():
     ]
     assert curves_of("Teacher", None) == []
     assert curves_of("Teacher", {}) == []
+
+
+def test_epochs_are_those_of_the_history():
+    history = types.SimpleNamespace(history={"loss": [2, 1]}, epoch=[10, 11])
+    assert curves_of("Teacher", history)[0]["epochs"] == [11, 12]
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "values", "placed"),
+    [
+        (0, 4, [3, 1], [None, 3, None, 1]),
+        (0, 5, [3, 1], [None, 3, None, 1, None]),
+        (1, 4, [3, 1], [3, None, 1, None]),  # epochs 2 to 5
+        (0, 4, [1], [None, None, None, 1]),
+        (0, 11, [3, 1], None),  # every 4th or 5th
+    ],
+)
+def test_validation_every_few_epochs(first, count, values, placed):
+    history = types.SimpleNamespace(
+        history={"loss": [1] * count, "val_loss": values}, epoch=range(first, first + count)
+    )
+    told = pytest.warns(UserWarning, match="'val_loss' of 'Teacher' has no curve.* 2 values for 11")
+    with contextlib.nullcontext() if placed else told:
+        (curve,) = curves_of("Teacher", history)
+    assert curve["series"].get("val_loss") == placed
 
 
 def test_histories_by_title_and_by_seed():

@@ -118,7 +118,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
     student = load_model(settings["student"], settings["custom_objects"])
-    data = task_data(settings, student, console)
+    data = task_data(settings, teacher, student, console)
     if settings["max_drop"] is not None and data.validation is None:
         raise ValueError("--max-drop is measured on validation data: give --validation-data.")
     distiller = make_distiller(settings, teacher, student, data.preprocessing)

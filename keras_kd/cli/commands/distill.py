@@ -69,7 +69,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
     student = _student(settings, teacher, console)
-    data = task_data(settings, student, console)
+    data = task_data(settings, teacher, student, console)
     distiller = make_distiller(settings, teacher, student, data.preprocessing)
     compile_distiller(distiller, student, _optimizer(settings))
     _say_sizes(teacher, student, console)

@@ -16,7 +16,10 @@ from keras_kd.cli.shared_options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from keras_kd.cli.model_files import LoadedModel
+    from keras_kd.planning.quantize_within import QuantizedWithin
 # Forms in which single layers may have more bits.
 _SPENDING = ("int8", "int16x8", "int4")
 
@@ -75,11 +78,19 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     import keras_kd as kd
     from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
+    from keras_kd.cli.task_data import training_notes
+    from keras_kd.export.options import DISAGREEMENTS
     from keras_kd.export.tflite import QUANTIZATIONS
     from keras_kd.system.names import one_of
 
+    one_of("--on-disagreement", settings["on_disagreement"], DISAGREEMENTS)
     for form in settings["quantization"]:
         one_of("--quantization", form, QUANTIZATIONS)
+        if settings["allow_flex"] and settings["max_drop"] is not None and form in _SPENDING:
+            raise ValueError(
+                f"{form} files within --max-drop have no TensorFlow operators. Received: "
+                f"--max-drop {settings['max_drop']:g} --allow-flex. Leave one of the two out."
+            )
         if settings["c_array"] and form in ("float16", "weight_only", "dynamic", "int4"):
             raise ValueError(
                 f"--c-array is for TensorFlow Lite for Microcontrollers, which does not compute "
@@ -120,11 +131,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                 )
                 console.say(str(within))
                 path: Any = within.path
-                if settings["on_disagreement"] == "error" and not within.within:
-                    raise ValueError(
-                        f"'{path}' loses {within.drop:.2f} points of accuracy. Received: "
-                        f"--max-drop {settings['max_drop']:g}."
-                    )
+                _hold_to(settings, within, form)
             else:
                 path = kd.export_tflite(
                     loaded.model,
@@ -135,8 +142,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                     allow_flex=settings["allow_flex"],
                     **arguments,
                 )
-            if "data" in loaded.notes:  # what `measure` warns of
-                write_notes(path, {"data": loaded.notes["data"]})
+            if trained := training_notes(loaded.notes):  # what `measure` warns of
+                write_notes(path, trained)
             entry: dict[str, Any] = {
                 "file": path.as_posix(),
                 "form": form,
@@ -163,6 +170,33 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         }
     )
     return Outcome(result, _text(result))
+
+
+def _hold_to(settings: Mapping[str, Any], within: QuantizedWithin, form: str) -> None:
+    """Do what `--on-disagreement` says with a file below `--max-drop` or `--min-agreement`.
+
+    Raises:
+        ValueError: If it says "error"; the file is removed.
+    """
+    from keras_kd.export.fidelity import shortfall
+    from keras_kd.litert.metadata import metadata_path
+    from keras_kd.system.user_warning import warn_user
+
+    path: Any = within.path
+    found = []
+    if not within.within:  # of which `quantize_within` warns
+        found.append(
+            f"'{path}' loses {within.drop:.2f} points of accuracy. Received: --max-drop "
+            f"{settings['max_drop']:g}."
+        )
+    if path.fidelity is not None and path.fidelity.is_poor(settings["min_agreement"]):
+        found.append(shortfall(path.fidelity, path, form, settings["min_agreement"]))
+        if settings["on_disagreement"] == "warn":
+            warn_user(found[-1])
+    if found and settings["on_disagreement"] == "error":
+        for file in (path, metadata_path(path)):
+            file.unlink(missing_ok=True)
+        raise ValueError(f"{' '.join(found)} The file was not written.")
 
 
 def _check_data(settings: dict[str, Any], loaded: LoadedModel) -> None:

@@ -23,8 +23,9 @@ COMMAND = Command(
     short_help="one HTML page, one JSON and one model card of what was measured",
     help="""\
 Make one self-contained HTML page, one JSON file and one Markdown model card of the results of
-`measure`, and the training curves of `distill` and `compress` if their results are given too.
-Results of `keras-kd demo` (report.json) can be added.""",
+`measure`, and the training curves of `distill` and `compress` if their results are given too. A
+model that was trained and not measured has a row without an accuracy. Results of `keras-kd demo`
+(report.json) can be added. All measurements must be of one dataset.""",
     example="""\
   keras-kd measure runs/export/*.tflite --teacher big.keras --data pictures --part validation \\
                    --out runs/measure
@@ -118,23 +119,22 @@ def _report_of(
 
     command = f"keras-kd report {shlex.join(settings['results'])} --out {folder.as_posix()}"
     reports = [_moved(content, folder) for content in results if "models" in content]
-    own: dict[str, Any] = {"models": [], "notes": [], "dataset": "", "classes": []}
+    own: dict[str, Any] = {"models": [], "rows": {}, "notes": [], "dataset": "", "classes": []}
     recipe = {}
     for content in results:
         if "models" not in content:
             recipe[content["command"]] = content["settings"]
             if content["command"] == "measure":
                 _add_measured(own, content, folder)
-    for content in results:
-        if "models" not in content and content["command"] in _TITLES and own["models"]:
-            # Of the files that were measured, training made the last one.
-            _add_training(own["models"][-1], content)
+    trainings = [c for c in results if "models" not in c and c["command"] in _TITLES]
+    for content in trainings if own["models"] else ():
+        _add_training(_trained_row(own, content, trainings), content)
     title = settings["title"]
     if own["models"]:
-        known = next(iter(reports), own)
-        # The dataset measured here may be named by a path: a report's own name is better.
-        own["dataset"] = known["dataset"] or own["dataset"]
-        own["classes"] = known["classes"] if reports else own["classes"]
+        theirs = next(iter(reports), own)
+        if not own["dataset"] or (own["classes"] and own["classes"] == theirs["classes"]):
+            # The same data may be named by a path here: a report's own name is better.
+            own |= {"dataset": theirs["dataset"] or own["dataset"], "classes": theirs["classes"]}
         reports.append(
             make_result(
                 title or f"keras_kd on {own['dataset']}",
@@ -165,8 +165,18 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
     from keras_kd.report import model_result
 
     measured, settings = content["result"], content["settings"]
-    own["dataset"] = own["dataset"] or settings.get("data", "")
-    own["classes"] = own["classes"] or measured["class_names"] or []
+    dataset, classes = settings.get("data", ""), measured["class_names"] or []
+    known = own["dataset"]
+    if known and dataset and os.path.realpath(dataset) == os.path.realpath(known):
+        dataset = known  # one path, written in two ways
+    for key, given in (("dataset", dataset), ("classes", classes)):
+        if own[key] and given and own[key] != given:
+            raise ValueError(
+                f"Measurements of different {'datasets' if key == 'dataset' else key} cannot be "
+                f"compared on one page. Received: {given} in '{content['path']}', after "
+                f"{own[key]}. Write a page for each."
+            )
+        own[key] = own[key] or given
     own["notes"].append(f"Accuracy is on {measured['data']}.")
     if measured["limits"]:
         kept = "; ".join(s for sentences in measured["not_kept"].values() for s in sentences)
@@ -193,6 +203,7 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
         if file is None:
             row["samples"] = entry["samples"]
         own["models"].append(row)
+        own["rows"].setdefault(os.path.realpath(entry["file"]), row)
 
 
 def _description(entry: Mapping[str, Any], teacher: bool) -> str:
@@ -201,6 +212,34 @@ def _description(entry: Mapping[str, Any], teacher: bool) -> str:
     if entry.get("tflite"):
         return f"The teacher as a float32 file, {entry['tflite']['bytes']:,} bytes."
     return "The teacher, in Keras." if teacher else "The Keras model that the files were made from."
+
+
+def _trained_row(
+    own: dict[str, Any], content: Mapping[str, Any], trainings: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the row of the model that a training made, or of what was then made of it.
+
+    Where none was measured, the model has a row without an accuracy.
+    """
+    from keras_kd.report import model_result
+
+    path = content["result"]["model"]
+    made, found = os.path.realpath(path), None
+    for _ in trainings:
+        found = found or own["rows"].get(made)
+        later = (c for c in trainings if os.path.realpath(c["settings"]["student"]) == made)
+        made = next((os.path.realpath(c["result"]["model"]) for c in later), made)
+    if found is None:
+        name = pathlib.Path(path).name
+        found = model_result(
+            _free_key(own["models"], pathlib.Path(name).stem),
+            f"{name} (not measured)",
+            description=f"'{path}', which was not measured.",
+            parameters=content["result"]["parameters"],
+        )
+        own["models"].append(found)
+        own["rows"][os.path.realpath(path)] = found
+    return found
 
 
 def _add_training(row: dict[str, Any], content: Mapping[str, Any]) -> None:

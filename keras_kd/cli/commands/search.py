@@ -69,7 +69,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
     from keras_kd.cli.sources import open_source
-    from keras_kd.cli.task_data import batches, check_same_classes
+    from keras_kd.cli.task_data import batches, check_same_classes, training_notes
     from keras_kd.cli.teaching import damaged_images_named, notes_of, task_data
 
     folder = OutFolder(COMMAND, settings, [settings["teacher"]])
@@ -77,7 +77,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         return _outcome(done)
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
-    data = task_data(settings, teacher, console)
+    data = task_data(settings, teacher, teacher, console)
     if data.validation is None:
         raise ValueError("`search` chooses by validation data: give --validation-data.")
     size, test = settings["batch_size"], None
@@ -107,7 +107,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     notes = notes_of(settings, data)
     for front in found.front:
         write_notes(front.model, notes)
-        write_notes(front.file, {"data": settings["data"]})
+        write_notes(front.file, training_notes(notes))
     result = {**found.to_dict(), "table": str(found)}
     return _outcome(folder.finish(result))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from keras_kd.report.histories import at_epochs
 from keras_kd.report.plots.figure import LINES, MARKERS, SERIES, figure, svg
 
 if TYPE_CHECKING:
@@ -15,19 +17,27 @@ _NOT_DRAWN = ("learning_rate", "lr", "seconds")
 
 
 def training_curves(models: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Draw the training histories: one plot per title, one line per seed and series.
+    """Draw the training histories: one plot per model and title, one line per seed and series.
 
     Args:
         models: The models of a completed result.
 
     Returns:
         Dicts of `title`, `svg` and `equal`: a sentence on the series that are not drawn because
-        another one has the same values. In the order in which the titles first occur.
+        another one has the same values. In the order in which the titles first occur. A title
+        that two models have is followed by the model's.
     """
-    curves = [curve for model in models for curve in model["curves"]]
+    groups: dict[tuple[int, str], list[Any]] = {}
+    for i, model in enumerate(models):
+        for curve in model["curves"]:
+            groups.setdefault((i, curve["title"]), []).append(curve)
+    titles = [title for _, title in groups]
     plots = []
-    for i, title in enumerate(dict.fromkeys(curve["title"] for curve in curves)):
-        drawn = _plot([curve for curve in curves if curve["title"] == title], f"curve{i}", title)
+    for number, ((i, title), curves) in enumerate(groups.items()):
+        if titles.count(title) > 1:
+            of = models[i]["title"]
+            title = of if of.startswith(title) else f"{title} ({of})"
+        drawn = _plot(curves, f"curve{number}", title)
         if drawn is not None:
             plots.append({"title": title, **drawn})
     return plots
@@ -128,16 +138,18 @@ def _draw_series(axes: Axes, curves: list[Any], names: list[str], factor: float)
     values_drawn: list[float] = []
     for name in names:
         for j, curve in enumerate(curve for curve in curves if name in curve["series"]):
-            values = [
-                float("nan") if value is None else factor * value for value in curve["series"][name]
-            ]
-            epochs = curve["epochs"][: len(values)]
-            values_drawn += [value for value in values if value == value]
+            placed = at_epochs(curve["series"][name], curve["epochs"]) or []
+            values = [float("nan") if value is None else factor * value for value in placed]
+            points = list(zip(curve["epochs"], values, strict=False))
+            known = [(epoch, value) for epoch, value in points if value == value]
+            if not any(a == a and b == b for a, b in itertools.pairwise(values)):
+                points = known  # of validation every few epochs; other gaps stay
+            values_drawn += [value for _, value in known]
             axes.plot(
-                epochs,
-                values[: len(epochs)],
+                [epoch for epoch, _ in points],
+                [value for _, value in points],
                 markersize=4.5,
-                markevery=max(1, len(values) // 6),
+                markevery=max(1, len(points) // 6),
                 linewidth=1.4 if j == 0 else 0.9,
                 alpha=1.0 if j == 0 else 0.6,
                 label=name if j == 0 else None,

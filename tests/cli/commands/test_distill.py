@@ -127,6 +127,15 @@ def test_what_is_refused_leaves_no_folder_behind(keras_kd, work, words, message)
     assert not (work / "runs/distill/result.json").exists()
 
 
+@pytest.mark.parametrize("command", [["distill"], ["compress", "--prune", "0.5"]])
+def test_a_teacher_of_classes_in_another_order_is_refused(keras_kd, work, command):
+    (work / "big.keras.json").write_text('{"class_names": ["dog", "cat", "fish"]}')
+    code, _, err = keras_kd(*command, *BASE[1:], "--scale", "255", "--quiet", "--out", "run")
+    assert code == 1
+    assert "'big.keras' was trained on the classes dog, cat, fish, but 'train.npz' has cat" in err
+    assert not (work / "run/result.json").exists()
+
+
 def test_a_damaged_image_is_named(keras_kd, work):
     import shutil
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import pathlib
 import tomllib
@@ -6,7 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from keras_kd.cli.commands.export import _check_data
+from keras_kd.cli.commands.export import _check_data, _hold_to
+from keras_kd.export.fidelity import ExportedFile, Fidelity, OutputFidelity
 
 
 @pytest.fixture
@@ -60,6 +62,26 @@ def test_within_a_drop_of_accuracy(keras_kd_json, student, work):
     assert pathlib.Path(file["file"] + ".plan.json").exists()
 
 
+@pytest.mark.parametrize("reaction", ["warn", "error", "ignore"])
+def test_a_file_within_a_drop_that_disagrees(tmp_path, reaction):
+    path = ExportedFile(tmp_path / "a.tflite")
+    path.fidelity = Fidelity(25, True, (OutputFidelity("output_0", "builtin", 0.9, 20.0, 0.1),))
+    within = types.SimpleNamespace(path=path, within=True, drop=0.0)
+    for file in (path, tmp_path / "a.tflite.json"):
+        file.write_text("{}")
+    settings = {"max_drop": 40.0, "min_agreement": 0.9, "on_disagreement": reaction}
+    _hold_to(settings, within, "int8")
+    settings["min_agreement"] = 0.95
+    told = contextlib.nullcontext()
+    if reaction == "warn":
+        told = pytest.warns(UserWarning, match="90.0% of its answers agree")
+    if reaction == "error":
+        told = pytest.raises(ValueError, match=r"90.0% of its answers agree.* was not written")
+    with told:
+        _hold_to(settings, within, "int8")
+    assert len(list(tmp_path.iterdir())) == (0 if reaction == "error" else 2)
+
+
 @pytest.mark.slow
 def test_c_array_and_class_names(keras_kd_json, work):
     code, result = keras_kd_json(
@@ -86,6 +108,11 @@ def test_c_array_and_class_names(keras_kd_json, work):
             "does not compute with float16",
         ),
         (["small.keras", "--quantization", "int4", "--max-drop", "1"], "--max-drop needs data"),
+        (
+            ["small.keras", "--max-drop", "1", "--allow-flex", "--data", "train.npz"],
+            "Received: --max-drop 1 --allow-flex",
+        ),
+        (["small.keras", "--on-disagreement", "stop"], "Received: --on-disagreement='stop'"),
         (["absent.keras"], "There is no file 'absent.keras'"),
         ([], "needs MODEL"),
     ],

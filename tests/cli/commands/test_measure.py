@@ -103,8 +103,18 @@ def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, material
     code, result = keras_kd_json("measure", exported, "--data", train, "--part", "train")
     assert result["files"][0]["samples"] == 86
     _, out, _ = keras_kd("measure", exported, "--data", train)
-    assert "was trained on these data" in out
-    assert "96 examples" in out
+    assert "was trained on 86 of the 96 examples" in out
+    assert "--part validation --validation-split 0.1 --seed 0 is what was held out" in out
+
+
+def test_examples_that_were_trained_on_are_told(keras_kd, exported, materials, distilled):
+    words = ["--data", str(materials / "train.npz"), "--part", "validation"]
+    for path in (exported, str(distilled / "student.keras")):
+        for same in (["--seed", "0"], ["--validation-split", "0.05"]):  # a part of the same
+            assert "was trained on" not in keras_kd("measure", path, *words, *same)[1]
+        for other in (["--seed", "1"], ["--validation-split", "0.3"]):
+            _, out, _ = keras_kd("measure", path, *words, *other)
+            assert f"'{path}' was trained on" in out and "--validation-split 0.1 --seed 0" in out
 
 
 @pytest.mark.parametrize(
@@ -115,6 +125,10 @@ def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, material
         (["a.tflite", "--max-drop", "1"], "give --model or --teacher"),
         (["a.tflite", "--min-agreement", "1"], "give --model"),
         (["a.tflite", "--max-sram", "1"], "give --device"),
+        (
+            ["small.keras", "--teacher", "big.keras", "--teacher-offset", "-1"],
+            "Add --teacher-scale",
+        ),
         (["small.keras", "--max-bytes", "1"], "--max-bytes needs a .tflite file"),
         (["small.keras", "--max-latency-ms", "1"], "--max-latency-ms needs a .tflite file"),
         (["train.npz"], "train.npz"),

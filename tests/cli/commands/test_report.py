@@ -32,6 +32,79 @@ def test_page_and_card_of_what_was_measured(keras_kd_json, measured, distilled, 
     assert str(history["val_accuracy"][-1])[:8] in text
 
 
+def write(path, command, settings, result):
+    content = {"format": "keras_kd.cli 1", "command": command, "settings": settings}
+    path.write_text(json.dumps({**content, "result": result}))
+    return str(path)
+
+
+def measurement(path, models, data="a.npz", classes=("cat", "dog")):
+    files = [
+        {"file": model, "kind": "model", "accuracy": 0.5, "samples": 50, "parameters": 58}
+        for model in models
+    ]
+    result = {"data": data, "class_names": list(classes), "files": files, "teacher": None}
+    return write(path, "measure", {"data": data}, {**result, "limits": {}, "not_kept": {}})
+
+
+def compression(path, student, model, sparsity):
+    layer = {
+        "name": "h", "class_name": "Dense", "parameters": 40, "sparsity": sparsity, "bits": 32,
+        "done": [], "not_done": [],
+    }  # fmt: skip
+    history = {"prune": {"loss": [sparsity]}}
+    result = {"model": model, "parameters": 58, "history": history, "layers": [layer]}
+    return write(path, "compress", {"student": student}, result)
+
+
+def report_of(work):
+    models = json.loads((work / "runs/report/report.json").read_text())["models"]
+    return {
+        model["title"]: (
+            [layer["sparsity"] for layer in model["layers"]],
+            [curve["series"]["loss"] for curve in model["curves"]],
+        )
+        for model in models
+    }
+
+
+def test_every_training_stands_at_its_model(keras_kd, work):
+    distilled = write(
+        work / "d.json", "distill", {"student": "new.keras"},
+        {"model": "d/student.keras", "parameters": 58, "history": {"loss": [3.0]}},
+    )  # fmt: skip
+    words = [
+        measurement(work / "ma.json", ["ca/a.keras", "a0.keras"]),
+        measurement(work / "mb.json", ["cb/b.keras", "b0.keras"], data="./a.npz"),
+        compression(work / "ca.json", "d/student.keras", "./ca/a.keras", 0.5),
+        compression(work / "cb.json", "b.keras", "cb/b.keras", 0.9),
+        compression(work / "cc.json", "c.keras", "cc/c.keras", 0.7),
+        distilled,
+    ]
+    code, _, err = keras_kd("report", *words)
+    assert code == 0, err
+    assert report_of(work) == {
+        "a0.keras": ([], []),
+        "b0.keras": ([], []),
+        "a.keras": ([0.5], [[0.5], [3.0]]),  # made of what `distill` made
+        "b.keras": ([0.9], [[0.9]]),
+        "c.keras (not measured)": ([0.7], [[0.7]]),
+    }
+
+
+@pytest.mark.parametrize("other", [{"data": "b.npz"}, {"classes": ["dog", "cat"]}])
+def test_measurements_of_different_data_are_refused(keras_kd, work, other):
+    words = [measurement(work / "a.json", ["a.keras"])]
+    words += [measurement(work / "b.json", ["b.keras"], **other)]
+    code, _, err = keras_kd("report", *words)
+    assert code == 1 and "Measurements of different" in err and "b.json" in err
+    # A report may name the same data otherwise, if the classes are the same.
+    assert keras_kd("report", words[0])[0] == 0
+    code, _, err = keras_kd("report", "runs/report/report.json", words[1], "--out", "both")
+    assert code == ("classes" in other)
+    assert "different classes" in err or not code
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

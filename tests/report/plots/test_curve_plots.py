@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+from matplotlib.axes import Axes
+
 from keras_kd.report import complete_result
-from keras_kd.report.plots.curve_plots import distinct_series, training_curves
+from keras_kd.report.plots.curve_plots import _draw_series, distinct_series, training_curves
+from keras_kd.report.plots.figure import figure
 
 
 def texts(svg):
@@ -24,6 +27,27 @@ def test_curves_share_a_plot_by_title(result):
     for name in ("accuracy", "val_accuracy", "loss", "val_loss"):
         assert shown.count(name) >= 1
     assert "learning_rate" not in shown
+
+
+def test_models_do_not_share_a_plot():
+    models = [
+        {"title": title, "curves": [curve(loss=[2.0, 1.0])]} for title in ("A", "B", "one (again)")
+    ]
+    titles = [plot["title"] for plot in training_curves(models)]
+    assert titles == ["one (A)", "one (B)", "one (again)"]
+    assert len(training_curves([{"curves": models[0]["curves"] * 2}])) == 1  # two seeds
+
+
+def test_a_series_is_drawn_at_its_epochs(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **style: drawn.append((x, y)))
+    gap = [3.0, None, 2.0, 1.0]
+    with figure(2.0) as page:
+        axes = page.subplots()
+        curves = [curve(loss=gap), curve(loss=gap, val_loss=[2.0, 1.0])]
+        _draw_series(axes, curves, ["loss", "val_loss"], 1.0)
+    assert [x for x, _ in drawn] == [[1, 2, 3, 4], [1, 2, 3, 4], [2, 4]]
+    assert drawn[-1][1] == [2.0, 1.0]
 
 
 def test_equal_series_are_drawn_once():
