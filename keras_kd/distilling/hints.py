@@ -9,9 +9,10 @@ import keras
 
 from keras_kd.distilling.projections import NORMALIZATIONS, OrthogonalProjection
 from keras_kd.losses.fitnet import FitNet
-from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.base import DistillationLoss, zero_masked
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.losses.shared.pooling import adaptive_average_pool
+from keras_kd.losses.shared.weighting import spread
 
 Shape = tuple[int | None, ...]
 
@@ -24,7 +25,11 @@ class Hint:
     element and their shapes differ, a projection follows the student's layer: the larger of two
     maps is average-pooled to the size of the smaller, and a 1x1 convolution (a dense layer along
     the last axis) brings the student's channels to the teacher's. The projection is trained with
-    the student and is not part of it afterwards.
+    the student and is not part of it afterwards. A layer given as `projection` runs in training
+    mode while the student trains.
+
+    A hint keeps its projection and the variables of its loss: a second `Distiller` with the same
+    hint continues from them. Make a new hint for a separate run.
 
     Args:
         teacher_layer: Name of a teacher layer; `"backbone/block3_out"` for a layer inside a
@@ -34,7 +39,7 @@ class Hint:
         loss: A loss of `keras_kd.losses` on features. Defaults to `FitNet()`.
         projection: `"auto"`; `"orthogonal"`, a matrix with orthonormal rows that keeps the inner
             products of the student's features; `None` for none; or a layer to apply after the
-            student's layer. Defaults to `"auto"`.
+            student's layer, for any loss. Defaults to `"auto"`.
         normalize: What is done to the teacher's feature before it is compared: `"standardize"`
             removes mean and deviation of each channel over the batch, `"whiten"` the covariance
             of the channels as well. Defaults to `None`, nothing.
@@ -141,7 +146,14 @@ class Hint:
                 f"teacher layers and {len(student_shapes)} student layers."
             )
         projected_shapes = list(student_shapes)
-        if self.loss.equal_shapes and self.projection is not None:
+        given = self.projection
+        if isinstance(given, keras.layers.Layer):
+            for i, student in enumerate(student_shapes):
+                if not given.built:
+                    given.build(tuple(student))
+                projections.append(given)
+                projected_shapes[i] = tuple(given.compute_output_shape(tuple(student)))
+        elif self.loss.equal_shapes and given is not None:
             for i, (teacher, student) in enumerate(
                 zip(teacher_shapes, student_shapes, strict=True)
             ):
@@ -186,10 +198,6 @@ class Hint:
         return hint
 
     def _make_projection(self, teacher: Shape, student: Shape) -> keras.layers.Layer | None:
-        if isinstance(self.projection, keras.layers.Layer):
-            if not self.projection.built:
-                self.projection.build(student)
-            return self.projection
         where = f"Hint '{self.name}' ({self.teacher_layer} -> {self.student_layer})"
         if len(teacher) != len(student):
             raise ValueError(
@@ -208,7 +216,12 @@ class Hint:
         return with_channels
 
     def __call__(
-        self, teacher: Any, student: Any, labels: Any = None, sample_weight: Any = None
+        self,
+        teacher: Any,
+        student: Any,
+        labels: Any = None,
+        sample_weight: Any = None,
+        training: bool | None = None,
     ) -> Any:
         """Return the loss between the teacher's features and the student's, a scalar.
 
@@ -216,24 +229,25 @@ class Hint:
             teacher: The feature of each teacher layer, a list.
             student: The feature of each student layer, a list.
             labels: Labels, for losses that use them.
-            sample_weight: Weights of the samples, shape `[batch]`.
+            sample_weight: Weights of the samples, shape `[batch]`. Defaults to `None`.
+            training: Whether projections run in training mode. Defaults to `None`, as the layer
+                around the call, or else in inference mode.
         """
         teacher, student = list(teacher), list(student)
+        missing = not self.built and isinstance(self.projection, keras.layers.Layer)
         if self.loss.equal_shapes and self.projection is not None:
             for i in range(len(student)):
-                sides, mask = student[i].shape[1:-1], get_keras_mask(student[i])
                 teacher[i], student[i] = _pool_to_smaller(teacher[i], student[i])
-                if not self.built and teacher[i].shape[-1] != student[i].shape[-1]:
-                    raise ValueError(
-                        f"Hint '{self.name}' has no projection yet: the shapes of its layers are "
-                        "only known from data, and this data can be read only once. Call "
-                        "`distiller.objective.build(student, inputs)` with a batch before `fit`."
-                    )
-                projection = (self._projections or [None] * len(student))[i]
-                if projection is not None:
-                    student[i] = projection(keras.ops.cast(student[i], "float32"))
-                if mask is not None and student[i].shape[1:-1] == sides:
-                    set_keras_mask(student[i], mask)
+                missing |= not self.built and teacher[i].shape[-1] != student[i].shape[-1]
+        if missing:
+            raise ValueError(
+                f"Hint '{self.name}' has no projection yet: the shapes of its layers are "
+                "only known from data, and this data can be read only once. Call "
+                "`distiller.objective.build(student, inputs)` with a batch before `fit`."
+            )
+        for i, projection in enumerate(self._projections or []):
+            if projection is not None:
+                student[i] = _projected(projection, student[i], training)
         if self.normalize is not None:
             teacher = [self._normalized(t, s) for t, s in zip(teacher, student, strict=True)]
         if isinstance(self.teacher_layer, str):
@@ -300,7 +314,32 @@ def _names(value: str | Sequence[str], argument: str) -> str | list[str]:
 
 def _pool_to_smaller(teacher: Any, student: Any) -> tuple[Any, Any]:
     teacher_sides, student_sides = tuple(teacher.shape[1:-1]), tuple(student.shape[1:-1])
-    if teacher_sides == student_sides or None in teacher_sides + student_sides:
+    if len(teacher_sides) != len(student_sides) or None in teacher_sides + student_sides:
         return teacher, student
     sides = tuple(min(t, s) for t, s in zip(teacher_sides, student_sides, strict=True))
-    return adaptive_average_pool(teacher, sides), adaptive_average_pool(student, sides)
+    return _pooled(teacher, sides), _pooled(student, sides)
+
+
+def _pooled(feature: Any, sides: tuple[int, ...]) -> Any:
+    """Return a pooled feature. Masked positions do not count, and the mask is pooled along."""
+    mask = get_keras_mask(feature)
+    if mask is None or tuple(feature.shape[1:-1]) == sides:
+        return adaptive_average_pool(feature, sides)
+    counted = spread(keras.ops.cast(mask, feature.dtype), feature, "mask")
+    counted = adaptive_average_pool(counted * keras.ops.ones_like(feature[..., :1]), sides)
+    pooled = adaptive_average_pool(zero_masked(feature, mask), sides)
+    pooled = pooled / keras.ops.where(counted > 0, counted, keras.ops.ones_like(counted))
+    set_keras_mask(pooled, counted[..., 0] > 0)
+    return pooled
+
+
+def _projected(projection: keras.layers.Layer, feature: Any, training: bool | None) -> Any:
+    mask = get_keras_mask(feature)
+    wide = keras.ops.cast(feature, "float32")
+    if mask is not None:
+        set_keras_mask(wide, mask)
+    result = projection(wide, training=training)
+    same_sides = result.shape[1:-1] == feature.shape[1:-1]
+    if mask is not None and get_keras_mask(result) is None and same_sides:
+        set_keras_mask(result, mask)
+    return result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,7 +180,10 @@ def _embeddings(role: str, model: keras.Model, first: TransformerBlock) -> str:
     path = first.path or first.attention
     prefix = path.rpartition("/")[0]
     for node in calls_of(find_layer(model, path)):
-        tensors = keras.tree.flatten(call_arguments(node))
+        arguments = call_arguments(node)
+        # By keyword, the first argument is the one that the layer's `call` names first.
+        first_name = next(iter(inspect.signature(node.operation.call).parameters), 0)
+        tensors = keras.tree.flatten(arguments.get(0, arguments.get(first_name)))
         origin = origin_of(tensors[0]) if tensors else None
         if origin is not None:
             return f"{prefix}/{origin.operation.name}" if prefix else origin.operation.name
@@ -195,7 +200,7 @@ def student_from_layers(
 
     The student has the teacher's configuration with fewer layers, and starts from the teacher's
     weights: those of the chosen layers, and of everything around them. It is made as DistilBERT
-    is, from every second layer.
+    is, from every second layer. Of an encoder and a decoder the same layers are chosen.
 
     Args:
         teacher: A backbone of KerasHub whose configuration has `num_layers`, or a task with such a
@@ -208,7 +213,8 @@ def student_from_layers(
         A model of the teacher's class, without a preprocessor where it is a task.
 
     Raises:
-        ValueError: If the teacher is not such a model, or `layers` are not layers of it.
+        ValueError: If the teacher is not such a model, `layers` are not layers of it, or a stack of
+            its layers, such as the decoder, has another number of them.
 
     Example:
 
@@ -246,10 +252,34 @@ def student_from_layers(
 
 
 def _copy_weights(backbone: keras.Model, inner: keras.Model, kept: Sequence[int]) -> None:
-    blocks = [transformer_blocks(model) for model in (backbone, inner)]
-    paths = [[block.path or "" for block in side] for side in blocks]
-    sources = {paths[1][i]: paths[0][t] for i, t in enumerate(kept)}
+    stacks = [_stacks(model) for model in (backbone, inner)]
+    for (model, count), side in zip(
+        ((backbone, backbone.get_config()["num_layers"]), (inner, len(kept))), stacks, strict=True
+    ):
+        counts = {name: len(paths) for name, paths in side.items()}
+        if "" in counts or set(counts.values()) != {count}:
+            raise ValueError(
+                f"The layers of '{model.name}' cannot be told apart: its configuration has "
+                f"num_layers={count}. Received: layers {counts}. Build the student by hand."
+            )
+    sources = {
+        path: stacks[0][name][t]
+        for name, paths in stacks[1].items()
+        for path, t in zip(paths, kept, strict=True)
+    }
     for layer in inner.layers:
         if layer.weights:
             source = backbone.get_layer(sources.get(layer.name, layer.name))
             layer.set_weights(source.get_weights())
+
+
+def _stacks(model: keras.Model) -> dict[str, list[str]]:
+    """Return the paths of the transformer layers by their names without numbers, in order.
+
+    Attentions in the graph of the model itself, which have no layer around them, stand under `""`.
+    """
+    stacks: dict[str, list[str]] = {}
+    for block in transformer_blocks(model):
+        path = block.path or ""
+        stacks.setdefault(re.sub(r"\d+", "", path), []).append(path)
+    return stacks

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.shared.norms import norm
+from keras_kd.losses.shared.norms import square_root
 from keras_kd.losses.shared.pairwise import gram
 from keras_kd.losses.shared.relation import RelationLoss, flatten, weigh_pairs
 from keras_kd.system.arguments import number, scheduled
@@ -73,11 +73,10 @@ class CorrelationCongruence(RelationLoss):
         self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any
     ) -> Any:
         """Return the Frobenius norm over `batch^2`."""
-        difference = self.call(teacher, student, labels)
-        pairs = ops.cast(ops.size(difference), difference.dtype)
-        if sample_weight is not None:
-            difference = weigh_pairs(difference, ops.sqrt(ops.cast(sample_weight, "float64")))
-        return ops.cast(norm(difference, axis=(0, 1)) / pairs, student.dtype)
+        squares = ops.square(self.call(teacher, student, labels))
+        pairs = ops.cast(ops.size(squares), squares.dtype)
+        total = ops.sum(weigh_pairs(squares, sample_weight))
+        return ops.cast(square_root(total) / pairs, student.dtype)
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the difference of the kernel matrices, `[batch, batch]`, in float64."""

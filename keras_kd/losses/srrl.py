@@ -8,9 +8,10 @@ import keras
 from keras import ops
 
 from keras_kd.losses.fitnet import squared_difference
-from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.base import DistillationLoss, zero_masked
 from keras_kd.losses.shared.feature_maps import flatten_sides
 from keras_kd.losses.shared.parameters import Shape, built_parameters, number_of_channels
+from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.system.arguments import number
 
 
@@ -48,10 +49,16 @@ class SoftmaxRegression(keras.layers.Layer):
             variable.assign(copied)
         self.built = True
 
-    def call(self, student: Any) -> Any:
-        """Return the student's feature in the teacher's channels."""
+    def call(self, student: Any, kept: Any = None) -> Any:
+        """Return the student's feature in the teacher's channels.
+
+        Args:
+            student: The student's feature.
+            kept: The positions that count in the statistics, of the shape of the feature without
+                channels. Defaults to `None`, all of them.
+        """
         # Statistics are the batch's own: the connector is used in training only.
-        return ops.relu(self.norm(self.connector(student), training=True))
+        return ops.relu(self.norm(self.connector(student), training=True, mask=kept))
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -63,7 +70,7 @@ class SRRL(DistillationLoss):
     classifier: the mean squared difference to the teacher's logits asks the student for features
     that the teacher's classifier reads well. The mean squared difference of the averaged features
     is added. Both have the weight 1 in published code. The connector is not part of the
-    student.
+    student. Masked positions of a sequence count neither in the averages nor in the statistics.
 
     The classifier is copied when the hint is built. A saved loss holds its shape; its weights
     are saved with the distiller.
@@ -93,7 +100,6 @@ class SRRL(DistillationLoss):
 
     equal_shapes = False
     reads_features = True
-    mixes_positions = True
 
     def __init__(
         self,
@@ -144,16 +150,42 @@ class SRRL(DistillationLoss):
         parameters.build((*(None,) * (len(student_shape) - 1), width))
         self.parameters = parameters
 
+    def compute_loss(
+        self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any
+    ) -> Any:
+        """Return the weighted mean over samples, masked positions left out."""
+        values = self._values(teacher, student, mask)
+        if sample_weight is not None:
+            sample_weight = weights_by_sample(sample_weight, values)
+        return weighted_mean(values, sample_weight)
+
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample, `[batch]`."""
+        return self._values(teacher, student, None)
+
+    def _values(self, teacher: Any, student: Any, mask: Any) -> Any:
         parameters = built_parameters(self)
         dtype = student.dtype
-        teacher, student = _averaged(teacher), _averaged(ops.cast(parameters(student), dtype))
+        of_student = mask if len(student.shape) > 2 else None
+        kept = None if of_student is None else _kept(student, of_student)
+        student = ops.cast(parameters(zero_masked(student, of_student), kept=kept), dtype)
+        teacher, student = _averaged(teacher, mask), _averaged(student, mask)
         logits = [ops.cast(parameters.classifier(x), dtype) for x in (teacher, student)]
         return squared_difference(*logits) + self.feature_weight * squared_difference(
             teacher, student
         )
 
 
-def _averaged(feature: Any) -> Any:
-    return feature if len(feature.shape) == 2 else ops.mean(flatten_sides(feature), axis=1)
+def _kept(feature: Any, mask: Any) -> Any:
+    """Return where `mask` keeps positions, `[batch, positions...]`; all if it is of others."""
+    return zero_masked(ops.ones_like(feature[..., :1]), mask)[..., 0]
+
+
+def _averaged(feature: Any, mask: Any) -> Any:
+    if len(feature.shape) == 2:
+        return feature
+    if mask is None:
+        return ops.mean(flatten_sides(feature), axis=1)
+    positions = tuple(range(1, len(feature.shape) - 1))
+    total = ops.sum(zero_masked(feature, mask), axis=positions)
+    return total / ops.maximum(ops.sum(_kept(feature, mask)[..., None], axis=positions), 1)

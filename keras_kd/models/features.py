@@ -103,6 +103,7 @@ class FeatureReader:
         """
         features = {} if features is None else features
         self._local.features, self._local.padding = features, None
+        self._local.graphs, self._local.repeated = {}, []
         with self._lock:
             self._open += 1
             if self._open == 1:
@@ -123,17 +124,27 @@ class FeatureReader:
         outputs = call(*args, **kwargs)
         features = getattr(self._local, "features", None)
         if features is not None and path in self._layers:
+            # A model that is built in this pass calls its layers once more, in a graph aside.
+            graph = tf.compat.v1.get_default_graph()
+            if self._local.graphs.get(path) is graph:
+                self._local.repeated.append(path)
+            self._local.graphs[path] = graph
             features[path] = outputs
         return outputs
 
     def _mask_padding(self, features: Mapping[str, Any]) -> None:
         padding = self._local.padding
-        if padding is None or len(padding.shape) != 2 or padding.shape[1] is None:
+        if padding is None or len(padding.shape) != 2:
             return
+        mask = keras.ops.cast(padding, "bool")
         for feature in features.values():
             shape = tuple(getattr(feature, "shape", ()))
-            if len(shape) > 2 and shape[1] == padding.shape[1] and get_keras_mask(feature) is None:
-                set_keras_mask(feature, keras.ops.cast(padding, "bool"))
+            if len(shape) < 3 or get_keras_mask(feature) is not None:
+                continue
+            if None in (shape[1], mask.shape[1]):
+                set_keras_mask(feature, _where_lengths_agree(mask, feature))
+            elif shape[1] == mask.shape[1]:
+                set_keras_mask(feature, mask)
 
     def run(self, model: Any, inputs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
         """Call `model` once.
@@ -142,7 +153,7 @@ class FeatureReader:
             Its outputs, and path -> output of each layer.
 
         Raises:
-            ValueError: If the model's pass did not call one of the layers.
+            ValueError: If the model's pass did not call one of the layers, or called it twice.
         """
         if not self._layers:
             return model(inputs, training=training), {}
@@ -157,7 +168,22 @@ class FeatureReader:
                 "(MultiHeadAttention calls its softmax where it has `dropout` or is called with "
                 "`return_attention_scores=True`.)"
             )
+        if self._local.repeated:
+            raise ValueError(
+                f"Layer '{self._local.repeated[0]}' of model '{self._model_name}' is called "
+                "several times in one pass: which of its outputs is meant cannot be told. Name a "
+                "layer that is called once. keras.layers.Identity(name=...) behind a call names "
+                "its output."
+            )
         return outputs, features
+
+
+def _where_lengths_agree(mask: Any, feature: Any) -> Any:
+    """Return `mask` for a feature of as many steps, and a mask that keeps all for any other."""
+    steps, length = tf.shape(mask)[1], tf.shape(feature)[1]
+    fitted = tf.pad(mask[:, :length], [[0, 0], [0, tf.maximum(length - steps, 0)]])
+    fitted = tf.ensure_shape(fitted, [mask.shape[0], feature.shape[1]])
+    return tf.logical_or(fitted, tf.not_equal(steps, length))
 
 
 def _enclosing(model: Any, paths: Sequence[str]) -> dict[str, Any]:

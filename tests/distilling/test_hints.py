@@ -4,7 +4,7 @@ import pytest
 from keras.src.backend import set_keras_mask
 
 from keras_kd.distilling.hints import Hint
-from keras_kd.losses import DistillationLoss, FitNet
+from keras_kd.losses import VID, DistillationLoss, FitNet, SimilarityPreserving
 
 
 def rng():
@@ -132,3 +132,63 @@ def test_masked_positions_do_not_count_behind_a_projection():
     student = keras.ops.convert_to_tensor(np.ones((1, 4, 3), "float32"))
     set_keras_mask(student, keras.ops.convert_to_tensor([[True, True, False, False]]))
     np.testing.assert_allclose(hint([teacher], [student]), 1.0, rtol=1e-6)
+
+
+def masked(values, mask):
+    values = keras.ops.convert_to_tensor(np.asarray(values, "float32"))
+    set_keras_mask(values, keras.ops.convert_to_tensor(mask))
+    return values
+
+
+@pytest.mark.parametrize("larger", ["teacher", "student"])
+def test_masked_positions_do_not_count_where_features_are_pooled(larger):
+    hint = Hint("a", "b")
+    hint.build([(None, 2, 3)], [(None, 4, 3)])
+    large, small = rng().normal(size=(2, 4, 3)), rng().normal(size=(2, 2, 3)).astype("float32")
+    mask = np.array([[True, True, True, False], [True, False, False, False]])
+    pooled = np.stack([large[0, :2].mean(0), large[0, 2], large[1, 0]])
+    expected = ((pooled - np.stack([small[0, 0], small[0, 1], small[1, 0]])) ** 2).mean()
+    for junk in (0.0, 100.0):
+        features = [masked(np.where(mask[..., None], large, junk), mask), small]
+        teacher, student = features if larger == "teacher" else features[::-1]
+        np.testing.assert_allclose(hint([teacher], [student]), expected, rtol=1e-5)
+
+
+def test_a_layer_given_as_projection_is_applied_for_any_loss():
+    projection = keras.layers.Dense(2)
+    hint = Hint("a", "b", loss=SimilarityPreserving(), projection=projection)
+    hint.build([(None, 6)], [(None, 3)])
+    assert hint.layers == [projection]
+    teacher, student = (rng().normal(size=(4, n)).astype("float32") for n in (6, 3))
+    np.testing.assert_allclose(
+        hint([teacher], [student]), SimilarityPreserving()(teacher, projection(student)), rtol=1e-6
+    )
+    hint = Hint("a", "b", loss=VID(), projection=keras.layers.Dense(5))
+    hint.build([(None, 4, 4, 6)], [(None, 4, 4, 3)])
+    assert hint.loss.parameters.convolutions[0].kernel.shape == (5, 6)
+    assert np.isfinite(hint([np.ones((2, 4, 4, 6))], [np.ones((2, 4, 4, 3))]))
+
+
+def test_a_layer_given_as_projection_is_never_left_out():
+    same = np.zeros((2, 6), "float32")
+    with pytest.raises(ValueError, match="no projection yet"):
+        Hint("a", "b", projection=keras.layers.Dense(6))([same], [same])
+
+
+def test_a_layer_given_as_projection_may_change_the_number_of_axes():
+    pool = keras.layers.GlobalAveragePooling2D()
+    hint = Hint("a", "b", projection=keras.Sequential([pool, keras.layers.Dense(6)]))
+    hint.build([(None, 6)], [(None, 4, 4, 3)])
+    assert np.isfinite(hint([np.ones((2, 6), "float32")], [np.ones((2, 4, 4, 3), "float32")]))
+
+
+def test_a_layer_given_as_projection_runs_in_training_mode():
+    norm = keras.layers.BatchNormalization(momentum=0.0)
+    hint = Hint("a", "b", projection=keras.Sequential([norm, keras.layers.Dropout(0.9)]))
+    hint.build([(None, 3)], [(None, 3)])
+    teacher, student = np.zeros((8, 3), "float32"), rng().normal(size=(8, 3)).astype("float32")
+    for training in (None, False):
+        hint([teacher], [student], training=training)
+        np.testing.assert_array_equal(norm.moving_mean, np.zeros(3))
+    hint([teacher], [student], training=True)
+    np.testing.assert_allclose(norm.moving_mean, student.mean(0), rtol=1e-4)

@@ -189,6 +189,75 @@ def test_a_student_of_some_layers_starts_from_their_weights():
     )
 
 
+def test_encoder_and_decoder_each_get_the_chosen_layers():
+    teacher = keras_hub.models.BartBackbone(
+        vocabulary_size=20,
+        num_layers=4,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=8,
+        max_sequence_length=8,
+    )
+    student = kd.student_from_layers(teacher, [0, 3])
+    for stack in ("encoder", "decoder"):
+        for i, t in enumerate((0, 3)):
+            for new, old in zip(
+                student.get_layer(f"transformer_{stack}_layer_{i}").get_weights(),
+                teacher.get_layer(f"transformer_{stack}_layer_{t}").get_weights(),
+                strict=True,
+            ):
+                np.testing.assert_array_equal(new, old)
+
+
+class Mixed(keras.Model):
+    """A backbone whose decoder has another number of layers than its configuration says."""
+
+    def __init__(self, num_layers=2, name=None):
+        x = inputs = keras.Input((8, 4))
+        for stack, count in (("encoder", num_layers), ("decoder", 1)):
+            for i in range(count):
+                x = Block(name=f"{stack}_{i}")(x, attention_mask=x[..., 0] > 0)
+        super().__init__(inputs, x, name=name)
+        self.num_layers = num_layers
+
+    def get_config(self):
+        return {"num_layers": self.num_layers, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class Block(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(1, 4)
+
+    def build(self, hidden_states_shape, attention_mask_shape=None):
+        self.attention.build(hidden_states_shape, hidden_states_shape)
+
+    def call(self, hidden_states, attention_mask=None):
+        mask = None if attention_mask is None else attention_mask[:, None, :]
+        return hidden_states + self.attention(hidden_states, hidden_states, attention_mask=mask)
+
+
+def test_refuses_stacks_of_other_sizes():
+    with pytest.raises(ValueError, match=r"num_layers=2.*'decoder_': 1"):
+        kd.student_from_layers(Mixed(), count=1)
+
+
+def test_embeddings_are_what_a_block_takes_first_also_by_keyword():
+    def model():
+        tokens = keras.Input((8,), dtype="int32")
+        x = keras.layers.Embedding(20, 4, name="embedding")(tokens)
+        mask = keras.layers.Lambda(lambda t: t > 0, name="mask")(tokens)
+        x = Block(name="block")(hidden_states=x, attention_mask=mask)
+        return keras.Model(tokens, keras.layers.Dense(3)(x))
+
+    hint = kd.transformer_hints(model(), model())[0]
+    assert (hint.teacher_layer, hint.student_layer) == ("embedding", "embedding")
+
+
 def test_refuses_teachers_without_layers_to_choose():
     with pytest.raises(ValueError, match="`num_layers`"):
         kd.student_from_layers(in_graph(2))

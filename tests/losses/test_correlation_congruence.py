@@ -47,3 +47,13 @@ def test_refuses_arguments_that_are_not_positive():
         CorrelationCongruence(max_order=0)
     with pytest.raises(ValueError, match="`max_order` must be a whole number"):
         CorrelationCongruence(max_order=1.5)
+
+
+def test_weights_of_positions_are_averaged_before_the_root(check):
+    teacher, student = check.normal(5, 4, 3, scale=0.5), check.normal(5, 4, 2, scale=0.5)
+    weights = np.zeros((5, 4), "float32")
+    weights[:, 0] = 1.0
+    loss = CorrelationCongruence()
+    np.testing.assert_allclose(
+        loss(teacher, student, sample_weight=weights), 0.25 * loss(teacher, student), rtol=1e-6
+    )

@@ -92,3 +92,22 @@ def test_refuses_unequal_channels(check):
         ValueError, match=r"equal numbers of channels.*\(2, 4, 4, 3\).*\(2, 4, 4, 2\)"
     ):
         FSP()([check.normal(2, 4, 4, 3)] * 2, [check.normal(2, 4, 4, 2)] * 2)
+
+
+def test_masked_positions_are_zero_on_both_sides(check):
+    mask = tf.constant([[True, True, False, False], [True, True, True, False]])
+    half = tf.constant([[True, False], [True, True]])
+    values = []
+    for junk in (0.0, 100.0):
+        sides = []
+        for seed in (0, 1):
+            maps = []
+            for kept, channels in ((mask, 3), (half, 2)):
+                x = np.random.default_rng(seed).normal(size=(*kept.shape, channels))
+                x = tf.constant(np.where(kept[..., None], x, junk), "float32")
+                if seed == 1:  # the student's masks count for the teacher, too
+                    x._keras_mask = kept
+                maps.append(x)
+            sides.append(maps)
+        values.append(float(FSP()(*sides)))
+    assert values[0] == pytest.approx(values[1])

@@ -137,3 +137,17 @@ def test_refuses_other_classifiers():
         SRRL(classifier(), -1.0)
     with pytest.raises(ValueError, match=r"SRRL has variables"):
         SRRL(classifier())(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+def test_masked_positions_count_neither_in_averages_nor_in_statistics(check):
+    teacher, student = check.normal(1, 5, 3), check.normal(1, 5, 4)
+    loss = built((2, 5, 3), (2, 5, 4), feature_weight=0.5)
+    expected = formula_of(loss)(teacher[:, :3], student[:, :3])
+    mask = tf.constant([[True, True, True, False, False]])
+    for junk in (0.0, 100.0):
+        features = []
+        for x in (teacher, student):
+            x = tf.constant(np.where(mask[..., None], x, junk), "float32")
+            x._keras_mask = mask
+            features.append(x)
+        np.testing.assert_allclose(loss(*features), expected, rtol=1e-5)

@@ -154,3 +154,56 @@ def test_the_error_suggests_the_path_of_a_nested_layer_or_a_similar_name():
         find_layer(model, "logit")
     with pytest.raises(ValueError, match="no layer 'zzz'"):
         find_layer(model, "zzz")
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_layer_that_is_called_twice_in_one_pass_is_refused(graph):
+    shared, inputs = keras.layers.Dense(3, name="shared"), keras.Input((4,))
+    first = keras.layers.Identity(name="first")(shared(inputs))
+    model = keras.Model(inputs, first + shared(2.0 * inputs))
+
+    def run(path):
+        read = lambda x: FeatureReader(model, [path]).run(model, x, training=False)  # noqa: E731
+        return (tf.function(read) if graph else read)(tf.ones((2, 4)))[1][path]
+
+    with pytest.raises(ValueError, match=r"'shared'.*called several times.*Identity"):
+        run("shared")
+    np.testing.assert_allclose(run("first"), shared(tf.ones((2, 4))), rtol=1e-6)
+
+
+def test_a_model_that_is_built_in_the_pass_can_be_read():
+    class Unbuilt(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.first = keras.layers.Dense(3, name="first")
+
+        def call(self, x):
+            return self.first(x)
+
+    model = Unbuilt()
+    _, features = FeatureReader(model, ["first"]).run(model, tf.ones((2, 4)), training=False)
+    np.testing.assert_allclose(features["first"], model.first(tf.ones((2, 4))), rtol=1e-6)
+
+
+class Padded(keras.layers.Layer):
+    def call(self, x, padding_mask=None):
+        return x + 1.0
+
+
+@pytest.mark.parametrize("steps", [4, None])
+def test_padding_is_the_mask_of_features_of_the_same_length(steps):
+    inputs, padding = keras.Input((steps, 3)), keras.Input((steps,), dtype="int32")
+    x = Padded(name="same")(inputs, padding_mask=padding)
+    model = keras.Model([inputs, padding], keras.layers.AveragePooling1D(2, name="half")(x))
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, steps, 3)), tf.TensorSpec((None, steps), "int32")]
+    )
+    def masks(x, padding):
+        features = FeatureReader(model, ["same", "half"]).run(model, [x, padding], False)[1]
+        return [getattr(feature, "_keras_mask", None) for feature in features.values()]
+
+    kept = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], "int32")
+    same, half = masks(tf.ones((2, 4, 3)), tf.constant(kept))
+    np.testing.assert_array_equal(same, kept.astype(bool))
+    assert half is None or (half.shape == (2, 2) and np.all(half))

@@ -44,8 +44,9 @@ def check_losses(losses: Any, student: keras.Model, student_loss_weight: Any) ->
     """Return the distillation losses as a list, those given by output name in output order.
 
     Raises:
-        ValueError: If an element is not a loss, or names an output that does not exist; or if
-            there are none, although the loss on labels does not count alone.
+        ValueError: If an element is not a loss, names an output that does not exist, or shares
+            variables with another one; or if there are none, although the loss on labels does not
+            count alone.
     """
     if losses is None:
         raise ValueError(
@@ -78,8 +79,27 @@ def check_losses(losses: Any, student: keras.Model, student_loss_weight: Any) ->
                     "A structure of losses, one per output, takes losses of keras_kd.losses. "
                     f"Received: {part!r}. Make it a separate element of `distillation_losses`."
                 )
+    _check_shared(losses)
     outputs, names = output_structure(student), output_names(student)
     return [arrange(loss, outputs, names, "distillation_losses") for loss in losses]
+
+
+def _check_shared(losses: list[Any]) -> None:
+    seen: set[int] = set()
+    for part in (part for loss in losses for part, _ in leaves(loss)):
+        held = [part, part.loss, part.projection] if isinstance(part, Hint) else [part]
+        for one in held:
+            has_variables = isinstance(one, (Hint, keras.layers.Layer)) or (
+                isinstance(one, DistillationLoss) and hasattr(one, "build")
+            )
+            if has_variables and id(one) in seen:
+                kind = type(one).__name__
+                raise ValueError(
+                    f"Two elements of `distillation_losses` hold the same {kind}, which has "
+                    f"variables for one pair of layers. Received: {one!r} twice. Make a separate "
+                    f"{kind} for each."
+                )
+            seen.add(id(one))
 
 
 def check_weights(weights: Any, losses: list[Any]) -> list[Any]:

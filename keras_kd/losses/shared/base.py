@@ -21,7 +21,9 @@ class DistillationLoss(SuggestsArguments):
     A loss knows tensors only. Half precision is widened to float32, float64 stays; the teacher
     receives no gradient. A subclass writes `call`, which returns the values that are averaged; the
     average is Keras's `"sum_over_batch_size"`: the sum of weight times value over the number of
-    values. Positions that the student's Keras mask excludes are excluded from that number.
+    values. Positions that the student's Keras mask excludes are excluded from that number; a mask
+    of the teacher's is used where the student has none. Of several layers each has its own mask
+    where positions are mixed; elsewhere the first mask counts.
     Arguments of a subclass's constructor that are attributes of the same names are saved with it.
 
     Attributes:
@@ -85,16 +87,20 @@ class DistillationLoss(SuggestsArguments):
             ValueError: If the shapes do not fit each other, or labels are missing.
             TypeError: If a list of tensors is given where one is expected, or the reverse.
         """
-        mask = None
-        if not self.several_layers:
-            mask = get_keras_mask(student)
-            mask = get_keras_mask(teacher) if mask is None else mask
+        sides = [x if _is_list(x) else [x] for x in (teacher, student)]
+        masks = [_mask_of_pair(t, s) for t, s in zip(*sides, strict=False)]
+        mask = next((m for m in masks if m is not None), None)
         teacher, student = self._prepare(teacher, student)
         self.check_shapes(teacher, student)
         if self.uses_labels:
             labels = self._labels(labels)
         if mask is not None and self.mixes_positions:
-            teacher, student = (zero_masked(tensor, mask) for tensor in (teacher, student))
+            teacher, student = (
+                [zero_masked(x, m) for x, m in zip(side, masks, strict=True)]
+                if self.several_layers
+                else zero_masked(side, mask)
+                for side in (teacher, student)
+            )
             mask = None
         return self.compute_loss(teacher, student, labels, sample_weight, mask)
 
@@ -220,7 +226,12 @@ def top_k_message(loss: Any) -> str:
 
 
 def zero_masked(tensor: Any, mask: Any) -> Any:
-    """Return `tensor`, `[batch, positions..., channels]`, with zeros where `mask` is false."""
+    """Return `tensor`, `[batch, positions..., channels]`, with zeros where `mask` is false.
+
+    A tensor of other positions than the mask's stays as it is.
+    """
+    if mask is None:
+        return tensor
     mask = ops.cast(mask, "bool")
     if not _same_shape(tensor.shape[: len(mask.shape)], mask.shape):
         return tensor
@@ -233,6 +244,11 @@ def _same_shape(first: Any, second: Any) -> bool:
     return len(first) == len(second) and all(
         a is None or b is None or a == b for a, b in zip(first, second, strict=True)
     )
+
+
+def _mask_of_pair(teacher: Any, student: Any) -> Any:
+    mask = get_keras_mask(student)
+    return get_keras_mask(teacher) if mask is None else mask
 
 
 def _is_list(value: Any) -> bool:

@@ -9,7 +9,11 @@ from keras import ops
 
 def norm(x: Any, axis: Any = -1, keepdims: bool = False) -> Any:
     """Return the Euclidean norm along `axis`; its gradient at a zero vector is zero."""
-    squares = ops.sum(ops.square(x), axis=axis, keepdims=keepdims)
+    return square_root(ops.sum(ops.square(x), axis=axis, keepdims=keepdims))
+
+
+def square_root(squares: Any) -> Any:
+    """Return the square root; its gradient at zero is zero."""
     zero = ops.equal(squares, 0)
     root = ops.sqrt(ops.where(zero, ops.ones_like(squares), squares))
     return ops.where(zero, ops.zeros_like(root), root)

@@ -203,3 +203,17 @@ def test_an_empty_list_of_losses_is_refused():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         kd.Distiller(None, network(), [], student_loss_weight=1.0)
+
+
+def test_variables_of_two_losses_are_not_shared():
+    loss, projection = kd.losses.VID(), keras.layers.Dense(4)
+    hint = kd.Hint("a", "a")
+    for losses, name in (
+        ([kd.Hint("a", "a", loss=loss), kd.Hint("b", "b", loss=loss)], "VID"),
+        ([kd.Hint("a", "a", projection=projection), kd.Hint("b", "b", projection=projection)], "D"),
+        ([hint, hint], "Hint"),
+    ):
+        with pytest.raises(ValueError, match=f"hold the same {name}"):
+            kd.Distiller(None, network(), losses)
+    shared = kd.losses.FitNet()
+    kd.Distiller(None, network(), [kd.Hint(name, name, loss=shared) for name in "ab"])
