@@ -351,7 +351,9 @@ class Distiller(Trainer):
         apart = self.takes_two_gradients
         with tf.GradientTape(persistent=apart) as tape:
             y_pred, features = self.objective.student_pass(self.student, x, training=True)
-            losses = self.objective.losses(signals, y, y_pred, features, sample_weight)
+            losses = self.objective.losses(
+                signals, y, y_pred, features, sample_weight, training=True
+            )
             regularisation = self._regularisation()
             loss = losses["loss"] + regularisation
             # A loss that remembers examples does so in its gradient: it may be taken once.

@@ -29,6 +29,7 @@ def evaluate_loss(
     features: Mapping[str, Any],
     sample_weight: Any = None,
     output_names: Sequence[str] | None = None,
+    training: bool = False,
 ) -> Any:
     """Return the value of one element of `distillation_losses`, a scalar.
 
@@ -44,6 +45,7 @@ def evaluate_loss(
             Defaults to `None`.
         output_names: The names of the student's outputs, by which labels and weights may be
             keyed. Defaults to `None`.
+        training: Whether projections run in training mode. Defaults to `False`.
     """
     shared_weight = _weight_of_samples(sample_weight)
     if isinstance(loss, Hint):
@@ -52,6 +54,7 @@ def evaluate_loss(
             [features[path] for path in loss.student_paths],
             labels=y,
             sample_weight=shared_weight,
+            training=training,
         )
     if isinstance(loss, keras.distillation.DistillationLoss):
         teacher_layer = getattr(loss, "teacher_layer_name", None)

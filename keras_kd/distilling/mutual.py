@@ -207,7 +207,7 @@ class MutualDistiller(Trainer):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             passes = self._passes(x, training=True)
-            losses = self._taught_losses(passes, y, sample_weight)
+            losses = self._taught_losses(passes, y, sample_weight, training=True)
             totals = self._totals(losses)
             scaled_loss = self.optimizer.scale_loss(sum(totals))
         self._descend(tape, scaled_loss, self.trainable_weights)
@@ -237,14 +237,16 @@ class MutualDistiller(Trainer):
         ]
 
     def _taught_losses(
-        self, passes: Sequence[Any], y: Any, sample_weight: Any
+        self, passes: Sequence[Any], y: Any, sample_weight: Any, training: bool = False
     ) -> list[dict[str, Any]]:
         signals = [TeacherSignals(*without_gradient(given)) for given in passes]
         losses = []
         for i, (y_pred, features) in enumerate(passes):
             others = signals[:i] + signals[i + 1 :]
             pairs = [
-                pair.losses(signal if pair.distils else None, y, y_pred, features, sample_weight)
+                pair.losses(
+                    signal if pair.distils else None, y, y_pred, features, sample_weight, training
+                )
                 for pair, signal in zip(self._objectives[i], others, strict=True)
             ]
             losses.append({key: sum(p[key] for p in pairs) / len(pairs) for key in pairs[0]})

@@ -282,6 +282,7 @@ class Objective:
         y_pred: Any,
         features: Mapping[str, Any],
         sample_weight: Any = None,
+        training: bool = False,
     ) -> dict[str, Any]:
         """Compute every loss of one batch.
 
@@ -291,6 +292,7 @@ class Objective:
             y_pred: The student's outputs.
             features: The student's features, from `student_pass`.
             sample_weight: Weights of the samples. Defaults to `None`.
+            training: Whether projections run in training mode. Defaults to `False`.
 
         Returns:
             Scalars by name: `"loss"`, the total without the student's own regularisers;
@@ -316,6 +318,7 @@ class Objective:
                     features,
                     sample_weight,
                     self.output_names,
+                    training,
                 )
                 if replicas > 1:
                     value = value / replicas

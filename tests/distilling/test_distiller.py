@@ -703,3 +703,22 @@ def test_a_view_is_trained_after_the_end_of_distillation():
     before = view.layers[0].kernel.numpy().item()
     distiller.fit(x, y, initial_epoch=1, epochs=2, verbose=0)
     assert view.layers[0].kernel.numpy().item() != before
+
+
+@pytest.mark.parametrize("kind", ["distiller", "mutual"])
+def test_a_projection_runs_in_training_mode_while_the_student_trains(kind):
+    x, y = examples()
+    norm = layers.BatchNormalization()
+    hint = kd.Hint("features", "features", projection=keras.Sequential([layers.Dense(4), norm]))
+    if kind == "distiller":
+        distiller = compiled(kd.Distiller(network(4), network(2), hint), keras.optimizers.SGD(0.0))
+        distiller.fit(x, y, verbose=0)
+        moving = norm.moving_mean.numpy()
+        distiller.evaluate(x, y, verbose=0)
+        assert np.abs(moving).max() > 0
+        np.testing.assert_array_equal(norm.moving_mean.numpy(), moving)
+    else:
+        distiller = compiled(kd.MutualDistiller([network(4), network(4, name="other")], hint))
+        distiller.fit(x, y, verbose=0)
+        means = [v for v in distiller.non_trainable_variables if "moving_mean" in v.path]
+        assert len(means) == 4 and all(np.abs(v.numpy()).max() > 0 for v in means)
