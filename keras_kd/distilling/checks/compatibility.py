@@ -23,7 +23,7 @@ from keras_kd.models.probabilities import (
     look_like_probabilities,
 )
 from keras_kd.models.structures import Path, at, leaves
-from keras_kd.teachers.adapted_teacher import AdaptedTeacher, unadapted
+from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 from keras_kd.teachers.callable_teacher import CallableTeacher
 from keras_kd.teachers.ensemble import Ensemble
 
@@ -263,9 +263,9 @@ def check_first_outputs(teacher: Any, student: keras.Model, losses: list[Any], i
     """
     if not compared_outputs(losses):
         return
-    check = getattr(unadapted(teacher), "check", None)
+    check = getattr(teacher, "check", None)
     if callable(check):
-        check(_teacher_inputs(teacher, inputs))
+        check(inputs)
     teacher_outputs = teacher(inputs, training=False)
     for _, path in compared_outputs(losses):
         check_finite(
@@ -279,11 +279,6 @@ def check_first_outputs(teacher: Any, student: keras.Model, losses: list[Any], i
     student_outputs = student(inputs, training=False)
     check_shapes(teacher_outputs, student_outputs, losses)
     _check_probabilities(teacher, teacher_outputs, student_outputs, losses)
-
-
-def _teacher_inputs(teacher: Any, inputs: Any) -> Any:
-    adapt = teacher.inputs_function if isinstance(teacher, AdaptedTeacher) else None
-    return inputs if adapt is None else adapt(inputs)
 
 
 def _check_probabilities(model: Any, teacher: Any, student: Any, losses: list[Any]) -> None:
