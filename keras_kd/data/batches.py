@@ -166,6 +166,38 @@ class PassOrder:
     make: Callable[[int, int], tf.data.Dataset]
 
 
+class ShuffledByPass(keras.utils.PyDataset):
+    """The batches of a `keras.utils.PyDataset`, in the order of a seed and the number of the pass.
+
+    `fit(shuffle=True)` draws its orders one after the other, and a resumed process begins again.
+
+    Args:
+        data: The dataset.
+        seed: Decides on the orders.
+        first_pass: Number of the first pass. Defaults to `0`.
+    """
+
+    def __init__(self, data: keras.utils.PyDataset, seed: int, first_pass: int = 0) -> None:
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
+        self._data, self._seed, self._pass = data, seed, first_pass
+
+    def __len__(self) -> int:
+        return int(self._data.num_batches)
+
+    def __getitem__(self, index: int) -> Any:
+        order = np.random.default_rng([self._seed, self._pass]).permutation(len(self))
+        return self._data[int(order[index])]
+
+    def on_epoch_begin(self) -> None:
+        """Tell the dataset."""
+        self._data.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Tell the dataset, and go on to the next order."""
+        self._data.on_epoch_end()
+        self._pass += 1
+
+
 def shuffled_by_pass(
     examples: tf.data.Dataset, count: int, buffer: int, seed: int, first_pass: int = 0
 ) -> tf.data.Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from keras_kd.models.graph import flat_layers
@@ -29,7 +30,7 @@ def copy_layer(layer: Any, **changes: Any) -> Any:
 
 
 def copy_state(source: Any, target: Any) -> None:
-    """Copy the weights of a layer or model, and what its preprocessing layers have learned.
+    """Copy the weights of a layer or model, which are frozen, and what `adapt` has learned.
 
     `set_weights` alone leaves out what `adapt` has found: the table of a `TextVectorization` or
     `StringLookup`, and the mean that a `Normalization` computes with. Those go the way that they
@@ -40,7 +41,27 @@ def copy_state(source: Any, target: Any) -> None:
         target: A copy of it, made from its configuration.
     """
     target.set_weights(source.get_weights())
+    set_trainable(target, trainable_of(source))
     copy_adapted(source, target)
+
+
+def trainable_of(model: Any) -> list[bool]:
+    """Return which layers of a layer or model are trainable, itself and those inside of others.
+
+    A configuration tells this of the outermost layers only.
+    """
+    return [bool(layer.trainable) for layer in flat_layers(model)]
+
+
+def set_trainable(model: Any, trainable: Sequence[bool]) -> None:
+    """Freeze the layers that `trainable_of` found frozen in the model that this is a copy of."""
+    layers = flat_layers(model)
+    if len(layers) != len(trainable):
+        return
+    # From the outside to the inside: a layer hands it on to those inside of it.
+    for layer, wanted in zip(layers, trainable, strict=True):
+        if bool(layer.trainable) != wanted:
+            layer.trainable = wanted
 
 
 def copy_adapted(source: Any, target: Any) -> None:

@@ -173,6 +173,14 @@ def operation_macs(
         return _einsum(operation, (left, kernel), (inputs[0], weights[id(kernel_of(operation))]))
     if isinstance(operation, _ATTENTION):
         return _attention(operation, inputs, weights)
+    if isinstance(operation, (layers.Attention, layers.AdditiveAttention)):
+        query, value = (_known(operation, shape[1:]) for shape in inputs[:2])
+        # Scores of each query and key, and their sums of values.
+        keys = _known(operation, inputs[1][1:2])
+        return query * keys + value * _known(operation, inputs[0][1:2])
+    if isinstance(operation, layers.Dot):
+        axes = operation.axes if isinstance(operation.axes, int) else operation.axes[0]
+        return _known(operation, outputs[0][1:]) * _known(operation, [inputs[0][axes]])
     if isinstance(operation, _RECURRENT):
         cell = operation.cell
         return _known(operation, inputs[0][1:-1]) * (

@@ -10,6 +10,7 @@ import keras_kd as kd
 from keras_kd.compression.compress import copy_model
 from keras_kd.compression.factorizing.low_rank import plan_by_energy, ways_of
 from keras_kd.compression.factorizing.split_layers import split_layers
+from keras_kd.compression.running.student_files import load_student, save_student
 from keras_kd.models.copying import copy_layer
 from keras_kd.models.layer_choice import LayerChoice
 from keras_kd.teachers import fold_batch_norms
@@ -114,3 +115,38 @@ class Indexing(layers.Layer):
 def test_whatever_a_layer_raises_names_it(layer):
     with pytest.raises(ValueError, match="'mine'"):
         copy_layer(layer)
+
+
+@keras.saving.register_keras_serializable("test_copying")
+class Nested(keras.Model):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.back = keras.Sequential([layers.Dense(4, name="inner")], name="back")
+        self.head = layers.Dense(1, name="head")
+
+    def call(self, x):
+        return self.head(self.back(x))
+
+
+@pytest.mark.parametrize("kind", ["copy", "file"])
+def test_frozen_layers_inside_of_others_stay_frozen(kind, tmp_path):
+    x = np.ones((2, 3), "float32")
+    model = Nested()
+    model(x)
+    model.back.layers[0].trainable = False
+    if kind == "copy":
+        copied = copy_model(model, x)
+    else:
+        save_student(model, tmp_path / "student.keras")
+        copied = load_student(tmp_path / "student.keras")
+    assert copied.back.trainable and copied.head.trainable
+    assert not copied.back.layers[0].trainable
+    assert len(copied.trainable_variables) == len(model.trainable_variables) == 2
+
+
+def test_a_model_compiled_with_a_plain_function_is_copied():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    model.compile("sgd", lambda y, y_pred: keras.ops.mean(y - y_pred))
+    copied = copy_model(model)
+    assert not copied.compiled and copied.input_shape == model.input_shape
+    np.testing.assert_array_equal(copied.get_weights()[0], model.get_weights()[0])

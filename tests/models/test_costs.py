@@ -32,6 +32,10 @@ def test_sequences_attention_and_products():
     grouped = layers.GroupQueryAttention(3, 4, 2)
     projections = 5 * 8 * 12 + 2 * 5 * 8 * 6 + 5 * 12 * 8
     assert _macs(x, grouped(x, x)) == projections + 4 * 5 * 5 * (3 + 3)
+    assert _macs([x, y], layers.Attention()([y, y])) == 2 * 7 * 7 * 6
+    assert _macs([x, y], layers.AdditiveAttention(use_scale=False)([y, y])) == 2 * 7 * 7 * 6
+    assert _macs([x, y], layers.Attention()([x, x, layers.Dense(8)(x)])) == 2 * 5 * 5 * 8 + 5 * 64
+    assert _macs(x, layers.Dot(2)([x, x])) == _macs(x, layers.Dot((2, 2))([x, x])) == 5 * 5 * 8
     assert _macs(x, layers.LSTM(4)(x)) == 5 * (8 * 16 + 4 * 16)
     assert _macs(x, layers.EinsumDense("abc,cd->abd", (5, 3))(x)) == 5 * 8 * 3
     assert _macs(x, layers.EinsumDense("...c,cd->...d", 3)(x)) == 5 * 8 * 3

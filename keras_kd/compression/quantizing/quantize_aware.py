@@ -151,7 +151,8 @@ class QuantizeAware(Stage):
     def make_plan(self, student: keras.Model, earlier: Sequence[Stage]) -> Plan:
         """Decide what has few bits, what is folded and what stays float."""
         operations = operations_of(student)
-        reasons = {p: self._spared(p, layer) for p, layer in operations.items()}
+        known = _known(student)
+        reasons = {path: self._spared(path, known) for path in operations}
         spared = {path: reason for path, reason in reasons.items() if reason is not None}
         self.choice.check(student, {})
         self._check_weight_bits(operations)
@@ -176,6 +177,7 @@ class QuantizeAware(Stage):
         bits = {kernel.path: kernel.bits for kernel in kernels}
         plan: dict[str, LayerPlan] = {}
         computed = {site.path for site in sites.sites if site.is_primitive}
+        known = _known(student)
         for path, layer in leaf_layers(student):
             found = {bits[p] for p in bits if p == path or p.startswith(f"{path}/")}
             own = has_own_code(layer) and any(
@@ -185,7 +187,7 @@ class QuantizeAware(Stage):
                 plan[path] = LayerPlan("fold")
             elif path in sites.scaled:
                 plan[path] = LayerPlan(_SCALED)
-            elif (reason := self._spared(path, layer)) is not None:
+            elif (reason := self._spared(path, known)) is not None:
                 rounded = "" if reason == EXCLUDED else f"; {_UNTRAINED}"
                 plan[path] = LayerPlan.spared(f"{reason}{rounded}", "float")
             elif found and isinstance(layer, (keras.layers.RNN, keras.layers.Bidirectional)):
@@ -235,10 +237,11 @@ class QuantizeAware(Stage):
         state.quantization_aware = True
         state.quantization = quantization.to_json()
         state.quantization["weight_bits"] = {kernel.path: kernel.bits for kernel in kernels}
+        known = _known(state.model)
         state.quantization["excluded"] = [
             path
-            for path, layer in leaf_layers(state.model)
-            if self.choice.exclude is not None and self._spared(path, layer) == EXCLUDED
+            for path, _ in leaf_layers(state.model)
+            if self.choice.exclude is not None and self._spared(path, known) == EXCLUDED
         ]
         self._take_notes(state, kernels, layers)
 
@@ -260,11 +263,10 @@ class QuantizeAware(Stage):
             clustered,
         )
 
-    def _spared(self, path: str, layer: Any) -> str | None:
+    def _spared(self, path: str, known: Mapping[str, Any]) -> str | None:
         """Return why a layer stays float, for itself or for a layer that it is inside of."""
         reasons = [
-            self.choice.reason_to_spare(p, layer if p == path else _Named(p))
-            for p in paths_above(path)
+            self.choice.reason_to_spare(p, known.get(p, _Named(p))) for p in paths_above(path)
         ]
         if self.choice.layers is not None and any(reason is None for reason in reasons):
             return None
@@ -310,6 +312,11 @@ class QuantizeAware(Stage):
                 note.done.append("written as a depthwise convolution of 8-bit weights")
             elif layer.reason:
                 note.not_done.append(f"{'partly' if bits else 'stays'} float: {layer.reason}")
+
+
+def _known(student: keras.Model) -> dict[str, Any]:
+    """Return layers and operations by path, also those that hold others."""
+    return {**dict(leaf_layers(student)), **operations_of(student)}
 
 
 class _Named:

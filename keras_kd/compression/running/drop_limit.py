@@ -68,8 +68,9 @@ def check_direction(metrics: Any, name: str | None) -> None:
     Raises:
         ValueError: If less of it is better.
     """
-    for metric in getattr(metrics, "metrics", []):
-        if metric.name == name and less_is_better(metric):
+    # Keras puts the output before the name, where there are several.
+    for metric in getattr(metrics, "metrics", [])[:1]:
+        if less_is_better(metric):
             raise ValueError(
                 f"`max_drop` needs a metric of which more is better, but the first one is "
                 f"'{name}'. Put another one first in distiller.compile(metrics=[...])."

@@ -16,6 +16,7 @@ import keras
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.models.calls import name_operations, operation_names
+from keras_kd.models.copying import set_trainable, trainable_of
 from keras_kd.models.graph import flat_layers
 from keras_kd.models.opening import describe, open_model
 from keras_kd.system.json_values import plain
@@ -28,10 +29,11 @@ OLD_STUDENT = (
     "Keras 3 student."
 )
 _NAMES = "keras_kd_names"
+_TRAINABLE = "keras_kd_trainable"
 
 
 def save_student(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Save a student, and the names of the layers inside of its layers, which Keras leaves out.
+    """Save a student, and what Keras leaves out of layers inside of layers: names, and if frozen.
 
     Args:
         model: The model.
@@ -40,15 +42,17 @@ def save_student(model: keras.Model, path: str | os.PathLike[str]) -> None:
     with warnings.catch_warnings(), capture_output():
         warnings.simplefilter("ignore")  # of .h5 Keras says that .keras is better
         model.save(path)
-    text = json.dumps(operation_names(model))
+    records = {_NAMES: operation_names(model), _TRAINABLE: trainable_of(model)}
     if pathlib.Path(path).suffix == ".h5":
         import h5py
 
         with h5py.File(path, "a") as file:
-            file.attrs[_NAMES] = text
+            for name, record in records.items():
+                file.attrs[name] = json.dumps(record)
         return
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(f"{_NAMES}.json", text)
+        for name, record in records.items():
+            archive.writestr(f"{name}.json", json.dumps(record))
 
 
 def load_student(
@@ -72,6 +76,9 @@ def load_student(
     text = describe(path, _NAMES).record
     if text is not None:
         name_operations(model, [str(name) for name in parse_json(text, path)])
+    text = describe(path, _TRAINABLE).record
+    if text is not None:
+        set_trainable(model, [bool(trainable) for trainable in parse_json(text, path)])
     return model
 
 

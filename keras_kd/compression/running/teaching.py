@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.stages.stage import Stage, StudentState
-from keras_kd.data.batches import PassOrder, generated, refuse_endless
+from keras_kd.data.batches import PassOrder, ShuffledByPass, generated, refuse_endless
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.objective import Objective
@@ -152,9 +152,10 @@ class Teaching:
         if self.backup is not None:
             trainer.optimizer.build(trainer.trainable_variables)
         with without_retracing_warnings():  # each stage has a trainer of its own
+            data = self._training_data()
             return resumable_fit(
                 trainer,
-                self._training_data(),
+                data,
                 self.backup,
                 [*trainer.weights, *trainer.optimizer.variables, *variables],
                 trainer.random_states(),
@@ -163,7 +164,8 @@ class Teaching:
                 watching=self.callbacks,
                 validation_data=self.validation_data,
                 verbose=self.verbose,
-                shuffle=isinstance(self.train, keras.utils.PyDataset),
+                shuffle=isinstance(data, keras.utils.PyDataset)
+                and not isinstance(data, ShuffledByPass),
             )
 
     @property
@@ -173,7 +175,11 @@ class Teaching:
 
     def _training_data(self) -> Any:
         """Return the training data, in the order of the epoch that comes next."""
-        if self.order is None or self.backup is None:
+        if self.backup is None:
+            return self.train
+        if isinstance(self.train, keras.utils.PyDataset):
+            return ShuffledByPass(self.train, self.backup.seed, self.backup.epochs_done())
+        if self.order is None:
             return self.train
         return self.order.make(self.backup.seed, self.backup.epochs_done())
 

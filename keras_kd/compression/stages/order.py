@@ -13,7 +13,7 @@ _ORDER = {
     "to single weights",
     "LowRank": "replaces kernels by products of smaller ones, in which the zeros, the shared "
     "values or the 8 bits of the old kernels are lost",
-    "Prune": "sets weights to zero, which are then no longer the values that their kernel shares",
+    "Prune": "sets weights to zero, and undoes what the earlier stage did to single weights",
     "Cluster": "moves weights to shared values, which would no longer be those trained for 8 bits",
     "QuantizeAware": "fixes how the weights are stored, and is the last stage",
 }

@@ -649,3 +649,18 @@ def test_names_of_bits_that_no_layer_has_are_refused():
     assert "4 bits" in {a for p, a in found.items() if "mha" in p}.pop() and "8" in found["logits"]
     with pytest.raises(ValueError, match=r"'logitz'\. Did you mean 'logits'"):
         QuantizeAware(weight_bits={"logitz": 4}).make_plan(model, [])
+
+
+@pytest.mark.parametrize("exclude", ["mha", "function of kinds"])
+def test_a_function_spares_what_is_inside_of_a_layer(exclude):
+    if exclude == "function of kinds":
+        exclude = lambda layer: isinstance(layer, layers.MultiHeadAttention)  # noqa: E731
+    inputs = keras.Input((4, 6))
+    x = layers.MultiHeadAttention(2, 3, name="mha")(inputs, inputs)
+    student = keras.Model(inputs, layers.Dense(3, name="head")(layers.Flatten()(x)))
+    student.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.random.default_rng(0).normal(size=(8, 4, 6)).astype("float32")
+    stage = QuantizeAware(epochs=0, exclude=exclude)
+    compressed = compress(student, (x, np.zeros(8, int)), stages=stage, verbose=0)
+    assert list(compressed.quantization["weight_bits"]) == ["head"]
+    assert compressed.quantization["excluded"] == ["mha"]

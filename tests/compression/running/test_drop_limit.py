@@ -68,3 +68,14 @@ def test_a_limit_without_a_reference_is_refused(tmp_path, monkeypatch):
         run("accuracy")
     with pytest.raises(ValueError, match="the run began with other metrics"):
         run(keras.metrics.SparseTopKCategoricalAccuracy(1, name="top"))
+
+
+def test_an_error_of_one_of_several_outputs_has_no_drop():
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
+    inputs = keras.Input((3,))
+    outputs = {name: keras.layers.Dense(1, name=name)(inputs) for name in "ab"}
+    model = keras.Model(inputs, outputs)
+    model.compile("adam", "mse", metrics={"a": ["mae"], "b": ["mae"]})
+    data = x, {name: x[:, :1] for name in "ab"}
+    with pytest.raises(ValueError, match="more is better, but the first one is 'a_mae'"):
+        kd.compress(model, data, data, stages=kd.Prune(0.5, epochs=0), max_drop=1.0, verbose=0)

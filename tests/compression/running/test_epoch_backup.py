@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_kd as kd
 from keras_kd.compression.running.epoch_backup import (
     EpochBackup,
     drawn_from,
@@ -115,3 +116,40 @@ def test_attempts_and_stages_have_seeds_of_their_own():
     seeds = {stage_seed(2**31 - 1, stage, attempt) for stage in range(5) for attempt in range(5)}
     assert len(seeds) == 25
     np.random.seed(max(seeds))
+
+
+class Fixed(keras.utils.PyDataset):
+    """The same batches in every pass."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        return rng.normal(size=(8, 4)).astype("float32"), rng.normal(size=(8, 1))
+
+
+def test_a_resumed_training_sees_the_orders_of_a_pydataset_again(tmp_path):
+    class Kill(keras.callbacks.Callback):
+        killed = False
+
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2 and self.killed:
+                raise KeyboardInterrupt
+
+    def run(name, killed=False):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, name="a")], name="s")
+        model.compile("adam", "mse")
+        callback = Kill()
+        callback.killed = killed
+        stage = kd.Prune(0.5, epochs=4, learning_rate=0.05)
+        path = tmp_path / name
+        run = kd.compress(model, Fixed(), stages=stage, path=path, callbacks=callback, verbose=0)
+        return run.model.get_weights()
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", killed=True)
+    for one, other in zip(run("killed"), whole, strict=True):
+        np.testing.assert_array_equal(one, other)
