@@ -126,9 +126,10 @@ def unique_names(losses: Sequence[Any], metrics: Sequence[str] = ()) -> list[str
     taken = [*SUMS, *metrics]
     names: list[str] = []
     for loss in losses:
-        parts = [part for part, _ in leaves(loss) if part is not None]
-        first = parts[0] if parts else loss
-        name = getattr(first, "name", None) or snake_case(type(first).__name__)
+        parts = [part for part, _ in leaves(loss) if part is not None] or [loss]
+        # The losses of several outputs are one sum.
+        every = [getattr(p, "name", None) or snake_case(type(p).__name__) for p in parts]
+        name = "_and_".join(dict.fromkeys(every))
         unique, count = name, 1
         while unique in [*taken, *names]:
             count += 1

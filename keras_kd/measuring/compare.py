@@ -53,6 +53,8 @@ class Comparison:
             the file; `None` unless they were asked for.
         not_found: Layers without one: the converter removed them, or did not keep their names; and
             layers that are called more than once.
+        float_layers: Whether the outputs are compared with a quantization-aware student, and the
+            layers with the same student without its rounding.
     """
 
     path: str
@@ -64,6 +66,7 @@ class Comparison:
     signal_to_noise_db: float
     layers: tuple[LayerDifference, ...] | None = None
     not_found: tuple[str, ...] = ()
+    float_layers: bool = False
 
     def _known(self) -> list[LayerDifference]:
         return [row for row in self.layers or () if row.relative_error is not None]
@@ -179,6 +182,11 @@ class Comparison:
             lines.append(
                 f"The error {where}; it is largest in '{worst.layer}' "
                 f"({worst.relative_error:.2%} of its spread)."
+            )
+        if self.float_layers:
+            lines.append(
+                "Layers are compared with the student in float, the output with what it computes "
+                "in 8 bits."
             )
         if self.not_found:
             lines.append(f"Without a tensor of their own: {', '.join(self.not_found)}.")
@@ -302,4 +310,5 @@ def compare(
         signal_to_noise_db=0.0 if noise is None else noise,
         layers=None if layers is None else layers.result(),
         not_found=() if layers is None else tuple(layers.not_found),
+        float_layers=layers is not None and bool(getattr(model, "quantization", None)),
     )

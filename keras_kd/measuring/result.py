@@ -201,6 +201,8 @@ class TFLiteResult:
         rows = []
         if self.accuracy is not None:
             text = f"{self.accuracy:.2%} of {self.samples:,} samples"
+            if len(self.outputs) > 1:
+                text += f", output '{self.output}'"
             if self.model_accuracy is not None:
                 text += f" (the Keras model: {self.model_accuracy:.2%})"
             rows.append(("accuracy", text))

@@ -40,6 +40,11 @@ def test_names_are_numbered_from_the_second_on():
     ]
 
 
+def test_a_sum_over_outputs_has_the_names_of_all_its_losses():
+    both = {"a": KLDivergence(), "b": Labels(name="labels"), "c": KLDivergence(), "d": None}
+    assert unique_names([both]) == ["kl_divergence_and_labels"]
+
+
 def test_layers_that_are_read():
     losses = [Hint(["a", "b"], ["c", "d"]), KLDivergence(), Feature("mse", "a", "e")]
     assert layer_paths_of(losses, "teacher") == ["a", "b"]

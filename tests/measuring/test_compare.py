@@ -270,3 +270,20 @@ def test_outputs_without_a_number_are_no_answers(folder: pathlib.Path) -> None:
         result = kd.compare(model, path, x, verbose=False)
     assert math.isnan(result.max_difference)
     assert result.agreement == pytest.approx(1 - lost.mean())
+
+
+def test_what_layers_of_a_quantization_aware_student_are_compared_with(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(8, "relu", name="hidden")(inputs)
+    student = keras.Model(inputs, keras.layers.Dense(3, name="logits")(hidden))
+    student.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    compressed = kd.compress(
+        student, (x, np.zeros(64, int)), stages=kd.QuantizeAware(epochs=0), verbose=0
+    )
+    path = kd.export_tflite(compressed, tmp_path / "student.tflite", "int8", verbose=False)
+    found = kd.compare(path, x, compressed, per_layer=True)
+    assert found.float_layers and "Layers are compared with the student in float" in str(found)
+    assert not kd.compare(path, x, student, per_layer=True).float_layers
+    assert not kd.compare(path, x, compressed).float_layers

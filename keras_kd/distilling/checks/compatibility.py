@@ -167,7 +167,7 @@ def check_shapes(teacher: Any, student: Any, losses: list[Any]) -> None:
                 f"student, but the teacher's outputs are {_shapes(pair[0])} and the student's "
                 f"{_shapes(pair[1])}. Give each output a separate loss, arranged like the "
                 "student's outputs, with None for those that are not distilled: "
-                "distillation_losses=[{'a': keras_kd.losses.KLDivergence(), 'b': None}]."
+                f"distillation_losses=[{_first_distilled(pair[1])}]."
             )
         shapes = [tuple(output.shape[1:]) for output in pair]
         if getattr(loss, "equal_shapes", True) and not _fit(*shapes):
@@ -177,6 +177,16 @@ def check_shapes(teacher: Any, student: Any, losses: list[Any]) -> None:
                 "outputs as the teacher has, bring the teacher's to the student's with "
                 "`teacher_outputs=`, or distil with hints only."
             )
+
+
+def _first_distilled(outputs: Any) -> str:
+    """Return losses for outputs as text, of which the first one is distilled."""
+    loss, others = "keras_kd.losses.KLDivergence()", ["None"] * (len(outputs) - 1)
+    parts = [loss, *others]
+    if isinstance(outputs, Mapping):
+        pairs = zip(outputs, parts, strict=True)
+        return "{" + ", ".join(f"{name!r}: {part}" for name, part in pairs) + "}"
+    return f"[{', '.join(parts)}]"
 
 
 def _fit(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
