@@ -83,8 +83,8 @@ def cache(
         views: Store the inputs and labels of this number of epochs too; the dataset may then be
             shuffled and augmented at random. Such data are another in every pass: of a cache that
             is there, only shapes and the number of batches are compared with `dataset`, so give
-            other data another `path`. A pass counts once its second batch is read. Views of equal
-            inputs cause a warning. Defaults to `None`.
+            other data another `path`. A pass counts with its last batch, so that `take(n)` stays
+            at one view. Views of equal inputs cause a warning. Defaults to `None`.
         batch_size: Batches of the dataset are put together for the teacher up to this number of
             samples. `None` gives them as they come. Defaults to `256`.
         shard_megabytes: Size of the files. Defaults to `64`.

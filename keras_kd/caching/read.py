@@ -63,7 +63,7 @@ def read_cache(
 def read_views(spec: Any, folder: pathlib.Path, manifest: Manifest, views: int) -> tf.data.Dataset:
     """Return a dataset that gives one view in each pass, in turn.
 
-    A pass counts once its second batch is read.
+    A pass counts with its last batch: TensorFlow may read the batches behind a look at the first.
 
     Args:
         spec: Specification of the elements that were stored.
@@ -89,9 +89,8 @@ def read_views(spec: Any, folder: pathlib.Path, manifest: Manifest, views: int) 
         return taught_element(stored_element(tensors, spec), tensors, manifest)
 
     def count_passes(number: tf.Tensor, element: Any) -> Any:
-        # With its second batch: a look at the first one is no pass, `take(n)` is.
-        second = tf.minimum(counts[tf.math.floormod(passes, views)] - 1, 1)
-        passes.assign_add(tf.cast(tf.equal(number, second), tf.int64))
+        last = tf.equal(number + 1, counts[tf.math.floormod(passes, views)])
+        passes.assign_add(tf.cast(last, tf.int64))
         return element
 
     result = tf.data.Dataset.range(1).flat_map(one_pass)

@@ -361,17 +361,17 @@ def test_fit_reads_another_view_in_every_epoch(tmp_path):
     assert seen[-8:] == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1.0, 2.0]
 
 
-def test_a_part_of_a_pass_reads_the_next_view_too(tmp_path):
+def test_a_look_at_a_part_of_a_pass_is_no_pass(tmp_path):
     generator = tf.random.Generator.from_seed(0)
     keras.utils.set_random_seed(0)
-    data = batches(24).map(lambda x, y: (x + generator.normal(tf.shape(x)), y))
+    data = batches(160).map(lambda x, y: (x + generator.normal(tf.shape(x)), y))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         taught = cache(teacher(), data, tmp_path, views=3)
     whole = [[given.inputs.numpy() for given, _ in taught] for _ in range(3)]
-    for view in [*whole, whole[0]]:
-        next(iter(taught))
-        for given, expected in zip(taught.take(2), view, strict=False):
+    for _ in range(2):
+        np.testing.assert_array_equal(next(iter(taught))[0].inputs, whole[0][0])
+        for given, expected in zip(taught.take(2), whole[0], strict=False):
             np.testing.assert_array_equal(given[0].inputs, expected)
 
 
