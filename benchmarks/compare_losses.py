@@ -7,8 +7,8 @@
 The teacher is trained on all images but the held-out ones, shifted and mirrored at random; the
 students on the first 10,000, as they are or in `--views` shifted and mirrored copies, from the same
 initial weights and in the same order for every loss of a seed. With several `--rates`, that of the
-student alone which is best on the held-out images is taken for all. Each run is kept in `--out` as
-soon as it is done; the same command goes on from there. Prints a Markdown table, best first.
+student alone which is best on the held-out images is taken for all. Each run is kept in `--out`;
+rerun the command to resume. Prints a Markdown table, best first.
 
 The loss is `0.5 * cross-entropy + 0.5 * (KL + weight * loss)`; other divergences of logits take the
 place of KL. The weights are published ones where there are some, otherwise 1: RepDistiller's and

@@ -82,11 +82,10 @@ def warn_of_equal_views(folder: pathlib.Path, manifest: Manifest) -> None:
     if different < len(inputs):
         warn_user(
             f"The cache in '{folder}' holds {len(inputs)} views, of which only {different} differ: "
-            "the dataset gives the same inputs in several passes. Leave `views` out if there is no "
-            "augmentation. After "
-            "keras.utils.set_random_seed or tf.random.set_seed, operations such as "
-            "tf.random.uniform begin anew in each pass: draw from a tf.random.Generator made "
-            "outside of `map`, and build the cache again."
+            "the dataset gives the same inputs in several passes. Without augmentation, leave "
+            "`views` out. After keras.utils.set_random_seed or tf.random.set_seed, operations such "
+            "as tf.random.uniform draw the same numbers in every pass. Create a "
+            "tf.random.Generator outside of `map`, draw from it, and build the cache again."
         )
 
 

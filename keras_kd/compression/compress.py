@@ -301,7 +301,7 @@ def _from_configuration(model: keras.Model) -> keras.Model:
         # A class of its own may share layers outside of the graph, which a clone would not.
         with contextlib.suppress(NotImplementedError, TypeError, ValueError):
             return type(model).from_config(model.get_config())
-    # Without the arguments of `compile`, which may be functions that no name leads to.
+    # `clone_model` would also copy the arguments of `compile`, which may be plain functions.
     if isinstance(model, keras.Sequential):
         first = model.inputs[0]
         inputs = keras.Input(batch_shape=first.shape, dtype=first.dtype, name=first.name)

@@ -166,7 +166,32 @@ class PassOrder:
     make: Callable[[int, int], tf.data.Dataset]
 
 
-class ShuffledByPass(keras.utils.PyDataset):
+class WrappedPyDataset(keras.utils.PyDataset):
+    """A `keras.utils.PyDataset` that reads another one. A subclass writes `__getitem__`.
+
+    Args:
+        data: The other dataset.
+    """
+
+    def __init__(self, data: keras.utils.PyDataset) -> None:
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
+        self._data = data
+
+    @property
+    def num_batches(self) -> Any:
+        """The number of batches in a pass."""
+        return self._data.num_batches
+
+    def on_epoch_begin(self) -> None:
+        """Tell the other dataset."""
+        self._data.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Tell the other dataset."""
+        self._data.on_epoch_end()
+
+
+class ShuffledByPass(WrappedPyDataset):
     """The batches of a `keras.utils.PyDataset`, in the order of a seed and the number of the pass.
 
     `fit(shuffle=True)` draws its orders one after the other, and a resumed process begins again.
@@ -178,23 +203,19 @@ class ShuffledByPass(keras.utils.PyDataset):
     """
 
     def __init__(self, data: keras.utils.PyDataset, seed: int, first_pass: int = 0) -> None:
-        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self._data, self._seed, self._pass = data, seed, first_pass
+        super().__init__(data)
+        self._seed, self._pass = seed, first_pass
 
     def __len__(self) -> int:
-        return int(self._data.num_batches)
+        return int(self.num_batches)
 
     def __getitem__(self, index: int) -> Any:
         order = np.random.default_rng([self._seed, self._pass]).permutation(len(self))
         return self._data[int(order[index])]
 
-    def on_epoch_begin(self) -> None:
-        """Tell the dataset."""
-        self._data.on_epoch_begin()
-
     def on_epoch_end(self) -> None:
-        """Tell the dataset, and go on to the next order."""
-        self._data.on_epoch_end()
+        """Go on to the next order."""
+        super().on_epoch_end()
         self._pass += 1
 
 

@@ -89,6 +89,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._epoch = self._batches = self._unsaved = 0
         self._skipped = 0
         self._metrics: list[np.ndarray] = []
+        self._random: list[np.ndarray] = []
         self._train_function: Any = None
 
     def epochs_done(self) -> int:

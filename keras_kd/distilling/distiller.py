@@ -379,8 +379,8 @@ class Distiller(Trainer):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluate the student on one batch.
 
-        The teacher runs where it was asked for, and where there is no loss on labels. With neither
-        there is no `"loss"`.
+        The teacher runs with `evaluate_distillation=True`, or if there is no loss on labels. With
+        neither a teacher nor a loss on labels, `"loss"` is left out.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         signals = self.objective.teacher_signals(x) if self._runs_teacher(x) else None

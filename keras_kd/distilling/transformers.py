@@ -200,7 +200,7 @@ def student_from_layers(
 
     The student has the teacher's configuration with fewer layers, and starts from the teacher's
     weights: those of the chosen layers, and of everything around them. It is made as DistilBERT
-    is, from every second layer. Of an encoder and a decoder the same layers are chosen.
+    is, from every second layer. An encoder and a decoder keep the same layers.
 
     Args:
         teacher: A backbone of KerasHub whose configuration has `num_layers`, or a task with such a
@@ -259,7 +259,7 @@ def _copy_weights(backbone: keras.Model, inner: keras.Model, kept: Sequence[int]
         counts = {name: len(paths) for name, paths in side.items()}
         if "" in counts or set(counts.values()) != {count}:
             raise ValueError(
-                f"The layers of '{model.name}' cannot be told apart: its configuration has "
+                f"The layers of '{model.name}' do not match its configuration, which has "
                 f"num_layers={count}. Received: layers {counts}. Build the student by hand."
             )
     sources = {

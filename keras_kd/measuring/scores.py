@@ -200,7 +200,7 @@ def _are_numbers(output: np.ndarray, given: np.ndarray) -> np.ndarray:
 class ClassCounts:
     """Counts labels and answers, over batches.
 
-    What is no answer, because the output is NaN, is not right, and has no class.
+    An output that is NaN counts as a wrong answer, of no class.
 
     Args:
         classes: Number of classes.

@@ -30,7 +30,7 @@ def copy_layer(layer: Any, **changes: Any) -> Any:
 
 
 def copy_state(source: Any, target: Any) -> None:
-    """Copy the weights of a layer or model, which are frozen, and what `adapt` has learned.
+    """Copy the weights of a layer or model, its `trainable` flags and what `adapt` has learned.
 
     `set_weights` alone leaves out what `adapt` has found: the table of a `TextVectorization` or
     `StringLookup`, and the mean that a `Normalization` computes with. Those go the way that they
@@ -46,19 +46,19 @@ def copy_state(source: Any, target: Any) -> None:
 
 
 def trainable_of(model: Any) -> list[bool]:
-    """Return which layers of a layer or model are trainable, itself and those inside of others.
+    """Return the `trainable` flags of a layer or model and of all layers inside it.
 
-    A configuration tells this of the outermost layers only.
+    A configuration holds those of the outermost layers only.
     """
     return [bool(layer.trainable) for layer in flat_layers(model)]
 
 
 def set_trainable(model: Any, trainable: Sequence[bool]) -> None:
-    """Freeze the layers that `trainable_of` found frozen in the model that this is a copy of."""
+    """Set the flags that `trainable_of` returned of a model with the same layers."""
     layers = flat_layers(model)
     if len(layers) != len(trainable):
         return
-    # From the outside to the inside: a layer hands it on to those inside of it.
+    # From the outside to the inside: a layer passes its flag on to those inside it.
     for layer, wanted in zip(layers, trainable, strict=True):
         if bool(layer.trainable) != wanted:
             layer.trainable = wanted

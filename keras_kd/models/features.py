@@ -171,9 +171,8 @@ class FeatureReader:
         if self._local.repeated:
             raise ValueError(
                 f"Layer '{self._local.repeated[0]}' of model '{self._model_name}' is called "
-                "several times in one pass: which of its outputs is meant cannot be told. Name a "
-                "layer that is called once. keras.layers.Identity(name=...) behind a call names "
-                "its output."
+                "several times in one pass, so its output is ambiguous. Name a layer that is "
+                "called once. keras.layers.Identity(name=...) behind a call names its output."
             )
         return outputs, features
 

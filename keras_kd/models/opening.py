@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -43,12 +43,12 @@ class Described:
     Attributes:
         config: The configuration of the model.
         keras_2: Whether Keras 2 wrote it.
-        record: What stands in it under the name that was asked for, as text, or `None`.
+        records: The texts beside the model that were asked for and are there, by name.
     """
 
     config: dict[str, Any]
     keras_2: bool
-    record: str | bytes | None = None
+    records: Mapping[str, str | bytes]
 
 
 def open_model(
@@ -91,12 +91,12 @@ def open_model(
         )
 
 
-def describe(path: str | os.PathLike[str], record: str | None = None) -> Described:
+def describe(path: str | os.PathLike[str], *records: str) -> Described:
     """Look at a model file without loading the model.
 
     Args:
         path: The file.
-        record: The name of a text that may stand in it beside the model. Defaults to `None`.
+        *records: Names of texts that may stand in it beside the model.
 
     Raises:
         OSError: If there is no readable file.
@@ -107,13 +107,13 @@ def describe(path: str | os.PathLike[str], record: str | None = None) -> Describ
         pass
     with _named(path):
         look = _look_at_archive if path.suffix == ".keras" else _look_at_hdf5
-        described = look(path, record)
+        described = look(path, records)
         if not isinstance(described.config, dict):
             raise ValueError("its configuration is not a model's")
         return described
 
 
-def _look_at_archive(path: pathlib.Path, record: str | None) -> Described:
+def _look_at_archive(path: pathlib.Path, records: Sequence[str]) -> Described:
     with zipfile.ZipFile(path) as archive:
         check_archive(archive, path)
         names = archive.namelist()
@@ -124,11 +124,11 @@ def _look_at_archive(path: pathlib.Path, record: str | None) -> Described:
         return Described(
             parse_json(archive.read(_CONFIG), path),
             _is_keras_2(metadata.get("keras_version")),
-            archive.read(f"{record}.json") if f"{record}.json" in names else None,
+            {name: archive.read(f"{name}.json") for name in records if f"{name}.json" in names},
         )
 
 
-def _look_at_hdf5(path: pathlib.Path, record: str | None) -> Described:
+def _look_at_hdf5(path: pathlib.Path, records: Sequence[str]) -> Described:
     import h5py
 
     _check_hdf5(path, path)
@@ -140,7 +140,7 @@ def _look_at_hdf5(path: pathlib.Path, record: str | None) -> Described:
         return Described(
             parse_json(config, path),
             _is_keras_2(version.decode() if isinstance(version, bytes) else version),
-            None if record is None else file.attrs.get(record),
+            {name: file.attrs[name] for name in records if name in file.attrs},
         )
 
 

@@ -60,7 +60,7 @@ def _curves(title: str, history: Any, seed: int | None) -> list[dict[str, Any]]:
     for name in (name for name, values in placed.items() if values is None):
         warn_user(
             f"'{name}' of '{title}' has no curve. Received: {len(lists[name])} values for {count} "
-            "epochs, which does not tell their epochs. Put None where there is no value."
+            "epochs, so their epochs are unknown. Put None where there is no value."
         )
     shown = {name: values for name, values in placed.items() if values is not None}
     return [{"title": title, "seed": seed, "epochs": epochs, "series": shown}]

@@ -168,16 +168,19 @@ class QuantizeAware(Stage):
             lambda x: tf.TensorSpec(x.shape, x.dtype), input_tensors(student)
         )
         sites = find_sites(trace_calls(student, specs), spared)
-        layers = self._layer_plans(student, kernels, sites)
+        layers = self._layer_plans(student, known, kernels, sites)
         return Plan(layers, functools.partial(self._apply, spared, sites, layers))
 
     def _layer_plans(
-        self, student: keras.Model, kernels: Sequence[QuantizedKernel], sites: Sites
+        self,
+        student: keras.Model,
+        known: Mapping[str, Any],
+        kernels: Sequence[QuantizedKernel],
+        sites: Sites,
     ) -> dict[str, LayerPlan]:
         bits = {kernel.path: kernel.bits for kernel in kernels}
         plan: dict[str, LayerPlan] = {}
         computed = {site.path for site in sites.sites if site.is_primitive}
-        known = _known(student)
         for path, layer in leaf_layers(student):
             found = {bits[p] for p in bits if p == path or p.startswith(f"{path}/")}
             own = has_own_code(layer) and any(

@@ -274,7 +274,7 @@ def load_compressed(
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")
-    text = describe(path, _RECORD).record
+    text = describe(path, _RECORD).records.get(_RECORD)
     if text is None:
         raise ValueError(
             f"'{path}' was not written by `CompressedModel.save`: it holds no record of stages."
@@ -324,7 +324,7 @@ def is_compressed(path: str | os.PathLike[str]) -> bool:
         OSError: If there is no readable file.
         ValueError: If it is damaged or no model file.
     """
-    return describe(path, _RECORD).record is not None
+    return _RECORD in describe(path, _RECORD).records
 
 
 _MEASURES = {"loss": ("loss", "loss_weights"), "metrics": ("metrics", "weighted_metrics")}

@@ -68,13 +68,13 @@ def check_direction(metrics: Any, name: str | None) -> None:
     Raises:
         ValueError: If less of it is better.
     """
-    # Keras puts the output before the name, where there are several.
-    for metric in getattr(metrics, "metrics", [])[:1]:
-        if less_is_better(metric):
-            raise ValueError(
-                f"`max_drop` needs a metric of which more is better, but the first one is "
-                f"'{name}'. Put another one first in distiller.compile(metrics=[...])."
-            )
+    # Not found by its name: with several outputs, Keras puts that of the output before it.
+    first = next(iter(getattr(metrics, "metrics", [])), None)
+    if first is not None and less_is_better(first):
+        raise ValueError(
+            f"`max_drop` needs a metric of which more is better, but the first one is "
+            f"'{name}'. Put another one first in distiller.compile(metrics=[...])."
+        )
 
 
 def drop_of(metrics: Mapping[str, float], reference: Mapping[str, float] | None) -> float | None:

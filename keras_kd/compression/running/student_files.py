@@ -33,7 +33,7 @@ _TRAINABLE = "keras_kd_trainable"
 
 
 def save_student(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Save a student, and what Keras leaves out of layers inside of layers: names, and if frozen.
+    """Save a student, with the names and `trainable` flags of inner layers, which Keras leaves out.
 
     Args:
         model: The model.
@@ -73,12 +73,11 @@ def load_student(
         ValueError: If the file is damaged, holds code or names classes that are not known.
     """
     model = open_model(path, custom_objects, safe_mode)
-    text = describe(path, _NAMES).record
-    if text is not None:
-        name_operations(model, [str(name) for name in parse_json(text, path)])
-    text = describe(path, _TRAINABLE).record
-    if text is not None:
-        set_trainable(model, [bool(trainable) for trainable in parse_json(text, path)])
+    texts = describe(path, _NAMES, _TRAINABLE).records
+    if _NAMES in texts:
+        name_operations(model, [str(name) for name in parse_json(texts[_NAMES], path)])
+    if _TRAINABLE in texts:
+        set_trainable(model, [bool(flag) for flag in parse_json(texts[_TRAINABLE], path)])
     return model
 
 

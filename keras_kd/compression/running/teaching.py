@@ -175,13 +175,11 @@ class Teaching:
 
     def _training_data(self) -> Any:
         """Return the training data, in the order of the epoch that comes next."""
-        if self.backup is None:
+        shuffled = isinstance(self.train, keras.utils.PyDataset)
+        if self.backup is None or not (shuffled or self.order):
             return self.train
-        if isinstance(self.train, keras.utils.PyDataset):
-            return ShuffledByPass(self.train, self.backup.seed, self.backup.epochs_done())
-        if self.order is None:
-            return self.train
-        return self.order.make(self.backup.seed, self.backup.epochs_done())
+        passes = self.backup.seed, self.backup.epochs_done()
+        return self.order.make(*passes) if self.order else ShuffledByPass(self.train, *passes)
 
 
 def count_batches(data: Any) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd.data.batches import WrappedPyDataset
 from keras_kd.data.labels import class_labels
 from keras_kd.models.structures import at
 
@@ -135,21 +136,10 @@ def _labels_in(batch: Any) -> Any:
     return class_labels(keras.utils.unpack_x_y_sample_weight(batch)[1])
 
 
-class _CheckedPyDataset(keras.utils.PyDataset):
+class _CheckedPyDataset(WrappedPyDataset):
     def __init__(self, data: Any, ranges: Sequence[LabelRange]) -> None:
-        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self._data = data
+        super().__init__(data)
         self._ranges = ranges
-
-    @property
-    def num_batches(self) -> Any:
-        return self._data.num_batches
 
     def __getitem__(self, index: int) -> Any:
         return _checked(self._data[index], self._ranges)
-
-    def on_epoch_begin(self) -> None:
-        self._data.on_epoch_begin()
-
-    def on_epoch_end(self) -> None:
-        self._data.on_epoch_end()

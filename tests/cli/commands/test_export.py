@@ -72,12 +72,12 @@ def test_a_file_within_a_drop_that_disagrees(tmp_path, reaction):
     settings = {"max_drop": 40.0, "min_agreement": 0.9, "on_disagreement": reaction}
     _hold_to(settings, within, "int8")
     settings["min_agreement"] = 0.95
-    told = contextlib.nullcontext()
+    outcome = contextlib.nullcontext()
     if reaction == "warn":
-        told = pytest.warns(UserWarning, match="90.0% of its answers agree")
+        outcome = pytest.warns(UserWarning, match="90.0% of its answers agree")
     if reaction == "error":
-        told = pytest.raises(ValueError, match=r"90.0% of its answers agree.* was not written")
-    with told:
+        outcome = pytest.raises(ValueError, match=r"90.0% of its answers agree.* was not written")
+    with outcome:
         _hold_to(settings, within, "int8")
     assert len(list(tmp_path.iterdir())) == (0 if reaction == "error" else 2)
 
