@@ -65,7 +65,7 @@ $(STAMP): pyproject.toml constraints.txt
 	    "Install Python 3.11 or newer and run: make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "make: $(PYTHON) has no venv module. On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@echo "Installing into $(VENV) (once; some 2 GB) ..."
+	@echo "Installing into $(VENV) (once; some 3 GB, a few minutes) ..."
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@log=$$(PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install -q -e '.[dev,docs,examples]' 2>&1) \

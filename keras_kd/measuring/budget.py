@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_kd.measuring.result import TFLiteResult
-from keras_kd.system.arguments import is_number, number
+from keras_kd.system.arguments import exceeds, is_number, number
 
 
 class BudgetExceeded(ValueError):
@@ -127,7 +127,7 @@ class Budget:
                 )
             else:
                 drop = 100 * (reference - result.accuracy)
-                if drop > self.max_drop + 1e-9:
+                if exceeds(drop, self.max_drop):
                     yield (
                         f"Accuracy is {result.accuracy:.2%}, {drop:.2f} points below the reference "
                         f"of {reference:.2%}, over max_drop={self.max_drop}."

@@ -58,11 +58,14 @@ class Figures:
         errors = errors if slack(limit) > 0.0 else 0.0
         if "min_agreement" in limit:
             error = math.sqrt(differ * (1.0 - differ) / self.samples)
-            return self.agreement - errors * error - limit["min_agreement"]
-        if (lost := self.lost) is None:
-            raise no_labels(limit["max_drop"])
-        lost = max(lost, 0.0) if errors else lost
-        return limit["max_drop"] / 100 - lost - errors * math.sqrt(differ / self.samples)
+            spare = self.agreement - errors * error - limit["min_agreement"]
+        else:
+            if (lost := self.lost) is None:
+                raise no_labels(limit["max_drop"])
+            lost = max(lost, 0.0) if errors else lost
+            spare = limit["max_drop"] / 100 - lost - errors * math.sqrt(differ / self.samples)
+        # At the limit is within it; shares of a count are not exact in binary.
+        return round(spare, 9)
 
 
 def measure_answers(expected: Expected, path: Any, xnnpack: bool | None) -> list[Figures]:

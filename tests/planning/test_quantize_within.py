@@ -273,6 +273,19 @@ def test_few_samples_without_a_mistake_prove_little():
     assert few.spare({"min_agreement": 1.0}, errors=1.0) == 0.0
 
 
+@pytest.mark.parametrize("samples", [200, 300, 597, 1000])
+def test_a_file_at_its_limit_is_within_it(samples):
+    """Shares of a count are not exact in binary: 0.98 - 0.975 is above 0.005."""
+    for lost in range(1, 20):
+        for right in range(lost, samples + 1):
+            figures = bit_search.Figures(
+                samples, 1 - lost / samples, (right - lost) / samples, right / samples
+            )
+            assert figures.spare({"max_drop": 100 * lost / samples}) == 0.0
+            assert figures.spare({"max_drop": 100 * (lost - 0.5) / samples}) < 0.0
+            assert figures.spare({"min_agreement": (samples - lost) / samples}) == 0.0
+
+
 def assert_decisions_of_the_file(found):
     kernels = kd.read_metadata(found.path)["kernels_in_4_bits"]
     bits = {tuple(kernel["layers"]): kernel["bits"] for kernel in kernels}

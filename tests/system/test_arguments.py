@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.system.arguments import constructor_arguments, number, scheduled, with_added
+from keras_kd.system.arguments import (
+    constructor_arguments,
+    exceeds,
+    number,
+    scheduled,
+    with_added,
+)
 
 NAN, INF = float("nan"), float("inf")
 SENSELESS = [NAN, INF, -INF, -1.0]
@@ -151,3 +157,14 @@ def test_arguments_of_a_constructor_are_those_it_names_and_passes_on():
     assert constructor_arguments(Passing) == ["rate", "name", "size"]
     assert constructor_arguments(Closed) == ["only"]
     assert constructor_arguments(object) == []
+
+
+@pytest.mark.parametrize("samples", [40, 597, 10_000])
+def test_what_lies_at_the_limit_is_within_it(samples):
+    before = np.arange(samples // 2, samples + 1) / samples
+    for lost in (1, 2, 5):
+        for kind in (np.float32, np.float64):
+            points = 100.0 * (kind(before) - kind(before - lost / samples)).astype("float64")
+            limit = 100.0 * lost / samples
+            assert not any(exceeds(float(value), limit) for value in points)
+            assert all(exceeds(float(value), limit - 1e-2 / 2) for value in points)

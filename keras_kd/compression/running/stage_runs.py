@@ -25,6 +25,7 @@ from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import layer_records
 from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.models.weights import check_finite_weights
+from keras_kd.system.arguments import exceeds
 from keras_kd.system.user_warning import warn_user
 
 
@@ -191,7 +192,7 @@ class StageRuns:
                     f"metrics {', '.join(record.metrics)}. Compile with those it began with, "
                     "or give a new folder as `path`."
                 )
-            if record.drop <= limit.points:
+            if not exceeds(record.drop, limit.points):
                 return record, trial
             attempts.append(
                 {"config": record.config, "metrics": dict(record.metrics), "drop": record.drop}

@@ -15,6 +15,7 @@ from keras_kd.planning.search.trials import Trials, shown_latency, write_json
 from keras_kd.report.build import make_result, model_result
 from keras_kd.report.files import write_report
 from keras_kd.report.pareto import pareto_front
+from keras_kd.system.arguments import exceeds
 from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
 from keras_kd.system.text_table import text_table
@@ -199,7 +200,7 @@ def _judge(
 
     def keeps(found: FoundFile, but: str | None = None) -> bool:
         return all(
-            (value := getattr(found, key)) is not None and value <= limit + 1e-9
+            (value := getattr(found, key)) is not None and not exceeds(value, limit)
             for name, (key, limit) in limits.items()
             if name != but
         )
