@@ -24,7 +24,6 @@ import time
 import keras
 import keras_hub
 import numpy as np
-from fashion_models import dtype_policy, native_bfloat16
 from kept_results import check_settings, once, spread, write_results
 
 import keras_kd as kd
@@ -75,7 +74,7 @@ def tokenized(encoder, length, reviews, test):
 
 def teacher_of(encoder, length, frozen):
     """Return the classifier on the encoder, and the encoder."""
-    backbone = keras_hub.models.BertBackbone.from_preset(encoder, name="encoder")
+    backbone = keras_hub.models.BertBackbone.from_preset(encoder, dropout=0.0, name="encoder")
     backbone.trainable = False
     for layer in backbone.transformer_layers[frozen:]:
         layer.trainable = True
@@ -165,14 +164,13 @@ class Run:
         """Return the logits of the fine-tuned encoder for all reviews."""
         chosen = self.chosen
         keras.utils.set_random_seed(0)
-        with dtype_policy("mixed_bfloat16" if native_bfloat16() else "float32"):
-            teacher, _ = teacher_of(chosen.encoder, chosen.length, chosen.frozen)
+        teacher, _ = teacher_of(chosen.encoder, chosen.length, chosen.frozen)
         steps = chosen.teacher_epochs * -(-len(self.parts["train"][0]) // BATCH)
         rate = keras.optimizers.schedules.CosineDecay(
             0.0, steps - steps // 10, warmup_target=1e-4, warmup_steps=steps // 10
         )
         optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01)
-        teacher.compile(optimizer, LOSS, metrics=["accuracy"], jit_compile=False)
+        teacher.compile(optimizer, LOSS, metrics=["accuracy"], jit_compile=True)
         backup = keras.callbacks.BackupAndRestore(self.folder / "teacher.backup", save_freq=100)
         tokens, labels = self.parts["train"]
         teacher.fit(
@@ -274,7 +272,7 @@ def main():
     parser.add_argument("--length", type=int, default=192, help="word pieces of the teacher [192]")
     parser.add_argument("--student-length", type=int, default=128, help="[128]")
     parser.add_argument("--frozen", type=int, default=2, help="lower layers not fine-tuned [2]")
-    parser.add_argument("--teacher-epochs", type=int, default=2)
+    parser.add_argument("--teacher-epochs", type=int, default=1)
     parser.add_argument("--epochs", type=int, help="of all students [2 and 8]")
     parser.add_argument("--reviews", type=int, help="training reviews, held-out ones too [all]")
     parser.add_argument("--held-out", type=int, default=2_000)

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_kd.models.copying import copy_state
 from keras_kd.system.arguments import number
 
 
@@ -72,8 +73,8 @@ class SelfTeacher(keras.callbacks.Callback):
         )
         self.student = student
         self.teacher = keras.models.clone_model(student)
+        copy_state(student, self.teacher)
         self.teacher.trainable = False
-        self._move(0.0)
         self._started = False
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

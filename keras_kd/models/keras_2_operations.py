@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_kd.models.copying import copy_state
+
 _CONSTANT = "_CONSTANT_VALUE"
 # Their states are inputs like the others in Keras 2.
 _RECURRENT = ("Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "GRU", "LSTM", "RNN", "SimpleRNN")
@@ -147,7 +149,7 @@ def inline_operations(model: Any) -> Any:
     clone = keras.models.clone_model(model, clone_function=copy, call_function=call)
     for layer in model.layers:
         if layer.weights:
-            clone.get_layer(layer.name).set_weights(layer.get_weights())
+            copy_state(layer, clone.get_layer(layer.name))
     return clone
 
 

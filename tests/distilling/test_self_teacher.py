@@ -116,3 +116,14 @@ def test_a_resumed_training_starts_at_the_student_that_was_restored(tmp_path, mo
     trained = fit(1).students[-1]
     for teacher, student in zip(fit(2).teachers[0], trained, strict=True):
         np.testing.assert_array_equal(teacher, student)
+
+
+def test_the_copy_has_what_adapt_learned():
+    """`Normalization` computes with a mean that is not one of its weights."""
+    first = keras.layers.Normalization()
+    first.adapt(5.0 + 3.0 * X)
+    inner = keras.Sequential([keras.Input((3,)), first, keras.layers.Dense(2)])
+    for student in (inner, keras.Sequential([keras.Input((3,)), inner])):
+        teacher = kd.SelfTeacher(student).teacher
+        np.testing.assert_allclose(teacher(X), student(X), atol=1e-6)
+        assert not teacher.trainable_weights and student.trainable_weights
