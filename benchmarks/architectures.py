@@ -496,7 +496,7 @@ def wide_and_deep(count):
 
 @keras.saving.register_keras_serializable("architectures")
 class GraphConvolution(layers.Layer):
-    """Gathers the neighbours of each node, prepares their messages, and updates the node."""
+    """Gathers the neighbors of each node, prepares their messages, and updates the node."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
@@ -504,9 +504,9 @@ class GraphConvolution(layers.Layer):
         self.prepare = layers.Dense(units, activation="gelu")
         self.update = layers.Dense(units, activation="gelu")
 
-    def call(self, nodes, neighbours):
+    def call(self, nodes, neighbors):
         messages = self.prepare(ops.take_along_axis(
-            ops.expand_dims(nodes, 1), ops.expand_dims(neighbours, -1), axis=2
+            ops.expand_dims(nodes, 1), ops.expand_dims(neighbors, -1), axis=2
         ))  # fmt: skip
         together = ops.concatenate([nodes, ops.mean(messages, axis=2)], axis=-1)
         return self.update(together)
@@ -516,11 +516,11 @@ class GraphConvolution(layers.Layer):
 
 
 def graph_network(count):
-    nodes, neighbours = keras.Input((12, 8)), keras.Input((12, 3), dtype="int32")
+    nodes, neighbors = keras.Input((12, 8)), keras.Input((12, 3), dtype="int32")
     x = layers.Dense(16)(nodes)
     for _ in range(2):
-        x = layers.Add()([x, GraphConvolution(16)(x, neighbours)])
-    model = keras.Model([nodes, neighbours], layers.Dense(4)(x))
+        x = layers.Add()([x, GraphConvolution(16)(x, neighbors)])
+    model = keras.Model([nodes, neighbors], layers.Dense(4)(x))
     return model, [smooth(count, 12, 8), words(count, 36).reshape(count, 12, 3) % 12]
 
 

@@ -103,8 +103,8 @@ def teachers():
 
         plain = unfused(teacher, student())
         for name, ours in (
-            ("normalisations by one operation, as always", distiller(teacher, student())),
-            ("normalisations folded", distiller(folded, student())),
+            ("normalizations by one operation, as always", distiller(teacher, student())),
+            ("normalizations folded", distiller(folded, student())),
             ("in bfloat16", distiller(in_bfloat16(teacher), student())),
             ("folded and in bfloat16", distiller(in_bfloat16(folded), student())),
         ):

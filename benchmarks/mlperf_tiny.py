@@ -3,7 +3,7 @@
     python benchmarks/mlperf_tiny.py [--models FOLDER] [--only TITLE ...]
 
 `FOLDER` holds the Keras models as published by mlcommons/tiny. The accuracy of ResNet8 is that on
-all 10,000 test images of CIFAR-10, which is read through TFDS. For the others no labelled data is
+all 10,000 test images of CIFAR-10, which is read through TFDS. For the others no labeled data is
 at hand, and what counts is how a file agrees with the Keras model on random inputs. Of the DS-CNN
 no Keras file is published: its weights are random, and its bytes alone compare. Each model is kept
 in `--out` when it is done, and the same command resumes. Prints a Markdown table.

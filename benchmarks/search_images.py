@@ -43,7 +43,7 @@ class Task:
 
     Attributes:
         teacher: The teacher.
-        train: Labelled batches of all views, the same in every pass.
+        train: Labeled batches of all views, the same in every pass.
         steps: Number of these batches.
         validation: What files are chosen by.
         test: What the files of the front are measured on.

@@ -190,7 +190,7 @@ figure, axes = plt.subplots(len(rows), len(images), figsize=(9, 8), layout="cons
 for (title, pictures), row in zip(rows.items(), axes, strict=True):
     row[0].set_title(title, loc="left", fontsize=9)
     for picture, place in zip(pictures, row, strict=True):
-        colours = {"cmap": "gray"} if title == "image" else {"cmap": "tab20", "vmax": CLASSES}
-        place.imshow(picture, vmin=0, interpolation="nearest", **colours)
+        colors = {"cmap": "gray"} if title == "image" else {"cmap": "tab20", "vmax": CLASSES}
+        place.imshow(picture, vmin=0, interpolation="nearest", **colors)
         place.axis("off")
 figure.savefig(OUT / "images.png", dpi=110)

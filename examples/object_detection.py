@@ -34,8 +34,8 @@ OUT = pathlib.Path("exports/object_detection")
 # %% [markdown]
 # ## Data
 # Scenes of 64x64 pixels composed from Fashion-MNIST: two to four garments with known boxes. A cell
-# belongs to the nearest object whose centre is less than one cell away. `classes` is 0 without an
-# object; `boxes` are the distances from the cell's centre to the box's sides (top, left, bottom,
+# belongs to the nearest object whose center is less than one cell away. `classes` is 0 without an
+# object; `boxes` are the distances from the cell's center to the box's sides (top, left, bottom,
 # right), in cells. The third element holds weights per output and cell. For training, every scene
 # is also mirrored.
 
@@ -44,15 +44,15 @@ SIDE, GRID, MOST = 64, 8, 50  # pixels; cells along a side; objects in an image
 FEATURES = kd.datasets.load(DATA, split="train[:1]", with_info=True)[1].features
 CLASSES = FEATURES["objects"]["label"].num_classes
 SHAPE = (SIDE, SIDE, FEATURES["image"].shape[-1])
-CENTRES = np.stack(np.mgrid[:GRID, :GRID], -1).astype("float32") + 0.5  # y, x in cells
+CENTERS = np.stack(np.mgrid[:GRID, :GRID], -1).astype("float32") + 0.5  # y, x in cells
 
 
 def encode(objects):
-    low, high, centres = GRID * objects[:, :2], GRID * objects[:, 2:4], CENTRES[:, :, None]
-    away = tf.reduce_max(tf.abs(centres - (low + high) / 2), -1)  # [GRID, GRID, MOST]
+    low, high, centers = GRID * objects[:, :2], GRID * objects[:, 2:4], CENTERS[:, :, None]
+    away = tf.reduce_max(tf.abs(centers - (low + high) / 2), -1)  # [GRID, GRID, MOST]
     away = tf.where(objects[:, 4] < 0, np.inf, away)
     nearest, taken = tf.argmin(away, -1), tf.reduce_min(away, -1) < 1.0
-    boxes = tf.gather(tf.concat([centres - low, high - centres], -1), nearest, batch_dims=2)
+    boxes = tf.gather(tf.concat([centers - low, high - centers], -1), nearest, batch_dims=2)
     classes = tf.where(taken, tf.gather(objects[:, 4], nearest) + 1, 0.0)
     weights = {"classes": tf.ones_like(classes), "boxes": tf.cast(taken, tf.float32)}
     return {"classes": classes, "boxes": boxes}, weights
@@ -125,8 +125,8 @@ def student():
 
 # %%
 def decode(outputs):
-    centre, reach = CENTRES, outputs["boxes"]
-    boxes = tf.concat([centre - reach[..., :2], centre + reach[..., 2:]], -1) / GRID
+    center, reach = CENTERS, outputs["boxes"]
+    boxes = tf.concat([center - reach[..., :2], center + reach[..., 2:]], -1) / GRID
     scores = tf.nn.softmax(outputs["classes"])[..., 1:]
     boxes, scores = (
         tf.reshape(boxes, (-1, GRID**2, 1, 4)),

@@ -28,7 +28,7 @@ RATE, WINDOW, STEP, MELS = 8000, 256, 200, 24  # samples a second; of a frame; b
 
 # %% [markdown]
 # ## Data
-# Each recording is centred in one second and normalized to the same loudness.
+# Each recording is centered in one second and normalized to the same loudness.
 
 
 # %%

@@ -1,4 +1,4 @@
-"""The README's program runs, and its table is that of the kept run."""
+"""The README's program runs, and its tables are those of the kept runs."""
 
 import json
 import pathlib
@@ -34,33 +34,40 @@ def test_measured_tables_are_the_reference_runs():
 
     text = README.read_text()
     blocks = re.findall(
-        r"^<!-- measured: (\S+) -->\n+(?:```text\n)?(.*?)(?:```)?\n+<!-- /measured",
+        r"^<!-- measured: ([^\n]+) -->\n+(?:```text\n)?(.*?)(?:```)?\n+<!-- /measured",
         text,
         re.S | re.M,
     )
-    names = [name.rsplit("/", 1)[1] for name, _ in blocks]
-    assert names == ["demo.json", "quantize_resnet8.json", "report.json"]
-    for name, table in (blocks[0], blocks[2]):
-        result = json.loads((README.parent / name).read_text())
-        assert cells(table) == cells(format_table(result))
-        assert len(cells(table)) == 1 + len(result["models"])
-        assert result["command"] in " ".join(text.split())
+    sources = [[pathlib.Path(name).name for name in names.split(", ")] for names, _ in blocks]
+    assert sources == [
+        ["demo.json"],
+        ["quantize_resnet8.json", "cifar10_students.json", "mlperf_tiny.json"],
+    ]
+    name, table = blocks[0]
+    result = json.loads((README.parent / name).read_text())
+    assert cells(table) == cells(format_table(result))
+    assert len(cells(table)) == 1 + len(result["models"])
+    assert result["command"] in " ".join(text.split())
 
 
 def test_the_table_of_cifar10_is_that_of_the_kept_runs():
-    kept = README.parent / "exports/reference"
+    kept, text = README.parent / "exports/reference", README.read_text()
     resnet8 = json.loads((kept / "quantize_resnet8.json").read_text())
     files = [entry for entry in resnet8 if entry["file"] in ("int8, percentile", "int4, taught")]
     files.append(json.loads((kept / "cifar10_students.json").read_text())["taught_0"]["int4"])
-    (table,) = re.findall(
-        r"quantize_resnet8.json -->\n+(.*?)\n+<!-- /measured", README.read_text(), re.S
-    )
+    (table,) = re.findall(r"quantize_resnet8.json[^\n]* -->\n+(.*?)\n+<!-- /measured", text, re.S)
     published, *rows = (row[2:] for row in cells(table)[1:])
     assert published == ["98,496", "86.97", "–"]
     assert rows == [
         [f"{file['bytes']:,}", f"{file['test']:.2f}", f"{file['test'] - 86.97:+.2f}"]
         for file in files
     ]
+    ways = [entry for entry in resnet8 if entry["file"].startswith("int8")]
+    assert max(ways, key=lambda entry: entry["held_out"])["file"] == "int8, percentile"
+    forms = json.loads((kept / "mlperf_tiny.json").read_text())["MLPerf Tiny: ResNet8"]
+    accuracy = {entry["form"]: f"{100 * entry['accuracy']:.2f} %" for entry in forms}
+    assert f"float ResNet8 has {accuracy['float32']}" in text
+    assert f"a plain `kd.export_tflite` gives {accuracy['int8']}" in " ".join(text.split())
 
 
 def test_commands_exist(parse_command):

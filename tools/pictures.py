@@ -10,7 +10,7 @@ import pathlib
 ROOT = pathlib.Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 
-# Colours follow the reader's system; strokes and text have a contrast above 4.5 in both.
+# Colors follow the reader's system; strokes and text have a contrast above 4.5 in both.
 STYLE = """<style>
   .ink { fill: #24292f } .faint { fill: #57606a } .line { stroke: #57606a; fill: none }
   .teacher { fill: #dbe7ff; stroke: #3554a5 } .student { fill: #dff3e3; stroke: #2b7a3d }
@@ -28,7 +28,7 @@ STYLE = """<style>
 
 
 def text(x, y, words, kind="ink"):
-    """Return a line of text, centred at `x`."""
+    """Return a line of text, centered at `x`."""
     return f'<text x="{x:g}" y="{y:g}" class="{kind}">{words}</text>'
 
 

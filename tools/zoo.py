@@ -102,7 +102,7 @@ def example(name, task, inputs, file, test, metrics=list):
 
 RECIPES = {
     "cifar10_98kb": Recipe(
-        "images of ten kinds of things (CIFAR-10), 32x32, colour",
+        "images of ten kinds of things (CIFAR-10), 32x32, color",
         "float32 images, 32x32x3, from 0 to 255 (airplane, automobile, bird, cat, deer, dog, frog, "
         "horse, ship, truck)",
         "python benchmarks/cifar10_teacher.py && python benchmarks/cifar10_students.py "

@@ -128,7 +128,7 @@ class CacheBuilder:
                     f"'{shard.file}' again",
                 )
             if any(other.view > view for other in self._manifest.shards):
-                # Drawn anew, the view is another one; the one that is there is whole and stays.
+                # A view that is drawn again differs; the complete one stays.
                 progress.update(sum(other.records for other in shards))
                 for _ in batches:
                     pass

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import pathlib
 import re
 import zlib
 from typing import Any
 
 from keras_kd.caching.records import PLAIN_TYPES, Leaf
-from keras_kd.system.files import atomic_path
+from keras_kd.system.files import write_json
 from keras_kd.system.reading import read_json
 
 NAME = "manifest.json"
@@ -45,7 +44,7 @@ class Manifest:
     """What a cache was made of, and its shards.
 
     Attributes:
-        fingerprint: What it was made of, see `cache_fingerprint`.
+        fingerprint: What it was made of, see `caching.checks.fingerprint`.
         complete: Whether all shards are there.
         shards: The shards, in order.
         leaves: The tensors of a record.
@@ -62,9 +61,7 @@ class Manifest:
 
     def write(self, folder: pathlib.Path) -> None:
         """Write it to its folder, whole or not at all."""
-        content = {"format": FORMAT, **dataclasses.asdict(self)}
-        with atomic_path(folder / NAME) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / NAME, {"format": FORMAT, **dataclasses.asdict(self)})
 
     def batches(self, view: int = 0) -> int:
         """Return the number of batches of a view."""

@@ -1,4 +1,4 @@
-"""cache: the teacher runs once, and what it said is read from files from then on."""
+"""cache: the teacher runs once; its outputs are read from files in every later epoch."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ from keras_kd.caching.manifest import (
 )
 from keras_kd.caching.read import read_cache, read_views
 from keras_kd.caching.teacher_pass import TeacherPass
+from keras_kd.data.numpy_batches import is_endless
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.models.weights import check_finite_weights
 from keras_kd.system.arguments import number
 from keras_kd.system.files import check_writable
 from keras_kd.system.folder_lock import held_folder
+from keras_kd.system.names import one_of
 from keras_kd.teachers.callable_teacher import as_teacher
 
 
@@ -81,15 +83,15 @@ def cache(
             `keras_kd.losses.TopKLogits`. Defaults to `None`, all logits.
         temperature: With `top_k`, the temperature of the loss that will read them.
         views: Store the inputs and labels of this number of epochs too; the dataset may then be
-            shuffled and augmented at random. Such data are another in every pass: of a cache that
-            is there, only shapes and the number of batches are compared with `dataset`, so give
-            other data another `path`. A pass counts with its last batch, so that `take(n)` stays
+            shuffled and augmented at random. Such data differs in every pass, so an existing cache
+            is compared with `dataset` by shapes and number of batches only. Use another `path` for
+            other data. A pass counts with its last batch, so that `take(n)` stays
             at one view. Views of equal inputs cause a warning. Defaults to `None`.
         batch_size: Batches of the dataset are put together for the teacher up to this number of
             samples. `None` gives them as they come. Defaults to `256`.
         shard_megabytes: Size of the files. Defaults to `64`.
         check_inputs: Whether every batch that is read is compared with the inputs the teacher
-            saw, through a hash a sample. Defaults to `True`.
+            saw, by a hash per sample. Defaults to `True`.
         check_files: Whether the checksums of all files are compared at opening, about 1 to 5 GB a
             second. Sizes always are. Defaults to `True`.
         verbose: Whether to show progress. Defaults to `True`.
@@ -205,8 +207,7 @@ def _teacher_and_layers(teacher: Any, layers: Sequence[Any]) -> tuple[Any, list[
 def _check_arguments(
     dtype: Any, top_k: Any, temperature: Any, views: Any, batch_size: Any, size: Any
 ) -> None:
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f'`dtype` must be "float32" or "float16". Received: {dtype!r}.')
+    one_of("dtype", dtype, ("float32", "float16"))
     for name, value in (("top_k", top_k), ("views", views), ("batch_size", batch_size)):
         number(name, value, least=1, whole=True, optional=True)
     number("shard_megabytes", size, above=0)
@@ -233,7 +234,7 @@ def _as_dataset(dataset: Any) -> tf.data.Dataset:
             "`dataset` must be a tf.data.Dataset of batches or a tuple of arrays (x, y). "
             f"Received: {type(dataset).__name__}."
         )
-    if int(dataset.cardinality()) == tf.data.INFINITE_CARDINALITY:
+    if is_endless(dataset):
         raise ValueError(
             "The dataset is infinite, so a pass over it never ends. Put `repeat()` after the "
             "cache: cache(teacher, dataset, path).repeat()."

@@ -30,7 +30,7 @@ ANOTHER_ORDER = (
 def read_cache(
     dataset: tf.data.Dataset, folder: pathlib.Path, manifest: Manifest, check_inputs: bool = True
 ) -> tf.data.Dataset:
-    """Return the batches of a dataset with what the teacher said of them.
+    """Return the batches of a dataset with the teacher's outputs for them.
 
     Args:
         dataset: The dataset that the cache was built from.
@@ -103,7 +103,7 @@ def read_views(spec: Any, folder: pathlib.Path, manifest: Manifest, views: int) 
 
 
 def taught_element(element: Any, tensors: dict[str, tf.Tensor], manifest: Manifest) -> Any:
-    """Return a batch with what the teacher said of it in place of its inputs."""
+    """Return a batch with the teacher's outputs beside its inputs."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
     outputs = structure_from_json(manifest.outputs, tensors)
     features = structure_from_json(manifest.features, tensors)

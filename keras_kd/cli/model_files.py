@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import os
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from keras_kd.system.files import atomic_path
+from keras_kd.system.files import write_json
 from keras_kd.system.reading import read_json
 
 
@@ -47,7 +46,7 @@ class LoadedModel:
         if len(shape) != 1:
             raise ValueError(
                 f"'{self.path}' gives outputs of shape {shape} for an example. The command line is "
-                "for classifiers, with one output a class; for others use keras_kd in Python."
+                "for classifiers, with one output per class; for others use keras_kd in Python."
             )
         return shape[0]
 
@@ -144,6 +143,4 @@ def write_notes(path: str | os.PathLike[str], notes: dict[str, Any]) -> None:
     """Write what stands beside a model file; what `export_tflite` wrote there is kept."""
     if pathlib.Path(path).suffix == ".tflite":
         notes = {**read_notes(path), **notes}
-    with atomic_path(_notes_path(path)) as temporary:
-        text = json.dumps(notes, indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(_notes_path(path), notes)

@@ -111,7 +111,7 @@ def make_stages(
     """Return the stages that texts such as `prune(0.75, epochs=4)` describe.
 
     Args:
-        texts: One a stage.
+        texts: One per stage.
         epochs: Epochs of a stage that does not give its own. Defaults to `None`, the stage's.
         learning_rate: Learning rate of a stage that does not give its own. Defaults to `None`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from keras_kd.cli.command import Command
 from keras_kd.cli.console import Console
 from keras_kd.cli.recipe import recipe_text, tables_of
 from keras_kd.system.arguments import with_added
-from keras_kd.system.files import atomic_path, check_writable, sha256
+from keras_kd.system.files import atomic_path, check_writable, sha256, write_json
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
@@ -145,9 +144,7 @@ class OutFolder:
         return dict(self._content["result"])
 
     def _write(self) -> None:
-        text = json.dumps(self._content, indent=1, ensure_ascii=False, allow_nan=False)
-        with atomic_path(self.path / "result.json") as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+        write_json(self.path / "result.json", self._content)
 
 
 def _data_files(settings: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ _FORMULA = "pixel / scale + offset"
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """`input = pixel / scale + offset`, after the image has the size and colours of the input.
+    """`input = pixel / scale + offset`, after the image has the size and colors of the input.
 
     Attributes:
         scale: What pixels are divided by.

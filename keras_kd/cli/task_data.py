@@ -162,7 +162,7 @@ def batches(
         source: The data.
         indices: The examples. `None` takes all, in order.
         preprocessing: Makes the input.
-        batch_size: Examples a batch.
+        batch_size: Examples per batch.
         shuffle_seed: Fixes the order, another one in every pass. Defaults to `None`, the order
             of `indices`.
         first_pass: Number of the first pass. Defaults to `0`.
@@ -190,8 +190,8 @@ def _check_shape(source: Source, shape: Any, preprocessing: Preprocessing) -> No
     given = tuple(shape)
     if len(wanted) == 3:
         rank = len(given)
-        colours = given[-1] if rank == 3 else 1
-        if rank in (2, 3) and (colours == wanted[-1] or {colours, wanted[-1]} == {1, 3}):
+        colors = given[-1] if rank == 3 else 1
+        if rank in (2, 3) and (colors == wanted[-1] or {colors, wanted[-1]} == {1, 3}):
             return
     elif len(given) == len(wanted) and all(
         g in (None, w) for g, w in zip(given, wanted, strict=True)

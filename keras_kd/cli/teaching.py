@@ -111,7 +111,7 @@ def make_distiller(
     if teacher.units != student.units:
         raise ValueError(
             f"The teacher '{teacher.path}' has {teacher.units} outputs and the student "
-            f"'{student.path}' {student.units}: they must tell the same classes apart."
+            f"'{student.path}' {student.units}: they must have the same classes."
         )
     names: list[Any] = [model.notes.get("class_names") for model in (teacher, student)]
     if None not in names and names[0] != names[1]:  # the data may have no names
@@ -196,8 +196,8 @@ def _teacher_inputs(
         )
     if rank == 3 and theirs.shape[-1] > ours.shape[-1]:
         raise ValueError(
-            f"The teacher '{teacher.path}' takes images in colour and the student '{student.path}' "
-            "takes grey ones, so that the teacher would not see the colours. Give the student "
+            f"The teacher '{teacher.path}' takes images in color and the student '{student.path}' "
+            "takes gray ones, so that the teacher would not see the colors. Give the student "
             f"{theirs.shape[-1]} channels."
         )
 

@@ -33,11 +33,12 @@ from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
 from keras_kd.distilling.trainer import CompileArguments, Trainer, compile_arguments
 from keras_kd.models.calls import name_operations, operation_names
-from keras_kd.models.copying import copy_layer, copy_state, described
+from keras_kd.models.copying import copy_layer, copy_state
 from keras_kd.models.graph import is_graph
 from keras_kd.system.arguments import number
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.names import suggests_arguments
+from keras_kd.system.shown_text import described
 
 
 @suggests_arguments

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kd.data.numpy_batches import is_endless
 from keras_kd.system.arguments import number
 from keras_kd.system.quiet import without_noise
 
@@ -91,10 +92,7 @@ def refuse_endless(data: Any, argument: str) -> None:
     Raises:
         ValueError: If it has none.
     """
-    if (
-        isinstance(data, tf.data.Dataset)
-        and int(data.cardinality()) == tf.data.INFINITE_CARDINALITY
-    ):
+    if is_endless(data):
         raise ValueError(
             f"`{argument}` has no end (a `repeat()` without a count), and epochs need one. Use "
             f"`{argument}.take(steps)`."

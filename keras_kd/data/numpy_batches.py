@@ -265,22 +265,24 @@ def select_arrays(data: Any, count: int, argument: str, others: int = 0) -> Any:
     return _map(data, lambda leaf: np.asarray(leaf)[chosen])
 
 
+def is_endless(data: Any) -> bool:
+    """Return whether a dataset is known to have no end."""
+    import tensorflow as tf
+
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    if not isinstance(data, tf.data.Dataset):
+        return False
+    return bool(data.cardinality() == tf.data.INFINITE_CARDINALITY)
+
+
 def check_ends(data: Any, max_samples: int | None) -> None:
     """Make sure that data has an end, or is not read to it.
 
     Raises:
         ValueError: If it has none and all of it was asked for.
     """
-    import tensorflow as tf
-
-    if max_samples is not None:
-        return
-    endless = False
-    if isinstance(data, tf.data.Dataset):
-        endless = bool(data.cardinality() == tf.data.INFINITE_CARDINALITY)
-    elif isinstance(data, keras.utils.PyDataset):
-        endless = data.num_batches is None
-    if endless:
+    if max_samples is None and is_endless(data):
         raise ValueError(
             "`data` never ends (it repeats without a count). Remove `.repeat()`, or give "
             "`max_samples`."

@@ -1,4 +1,4 @@
-"""Inputs that bring along what the teacher said of them."""
+"""Inputs together with the teacher's outputs for them."""
 
 from __future__ import annotations
 

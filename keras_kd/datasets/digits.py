@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 _DESCRIPTION = """
-Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, the test set of the "Optical
+Handwritten digits: 1,797 gray images of 8x8 pixels in 10 classes, the test set of the "Optical
 Recognition of Handwritten Digits" data of the UCI repository, as scikit-learn distributes it.
 A pixel of the source counts, in 0..16, the ink in a block of 4x4; here it is times 16, at most 255.
 
-The source holds the images in runs of some 130 in which the labels repeat one sequence, as if
+The source holds the images in runs of about 130 in which the labels repeat one sequence, as if
 each run were one filled-in form. The splits keep that order: `train` is the first 1,287 images
 and `test` the last 510, and the cut falls between two runs, so that no run is in both.
 """

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 _DESCRIPTION = """
-Composed scenes: two to four garments of Fashion-MNIST on one grey canvas of 64x64 pixels, with the
+Composed scenes: two to four garments of Fashion-MNIST on one gray canvas of 64x64 pixels, with the
 class of every pixel and the box of every garment. A garment is resized to 17 to 34 pixels (its own
 are 28), and what of it is brighter than 31 of 255 is drawn; a later garment covers at most a
 quarter of an earlier one. The background has a level of its own, up to 40, and noise, up to 23.

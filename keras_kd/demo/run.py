@@ -1,7 +1,7 @@
 """The demonstration: few labels, many images without labels, and what a teacher makes of them.
 
 A program as a user writes it, with the public names of keras_kd alone. For every seed: draw a few
-labelled images; train a large network on them; train a small one on the same labels, and once more
+labeled images; train a large network on them; train a small one on the same labels, and once more
 on what the large one answers to all images, whose labels nobody looks at. The taught one is
 quantized with distillation, exported, and its file is measured on the test images.
 
@@ -26,6 +26,8 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
+from keras_kd.system.files import write_json
+from keras_kd.system.names import one_of
 
 Say = Callable[[str], None]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -37,7 +39,7 @@ class Recipe:
 
     dataset: str  # of TFDS, images with the splits `train` and `test`
     time: str  # on two cores
-    labels: int  # labelled training images, equally many of each class
+    labels: int  # labeled training images, equally many of each class
     held_out: int  # the last training images, on which the way to train is chosen
     shift: int  # pixels, where images are shifted at random
     teacher: tuple[tuple[int, ...], tuple[int, ...]]  # widths and blocks of `residual_network`
@@ -99,7 +101,7 @@ def load_data(dataset: str) -> tuple[Arrays, Arrays, list[str]]:
     return train, test, info.features["label"].names
 
 
-def draw_labelled(part: Arrays, count: int, seed: int) -> Arrays:
+def draw_labeled(part: Arrays, count: int, seed: int) -> Arrays:
     """Draw `count` images with their labels, equally many of each class."""
     x, y = part
     rng = np.random.default_rng(seed)
@@ -128,9 +130,9 @@ class Run:
         shuffled = examples.shuffle(len(self.train[0]), seed=seed).repeat()
         return shuffled.batch(self.recipe.batch_size).take(self.recipe.steps).prefetch(2)
 
-    def labelled(self, seed: int, shifted: bool) -> tf.data.Dataset:
-        """Return the few labelled images of a seed, as they are or shifted at random."""
-        part = draw_labelled(self.train, self.recipe.labels, seed)
+    def labeled(self, seed: int, shifted: bool) -> tf.data.Dataset:
+        """Return the few labeled images of a seed, as they are or shifted at random."""
+        part = draw_labeled(self.train, self.recipe.labels, seed)
         examples = tf.data.Dataset.from_tensor_slices(part).cache()
         if shifted:
             around = [[self.recipe.shift] * 2, [self.recipe.shift] * 2, [0, 0]]
@@ -195,7 +197,7 @@ class Run:
             )
             history = {**backup.history, "seconds": time.perf_counter() - start}
             model.save(path)
-            write(history_path, json.dumps(history))
+            write_json(history_path, history)
         self.histories.setdefault(name, {})[seed] = json.loads(history_path.read_text())
         return keras.models.load_model(path)
 
@@ -204,7 +206,7 @@ class Run:
 
         def make() -> tuple[Any, keras.Model, Any]:
             model = self.network("teacher", seed)
-            return model, model, self.labelled(seed, shifted=True)
+            return model, model, self.labeled(seed, shifted=True)
 
         return self.trained("teacher", seed, self.recipe.teacher_epochs, make)
 
@@ -214,7 +216,7 @@ class Run:
         def make() -> tuple[Any, keras.Model, Any]:
             model = self.network("student", seed)
             if key == "student_alone":
-                return model, model, self.labelled(seed, way == "images shifted")
+                return model, model, self.labeled(seed, way == "images shifted")
             return self.distiller(teacher, model, way), model, self.taught(teacher, seed)
 
         name = f"{key}_{WAYS[key].index(way)}"
@@ -256,7 +258,7 @@ class Run:
             some = self.train[0][:256]
             kd.export_tflite(model, path, quantization, representative_data=some, verbose=False)
             result = kd.evaluate_tflite(path, self.test, model=model).to_dict()
-            write(kept, json.dumps({**result, "path": path.relative_to(self.folder).as_posix()}))
+            write_json(kept, {**result, "path": path.relative_to(self.folder).as_posix()})
         return dict(json.loads(kept.read_text()))
 
 
@@ -295,10 +297,7 @@ def run_demo(
             negative, or the folder holds a run of another recipe.
         OSError: If the folder cannot be written to.
     """
-    if dataset not in RECIPES:
-        raise ValueError(
-            f"`dataset` must be one of: {', '.join(RECIPES)}. Received: dataset={dataset!r}."
-        )
+    one_of("dataset", dataset, RECIPES)
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds!r}.")
     if first_seed < 0:
@@ -312,7 +311,7 @@ def run_demo(
     ways: dict[str, Any] = {}
     notes: list[str] = []
     for seed in range(first_seed, first_seed + seeds):
-        say(f"Seed {seed}: teacher, on {recipe.labels} labelled images")
+        say(f"Seed {seed}: teacher, on {recipe.labels} labeled images")
         trained: dict[str, Any] = {"teacher": run.teacher(seed)}
         for key in WAYS:
             if key not in ways:
@@ -377,8 +376,8 @@ def _result(
 ) -> dict[str, Any]:
     recipe, images = run.recipe, len(run.train[0])
     descriptions = {
-        "teacher": f"A large network, trained on {recipe.labels} labelled images, shifted.",
-        "student_alone": f"A small network, trained on the same {recipe.labels} labelled images.",
+        "teacher": f"A large network, trained on {recipe.labels} labeled images, shifted.",
+        "student_alone": f"A small network, trained on the same {recipe.labels} labeled images.",
         "distilled": "The small network from the same initial weights, trained on the teacher's "
         f"answers to all {images:,} training images, without their labels.",
         "int8": "The taught one after quantization-aware training with the teacher, in int8: the "
@@ -432,20 +431,11 @@ def _shown_way(way: Any) -> str:
     return way if isinstance(way, str) else f"temperature {way:g}"
 
 
-def write(path: pathlib.Path, text: str) -> None:
-    """Write a text file that is whole or not there."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
 def _check_recipe(folder: pathlib.Path, recipe: dict[str, Any]) -> None:
     path = folder / "recipe.json"
-    text = json.dumps(recipe, indent=2)
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write(path, text)
-    elif json.loads(path.read_text()) != json.loads(text):
+        write_json(path, recipe)
+    elif json.loads(path.read_text()) != json.loads(json.dumps(recipe)):
         raise ValueError(
             f"The folder holds a run of another recipe (see {path.name} in it). Received: "
             f"out={str(folder)!r}. Give another folder with --out, or remove that one."

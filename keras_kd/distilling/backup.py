@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_kd.distilling.trainer import begin_at_epoch
 from keras_kd.system.backups import read_backup, remove_backup, write_backup
+from keras_kd.system.shown_text import first_line
 
 _WEIGHTS, _PROGRESS, _STATES = "model.weights.h5", "progress.json", "states.npz"
 
@@ -131,7 +132,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             with _weights_of(file) as weights:
                 model.load_weights(weights)
         except ValueError as error:
-            raise ValueError(self._foreign(str(error).strip().splitlines()[0])) from error
+            raise ValueError(self._foreign(first_line(error))) from error
         self._restore_random_states()
         self.history = progress["history"]
         self._epoch, self._skipped = int(progress["epoch"]), int(progress["batch"])

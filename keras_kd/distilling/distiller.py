@@ -45,7 +45,7 @@ class Distiller(Trainer):
 
     `loss = w * student_loss + (1 - w) * sum(w_i * L_i)`
 
-    plus the student's own regularisers. `sample_weight` and `class_weight` weigh both terms. The
+    plus the student's own regularizers. `sample_weight` and `class_weight` weigh both terms. The
     teacher is not changed, and is not saved with the student.
 
     The arguments and their meaning are those of `keras.distillation.Distiller`, whose losses are
@@ -303,7 +303,7 @@ class Distiller(Trainer):
         return [part for part in parts if not getattr(part, "supports_jit", True)]
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        """Return the arguments of `compile`, serialised."""
+        """Return the arguments of `compile`, serialized."""
         config = super().get_compile_config()
         if config is not None:
             config["evaluate_distillation"] = self.evaluate_distillation
@@ -322,7 +322,7 @@ class Distiller(Trainer):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """Return the student's loss on labels plus its regularisers, without the teacher."""
+        """Return the student's loss on labels plus its regularizers, without the teacher."""
         if self.compile_arguments.loss is None and not self.losses:
             return keras.ops.zeros(())
         return super().compute_loss(x, class_labels(y), y_pred, sample_weight, training)
@@ -354,10 +354,10 @@ class Distiller(Trainer):
             losses = self.objective.losses(
                 signals, y, y_pred, features, sample_weight, training=True
             )
-            regularisation = self._regularisation()
-            loss = losses["loss"] + regularisation
+            regularization = self._regularization()
+            loss = losses["loss"] + regularization
             # A loss that remembers examples does so in its gradient: it may be taken once.
-            of_labels = losses["weighted_student_loss"] + regularisation
+            of_labels = losses["weighted_student_loss"] + regularization
             parts = (of_labels, losses["weighted_distillation_loss"]) if apart else (loss,)
             scaled = [self.optimizer.scale_loss(part) for part in parts]
         self._descend(tape, scaled[0], self._trained_weights(), *scaled[1:])
@@ -388,7 +388,7 @@ class Distiller(Trainer):
         losses = self.objective.losses(signals, y, y_pred, features, sample_weight)
         if signals is None and self.objective.distils:
             losses["loss"] = losses["student_loss"]
-        self._track(losses, losses["loss"] + self._regularisation(), x)
+        self._track(losses, losses["loss"] + self._regularization(), x)
         results = self._results(signals, x, y, y_pred, sample_weight)
         if signals is None and self.objective.distils and self.compile_arguments.loss is None:
             del results["loss"]  # nothing was compared

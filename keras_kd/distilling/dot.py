@@ -15,7 +15,7 @@ class DOT(keras.optimizers.SGD):
     """Distillation-oriented gradient descent with two momentum buffers.
 
     The gradient of the distillation losses is accumulated with the momentum `momentum + delta`,
-    that of the loss on labels and the regularisers with `momentum - delta`; a step is the sum of
+    that of the loss on labels and the regularizers with `momentum - delta`; a step is the sum of
     both. The gradient of the teacher dominates, which the paper finds to end in flatter minima.
 
     Only `kd.Distiller.fit` gives an optimizer the two gradients. A step takes two backward passes.
@@ -87,7 +87,7 @@ class DOT(keras.optimizers.SGD):
         """Take a step.
 
         Args:
-            gradient: The gradient of labels and regularisers and that of the distillation losses,
+            gradient: The gradient of labels and regularizers and that of the distillation losses,
                 stacked, `[2, *variable.shape]`.
             variable: The variable.
             learning_rate: The learning rate.

@@ -191,7 +191,7 @@ class Hint:
         config = self.get_config()
         config |= {"shapes": None, "loss": self.loss.fresh()}
         if isinstance(self.projection, keras.layers.Layer):
-            # Made from its configuration alone: a serialised layer would come back built.
+            # Made from its configuration alone: a serialized layer would come back built.
             config["projection"] = type(self.projection).from_config(self.projection.get_config())
         hint = type(self).from_config(config)
         hint.build(self._shapes["teacher"], student_shapes)

@@ -109,11 +109,11 @@ def layer_paths_of(losses: Sequence[Any], side: str) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
+# The names of the sums of losses, in logs and in the results of an objective.
 SUMS = (
     *("loss", "student_loss", "distillation_loss"),
     *("weighted_student_loss", "weighted_distillation_loss"),
 )
-"""The names of the sums of losses, in logs and in the results of an objective."""
 
 
 def unique_names(losses: Sequence[Any], metrics: Sequence[str] = ()) -> list[str]:

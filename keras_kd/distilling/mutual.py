@@ -254,7 +254,7 @@ class MutualDistiller(Trainer):
 
     def _totals(self, losses: Sequence[dict[str, Any]]) -> list[Any]:
         return [
-            values["loss"] + distiller._regularisation(*(pair.layers for pair in pairs))
+            values["loss"] + distiller._regularization(*(pair.layers for pair in pairs))
             for distiller, pairs, values in zip(
                 self.distillers, self._objectives, losses, strict=True
             )

@@ -1,7 +1,6 @@
 """What a student is trained on: its labels and its teacher.
 
-Written once for every trainer: the `Distiller` and the stages of compression, whose students may
-be models of `tf_keras`.
+Written once for every trainer: the `Distiller` and the stages of compression.
 """
 
 from __future__ import annotations
@@ -142,7 +141,7 @@ class Objective:
         return any(isinstance(weight, str) for weight in self.distillation_loss_weights)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the losses and their weights as arguments of a distiller, serialised."""
+        """Return the losses and their weights as arguments of a distiller, serialized."""
         weights: Any = [serialize(weight) for weight in self.distillation_loss_weights]
         weights = BALANCED if self.unbalanced else weights
         return {
@@ -295,7 +294,7 @@ class Objective:
             training: Whether projections run in training mode. Defaults to `False`.
 
         Returns:
-            Scalars by name: `"loss"`, the total without the student's own regularisers;
+            Scalars by name: `"loss"`, the total without the student's own regularizers;
             `"weighted_student_loss"` and `"weighted_distillation_loss"`, the parts of it;
             `"student_loss"`; `"distillation_loss"`; and each distillation loss by its name,
             unweighted. Under a distribution strategy each is divided by the number of replicas,

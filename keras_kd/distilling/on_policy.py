@@ -25,9 +25,9 @@ class OnPolicyDistiller(Distiller):
 
     For a share of the batches the student continues the prompts itself, each token sampled from its
     own probabilities. The distillation losses compare both models at every token that it wrote. So
-    the student is taught what to do after its own mistakes, which no data show. Such a text has no
-    labels: the loss on labels, and the metrics, count the other batches alone. Sampling receives no
-    gradient.
+    the student is taught what to do after its own mistakes, which no training data contains. Such a
+    text has no labels: the loss on labels, and the metrics, count the other batches alone. Sampling
+    receives no gradient.
 
     The loss of a batch that the student wrote is `(1 - w) * sum(w_i * L_i)`, in which each written
     token weighs as much as one of the data. Prompts, what follows a stop token, and the last

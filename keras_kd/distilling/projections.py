@@ -1,4 +1,4 @@
-"""An orthogonal projection for features of the student, and normalised targets."""
+"""An orthogonal projection for features of the student, and normalized targets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd.losses.pearson_features import standardize_channels
-from keras_kd.losses.shared.feature_maps import masked_centre
+from keras_kd.losses.shared.feature_maps import masked_center
 
 _SQUARINGS = 6
 _TERMS = 10
@@ -87,12 +87,12 @@ def whiten(feature: Any, mask: Any = None) -> Any:
         mask: Where false, a position does not count; shape of the leading axes of `feature`.
             Defaults to `None`.
     """
-    centred, count = masked_centre(feature, mask)
-    rows = ops.reshape(centred, (-1, feature.shape[-1]))
+    centered, count = masked_center(feature, mask)
+    rows = ops.reshape(centered, (-1, feature.shape[-1]))
     covariance = ops.matmul(ops.transpose(rows), rows) / ops.maximum(count - 1, 1)
     values, vectors = tf.linalg.eigh(covariance)
     scaled = vectors / ops.sqrt(ops.maximum(values, 0) + 1e-5)
-    return ops.matmul(centred, ops.matmul(scaled, ops.transpose(vectors)))
+    return ops.matmul(centered, ops.matmul(scaled, ops.transpose(vectors)))
 
 
 NORMALIZATIONS = {"standardize": standardize_channels, "whiten": whiten}

@@ -14,8 +14,8 @@ from keras_kd.system.arguments import scheduled_value
 
 LearningRateSchedule = keras.optimizers.schedules.LearningRateSchedule
 
+# A number, a schedule of steps, or a function of the epoch, which counts from zero.
 Scheduled: TypeAlias = float | Callable[[Any], Any]
-"""A number, a schedule of steps, or a function of the epoch, which counts from zero."""
 
 
 def is_schedule(value: Any) -> bool:

@@ -346,7 +346,7 @@ class Trainer(keras.Model):
         self._loss_tracker.update_state(total * replicas, sample_weight=batch_size)
         return batch_size, replicas
 
-    def _regularisation(self, *others: Sequence[keras.layers.Layer]) -> Any:
+    def _regularization(self, *others: Sequence[keras.layers.Layer]) -> Any:
         """Return the sum of the losses that layers add, divided by the number of replicas.
 
         Args:

@@ -13,17 +13,17 @@ from keras_kd.data.input import Input
 from keras_kd.data.labels import class_labels
 from keras_kd.data.numpy_batches import Batch, is_arrays, iterate, joined, select_arrays
 
-# Without `calibration_batches`.
+# Samples that calibrate if `calibration_batches` is not given.
 _SAMPLES = 256
 # Batches that arrays and unbatched data sets are cut into.
 _BATCH = 32
 # With fewer, outputs move away from the float model's: see `benchmarks/export_formats.py`.
 ENOUGH_SAMPLES = 32
 _NAMED = 8
-# A file is measured on so many samples, and so many choose between ways to calibrate it.
+# Samples that a file is measured on, and those that choose between ways to calibrate it.
 MEASURED = 128
 _CHOOSING = 128
-# Fewer would tell too little.
+# Of fewer samples, one that differs changes the agreement by more than 6 %.
 _LEAST_KEPT = 16
 _AT_ONCE = 16
 
@@ -140,8 +140,8 @@ def calibrate(data: Any, inputs: Sequence[Input], batches: int | None) -> Calibr
         _singles(ours),
         read,
         _labels(ours),
-        _samples(measured or _some(ours, MEASURED), inputs, bool(measured)),
-        _samples(chosen or _some(ours, _CHOOSING), inputs, bool(chosen)),
+        samples_of(measured or _some(ours, MEASURED), inputs, bool(measured)),
+        samples_of(chosen or _some(ours, _CHOOSING), inputs, bool(chosen)),
     )
 
 
@@ -161,7 +161,7 @@ def to_measure(
     """
     rows = _first_rows(data, inputs, argument, MEASURED)
     known = set() if calibration is None else {_key(sample) for sample in calibration.samples}
-    return _samples(rows, inputs, known.isdisjoint(_key(sample) for sample in _singles(rows)))
+    return samples_of(rows, inputs, known.isdisjoint(_key(sample) for sample in _singles(rows)))
 
 
 def to_measure_and_choose(data: Any, inputs: Sequence[Input]) -> tuple[Samples, Samples]:
@@ -179,7 +179,7 @@ def to_measure_and_choose(data: Any, inputs: Sequence[Input]) -> tuple[Samples, 
     rows = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
     count = min(_CHOOSING, len(rows) // 2)
     count = count if count >= _LEAST_KEPT else 0
-    return _samples(rows[count:][:MEASURED], inputs, True), _samples(rows[:count], inputs, True)
+    return samples_of(rows[count:][:MEASURED], inputs, True), samples_of(rows[:count], inputs, True)
 
 
 def _first_rows(data: Any, inputs: Sequence[Input], argument: str, count: int) -> list[_Row]:
@@ -255,7 +255,16 @@ def _some(values: Sequence[Any], count: int) -> list[Any]:
     return [values[i] for i in chosen.astype(int)]
 
 
-def _samples(rows: Sequence[_Row], inputs: Sequence[Input], held_out: bool) -> Samples:
+def samples_of(
+    rows: Sequence[tuple[Batch, int]], inputs: Sequence[Input], held_out: bool
+) -> Samples:
+    """Return rows of batches as samples, neighbors of one shape together.
+
+    Args:
+        rows: Batches, and the positions of the rows in them.
+        inputs: The model's inputs.
+        held_out: Whether they calibrate nothing.
+    """
     batches: list[Batch] = []
     at_once = _AT_ONCE if inputs[0].shape[:1] == (None,) else 1
 

@@ -1,4 +1,4 @@
-"""What is made sure of, and warned of, before a written file is handed over."""
+"""Checks and warnings for a written file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from keras_kd.litert import probe
 from keras_kd.litert.model_file import ModelFile, Operator
 from keras_kd.litert.runtime import check_file
 from keras_kd.system.quiet import capture_output
+from keras_kd.system.shown_text import counted
 
 
 def place(operator: Operator) -> str:
@@ -110,7 +111,7 @@ def _without_range(file: ModelFile) -> str | None:
 
 
 def _failed_layer(file: ModelFile, reason: str) -> str | None:
-    """Return the layer of the operator that LiteRT's error speaks of by its number."""
+    """Return the layer of the operator that LiteRT's error names by its number."""
     found = re.search(r"Node number (\d+) \((\w+)\)", reason)
     if found is None:
         return None
@@ -170,7 +171,7 @@ def try_flex(
             ran = False
     flex = [operator for operator in file.operators() if operator.is_flex]
     where = list(dict.fromkeys(layers or [place(operator) for operator in flex]))
-    named = f"{_counted(Counter(o.name for o in flex))} (in {', '.join(where[:5])})"
+    named = f"{counted(Counter(o.name for o in flex))} (in {', '.join(where[:5])})"
     tried = (
         "it was run in tf.lite.Interpreter"
         if ran
@@ -246,7 +247,7 @@ def warnings_of(
     if kept:
         places = ", ".join(dict.fromkeys(place(operator) for operator in kept[:5]))
         sentences.append(
-            f"'{target}' is not integer throughout: {_counted(Counter(o.name for o in kept))} stay "
+            f"'{target}' is not integer throughout: {counted(Counter(o.name for o in kept))} stay "
             f"in float (in {places})."
         )
     if integer_io and (floating := file.float_inputs_and_outputs()):
@@ -262,14 +263,10 @@ def _above_4_bits(file: ModelFile, target: pathlib.Path, asked: Collection[str])
     if not kept:
         return []
     parts = [
-        f"the weights of {_counted(counts)} in {'8 bits' if kind == 'INT8' else 'float'}"
+        f"the weights of {counted(counts)} in {'8 bits' if kind == 'INT8' else 'float'}"
         for kind, counts in kept.items()
     ]
     return [
         f"'{target}' stores {' and '.join(parts)}: LiteRT has no 4-bit kernels for "
         "them. All other weights have 4 bits."
     ]
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.most_common())

@@ -64,8 +64,9 @@ def to_int4(
     Raises:
         ValueError: If the quantizer refuses the file.
 
-    Source: Sakr et al., 2022, "Optimal Clipping and Magnitude-aware Differentiation for Improved
-    Quantization-aware Training" (arXiv:2206.06501), for OCTAV.
+    Reference:
+        Sakr et al., 2022, "Optimal Clipping and Magnitude-aware Differentiation for Improved
+        Quantization-aware Training" (arXiv:2206.06501), for OCTAV.
     """
     check_installed()
     from ai_edge_quantizer import qtyping, quantizer, recipe_manager

@@ -65,14 +65,14 @@ def with_labels(content: bytes, class_names: Sequence[str] | None) -> bytes:
 def _describe(
     inputs: Sequence[str],
     outputs: Sequence[str],
-    labelled: bool,
+    labeled: bool,
     preprocessing: Mapping[str, Any] | str | None,
 ) -> bytes:
     builder = flatbuffers.Builder(512)
     ins = [
         _tensor(builder, name, preprocessing if i == 0 else None) for i, name in enumerate(inputs)
     ]
-    outs = [_tensor(builder, name, None, labelled and i == 0) for i, name in enumerate(outputs)]
+    outs = [_tensor(builder, name, None, labeled and i == 0) for i, name in enumerate(outputs)]
     graph = _table(
         builder, 7, {2: _reference(_vector(builder, ins)), 3: _reference(_vector(builder, outs))}
     )
@@ -87,7 +87,7 @@ def _tensor(
     builder: flatbuffers.Builder,
     name: str,
     preprocessing: Mapping[str, Any] | str | None,
-    labelled: bool = False,
+    labeled: bool = False,
 ) -> int:
     slots = {0: _reference(builder.CreateString(name))}
     if isinstance(preprocessing, str):
@@ -104,7 +104,7 @@ def _tensor(
             options = _table(builder, 2, {0: _reference(mean), 1: _reference(std)})
             unit = _table(builder, 2, {0: _byte(_NORMALIZATION), 1: _reference(options)})
             slots[4] = _reference(_vector(builder, [unit]))
-    if labelled:
+    if labeled:
         file = builder.CreateString(LABELS_FILE)
         labels = _table(builder, 4, {0: _reference(file), 2: _byte(_AXIS_LABELS)})
         slots[6] = _reference(_vector(builder, [labels]))

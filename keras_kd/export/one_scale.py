@@ -52,13 +52,13 @@ def merge_scales(
     """Return a file whose dense kernels have one scale where that is smaller and loses nothing.
 
     A dense layer of few inputs has scales that take much of its bytes. All such kernels are rounded
-    anew with one scale, and the file is measured; where it is less true than before, half of them
-    are tried, and so on.
+    again with one scale, and the file is measured. If its outputs are farther from the model's than
+    before, half of the kernels are tried, and so on.
 
     Args:
         file: A file of integers.
         kernels: The kernels of the model.
-        measure: Measures how true a file is to the model.
+        measure: Measures how close a file is to the model.
     """
     content = file.packed()
     dense = list(_known_kernels(file, kernels, dense=True))

@@ -55,11 +55,7 @@ class ExportOptions:
                 f"Received: quantization={self.quantization!r}."
             )
         number("min_agreement", self.min_agreement, least=0.0, most=1.0, optional=True)
-        if self.on_disagreement not in DISAGREEMENTS:
-            raise ValueError(
-                f"`on_disagreement` must be one of {list(DISAGREEMENTS)}. "
-                f"Received: on_disagreement={self.on_disagreement!r}."
-            )
+        one_of("on_disagreement", self.on_disagreement, DISAGREEMENTS)
         check_exclude(self.exclude, self.quantization)
         number("calibration_batches", self.calibration_batches, least=1, whole=True, optional=True)
         check_signatures(self.signatures)

@@ -21,7 +21,7 @@ from keras_kd.models.graph import flat_layers
 
 @runtime_checkable
 class WritesSavedModel(Protocol):
-    """A model which writes itself: what compression returns.
+    """A model that writes its own SavedModel, or what compression returns.
 
     Attributes:
         quantization_aware: Whether it holds trained quantization ranges.
@@ -186,9 +186,8 @@ def _only_default(
 ) -> SavedModelSource:
     if signatures is not None and dict(signatures) != {DEFAULT_SIGNATURE: None}:
         raise ValueError(
-            "`signatures` needs a Keras 3 model; a model that was trained with quantization, or "
-            "one of tf_keras, has the one signature 'serving_default'. Leave `signatures` out, or "
-            "add the outputs to the model before QuantizeAware: keras.Model(inputs, [a, b])."
+            "`signatures` needs a Keras 3 model. A model of tf_keras, or one that writes its own "
+            "SavedModel, has the one signature 'serving_default'. Leave `signatures` out."
         )
     return source
 

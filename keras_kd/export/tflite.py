@@ -225,8 +225,9 @@ def export_tflite(
     )
     ```
 
-    Source: Jacob et al., 2018, "Quantization and Training of Neural Networks for Efficient
-    Integer-Arithmetic-Only Inference" (arXiv:1712.05877), for `"int8"`.
+    Reference:
+        Jacob et al., 2018, "Quantization and Training of Neural Networks for Efficient Integer-
+        Arithmetic-Only Inference" (arXiv:1712.05877), for `"int8"`.
     """
     options = ExportOptions(
         quantization,

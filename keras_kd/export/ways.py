@@ -1,4 +1,4 @@
-"""Which way to calibrate gives the truest file: ranges, equalized channels, corrected biases."""
+"""Chooses how to calibrate, by the file closest to its model: ranges, equalization, biases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Way:
         ranges: `"minmax"` are the converter's own, from the smallest to the largest value;
             `"percentile"` and `"mse"` those of the engine behind `keras_kd.QuantizeAware`. `None`
             for a format that needs none.
-        equalize: Whether channels of neighbouring layers are equalized.
+        equalize: Whether channels of neighboring layers are equalized.
         correct: Whether biases make up for the rounding of kernels.
     """
 
@@ -160,17 +160,16 @@ def _converted(
     plain: Way,
     beside: Sequence[str],
 ) -> Chosen:
-    """Convert a model in one way, or in several of which the truest is kept.
+    """Convert a model in one way, or in several of which the one closest to the model is kept.
 
-    What the converter does of itself comes first. The others are tried only where the file is not
-    true.
+    The converter's own way comes first. The others are tried only if that file differs too much.
 
     Args:
         job: The conversion.
         source: Its model.
         way: The way, or `None` to choose one.
         quantization: The format.
-        plain: What the converter does of itself.
+        plain: The converter's own way.
         beside: Other forms to convert the model to.
     """
     search = _Search(job, source, plain)
@@ -215,10 +214,10 @@ class _Search:
     Args:
         job: The conversion.
         source: Its model.
-        plain: What the converter does of itself.
+        plain: The converter's own way.
 
     Attributes:
-        best: The truest way so far.
+        best: The way that gave the closest file so far.
         files: What was converted, by its way.
         tried: For JSON; see `Chosen`.
     """

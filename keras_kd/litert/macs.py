@@ -31,7 +31,7 @@ def count_macs(file: ModelFile, shapes: Shapes | None = None) -> Macs:
     """Count the products of weights and features (or of features) in a file.
 
     Convolutions, fully connected and recurrent operators and matrix products are counted, in loops
-    as often as these run; biases, normalisation, activations and pooling are not, as in
+    as often as these run; biases, normalization, activations and pooling are not, as in
     `keras_kd.model_cost`.
 
     Args:
@@ -63,13 +63,8 @@ def operator_macs(file: ModelFile, operator: Operator) -> int:
         operator: One of its operators.
     """
     formula = _FORMULAS.get(operator.name)
-
-    def shape(side: str, position: int) -> Shape:
-        indices = operator.input_indices if side == "in" else operator.output_indices
-        known = position < len(indices) and indices[position] >= 0
-        return file.tensor(operator.graph, indices[position]).shape if known else (0,)
-
-    return formula(operator, shape) if formula else 0
+    stored = _shapes_of(operator, lambda graph, index: file.tensor(graph, index).shape)
+    return formula(operator, stored) if formula else 0
 
 
 class _Counter:
@@ -99,20 +94,11 @@ class _Counter:
             elif operator.custom:
                 self._not_counted[operator.name] = "a custom operator"
             elif operator.name in _FORMULAS:
-                macs = _FORMULAS[operator.name](operator, self._shape_of(operator))
+                macs = _FORMULAS[operator.name](operator, _shapes_of(operator, self._shapes))
                 self._totals[operator.name] = self._totals.get(operator.name, 0) + times * macs
             elif operator.name in _UNKNOWN:
                 self._not_counted[operator.name] = "not known how it multiplies"
         self._open.pop()
-
-    def _shape_of(self, operator: Operator) -> Callable[[str, int], Shape]:
-        def shape(side: str, position: int) -> Shape:
-            indices = operator.input_indices if side == "in" else operator.output_indices
-            if position >= len(indices) or indices[position] < 0:
-                return (0,)
-            return self._shapes(operator.graph, indices[position])
-
-        return shape
 
     def _loop(self, operator: Operator, times: int) -> None:
         options = operator.options
@@ -151,6 +137,18 @@ class _Counter:
 _Shape = Callable[[str, int], Shape]
 
 
+def _shapes_of(operator: Operator, shapes: Shapes) -> _Shape:
+    """Return a function that gives the shape of an input or output, `(0,)` if it is left out."""
+
+    def shape(side: str, position: int) -> Shape:
+        indices = operator.input_indices if side == "in" else operator.output_indices
+        if position >= len(indices) or indices[position] < 0:
+            return (0,)
+        return shapes(operator.graph, indices[position])
+
+    return shape
+
+
 def _convolution(operator: Operator, shape: _Shape) -> int:
     return math.prod(shape("out", 0)) * math.prod(shape("in", 1)[1:])
 
@@ -164,16 +162,12 @@ def _fully_connected(operator: Operator, shape: _Shape) -> int:
 
 
 def _transposed(operator: Operator, shape: _Shape) -> int:
-    # Weights are [out, height, width, in]: every input value meets all of its channel.
+    # Every input value meets all weights of its channel, which is the last axis.
     return math.prod(shape("in", 2)) * math.prod(shape("in", 1)[:-1])
 
 
 def _convolution_3d(operator: Operator, shape: _Shape) -> int:
     return math.prod(shape("out", 0)) * math.prod(shape("in", 1)[:-1])
-
-
-def _transposed_3d(operator: Operator, shape: _Shape) -> int:
-    return math.prod(shape("in", 2)) * math.prod(shape("in", 1)[:-1])
 
 
 def _matrix_product(operator: Operator, shape: _Shape) -> int:
@@ -198,7 +192,7 @@ _FORMULAS: dict[str, Callable[[Operator, _Shape], int]] = {
     "FULLY_CONNECTED": _fully_connected,
     "TRANSPOSE_CONV": _transposed,
     "CONV_3D": _convolution_3d,
-    "CONV_3D_TRANSPOSE": _transposed_3d,
+    "CONV_3D_TRANSPOSE": _transposed,
     "BATCH_MATMUL": _matrix_product,
     "UNIDIRECTIONAL_SEQUENCE_LSTM": _sequence_lstm,
     "UNIDIRECTIONAL_SEQUENCE_RNN": _sequence_rnn,

@@ -148,7 +148,7 @@ def _highest() -> int | None:
 
 
 def _start() -> int | None:
-    """Let the count of the largest memory begin anew where the system can, and return it."""
+    """Let the count of the largest memory start again where the system can, and return it."""
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -33,7 +33,7 @@ class LiteRuntime:
         preserve_all_tensors: Whether the values of inner tensors can be read after a run; not of
             those inside a delegate. Defaults to `False`.
         reference: Whether to use LiteRT's reference kernels, which microcontrollers' are made from,
-            where XNNPACK is not used. Defaults to `False`: the optimised ones.
+            where XNNPACK is not used. Defaults to `False`: the optimized ones.
 
     Attributes:
         path: The file.

@@ -1,4 +1,4 @@
-"""The losses: one method a file, one import a method."""
+"""The losses: one file per method."""
 
 from keras_kd.losses.alpha_beta import AlphaBeta as AlphaBeta
 from keras_kd.losses.attention_relation import AttentionRelation as AttentionRelation

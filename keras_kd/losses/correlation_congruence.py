@@ -41,7 +41,7 @@ class CorrelationCongruence(RelationLoss):
 
     The Frobenius norm of the difference between the kernel matrices of teacher and student, over
     `batch^2`. The kernel is the Taylor series of a Gaussian one for vectors of length one; as in
-    torchdistill's code, features are not normalised here. It is computed in float64.
+    torchdistill's code, features are not normalized here. It is computed in float64.
     `sample_weight` weighs the squared differences of pairs, by `w_i w_j`.
 
     Args:

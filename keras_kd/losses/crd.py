@@ -166,7 +166,7 @@ class CRD(DistillationLoss):
     label}`, with `index` from 0 to `examples - 1` and the class index `label`. With class labels,
     negatives are of other classes, as in the authors' code; otherwise they are any other examples.
 
-    The first batch fixes the normalising constants, as in the authors' code. One replica only.
+    The first batch fixes the normalizing constants, as in the authors' code. One replica only.
 
     Args:
         examples: Number of training examples.

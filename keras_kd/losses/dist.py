@@ -27,16 +27,16 @@ def pearson_distance(teacher: Any, student: Any, axis: int, weights: Any = None)
         Tensor without `axis`.
     """
     if weights is None:
-        centred = [x - ops.mean(x, axis=axis, keepdims=True) for x in (teacher, student)]
+        centered = [x - ops.mean(x, axis=axis, keepdims=True) for x in (teacher, student)]
     else:
         total = ops.sum(weights, axis=axis, keepdims=True)
         shares = weights / ops.where(total > 0, total, ops.ones_like(total))
         roots = ops.sqrt(weights)
-        centred = [
+        centered = [
             roots * (x - ops.sum(shares * x, axis=axis, keepdims=True)) for x in (teacher, student)
         ]
-    product = ops.sum(centred[0] * centred[1], axis=axis)
-    return 1.0 - product / (norm(centred[0], axis) * norm(centred[1], axis) + 1e-8)
+    product = ops.sum(centered[0] * centered[1], axis=axis)
+    return 1.0 - product / (norm(centered[0], axis) * norm(centered[1], axis) + 1e-8)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

@@ -116,7 +116,7 @@ class ForegroundWeighted(DistillationLoss):
         self.equal_shapes = self.loss.equal_shapes
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments of the constructor, the loss serialised."""
+        """Return the arguments of the constructor, the loss serialized."""
         return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}
 
     def check_shapes(self, teacher: Any, student: Any) -> None:

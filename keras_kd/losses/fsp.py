@@ -54,7 +54,7 @@ class FSP(MapLoss):
         name: Name of the loss. Defaults to `"fsp"`.
 
     Raises:
-        TypeError: When called with one tensor a side.
+        TypeError: When called with one tensor per side.
         ValueError: When called with more or fewer than two maps, or unequal channels.
 
     Example:

@@ -39,7 +39,7 @@ def jensen_shannon(teacher: Any, student: Any, beta: float = 0.5, temperature: f
 
 @keras.saving.register_keras_serializable(package="keras_kd")
 class JensenShannon(SoftTargetsLoss):
-    """Generalised Jensen-Shannon divergence of two softened predictions.
+    """Generalized Jensen-Shannon divergence of two softened predictions.
 
     `T^2 * mean_b (beta KL(p_t, m) + (1 - beta) KL(p_s, m))` with the mixture
     `m = beta p_t + (1 - beta) p_s` and `p = softmax(logits / T)`. It is bounded: with `beta=0.5` it

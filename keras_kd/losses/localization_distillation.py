@@ -37,7 +37,7 @@ def localization_distillation(
 class LocalizationDistillation(DistillationLoss):
     """Localization distillation, for detectors whose box edges are distributions over bins.
 
-    Such heads (generalised focal loss, YOLOv8 and later) give `4 * bins` logits per position, bins
+    Such heads (generalized focal loss, YOLOv8 and later) give `4 * bins` logits per position, bins
     last. For each edge the Kullback-Leibler divergence from the teacher's softened distribution is
     taken, and averaged over edges. Positions are weighed by the teacher's confidence, the largest
     of its class probabilities, and divided by the sum of the weights: `sum(w l) / sum(w)`.
@@ -50,7 +50,7 @@ class LocalizationDistillation(DistillationLoss):
     edges. Without the teacher's classes all positions count alike.
 
     Args:
-        bins: Number of bins of an edge, at least 2 (`reg_max + 1` of generalised focal loss).
+        bins: Number of bins of an edge, at least 2 (`reg_max + 1` of generalized focal loss).
         temperature: `T`, above 0; higher is softer. Defaults to `10.0`.
         from_logits: Whether the teacher's classes are logits; sigmoid probabilities otherwise.
             Defaults to `True`.

@@ -45,10 +45,10 @@ def nkd(
 
 @keras.saving.register_keras_serializable(package="keras_kd")
 class NKD(TemperatureLoss):
-    """Normalised knowledge distillation.
+    """Normalized knowledge distillation.
 
     The teacher's probability of the label's class weighs the student's cross-entropy, and the other
-    classes, normalised to sum to one on both sides, are distilled by themselves:
+    classes, normalized to sum to one on both sides, are distilled by themselves:
     `-mean_b(t_y log s_y) - gamma * T^2 * mean_b sum_{c != y} t^_c log s^_c`.
 
     Args:

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.fitnet import squared_difference
-from keras_kd.losses.shared.feature_maps import MapLoss, masked_centre
+from keras_kd.losses.shared.feature_maps import MapLoss, masked_center
 from keras_kd.losses.shared.norms import norm
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 
@@ -24,10 +24,10 @@ def standardize_channels(feature: Any, mask: Any = None) -> Any:
         mask: Where false, a position does not count; shape of the leading axes of `feature`.
             Defaults to `None`.
     """
-    centred, count = masked_centre(feature, mask)
-    length = norm(centred, tuple(range(len(feature.shape) - 1)), keepdims=True)
-    centred = ops.where(ops.equal(length, 0), ops.zeros_like(centred), centred)
-    return centred / (length / ops.sqrt(ops.maximum(count - 1, 1)) + 1e-6)
+    centered, count = masked_center(feature, mask)
+    length = norm(centered, tuple(range(len(feature.shape) - 1)), keepdims=True)
+    centered = ops.where(ops.equal(length, 0), ops.zeros_like(centered), centered)
+    return centered / (length / ops.sqrt(ops.maximum(count - 1, 1)) + 1e-6)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

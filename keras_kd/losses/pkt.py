@@ -13,7 +13,7 @@ from keras_kd.losses.shared.relation import RelationLoss, flatten
 EPSILON = 1e-7
 
 
-def neighbour_probabilities(x: Any) -> Any:
+def neighbor_probabilities(x: Any) -> Any:
     """Return `(cos + 1) / 2` of vectors `[batch, values]`, each row divided by its sum.
 
     The diagonal is part of the row.
@@ -23,7 +23,7 @@ def neighbour_probabilities(x: Any) -> Any:
 
 
 def pkt(teacher: Any, student: Any) -> Any:
-    """Return `q log((q + 1e-7) / (p + 1e-7))`, `q` the teacher's neighbour probabilities.
+    """Return `q log((q + 1e-7) / (p + 1e-7))`, `q` the teacher's neighbor probabilities.
 
     Args:
         teacher: Vectors of the teacher, `[batch, values]`.
@@ -32,7 +32,7 @@ def pkt(teacher: Any, student: Any) -> Any:
     Returns:
         Tensor `[batch, batch]`.
     """
-    q, p = neighbour_probabilities(teacher), neighbour_probabilities(student)
+    q, p = neighbor_probabilities(teacher), neighbor_probabilities(student)
     return q * (ops.log(q + EPSILON) - ops.log(p + EPSILON))
 
 
@@ -43,7 +43,7 @@ class PKT(RelationLoss):
     Cosine similarities in the batch, shifted to `(cos + 1) / 2` and divided by the sum of their
     row, are read as probabilities; their divergence from the teacher's is averaged over `batch^2`
     pairs. It is computed in float64, since the terms cancel. A zero vector has a gradient of zero.
-    `sample_weight` weighs pairs, by `w_i w_j`; rows are normalised over the whole batch.
+    `sample_weight` weighs pairs, by `w_i w_j`; rows are normalized over the whole batch.
 
     Args:
         name: Name of the loss. Defaults to `"pkt"`.

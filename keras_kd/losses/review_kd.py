@@ -182,7 +182,7 @@ class ReviewKD(DistillationLoss):
         name: Name of the loss. Defaults to `"review_kd"`.
 
     Raises:
-        TypeError: When called with one tensor a side.
+        TypeError: When called with one tensor per side.
         ValueError: If `mid_channels` is not above 0; when built or called, if the sides differ in
             their number of layers or a feature is neither a map nor a vector.
 

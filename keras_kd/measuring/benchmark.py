@@ -26,16 +26,18 @@ def benchmark_tflite(
 ) -> BenchmarkResult:
     """Measure the latency and memory of a TFLite file at batch 1 (or at its own fixed batch).
 
-    Only the run itself is timed; inputs are written once. Quantized kernels are optimized for Arm:
-    on an x86 machine an int8 file is often slower than a float file, and the latency on a phone is
-    a different one. To compare files, measure them side by side with `benchmark_tflite_files`.
+    Only the run itself is timed; inputs are written once. The ratio of two files is another on a
+    phone: quantized kernels are optimized for Arm, and on an x86 machine an int8 transformer can be
+    slower than the float file. To compare files, measure them side by side with
+    `benchmark_tflite_files`.
 
     Args:
         path: The file.
         runs: How many runs are timed. Defaults to `50`.
         warmup: Number of warm-up runs. Defaults to `10`.
         threads: Number of threads. Defaults to `1`.
-        inputs: Arrays by input name. Defaults to normal numbers (zeros for integer inputs).
+        inputs: Arrays by input name. Defaults to random inputs: normal numbers, and valid ids for
+            integer inputs.
         xnnpack: Whether LiteRT's default delegate, XNNPACK, is used. Defaults to `None`: if the
             file loads with it.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -22,9 +21,9 @@ from keras_kd.measuring.reference import Reference
 from keras_kd.measuring.scores import Scores
 from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.system.arguments import number
-from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.files import check_writable, write_json
 from keras_kd.system.json_values import plain
-from keras_kd.system.names import suggests_arguments
+from keras_kd.system.names import one_of, suggests_arguments
 
 _P = ParamSpec("_P")
 
@@ -97,7 +96,7 @@ class Comparison:
         """Write the error of every layer as node data for Google's Model Explorer.
 
         Open the `.tflite` file in Model Explorer and load the JSON with "Add per-node data": each
-        operator is coloured by the error of its output, green for the smallest and red for the
+        operator is colored by the error of its output, green for the smallest and red for the
         largest. Operators are named by their number, so that the file needs no names inside.
 
         Args:
@@ -114,10 +113,7 @@ class Comparison:
 
         Source: https://github.com/google-ai-edge/model-explorer/wiki/2.-User-Guide
         """
-        if measure not in _COLORS:
-            raise ValueError(
-                f"`measure` must be one of {list(_COLORS)}. Received: measure={measure!r}."
-            )
+        one_of("measure", measure, _COLORS)
         if self.layers is None:
             raise ValueError(
                 "The layers were not compared. Received: per_layer=False. Use "
@@ -138,8 +134,7 @@ class Comparison:
             }
         }
         target = check_writable(path)
-        with atomic_path(target) as temporary:
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(target, content)
         return target
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,7 +227,7 @@ def compare(
     With `per_layer=True`, the inner tensors of the file are compared with the layers' outputs, to
     find the layer where a file loses accuracy. Tensors are found by their names, which the
     converter derives from the layers'. Not found are layers that it removes or folds into the next
-    operator (dropout; a convolution before its normalisation, which is named beside it), layers
+    operator (dropout; a convolution before its normalization, which is named beside it), layers
     inside a loop, and operations that are not layers, such as an addition of two tensors. Layers
     that are called more than once are left out.
 

@@ -106,6 +106,7 @@ def evaluate_tflite(
         ValueError: If it is damaged or not a TFLite file, or if the data is empty or does not fit
             (shape, number of inputs, labels out of range).
         TypeError: If the data is of a type which the inputs do not take.
+        ImportError: If `device` is given and Vela is not installed.
 
     Example:
 

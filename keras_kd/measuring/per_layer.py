@@ -28,7 +28,7 @@ class LayerDifference:
     Attributes:
         layer: The layer whose output the tensor holds; `"backbone/conv"` inside a nested model.
         fused: Layers before it which the file computes in the same operator, as a convolution and
-            its normalisation: they have no tensor of their own.
+            its normalization: they have no tensor of their own.
         tensor: The tensor's name.
         kind: Its type, as `"INT8"`.
         relative_error: Root mean square of the difference, divided by the standard deviation of
@@ -170,7 +170,7 @@ class LayerComparison:
     def _follow(self, features: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
         """Give a tensor to the layer behind its own which was folded into it without a name.
 
-        So are normalisations behind convolutions. The tensor then is nearer to that layer's output.
+        So are normalizations behind convolutions. The tensor then is nearer to that layer's output.
         """
         paths = list(features)
         named = set(self._tensors) | {p for fused in self._fused.values() for p in fused}

@@ -81,7 +81,7 @@ def operation_names(model: Any) -> list[str]:
 def name_operations(model: Any, names: Sequence[str]) -> None:
     """Give the layers and operations of a model the names of those of a model like it.
 
-    Keras numbers layers without a name anew in every copy and in every process, also those
+    Keras numbers layers without a name again in every copy and in every process, also those
     inside of custom layers and subclassed models. Nothing is done to a model of another structure.
 
     Args:

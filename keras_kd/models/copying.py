@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_kd.models.graph import flat_layers
+from keras_kd.system.shown_text import described
 
 
 def copy_layer(layer: Any, **changes: Any) -> Any:
@@ -81,9 +82,3 @@ def copy_adapted(source: Any, target: Any) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 layer.save_assets(folder)
                 copied.load_assets(folder)
-
-
-def described(error: BaseException) -> str:
-    """Return an error of any library in one line, with its class."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -11,6 +11,8 @@ import keras
 from keras import layers
 
 from keras_kd.models.graph import (
+    DEPTHWISE,
+    TRANSPOSED,
     attention_axes,
     attention_projections,
     check_graph,
@@ -67,7 +69,7 @@ def model_cost(model: keras.Model) -> ModelCost:
     """Count the parameters and multiplications of a functional or sequential model.
 
     Counts the products of kernels and features: dense, convolutional, recurrent and attention
-    layers, and `keras.ops.matmul` and `einsum`. Biases, normalisation, activations and pooling do
+    layers, and `keras.ops.matmul` and `einsum`. Biases, normalization, activations and pooling do
     not count, as usual in the literature.
 
     Args:
@@ -119,8 +121,6 @@ def _count(graph: Any, prefix: str, found: dict[int, list[Any]], not_counted: li
 
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
-_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
-_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 _RECURRENT = (layers.SimpleRNN, layers.GRU, layers.LSTM)
 _ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
@@ -161,9 +161,9 @@ def operation_macs(
 
     if isinstance(operation, layers.Dense):
         return _known(operation, outputs[0][1:-1]) * size(kernel_of(operation))
-    if isinstance(operation, (*_CONVOLUTIONS, *_DEPTHWISE)):
+    if isinstance(operation, (*_CONVOLUTIONS, *DEPTHWISE)):
         return _positions(operation, outputs[0]) * size(kernel_of(operation))
-    if isinstance(operation, _TRANSPOSED):
+    if isinstance(operation, TRANSPOSED):
         return _positions(operation, inputs[0]) * size(operation.kernel)
     if isinstance(operation, _SEPARABLE):
         kernels = size(operation.depthwise_kernel) + size(operation.pointwise_kernel)

@@ -10,6 +10,13 @@ import keras
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
 
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
 
 def is_graph(model: Any) -> bool:
     """Whether `model` is a functional or sequential model that runs as its graph says."""
@@ -232,13 +239,6 @@ def kernel_axes(layer: Any, rank: int) -> tuple[tuple[int, ...] | None, tuple[in
     if isinstance(layer, keras.layers.Embedding):
         # Tied to the output of a language model it is the kernel of a product over its columns.
         return ((1,), (0,)) if getattr(layer, "tie_weights", False) else (None, (1,))
-    if isinstance(layer, _TRANSPOSED):
+    if isinstance(layer, TRANSPOSED):
         return (rank - 1,), (rank - 2,)
     return (rank - 2,), (rank - 1,)
-
-
-_TRANSPOSED = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)

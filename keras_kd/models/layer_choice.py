@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_kd.models.copying import described
 from keras_kd.models.layers import leaf_layers
 from keras_kd.system.names import did_you_mean
+from keras_kd.system.shown_text import described
 
 EXCLUDED = "it is excluded by `exclude`"
 Choice = str | Sequence[str] | Callable[[Any], bool] | None

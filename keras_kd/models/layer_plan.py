@@ -1,4 +1,4 @@
-"""LayerPlan: what is to become of a layer, why not more, and what to change."""
+"""LayerPlan: what a stage will do to a layer, why it does no more, and what to change."""
 
 from __future__ import annotations
 

@@ -10,18 +10,17 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from keras_kd.export.calibration import Samples
 from keras_kd.export.exclusion import FORMS
 from keras_kd.export.fidelity import Expected
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.answers import REGRESSION, by_output, likely_task
+from keras_kd.measuring.differences import Differences
 from keras_kd.measuring.positions import Positions
 from keras_kd.measuring.scores import Scores
 from keras_kd.measuring.selection import file_end
 from keras_kd.planning.mixed_files import MixedFiles
-from keras_kd.system.files import atomic_path
+from keras_kd.system.files import write_json
 from keras_kd.system.reading import read_json
 
 # So many samples tell which layers suffer; more would take longer and order them no better.
@@ -153,8 +152,7 @@ class Record:
         self._write()
 
     def _write(self) -> None:
-        with atomic_path(self._path) as temporary:
-            temporary.write_text(json.dumps(self._content, indent=1), encoding="utf-8")
+        write_json(self._path, self._content)
 
 
 class Search:
@@ -280,20 +278,14 @@ class Search:
 
 def _noise(expected: Expected, content: bytes) -> float:
     """Return the mean square of the error of all outputs, each divided by its variance."""
-    sums: dict[str, list[float]] = {}
+    found: dict[str, Differences] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "alone.tflite"
         path.write_bytes(content)
         runtime = LiteRuntime(path, xnnpack=None)
         for batch, outputs, _ in expected:
             for name, given in runtime.predict(batch.inputs).items():
-                exact = outputs[name].astype(np.float64)
-                error = float(np.square(given.reshape(exact.shape) - exact).sum())
-                parts = sums.setdefault(name, [0.0, 0.0, 0.0, 0.0])
-                for i, part in enumerate((error, exact.size, exact.sum(), np.square(exact).sum())):
-                    parts[i] += float(part)
-    noise = 0.0
-    for error, count, total, power in sums.values():
-        variance = power / count - (total / count) ** 2
-        noise += error / count / variance if variance > 0 else 0.0
+                exact = outputs[name]
+                found.setdefault(name, Differences()).add(exact, given.reshape(exact.shape))
+    noise = sum((differences.relative_error or 0.0) ** 2 for differences in found.values())
     return noise if math.isfinite(noise) else 1e6  # JSON holds no infinity

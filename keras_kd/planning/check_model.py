@@ -26,6 +26,7 @@ from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
 from keras_kd.models.layers import leaf_operations, paths_above
 from keras_kd.planning.export_plans import plan_export, try_export, with_operators
 from keras_kd.system.names import one_of, suggests_arguments
+from keras_kd.system.shown_text import counted
 from keras_kd.system.text_table import text_table
 
 _WIDTH = 96
@@ -120,8 +121,8 @@ class ModelCheck:
             lines += ["", f"export {column}", *self._groups(column)]
             notes = list(self.notes[column])
             if column in self.operators:
-                counted = _counted(Counter(self.operators[column]))
-                notes.append(f"operators: {counted}")
+                names = counted(Counter(self.operators[column]))
+                notes.append(f"operators: {names}")
             lines += [line for note in notes for line in _wrapped(f"  {note}", "  ")]
         return "\n".join(lines)
 
@@ -166,11 +167,7 @@ def _named(rows: Sequence[LayerCheck], one_by_one: bool) -> str:
     """Return the layers of a group: by name where a reason is given and they are few."""
     if one_by_one and len(rows) <= 3:
         return ", ".join(f"'{row.path}' ({row.class_name})" for row in rows)
-    return _counted(Counter(row.class_name for row in rows))
-
-
-def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} ×{n}" if n > 1 else name for name, n in counts.most_common())
+    return counted(Counter(row.class_name for row in rows))
 
 
 def _sentence(reason: str, advice: str) -> str:

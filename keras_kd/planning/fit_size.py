@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import tempfile
@@ -24,7 +23,7 @@ from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import export_tflite
 from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.system.arguments import number
-from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.files import check_writable, write_json
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.names import suggests_arguments
 from keras_kd.system.reading import read_json
@@ -165,7 +164,7 @@ def compress_to_size(
         sizes = _Sizes(folder, settings, lambda strength: run(strength, trained=False)[1])
         if sizes.untrained(1.0) > max_bytes:
             raise ValueError(
-                f"At full strength the {what} has some {sizes.untrained(1.0):,} bytes, and "
+                f"At full strength the {what} has about {sizes.untrained(1.0):,} bytes, and "
                 f"`max_bytes` is {max_bytes:,}. Give stronger stages, such as a higher sparsity, "
                 "more stages, or a smaller student."
             )
@@ -175,7 +174,7 @@ def compress_to_size(
             strength = sizes.weakest(max_bytes * (_MARGIN if training == 0 else 0.995) / growth)
             if verbose:
                 print(
-                    f"Strength {strength:.3f}: the {what} has some {sizes.untrained(strength):,} "
+                    f"Strength {strength:.3f}: the {what} has about {sizes.untrained(strength):,} "
                     "bytes before training"
                 )
             found, size = run(strength, trained=True)
@@ -218,7 +217,7 @@ def _stages_at(strength: float, stages: Sequence[Stage], student: Any) -> list[S
 
 
 def _same_search(kept: Any, settings: dict[str, Any]) -> bool:
-    plans = [dict(kept).pop("plan", None), settings["plan"]]
+    plans = [dict(kept).get("plan"), settings["plan"]]
     others = [{key: value for key, value in s.items() if key != "plan"} for s in (kept, settings)]
     return others[0] == others[1] and plans[0] is not None and not differences(*plans)
 
@@ -255,8 +254,7 @@ class _Sizes:
 
     def _write(self) -> None:
         if self._file is not None:
-            with atomic_path(self._file) as temporary:
-                temporary.write_text(json.dumps(self._content, indent=1), encoding="utf-8")
+            write_json(self._file, self._content)
 
     @property
     def trained(self) -> dict[float, int]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.data.numpy_batches import Batch, iterate, joined
-from keras_kd.export.calibration import Samples
+from keras_kd.data.numpy_batches import iterate
+from keras_kd.export.calibration import Samples, samples_of
 from keras_kd.export.fidelity import Expected
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.metadata import check_labels
@@ -40,7 +40,6 @@ from keras_kd.system.text_table import text_table
 from keras_kd.system.user_warning import warn_user
 
 _BATCH = 32
-_AT_ONCE = 16
 _LEAST_SAMPLES = 32
 
 
@@ -308,18 +307,10 @@ def _divided(
             name: np.concatenate([batch.inputs[name][i : i + 1] for batch, i in ours])
             for name in ours[0][0].inputs
         }
-    return calibrating, _samples(choosing, source), _samples(reporting, source)
-
-
-def _samples(rows: Sequence[tuple[Batch, int]], source: KerasSource) -> Samples:
-    at_once = _AT_ONCE if source.inputs[0].shape[:1] == (None,) else 1
-
-    def sizes(row: tuple[Batch, int]) -> list[tuple[int, ...]]:
-        return [x.shape[1:] for x in row[0].inputs.values()]
-
-    groups = (list(group) for _, group in itertools.groupby(rows, sizes))
-    parts = [group[i : i + at_once] for group in groups for i in range(0, len(group), at_once)]
-    return Samples(tuple(joined(part) for part in parts))
+    decides, reports = (
+        samples_of(part, source.inputs, held_out=True) for part in (choosing, reporting)
+    )
+    return calibrating, decides, reports
 
 
 def _settings(
@@ -365,8 +356,8 @@ def _result(
         )
         for i in files.units
     )
-    labelled = [found for found in figures if found.lost is not None]
-    worst = max(labelled, key=lambda found: found.lost or 0.0, default=figures[0])
+    labeled = [found for found in figures if found.lost is not None]
+    worst = max(labeled, key=lambda found: found.lost or 0.0, default=figures[0])
     return QuantizedWithin(
         path=path,
         within=min(found.spare(limit) for found in figures) >= 0,

@@ -11,13 +11,13 @@ import keras
 import numpy as np
 
 from keras_kd.models.calls import Call, Primitive, Trace, source_of
-from keras_kd.models.graph import kernel_axes, kernel_of
+from keras_kd.models.graph import DEPTHWISE, kernel_axes, kernel_of
 from keras_kd.quantizing.kernels import KERNEL_LAYERS, SEPARABLE
 from keras_kd.quantizing.sites import activation_name, kernel_activation
 
 _layers = keras.layers
 
-# What gives a channel times a positive number for a channel times that number.
+# Positively homogeneous, f(a x) = a f(x) for a > 0: a scaled channel stays a scaled channel.
 _HOMOGENEOUS = (
     _layers.MaxPooling1D, _layers.MaxPooling2D, _layers.AveragePooling1D,
     _layers.AveragePooling2D, _layers.GlobalMaxPooling1D, _layers.GlobalMaxPooling2D,
@@ -26,7 +26,6 @@ _HOMOGENEOUS = (
     _layers.UpSampling2D, _layers.Dropout, _layers.SpatialDropout1D, _layers.SpatialDropout2D,
     _layers.GaussianDropout, _layers.Identity, _layers.Flatten, _layers.LeakyReLU,
 )  # fmt: skip
-_DEPTHWISE = (_layers.DepthwiseConv1D, _layers.DepthwiseConv2D)
 _SWEEPS = 20
 _CONVERGED = 1e-3
 
@@ -46,9 +45,10 @@ def equalized(model: keras.Model, trace: Trace) -> list[tuple[keras.Variable, np
     Returns:
         The variables that change, with their values.
 
-    Source: Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias
-    Correction" (arXiv:1906.04721), section 4.1; biases are not absorbed, and an activation with an
-    upper limit stays as it is.
+    Reference:
+        Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias
+        Correction" (arXiv:1906.04721), section 4.1; biases are not absorbed, and an activation
+        with an upper limit stays as it is.
     """
     values = _Values()
     pairs = _Chains(trace).pairs()
@@ -104,7 +104,7 @@ class _Kernel:
     def _axes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The axes of inputs and of outputs."""
         rank = len(kernel_of(self.layer).shape)
-        if isinstance(self.layer, _DEPTHWISE):
+        if isinstance(self.layer, DEPTHWISE):
             return (rank - 2,), (rank - 2, rank - 1)
         inputs, outputs = kernel_axes(self.layer, rank)
         return inputs or (), outputs

@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.litert.constants import LEAST_WEIGHTS
-from keras_kd.models.graph import kernel_axes, kernel_of
+from keras_kd.models.graph import DEPTHWISE, kernel_axes, kernel_of
 from keras_kd.models.kept import Kept, groups_of, zeros_of
 from keras_kd.models.layers import paths_above
+from keras_kd.models.recurrent import CELLS
 from keras_kd.models.tfmot import import_tfmot
 
 _layers = keras.layers
@@ -30,7 +31,6 @@ KERNEL_LAYERS = (
 _FOUR = (
     _layers.Dense, _layers.EinsumDense, _layers.Conv1D, _layers.Conv2D, _layers.Embedding,
 )  # fmt: skip
-_DEPTHWISE = (_layers.DepthwiseConv1D, _layers.DepthwiseConv2D)
 SEPARABLE = (_layers.SeparableConv1D, _layers.SeparableConv2D)
 
 
@@ -98,7 +98,7 @@ def quantizable_kernels(
                 continue
             seen.add(id(variable))
             shared = next((known[p] for p in paths_above(path) if p in known), None)
-            if name == "depthwise_kernel" or isinstance(layer, _DEPTHWISE):
+            if name == "depthwise_kernel" or isinstance(layer, DEPTHWISE):
                 shared = None  # TF-MOT does not cluster it
             found.append(
                 QuantizedKernel(
@@ -126,7 +126,7 @@ def _kernels_of(layer: Any) -> list[tuple[str, Any, tuple[int, ...]]]:
             ("depthwise_kernel", depthwise, (rank - 2, rank - 1)),
             ("pointwise_kernel", pointwise, (rank - 1,)),
         ]
-    if isinstance(layer, _DEPTHWISE):
+    if isinstance(layer, DEPTHWISE):
         rank = len(layer.kernel.shape)
         return [("kernel", layer.kernel, (rank - 2, rank - 1))]
     if isinstance(layer, KERNEL_LAYERS):
@@ -134,7 +134,7 @@ def _kernels_of(layer: Any) -> list[tuple[str, Any, tuple[int, ...]]]:
         return [("kernel", kernel, kernel_axes(layer, len(kernel.shape))[1])]
     if isinstance(layer, _layers.Embedding):
         return [("embeddings", kernel_of(layer), ())]
-    if isinstance(layer, (_layers.LSTMCell, _layers.GRUCell, _layers.SimpleRNNCell)):
+    if isinstance(layer, CELLS):
         return [
             ("kernel", layer.kernel, (1,)),
             ("recurrent_kernel", layer.recurrent_kernel, (1,)),
@@ -144,7 +144,7 @@ def _kernels_of(layer: Any) -> list[tuple[str, Any, tuple[int, ...]]]:
 
 def takes_4_bits(layer: Any) -> bool:
     """Whether an `"int4"` file holds the kernel of a layer in 4 bits."""
-    if not isinstance(layer, _FOUR) or isinstance(layer, (*_DEPTHWISE, *SEPARABLE)):
+    if not isinstance(layer, _FOUR) or isinstance(layer, (*DEPTHWISE, *SEPARABLE)):
         return False
     return math.prod(kernel_of(layer).shape) >= LEAST_WEIGHTS
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.models.calls import Trace, changed_calls, operations_of, trace_calls
-from keras_kd.models.graph import input_tensors
+from keras_kd.models.graph import DEPTHWISE, input_tensors
 from keras_kd.models.views import read_as
 from keras_kd.quantizing.equalization import equalized
 from keras_kd.quantizing.kernels import KernelRounding, quantizable_kernels
@@ -22,7 +22,6 @@ from keras_kd.quantizing.sites import Sites, find_sites
 
 Weights = list[tuple[keras.Variable, np.ndarray]]
 _NO_SITES = Sites((), {}, frozenset(), {})
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _SUMS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
@@ -57,7 +56,7 @@ class PostTraining:
             ranges: How the ranges of activations are taken from the batches: `"minmax"`,
                 `"percentile"` or `"mse"`. `None` rounds no activation: a converter is to find their
                 ranges.
-            equalize: Whether the channels of neighbouring layers are equalized. Defaults to
+            equalize: Whether the channels of neighboring layers are equalized. Defaults to
                 `False`.
             correct: Whether biases make up for what rounding the kernels adds on average. Defaults
                 to `False`.
@@ -104,15 +103,16 @@ def _corrected(
     taken from the bias or, where there is none, from the normalization that is folded into the
     kernel. Padding is not counted in `E[x]`.
 
-    Source: Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias
-    Correction" (arXiv:1906.04721), section 4.2, with means measured on data.
+    Reference:
+        Nagel et al., 2019, "Data-Free Quantization Through Weight Equalization and Bias
+        Correction" (arXiv:1906.04721), section 4.2, with means measured on data.
     """
     values = {id(variable): (variable, value) for variable, value in weights}
     times = collections.Counter(call.path for call in trace.calls)
     calls = {
         call.path: call
         for call in trace.calls
-        if isinstance(call.operation, (*_SUMS, *_DEPTHWISE)) and times[call.path] == 1
+        if isinstance(call.operation, (*_SUMS, *DEPTHWISE)) and times[call.path] == 1
     }
     operations = operations_of(model)
     normalizations = {before: operations[path] for path, before in sites.folded.items()}
@@ -129,7 +129,7 @@ def _corrected(
     for path, error in errors.items():
         layer = calls[path].operation
         error = error.sum(axis=tuple(range(error.ndim - 2)))
-        if isinstance(layer, _DEPTHWISE):
+        if isinstance(layer, DEPTHWISE):
             shift = (means[path][:, None] * error).reshape(-1)
         elif len(means[path]) == len(error):
             shift = means[path] @ error

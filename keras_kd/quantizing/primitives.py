@@ -21,7 +21,7 @@ from keras_kd.models.calls import (
     source_of,
 )
 
-# What hands numbers on as they are: the file keeps one scale for both sides.
+# As `sites.SAME_RANGE`, for TensorFlow's operations.
 SAME_RANGE_PRIMITIVES = {
     "BatchToSpaceND", "BroadcastTo", "DepthToSpace", "ExpandDims", "GatherNd", "GatherV2", "Max",
     "MaxPool", "Min", "MirrorPad", "Pad", "Reshape", "ResizeNearestNeighbor", "ReverseV2", "Roll",

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_kd.models.calls import OF_FIXED_RANGE, Call, Primitive, Trace, op_type, source_of
+from keras_kd.models.graph import TRANSPOSED
 from keras_kd.models.recurrent import CELLS
 from keras_kd.quantizing.kernels import KERNEL_LAYERS, SEPARABLE
 from keras_kd.quantizing.primitives import (
@@ -29,7 +30,7 @@ from keras_kd.quantizing.primitives import (
 
 _layers = keras.layers
 
-# What hands numbers on as they are: the file keeps one scale for both sides.
+# Layers that only move values: the file keeps one scale for both sides.
 SAME_RANGE = (
     _layers.Flatten, _layers.Reshape, _layers.Permute, _layers.RepeatVector, _layers.Identity,
     _layers.Dropout, _layers.SpatialDropout1D, _layers.SpatialDropout2D, _layers.SpatialDropout3D,
@@ -48,7 +49,6 @@ _PAIRWISE = (_layers.Add, _layers.Multiply, _layers.Maximum, _layers.Minimum)
 
 # Activations that the converter joins with the operator before them.
 _JOINED = ("relu", "relu6")
-_TRANSPOSED = (_layers.Conv1DTranspose, _layers.Conv2DTranspose, _layers.Conv3DTranspose)
 _RECURRENT = (_layers.RNN, _layers.Bidirectional)
 # What these compute in a derived class stands between the same quantizers as what they compute.
 _WITH_OWN_RULES = (
@@ -212,7 +212,7 @@ class _Finder:
     def _beside_rounded(self, call: Call) -> None:
         """Round what the converter rounds of itself: a factor in front of a rounded product.
 
-        It gives every operator of a fixed range that range where a neighbour is in integers.
+        It gives every operator of a fixed range that range where a neighbor is in integers.
         """
         x, index = call.outputs[0], 0 if call.parent is None else call.parent.index
         if any(call.path == p or call.path.startswith(f"{p}/") for p in self._spared):
@@ -402,7 +402,7 @@ class _Finder:
 
     def _takes_activation(self, call: Call) -> bool:
         """Whether the operator of a kernel can apply a rectifier itself."""
-        return not isinstance(call.operation, _TRANSPOSED) and call.path not in self._transposed
+        return not isinstance(call.operation, TRANSPOSED) and call.path not in self._transposed
 
     def _folds(self, normalization: Call) -> bool:
         layer = normalization.operation
@@ -432,7 +432,7 @@ class _Finder:
             and before.path not in self._spared
         ):
             self._folded[call.path] = before.path
-            if isinstance(before.operation, _TRANSPOSED):
+            if isinstance(before.operation, TRANSPOSED):
                 self._transposed.add(call.path)
             return
         if len(call.inputs[0].shape) == 4 and call.operation.axis in (-1, 3):

@@ -96,9 +96,9 @@ def _accuracy(values: list[float | None], samples: int | None) -> dict[str, Any]
 def wilson(share: float, samples: int, z: float = 1.959964) -> list[float]:
     """Return Wilson's 95 % interval of a share of `samples` (Wilson 1927)."""
     factor = 1 / (1 + z * z / samples)
-    centre = share + z * z / (2 * samples)
+    center = share + z * z / (2 * samples)
     half = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
-    return [max(0.0, factor * (centre - half)), min(1.0, factor * (centre + half))]
+    return [max(0.0, factor * (center - half)), min(1.0, factor * (center + half))]
 
 
 def _drop(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> float | None:

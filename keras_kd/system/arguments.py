@@ -1,4 +1,4 @@
-"""Numbers given as arguments: refused where they make no sense, in one place for all."""
+"""Validation of arguments, above all of numbers."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from keras_kd.system.files import atomic_path
+from keras_kd.system.shown_text import first_line
 from keras_kd.system.user_warning import warn_user
 
 Content = TypeVar("Content")
@@ -48,11 +49,10 @@ def read_backup(
         try:
             return read(file)
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             other = file == newest and _before(newest).exists()
             warn_user(
-                f"The backup '{file}' is damaged and was removed ({reason}): training resumes from "
-                f"{'the backup before it' if other else 'its beginning'}."
+                f"The backup '{file}' is damaged and was removed ({first_line(error)}): training "
+                f"resumes from {'the backup before it' if other else 'its beginning'}."
             )
             file.unlink()
     return None

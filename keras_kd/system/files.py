@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import pathlib
 import secrets
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 # A full disk, a quota that is used up, a limit on the size of a file.
 _FULL = tuple(
@@ -33,6 +35,22 @@ def write_if_changed(path: pathlib.Path, text: str) -> bool:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return True
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write a JSON file that is whole or absent. NaN and infinity are written as Python reads them.
+
+    Args:
+        path: The file's path. Missing parent folders are created.
+        content: What `json.dumps` accepts; see `json_values.plain` for other values.
+
+    Raises:
+        OSError: If the file cannot be written.
+        TypeError: If JSON cannot hold the content.
+    """
+    with atomic_path(path) as temporary:
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def check_writable(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -1,4 +1,4 @@
-"""What may stand as the teacher."""
+"""What can be a teacher."""
 
 from keras_kd.system.names import public_names as _public_names
 

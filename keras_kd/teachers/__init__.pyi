@@ -1,4 +1,4 @@
-"""What may stand as the teacher; each is imported when it is first used."""
+"""What can be a teacher; each is imported when it is first used."""
 
 from .cached import TaughtInputs as TaughtInputs
 from .cached import cache as cache

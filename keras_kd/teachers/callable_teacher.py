@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_kd.models.graph import flat_layers, output_structure
+from keras_kd.system.shown_text import first_line
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 
 
@@ -38,7 +39,7 @@ class CallableTeacher:
 
     @property
     def layers(self) -> list[Any]:
-        """The layers that a hint can name: none, unless the callable tells them."""
+        """The layers that a hint can name: none, unless the callable has a list `layers`."""
         layers = getattr(self.teacher, "layers", None)
         return layers if isinstance(layers, list) else []
 
@@ -75,7 +76,7 @@ class CallableTeacher:
                 f"The teacher '{self.name}' needs the numbers of its inputs, but `fit` calls it "
                 "with TensorFlow's symbolic tensors. Write it with keras.ops or TensorFlow, wrap "
                 "it in tf.numpy_function and give the result its shape with tf.ensure_shape, or "
-                f"compile with run_eagerly=True. ({str(error).strip().splitlines()[0]})"
+                f"compile with run_eagerly=True. ({first_line(error)})"
             ) from error
         if isinstance(outputs, Mapping) and len(outputs) == 1 and not self.keep_dict:
             outputs = next(iter(outputs.values()))

@@ -1,4 +1,4 @@
-"""Ensemble: several teachers that speak as one."""
+"""Ensemble: several teachers combined into one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from keras_kd.data.first_batch import first_batch, without_losing_the_first
 from keras_kd.losses.shared.logits import log_probabilities
 from keras_kd.models.probabilities import PROBABILITIES, last_activation, look_like_probabilities
 from keras_kd.system.arguments import number
+from keras_kd.system.names import one_of
 from keras_kd.teachers.callable_teacher import as_teacher, supports_jit
 
 
@@ -76,10 +77,7 @@ class Ensemble:
                 "An Ensemble takes a list of one teacher or more. Received: "
                 f"{type(teachers).__name__}: {teachers!r}."
             )
-        if combine not in ("probabilities", "logits"):
-            raise ValueError(
-                f'`combine` must be "probabilities" or "logits". Received: {combine!r}.'
-            )
+        one_of("combine", combine, ("probabilities", "logits"), "Ensemble")
         self.teachers = list(teachers)
         self.layers = [
             _Member(as_teacher(teacher), f"teacher_{i}") for i, teacher in enumerate(teachers)

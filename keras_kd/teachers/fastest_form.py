@@ -1,4 +1,4 @@
-"""accelerate: the fastest form of a teacher that says the same, found by measuring."""
+"""accelerate: the fastest equivalent of a teacher, found by measuring."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def accelerate(
     """Return the fastest form of a teacher whose outputs stay within a tolerance.
 
     Measured on this machine, on `inputs`, side by side: the teacher as it is, with its batch
-    normalisations folded (`fold_batch_norms`), and computing in bfloat16 with float32 weights and
+    normalizations folded (`fold_batch_norms`), and computing in bfloat16 with float32 weights and
     float32 output layers. bfloat16 has eight bits of precision: it is chosen only where
     `tolerance` allows for it, and it is fast only on processors that have it.
 
@@ -62,7 +62,7 @@ def accelerate(
             largest output, that is accepted. `0.02` lets bfloat16 compete on most networks.
             Defaults to `1e-4`.
         keep: Layers whose outputs hints read, as for `fold_batch_norms`. Defaults to none.
-        verbose: 0 for silence. Defaults to `1`, one line a form.
+        verbose: 0 for silence. Defaults to `1`, one line per form.
 
     Returns:
         A model with the same layer names; the teacher itself where nothing is faster.

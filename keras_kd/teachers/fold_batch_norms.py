@@ -1,4 +1,4 @@
-"""fold_batch_norms: a teacher whose batch normalisations are in the kernels before them."""
+"""fold_batch_norms: a teacher whose batch normalizations are in the kernels before them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
     Args:
         model: A functional or sequential model, nested models included.
         keep: Names of layers whose outputs must stay what they are, because a hint reads them: a
-            layer that a normalisation is folded into gives the normalised output. Inside nested
+            layer that a normalization is folded into gives the normalized output. Inside nested
             models as `"backbone/conv3"`. Defaults to none.
 
     Returns:
@@ -67,8 +67,8 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
             "model, so the order of its layers is unknown. Pass it to the Distiller unchanged."
         )
     keep = set(keep)
-    normalised = _foldable(model, keep)
-    folded = {norm.name for norm in normalised.values()}
+    normalized = _foldable(model, keep)
+    folded = {norm.name for norm in normalized.values()}
     nested = {
         layer.name: fold_batch_norms(layer, _inside(layer.name, keep))
         for layer in model.layers
@@ -85,7 +85,7 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
             return nested[layer.name]
         if layer.name in folded:
             return keras.layers.Activation("linear", name=layer.name, dtype=layer.dtype_policy)
-        return copy_layer(layer, use_bias=True) if layer.name in normalised else copy_layer(layer)
+        return copy_layer(layer, use_bias=True) if layer.name in normalized else copy_layer(layer)
 
     copy = clone_graph(model, clone)
     for layer in model.layers:
@@ -93,8 +93,8 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
         if layer.name in folded or layer.name in nested or is_input:
             continue
         target = copy.get_layer(layer.name)
-        if layer.name in normalised:
-            _fold(layer, normalised[layer.name], target)
+        if layer.name in normalized:
+            _fold(layer, normalized[layer.name], target)
         else:
             copy_state(layer, target)
     return copy
@@ -108,7 +108,7 @@ def clone_graph(
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        # A normalisation takes a mask as an argument, the identity in its place does not.
+        # A normalization takes a mask as an argument, the identity in its place does not.
         return layer(*args) if type(layer) is keras.layers.Activation else layer(*args, **kwargs)
 
     copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
@@ -127,7 +127,7 @@ def _inside(name: str, keep: set[str]) -> set[str]:
 
 
 def _foldable(model: keras.Model, keep: set[str]) -> dict[str, keras.layers.BatchNormalization]:
-    """Return the normalisation that can be folded into each layer, by the layer's name."""
+    """Return the normalization that can be folded into each layer, by the layer's name."""
     outputs = {id(tensor) for tensor in keras.tree.flatten(output_structure(model))}
     readers: dict[int, list[Any]] = {}
     for operation in model.operations if hasattr(model, "operations") else model.layers:

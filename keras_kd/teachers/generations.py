@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +16,10 @@ from keras_kd.models.layers import hash_of_weights
 from keras_kd.models.opening import open_model
 from keras_kd.models.weights import check_apart
 from keras_kd.system.arguments import number
-from keras_kd.system.files import atomic_path, check_writable
+from keras_kd.system.files import atomic_path, check_writable, write_json
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.reading import read_json
+from keras_kd.system.shown_text import first_line
 from keras_kd.teachers.callable_teacher import as_teacher
 
 
@@ -266,8 +266,7 @@ class FinishedModels:
             "history": None if history is None else _plain(history),
         }
         # Written last: a model counts as finished once its record is there.
-        with atomic_path(record_file) as temporary:
-            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_json(record_file, record)
 
     def restore(
         self, index: int, teacher: Any, model: keras.Model
@@ -304,10 +303,9 @@ class FinishedModels:
             else:
                 model = open_model(model_file)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ValueError(
-                f"'{model_file}' does not fit the model '{model.name}', or is damaged: {reason} "
-                f"{advice}"
+                f"'{model_file}' does not fit the model '{model.name}', or is damaged: "
+                f"{first_line(error)} {advice}"
             ) from error
         if hash_of_weights(model) != known:
             raise ValueError(f"'{model_file}' is not the model that was kept there. {advice}")

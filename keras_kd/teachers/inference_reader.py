@@ -1,4 +1,4 @@
-"""One pass of a teacher in inference mode, its normalisations computed by one operation each."""
+"""One pass of a teacher in inference mode, its normalizations computed by one operation each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class InferenceReader(FeatureReader):
     """Runs a teacher, and hands out what its named layers return.
 
     Keras multiplies and adds in two passes over the memory where TensorFlow has one operation for
-    a batch normalisation in inference mode. While the teacher runs here, that operation is used.
+    a batch normalization in inference mode. While the teacher runs here, that operation is used.
     It reads the same variables, and the outputs are equal but for rounding.
 
     Args:

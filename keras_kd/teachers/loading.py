@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.models.opening import open_model
 from keras_kd.system.quiet import capture_output
+from keras_kd.system.shown_text import first_line
 
 
 def load(
@@ -123,9 +124,8 @@ class SavedModelTeacher:
                 # The signature's function does not keep the variables alive; the object does.
                 self._loaded = tf.saved_model.load(os.fspath(path))
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
             raise ValueError(
-                f"'{self.path}' is not a SavedModel that TensorFlow can load: {reason}"
+                f"'{self.path}' is not a SavedModel that TensorFlow can load: {first_line(error)}"
             ) from None
         self.signature = self._choose(signature)
         self._function = self._loaded.signatures[self.signature]
@@ -186,7 +186,7 @@ class LiteRTTeacher:
     """A `.tflite` file as a teacher, run by LiteRT inside TensorFlow's graph.
 
     Inputs and outputs are plain numbers: what the file holds in 8 or 16 bits is quantized and
-    dequantized with its own scales. A file for batches of any size is run once a batch, its
+    dequantized with its own scales. A file for batches of any size runs once per batch, its
     tensors resized where needed; a file for a fixed batch as often as the batch needs.
 
     Made by `keras_kd.teachers.load`.

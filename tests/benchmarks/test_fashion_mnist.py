@@ -1,10 +1,25 @@
 import dataclasses
+import json
 import os
+import pathlib
+import re
 import types
 
 import pytest
 
-from keras_kd.report import read_report
+from keras_kd.report import format_table, read_report
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_the_page_holds_the_table_of_the_kept_run():
+    page = (ROOT / "docs/measured/chains.md").read_text()
+    (shown,) = re.findall(r"reference/report.json -->\n+(.*?)\n+<!-- /measured", page, re.S)
+    result = json.loads((ROOT / "exports/reference/report.json").read_text())
+    header, _, *rows = [re.split(r" *\| *", line.strip("| ")) for line in shown.splitlines()]
+    first, _, *others = [re.split(r"  +", line) for line in format_table(result).splitlines()]
+    assert [header, *rows] == [first, *others]
+    assert len(rows) == len(result["models"])
 
 
 @pytest.fixture(scope="module")

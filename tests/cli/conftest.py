@@ -15,7 +15,7 @@ CLASSES = ["cat", "dog", "fish"]
 
 
 def images(count, seed):
-    """Return grey 8x8 images whose class is the third of the image that is bright."""
+    """Return gray 8x8 images whose class is the third of the image that is bright."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     x = rng.integers(0, 90, (count, 8, 8, 1))

@@ -14,11 +14,11 @@ def test_scale_and_offset():
     assert label == 3
 
 
-def test_colours_and_size_become_those_of_the_input():
+def test_colors_and_size_become_those_of_the_input():
     image, _ = Preprocessing(1.0, 0.0, (4, 6, 3))(GREY, 0)
     assert (np.asarray(image) == np.repeat(GREY, 3, -1)).all()
-    colour = np.zeros((4, 6, 3), "uint8") + np.array([200, 100, 50], "uint8")
-    image, _ = Preprocessing(1.0, 0.0, (4, 6, 1))(colour, 0)
+    color = np.zeros((4, 6, 3), "uint8") + np.array([200, 100, 50], "uint8")
+    image, _ = Preprocessing(1.0, 0.0, (4, 6, 1))(color, 0)
     np.testing.assert_allclose(image, 0.2989 * 200 + 0.587 * 100 + 0.114 * 50, rtol=1e-3)
     image, _ = Preprocessing(1.0, 0.0, (2, 3, 1))(GREY, 0)
     expected = GREY.reshape(2, 2, 3, 2, 1).mean((1, 3))  # bilinear at half the size is the mean

@@ -21,8 +21,8 @@ def test_folder_of_images(work):
     expected = keras.utils.img_to_array(keras.utils.load_img(path, "grayscale"))
     assert (images[0] == expected).all()
     assert images[0].dtype == "uint8"
-    colour, _ = values(source, [0], channels=3)
-    assert colour[0].shape == (8, 8, 3)
+    color, _ = values(source, [0], channels=3)
+    assert color[0].shape == (8, 8, 3)
 
 
 def test_npz(tmp_path):

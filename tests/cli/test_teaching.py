@@ -1,4 +1,4 @@
-"""Teacher and student that differ in activation, size, colours or scale see the same image."""
+"""Teacher and student that differ in activation, size, colors or scale see the same image."""
 
 import keras
 import numpy as np
@@ -95,10 +95,10 @@ def test_another_size():
     assert float(np.asarray(function(np.ones((2, 4, 4, 1), "float32"))).mean()) == pytest.approx(1)
 
 
-def test_colours():
+def test_colors():
     function = adapter((4, 4, 1), (4, 4, 3), Preprocessing(255.0, 0.0, (4, 4, 3)))
     assert function(np.ones((2, 4, 4, 3), "float32")).shape == (2, 4, 4, 1)
-    with pytest.raises(ValueError, match=r"takes images in colour .* Give the student 3 channels"):
+    with pytest.raises(ValueError, match=r"takes images in color .* Give the student 3 channels"):
         adapter((4, 4, 3), (4, 4, 1), Preprocessing(255.0, 0.0, (4, 4, 1)))
 
 

@@ -111,10 +111,10 @@ def test_preparing_is_silent(few_scenes, tmp_path, capfd):
     assert out == "" and err == ""
 
 
-def squares(greys, examples=600):
-    """Sources that can be told apart: images of one grey, which no resizing changes."""
+def squares(grays, examples=600):
+    """Sources that can be told apart: images of one gray, which no resizing changes."""
     images = np.zeros((examples, 28, 28), np.uint8)
-    images[:] = np.broadcast_to(greys, examples)[:, None, None]
+    images[:] = np.broadcast_to(grays, examples)[:, None, None]
     return images, np.arange(examples) % 10
 
 
@@ -129,22 +129,22 @@ def test_splits_come_from_different_images(few_scenes, tmp_path, monkeypatch):
         return images[..., None], labels
 
     monkeypatch.setattr("keras_kd.datasets.loading.load", load)
-    for split, grey, scenes in (("train", 100, 60), ("test", 200, 40)):
+    for split, gray, scenes in (("train", 100, 60), ("test", 200, 40)):
         examples = [e for _, e in FashionScenes(data_dir=tmp_path)._generate_examples(split)]
         assert len(examples) == scenes
-        assert all(np.all(garment_pixels(example) == grey) for example in examples)
+        assert all(np.all(garment_pixels(example) == gray) for example in examples)
 
 
 def test_no_image_is_used_twice():
     images, labels = squares(np.arange(64, 256), examples=192)
     examples = list(compose(images, labels, scenes=40, seed=3))
-    greys = np.concatenate([np.unique(garment_pixels(example)) for example in examples])
-    assert len(greys) == sum(len(example["objects"]) for example in examples)
-    assert len(set(greys)) == len(greys)
+    grays = np.concatenate([np.unique(garment_pixels(example)) for example in examples])
+    assert len(grays) == sum(len(example["objects"]) for example in examples)
+    assert len(set(grays)) == len(grays)
     for example in examples:
-        for grey in np.unique(garment_pixels(example)):
-            classes = np.unique(example["segmentation_mask"][example["image"] == grey])
-            assert classes == labels[grey - 64] + 1
+        for gray in np.unique(garment_pixels(example)):
+            classes = np.unique(example["segmentation_mask"][example["image"] == gray])
+            assert classes == labels[gray - 64] + 1
         assert example["image"][example["segmentation_mask"] == 0].max() <= 63
 
 

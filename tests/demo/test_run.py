@@ -49,10 +49,10 @@ def test_the_verdict_says_what_was_measured(alone, taught, token):
 def test_labels_are_drawn_equally_and_by_seed():
     train, test, classes = demo.load_data("digits")
     assert len(train[0]) == 1287 and test[0].shape == (510, 8, 8, 1) and len(classes) == 10
-    x, y = demo.draw_labelled(train, 60, seed=1)
+    x, y = demo.draw_labeled(train, 60, seed=1)
     assert x.shape == (60, 8, 8, 1) and [int((y == c).sum()) for c in range(10)] == [6] * 10
-    assert (demo.draw_labelled(train, 60, seed=1)[0] == x).all()
-    assert not (demo.draw_labelled(train, 60, seed=2)[0] == x).all()
+    assert (demo.draw_labeled(train, 60, seed=1)[0] == x).all()
+    assert not (demo.draw_labeled(train, 60, seed=2)[0] == x).all()
 
 
 @pytest.fixture(scope="module")

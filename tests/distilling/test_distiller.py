@@ -198,7 +198,7 @@ def test_class_weight_counts():
     assert logs["distillation_loss"][0] == pytest.approx(kl, rel=1e-4)
 
 
-def test_students_regularisers_count_once_and_unweighted():
+def test_students_regularizers_count_once_and_unweighted():
     teacher = network(5)
     student = network(3, kernel_regularizer=keras.regularizers.L2(0.5))
     penalty = 0.5 * float(np.sum(student.get_layer("logits").kernel.numpy() ** 2))

@@ -152,7 +152,7 @@ def class_weight(cls):
     assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-3)
 
 
-def regularisers_of_the_student(cls):
+def regularizers_of_the_student(cls):
     student = network(3, "s", regularizer=keras.regularizers.L2(0.5))
     penalty = 0.5 * float(np.sum(student.get_layer("conv").kernel.numpy() ** 2))
     logs = trained(cls(network(5, "t"), student, LogitsDistillation()), *examples())
@@ -269,7 +269,7 @@ CHECKS = [
     (one_pass_of_the_student_with_features, AssertionError),
     (sample_weight, AssertionError),
     (class_weight, AssertionError),
-    (regularisers_of_the_student, AssertionError),
+    (regularizers_of_the_student, AssertionError),
     (teacher_stays_trainable, AssertionError),
     (checkpoint_without_the_teacher, AssertionError),
     (half_precision_student_of_a_float32_teacher, "dtypes must match"),

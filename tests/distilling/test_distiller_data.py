@@ -92,18 +92,18 @@ def test_other_validation_data_is_left_alone(kind):
 # Labels
 
 
-def test_unlabelled_examples_count_in_the_distillation_alone():
+def test_unlabeled_examples_count_in_the_distillation_alone():
     teacher, student = network(6), network(4)
     x, y = examples()
     y[::2] = -1
     logits = student(x).numpy()
-    labelled = -log_softmax(logits)[np.arange(32), y][1::2].mean()
+    labeled = -log_softmax(logits)[np.arange(32), y][1::2].mean()
     t, s = (log_softmax(out / 4.0) for out in (teacher(x).numpy(), logits))
     everywhere = 16 * (np.exp(t) * (t - s)).sum(-1).mean()
     distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence())
     distiller.compile(keras.optimizers.SGD(0.0), SparseCE(from_logits=True, ignore_class=-1))
     logs = distiller.fit(x, y, batch_size=32, verbose=0).history
-    assert logs["student_loss"][0] == pytest.approx(labelled, rel=1e-5)
+    assert logs["student_loss"][0] == pytest.approx(labeled, rel=1e-5)
     assert logs["distillation_loss"][0] == pytest.approx(everywhere, rel=1e-4)
 
 
@@ -118,7 +118,7 @@ def test_a_batch_without_any_label_trains_on_the_teacher():
     assert all(np.isfinite(weight).all() for weight in student.get_weights())
 
 
-def test_unlabelled_examples_are_refused_where_the_loss_does_not_ignore_them():
+def test_unlabeled_examples_are_refused_where_the_loss_does_not_ignore_them():
     x, y = examples()
     y[3] = -1
     distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence())
@@ -230,15 +230,15 @@ def test_without_labels_the_metrics_are_those_of_the_validation_data():
     x, y = examples()
     distiller = kd.Distiller(network(6), network(4), kd.losses.KLDivergence(), None, 0.0)
     distiller.compile("adam", SparseCE(from_logits=True), metrics=["accuracy"])
-    unlabelled = tf.data.Dataset.from_tensor_slices(x).batch(8)
-    logs = distiller.fit(unlabelled, validation_data=(x, y), epochs=2, verbose=0).history
+    unlabeled = tf.data.Dataset.from_tensor_slices(x).batch(8)
+    logs = distiller.fit(unlabeled, validation_data=(x, y), epochs=2, verbose=0).history
     assert "accuracy" not in logs and len(logs["val_accuracy"]) == 2
     assert distiller.evaluate(x, y, verbose=0, return_dict=True)["accuracy"] == pytest.approx(
         logs["val_accuracy"][-1]
     )
 
 
-def test_half_precision_student_with_hint_regulariser_and_schedule():
+def test_half_precision_student_with_hint_regularizer_and_schedule():
     def make():
         student = network(4, "student")
         student.get_layer("hidden").activity_regularizer = keras.regularizers.L2(0.1)
@@ -258,7 +258,7 @@ def test_half_precision_student_with_hint_regulariser_and_schedule():
     assert logs["loss"][0] > weighted
 
 
-def test_activity_regularisers_count_once_a_step():
+def test_activity_regularizers_count_once_a_step():
     student = network(4)
     student.get_layer("hidden").activity_regularizer = keras.regularizers.L2(0.1)
     distiller = kd.Distiller(network(6), student, kd.losses.KLDivergence())

@@ -54,7 +54,7 @@ def test_without_a_difference_it_is_sgd():
     assert np.abs(other - plain).max() > 1e-3
 
 
-def test_regularisers_count_with_the_labels_and_schedules_and_decay_work():
+def test_regularizers_count_with_the_labels_and_schedules_and_decay_work():
     def student():
         keras.utils.set_random_seed(0)
         dense = keras.layers.Dense(2, kernel_regularizer=keras.regularizers.L2(0.1))

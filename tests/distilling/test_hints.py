@@ -115,7 +115,7 @@ def test_wrong_arguments_are_refused(arguments, message):
         Hint(**arguments)
 
 
-def test_serialisation_keeps_shapes_and_projection():
+def test_serialization_keeps_shapes_and_projection():
     hint = Hint("a", "b", loss=FitNet(), name="mine")
     hint.build([(None, 4, 4, 6)], [(None, 4, 4, 3)])
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(hint))

@@ -139,7 +139,7 @@ def test_a_saved_model_goes_on_as_the_one_that_was_not(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_regularisers_weights_of_samples_and_schedules_count():
+def test_regularizers_weights_of_samples_and_schedules_count():
     x, y = examples()
     inputs = keras.Input((5,))
     dense = keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1))
@@ -214,7 +214,7 @@ def test_data_that_does_not_fit_is_refused_before_training():
     np.testing.assert_array_equal(before, mutual.peers[0].get_weights()[0])
 
 
-def test_regularisers_of_projections_count():
+def test_regularizers_of_projections_count():
     x, y = examples()
 
     def loss(regularizer):

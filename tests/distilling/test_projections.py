@@ -64,10 +64,10 @@ def test_whitened_features_have_the_unit_covariance():
         rows = rows.numpy().reshape(-1, 4)
         np.testing.assert_allclose(np.cov(rows.T), np.eye(4), atol=2e-3)
         np.testing.assert_allclose(rows.mean(0), np.zeros(4), atol=1e-5)
-    # Symmetric: the whitened feature is as near to the centred one as whitening allows.
-    centred = x.reshape(-1, 4) - x.reshape(-1, 4).mean(0)
-    values, vectors = np.linalg.eigh(np.cov(centred.T))
-    expected = centred @ (vectors / np.sqrt(values + 1e-5)) @ vectors.T
+    # Symmetric: the whitened feature is as near to the centered one as whitening allows.
+    centered = x.reshape(-1, 4) - x.reshape(-1, 4).mean(0)
+    values, vectors = np.linalg.eigh(np.cov(centered.T))
+    expected = centered @ (vectors / np.sqrt(values + 1e-5)) @ vectors.T
     np.testing.assert_allclose(rows, expected, atol=1e-3)
 
 
@@ -99,8 +99,8 @@ def test_a_hint_projects_and_normalizes(normalize):
         target = (teacher - teacher.mean(0)) / (teacher.std(0, ddof=1) + 1e-6)
     else:
         values, vectors = np.linalg.eigh(np.cov(teacher.T.astype("d")))
-        centred = teacher - teacher.mean(0)
-        target = centred @ (vectors / np.sqrt(values + 1e-5)) @ vectors.T
+        centered = teacher - teacher.mean(0)
+        target = centered @ (vectors / np.sqrt(values + 1e-5)) @ vectors.T
     expected = ((target - projected) ** 2).mean()
     np.testing.assert_allclose(hint([teacher], [student]), expected, rtol=1e-3)
     copy = kd.Hint.from_config(hint.get_config())

@@ -19,7 +19,7 @@ def example():
     nodes = [
         node
         for node in ast.parse(SCRIPT.read_text()).body
-        if getattr(node, "name", None) in wanted or ast.unparse(node).startswith("CENTRES =")
+        if getattr(node, "name", None) in wanted or ast.unparse(node).startswith("CENTERS =")
     ]
     names = {"keras": keras, "np": np, "tf": tf, "GRID": 8, "MOST": 5, "CLASSES": 2}
     exec(compile(ast.Module(nodes, []), str(SCRIPT), "exec"), names)
@@ -72,7 +72,7 @@ def test_mean_average_precision_by_hand(example):
 def test_labels_and_decoding_are_each_other_s_inverse(example):
     labels, weights = zip(*(example["encode"](tf.constant(one)) for one in OBJECTS), strict=True)
     classes = np.stack([one["classes"] for one in labels]).astype(int)
-    # A reaches to 3.2 cells, its centre is at 1.6: the cells with centres at 1.5 and 2.5.
+    # A reaches to 3.2 cells, its center is at 1.6: the cells with centers at 1.5 and 2.5.
     assert np.argwhere(classes[1][:4, :4]).tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
     assert labels[1]["boxes"][1, 2].numpy() == pytest.approx([1.5, 2.5, 1.7, 0.7])
     assert np.array_equal(weights[0]["boxes"], classes[0] > 0)

@@ -45,7 +45,7 @@ def test_convolutions_and_dense_by_hand(tmp_path) -> None:
     x = np.zeros((3, 9, 8, 3), np.float32)
     result = kd.evaluate_tflite(path, x, runs=1, warmup=0)
     assert result.macs == macs.total
-    # The normalisation is folded: kernels and one bias a channel are left.
+    # The normalization is folded: kernels and one bias a channel are left.
     assert result.parameters == 4 * 18 + 4 + 16 + 4 + 5 * 4 * 4 + 5 + 180 * 7 + 7
     assert result.operator_types["FULLY_CONNECTED"] == {"FLOAT32": 1}
     fixed = export(model, tmp_path, batch_size=4)

@@ -85,7 +85,7 @@ def test_every_operator_alone(files, tmp_path, other):
         assert [o.name for o in replaced] == [name]
 
 
-def test_neighbours_are_not_rounded_between_them(files, tmp_path):
+def test_neighbors_are_not_rounded_between_them(files, tmp_path):
     names = [operator.name for operator in computing_operators(ModelFile(files["int8"]))]
     path = mixed(files, tmp_path, "int8", "float32", range(len(names) - 1))
     counts = ModelFile(path.read_bytes()).operator_counts()

@@ -48,7 +48,7 @@ class Checks:
         assert np.abs(gradient).max() > 1e-9, "the inputs test nothing"
         self._half(loss, teacher, student, labels)
         self._compiled(loss, teacher, student, labels, expected)
-        self._serialisation(loss, teacher, student, labels)
+        self._serialization(loss, teacher, student, labels)
 
     def finite(self, loss, teacher, student, labels=None):
         """Value and gradient are finite."""
@@ -151,7 +151,7 @@ class Checks:
         np.testing.assert_allclose(value, expected, rtol=1e-4)
         assert np.isfinite(gradient).all()
 
-    def _serialisation(self, loss, teacher, student, labels):
+    def _serialization(self, loss, teacher, student, labels):
         config = keras.saving.serialize_keras_object(loss)
         copy = keras.saving.deserialize_keras_object(config)
         assert type(copy) is type(loss)

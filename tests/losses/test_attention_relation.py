@@ -115,7 +115,7 @@ def test_extremes_and_sample_weights(check):
     )
 
 
-def test_half_precision_compilation_and_serialisation(check):
+def test_half_precision_compilation_and_serialization(check):
     teacher, student = projections(check, 2, 4, 8), projections(check, 2, 4, 4)
     loss = AttentionRelation(2, ("qk", "vv"), name="mine")
     half = [[tf.cast(x, "float16") for x in side] for side in (teacher, student)]

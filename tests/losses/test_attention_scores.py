@@ -66,7 +66,7 @@ def test_padding_is_left_out(check):
     assert not np.any(gradients[0][:, 3:])
 
 
-def test_extremes_weights_compilation_and_serialisation(check):
+def test_extremes_weights_compilation_and_serialization(check):
     teacher, student = projections(check, 3, 4, 2, 3), projections(check, 3, 4, 2, 3)
     loss = AttentionScores()
     for scale in (0.0, 1e4):

@@ -71,7 +71,7 @@ class Reference:
 
 def test_value_and_gradient(check, fixed, features):
     teacher, student = features
-    # The second batch: the normalisers are constants from then on.
+    # The second batch: the normalizers are constants from then on.
     check.value_and_gradients(fixed, teacher.astype("f"), student.astype("f"), LABELS)
     reference = Reference(fixed)
     value, (to_teacher, gradient) = check.value_and_gradients(
@@ -215,7 +215,7 @@ def test_sample_weights(fixed, features):
     )
 
 
-def test_half_precision_and_serialisation(fixed, features):
+def test_half_precision_and_serialization(fixed, features):
     half = [tf.cast(x, "float16") for x in features]
     value = fixed(*half, LABELS)
     assert value.dtype == tf.float32

@@ -73,7 +73,7 @@ def test_hard_features_and_sample_weights(check):
     check.sample_weights(loss, (4, 2, 2, 3), labels)
 
 
-def test_serialisation():
+def test_serialization():
     loss = ForegroundWeighted(PearsonFeatures(), 3.0, 2.0, background_class=255)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert type(copy.loss) is PearsonFeatures

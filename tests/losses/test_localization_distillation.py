@@ -97,7 +97,7 @@ def test_probabilities_and_sample_weights(check):
     )
 
 
-def test_serialisation():
+def test_serialization():
     loss = LocalizationDistillation(16, 4.0, False, name="edges")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert copy.get_config() == loss.get_config()

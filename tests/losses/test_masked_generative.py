@@ -120,7 +120,7 @@ def test_sample_weights_and_masks(check):
     assert values[0] == values[1]
 
 
-def test_half_precision_compilation_and_serialisation(check):
+def test_half_precision_compilation_and_serialization(check):
     teacher, student = check.normal(2, 4, 4, 3), check.normal(2, 4, 4, 2)
     # XLA draws other numbers from the same seed: without a mask the values must agree.
     loss = built(teacher.shape, student.shape, mask_ratio=0.0)

@@ -131,7 +131,7 @@ def test_the_fusions_are_trained(maps):
     assert loss.parameters.fusions[0].mid_channels == 4
     optimizer = keras.optimizers.Adam(0.02)
     variables = loss.parameters.trainable_variables
-    # Two convolutions and two normalisations each, and one attention.
+    # Two convolutions and two normalizations each, and one attention.
     assert len(variables) == 2 * (2 + 4) + 2
     before = float(loss(*maps))
     for _ in range(30):
@@ -164,7 +164,7 @@ def test_sample_weights(maps):
     )
 
 
-def test_half_precision_compilation_and_serialisation(maps):
+def test_half_precision_compilation_and_serialization(maps):
     loss = built(maps)
     half = [[tf.cast(x, "float16") for x in side] for side in maps]
     wide = [[tf.cast(x, "float32") for x in side] for side in half]

@@ -97,7 +97,7 @@ def test_sample_weights_and_masks(check):
     )
 
 
-def test_half_precision_compilation_and_serialisation(check):
+def test_half_precision_compilation_and_serialization(check):
     teacher, student = check.normal(4, 3), check.normal(4, 5)
     loss = built(teacher, student)
     half = [tf.cast(x, "float16") for x in (teacher, student)]

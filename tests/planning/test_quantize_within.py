@@ -41,7 +41,7 @@ X = np.random.default_rng(0).normal(size=(1500, 16)).astype("float32")
 APART = np.geomspace(1.0, 1000.0, 24)
 
 
-def labelled(model):
+def labeled(model):
     return X, np.argmax(model(X), 1)
 
 
@@ -54,7 +54,7 @@ def faulty():
 def found(faulty, tmp_path_factory):
     path = tmp_path_factory.mktemp("within") / "a.tflite"
     return kd.quantize_within(
-        faulty, labelled(faulty), path, max_drop=6.0, calibration="minmax", verbose=False
+        faulty, labeled(faulty), path, max_drop=6.0, calibration="minmax", verbose=False
     )
 
 
@@ -75,12 +75,12 @@ def test_the_layers_that_suffer_get_more_bits(found, faulty):
         faulty, found.path.with_name("plain.tflite"), "int8", X, calibration="minmax",
         verbose=False, on_disagreement="ignore",
     )  # fmt: skip
-    result = kd.evaluate_tflite(plain, labelled(faulty), verbose=False)
+    result = kd.evaluate_tflite(plain, labeled(faulty), verbose=False)
     assert result.accuracy < found.accuracy
 
 
 def test_the_figures_are_those_of_the_written_file(found, faulty):
-    _, _, reporting = _divided(labelled(faulty), source_of(faulty), 2048, True)
+    _, _, reporting = _divided(labeled(faulty), source_of(faulty), 2048, True)
     rows = [batch.inputs["x"] for batch in reporting.batches]
     x = np.concatenate(rows)
     y = np.argmax(faulty(x), 1)
@@ -94,7 +94,7 @@ def test_the_plan_writes_the_same_file(found, faulty):
     content = json.loads(found.path.with_name("a.tflite.plan.json").read_text())
     assert content["result"]["exclude"] == found.exclude
     assert content["result"]["within"] is True
-    calibrating, _, _ = _divided(labelled(faulty), source_of(faulty), 2048, True)
+    calibrating, _, _ = _divided(labeled(faulty), source_of(faulty), 2048, True)
     again = kd.export_tflite(
         faulty, found.path.with_name("again.tflite"), "int8", calibrating, exclude=found.exclude,
         calibration=found.calibration, verbose=False, on_disagreement="ignore",
@@ -148,28 +148,28 @@ def test_a_killed_search_goes_on(faulty, tmp_path, monkeypatch, capsys):
     arguments = {"max_drop": 6.0, "calibration": "minmax", "verbose": False}
     path = tmp_path / "a.tflite"
     with pytest.raises(KeyboardInterrupt):
-        kd.quantize_within(faulty, labelled(faulty), path, **arguments)
+        kd.quantize_within(faulty, labeled(faulty), path, **arguments)
     assert not path.exists()
     first = json.loads(path.with_name("a.tflite.plan.json").read_text())
-    kd.quantize_within(faulty, labelled(faulty), path, **arguments)
+    kd.quantize_within(faulty, labeled(faulty), path, **arguments)
     after = json.loads(path.with_name("a.tflite.plan.json").read_text())
     assert first["tried"].items() <= after["tried"].items()
     total = len(measured)
     capsys.readouterr()
     arguments["verbose"] = True
-    resumed = kd.quantize_within(faulty, labelled(faulty), path, **arguments)
+    resumed = kd.quantize_within(faulty, labeled(faulty), path, **arguments)
     assert len(measured) == total  # all is known
     said = capsys.readouterr().out
     assert said.startswith(f"{len(after['tried'])} files were measured before")
     assert "layers in more bits: " not in said
-    whole = kd.quantize_within(faulty, labelled(faulty), tmp_path / "b.tflite", **arguments)
+    whole = kd.quantize_within(faulty, labeled(faulty), tmp_path / "b.tflite", **arguments)
     lines = [x for x in capsys.readouterr().out.splitlines() if "layers in more bits: " in x]
     assert len(lines) == len(after["tried"])
     assert resumed.exclude == whole.exclude
     assert path.read_bytes() == (tmp_path / "b.tflite").read_bytes()
     # Another model begins anew.
     other = network(APART[::-1])
-    kd.quantize_within(other, labelled(other), path, **arguments)
+    kd.quantize_within(other, labeled(other), path, **arguments)
     assert len(measured) > total
 
 
@@ -365,7 +365,7 @@ def test_every_planted_fault_costs_half_a_point_at_most(script, tmp_path, fault)
 
 @pytest.mark.promise
 def test_a_looser_limit_runs_the_kernels_that_a_tighter_one_spared(faulty, tmp_path):
-    path, data = tmp_path / "a.tflite", labelled(faulty)
+    path, data = tmp_path / "a.tflite", labeled(faulty)
     arguments = {"calibration": "minmax", "verbose": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -378,7 +378,7 @@ def test_a_looser_limit_runs_the_kernels_that_a_tighter_one_spared(faulty, tmp_p
 
 
 def test_sample_weights_are_a_part_of_what_was_measured(faulty, tmp_path):
-    x, y = labelled(faulty)
+    x, y = labeled(faulty)
     settings = []
     for weight in (1.0, 0.0):
         data = x, y, np.where(np.arange(len(x)) < 700, 1.0, weight)

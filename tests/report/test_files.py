@@ -117,9 +117,9 @@ def test_the_stages_are_a_diagram_from_teacher_to_file(result, tmp_path):
 
 
 def _contrast(first, second):
-    def luminance(colour):
-        colour = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    def luminance(color):
+        color = color if len(color) == 6 else "".join(2 * digit for digit in color)
+        parts = [int(color[i : i + 2], 16) / 255 for i in (0, 2, 4)]
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

@@ -27,7 +27,7 @@ def model():
         (lambda: kd.losses.DIST(bta=2.0), "Did you mean 'beta'"),
         (lambda: kd.compress(None, None, stage=[]), "Did you mean 'stages'"),
         (lambda: kd.shrink(None, 0.5, exclud="a"), "Did you mean 'exclude'"),
-        (lambda: kd.export_tflite(None, "a", quantisation="int8"), "Did you mean 'quantization'"),
+        (lambda: kd.export_tflite(None, "a", quantization="int8"), "Did you mean 'quantization'"),
         (lambda: kd.evaluate_tflite("a", None, batchsize=1), "Did you mean 'batch_size'"),
         (
             lambda: kd.Distiller(None, model(), [], student_loss_wieght=1.0),

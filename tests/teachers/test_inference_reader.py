@@ -33,7 +33,7 @@ def batch(model):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"scale": False}, {"center": False, "epsilon": 0.1}])
-def test_maps_are_normalised_by_one_operation_with_the_same_result(arguments):
+def test_maps_are_normalized_by_one_operation_with_the_same_result(arguments):
     model = network(**arguments)
     x = batch(model)
     assert operations(model, x, InferenceReader(model)).count("FusedBatchNormV3") == 1
@@ -73,7 +73,7 @@ def test_other_precisions(policy):
     )
 
 
-def test_a_hint_reads_the_normalised_map_of_a_nested_teacher():
+def test_a_hint_reads_the_normalized_map_of_a_nested_teacher():
     inner = network()
     inputs = keras.Input((8, 8, 3))
     model = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
@@ -86,7 +86,7 @@ def test_a_hint_reads_the_normalised_map_of_a_nested_teacher():
 
 
 class MonteCarlo(keras.Model):
-    """Normalises by the batch, whatever the mode."""
+    """Normalizes by the batch, whatever the mode."""
 
     def __init__(self):
         super().__init__()
@@ -96,7 +96,7 @@ class MonteCarlo(keras.Model):
         return self.norm(x, training=True)
 
 
-def test_a_normalisation_that_is_called_in_training_mode_stays_so():
+def test_a_normalization_that_is_called_in_training_mode_stays_so():
     model = MonteCarlo()
     x = tf.random.stateless_normal((16, 4, 4, 2), (0, 0), mean=3.0)
     model(x)

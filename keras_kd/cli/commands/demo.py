@@ -14,7 +14,7 @@ COMMAND = Command(
     "demo",
     short_help="teach, quantize, export and measure on real data",
     help="""\
-What a teacher is worth where labels are few: train a large network on a few labelled images, a
+What a teacher is worth where labels are few: train a large network on a few labeled images, a
 small one on the same labels, and once more on what the large one answers to all images. Quantize
 the taught one, export and measure each file, with several seeds; print one table and write an HTML
 page, a JSON and a model card beside the files. Rerun the command to resume it.""",

@@ -194,7 +194,7 @@ class Cluster(Stage):
     TF-MOT's algorithm gives them: centroids are trained, and weights move from one cluster to
     another. A file of few distinct values is small when it is zipped. Kernels of dense and
     convolutional layers, embeddings, recurrent cells and attention are clustered; biases,
-    normalisation and depthwise kernels are not, as in TF-MOT.
+    normalization and depthwise kernels are not, as in TF-MOT.
 
     After `Prune`, or on a student that was pruned, zeros stay exactly zero; zero is then one of
     the clusters, and weights next to it become zero too.

@@ -180,7 +180,7 @@ def _convolution(layer: Any) -> list[Factorization]:
     *size, depth, filters = kernel.shape
     groups, ones = layer.groups, (1,) * len(size)
     rows = math.prod(size) * depth
-    # One matrix a group: its output channels are the columns.
+    # One matrix per group: its output channels are the columns.
     matrices = kernel.reshape(rows, groups, filters // groups).transpose(1, 0, 2)
     values, factors = _singular_values(matrices), _factors(matrices)
 

@@ -18,6 +18,7 @@ from keras_kd.models.layer_choice import first_reasons
 from keras_kd.models.layer_plan import LayerPlan, Reason
 from keras_kd.models.tfmot import import_tfmot
 from keras_kd.system.arguments import number
+from keras_kd.system.names import one_of
 
 _LOOKED_UP = Reason(
     "its rows are looked up: there is no product along whose inputs `sparsity_m_by_n` could run",
@@ -31,7 +32,7 @@ class Prune(Stage):
 
     Before each step, where the schedule says so, the weights of smallest magnitude are masked; the
     forward pass never sees a masked weight other than zero. Kernels of dense and convolutional
-    layers, embeddings, recurrent cells and attention are pruned; biases, normalisation and
+    layers, embeddings, recurrent cells and attention are pruned; biases, normalization and
     depthwise kernels are not, as in TF-MOT. The student stays a Keras 3 model, which may be
     subclassed, and its masked weights are exactly zero.
 
@@ -300,11 +301,7 @@ def check_prune_arguments(prune: Prune) -> None:
         advice=f"{advice}, not above `end`.",
     )
     number("frequency", prune.frequency, least=1, whole=True, optional=True, owner="Prune")
-    if prune.block_pooling_type not in ("AVG", "MAX"):
-        raise ValueError(
-            'Prune: `block_pooling_type` must be "AVG" or "MAX". Received: '
-            f"{prune.block_pooling_type!r}."
-        )
+    one_of("block_pooling_type", prune.block_pooling_type, ("AVG", "MAX"), "Prune")
     prune.begin, prune.end = float(prune.begin), float(prune.end)
     prune.block_size = _two_integers("block_size", prune.block_size, "(1, 4)")
     if prune.sparsity_m_by_n is not None:
@@ -352,8 +349,7 @@ def _check_m_by_n(m_by_n: Sequence[int], block: Sequence[int], sparsity: float) 
 
 def _check_scope(prune: Prune) -> None:
     scope, ceiling = prune.scope, prune.max_layer_sparsity
-    if scope not in ("layer", "global"):
-        raise ValueError(f'Prune: `scope` must be "layer" or "global". Received: {scope!r}.')
+    one_of("scope", scope, ("layer", "global"), "Prune")
     if scope == "global" and (prune.block_size != (1, 1) or prune.sparsity_m_by_n is not None):
         raise ValueError(
             'Prune: `scope="global"` compares single weights of all layers, which '

@@ -155,8 +155,7 @@ class CompressedModel:
         Raises:
             TypeError: If `data` is of another kind.
             ValueError: If the distiller was compiled without a loss or metrics, or the model was
-            loaded from a file
-                that could not hold them.
+                loaded from a file that could not hold them.
         """
         data = as_batches(data, "data")
         refuse_endless(data, "data")

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -44,7 +43,7 @@ from keras_kd.compression.running.student_files import (
 )
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
-from keras_kd.system.files import atomic_path, check_writable, sha256
+from keras_kd.system.files import atomic_path, check_writable, sha256, write_json
 from keras_kd.system.reading import read_arrays, read_json
 from keras_kd.system.user_warning import warn_user
 
@@ -133,10 +132,7 @@ class RunFolder:
         return f"stage_{index + 1}_{self._names[index]}"
 
     def _write(self) -> None:
-        with atomic_path(self.path / "run.json") as temporary:
-            temporary.write_text(
-                json.dumps(self._content, indent=1, ensure_ascii=False), encoding="utf-8"
-            )
+        write_json(self.path / "run.json", self._content)
 
     @property
     def seed(self) -> int:

@@ -38,8 +38,8 @@ def find_blocks(model: keras.Model, prefix: str = "") -> list[Block]:
     """Return the residual blocks of a model, and its layers that are blocks of layers.
 
     A residual block adds what its layers compute to what went into them. Where its sum enters a
-    LayerNormalization and its input came out of one, as in transformers that normalise after the
-    sum, this normalisation is a part of it. A layer made of layers, such as a transformer layer of
+    LayerNormalization and its input came out of one, as in transformers that normalize after the
+    sum, this normalization is a part of it. A layer made of layers, such as a transformer layer of
     KerasHub, is a block if its one output has the shape of its one input.
 
     Args:
@@ -107,7 +107,7 @@ def _residual_block(graph: Any, nodes: list[Any], node: Any, path: str) -> Block
         layers = tuple({id(n.operation): n.operation for n in inside}.values())
         if not any(getattr(layer, "trainable_weights", None) for layer in layers):
             continue
-        end = _normalisation_after(graph, nodes, node, shortcut) or node
+        end = _normalization_after(graph, nodes, node, shortcut) or node
         if end is not node:
             layers = (*layers, end.operation)
         return Block(path, {id(end): shortcut}, layers)
@@ -143,7 +143,7 @@ def _exclusive(graph: Any, nodes: list[Any], inside: list[Any], end: Any) -> boo
     )
 
 
-def _normalisation_after(graph: Any, nodes: list[Any], node: Any, shortcut: Any) -> Any:
+def _normalization_after(graph: Any, nodes: list[Any], node: Any, shortcut: Any) -> Any:
     made = node.outputs[0]
     users = [n for n in nodes if any(t is made for t in n.arguments.keras_tensors)]
     source = origin_of(shortcut)

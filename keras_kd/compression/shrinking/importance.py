@@ -23,7 +23,7 @@ class Importance:
 
     `"l1"` is the sum of the magnitudes of a channel's weights, in the kernels that make it and in
     those that take it (Li et al. 2017). `"batch_norm"` is the magnitude of its scale in batch
-    normalisation (Liu et al. 2017), and `"l1"` where there is none. Both are divided by their mean
+    normalization (Liu et al. 2017), and `"l1"` where there is none. Both are divided by their mean
     over the layer, so that layers can be compared. `"taylor"` is the magnitude of the change of
     the loss, to first order, when the channel goes: `|sum(w * dL/dw)|` over its weights, averaged
     over batches (Molchanov et al. 2019).
@@ -80,7 +80,7 @@ class Importance:
 
         Returns:
             For `"taylor"` the change of the loss by all its weights; otherwise the mean magnitude
-            of its kernels, or of the scales of its batch normalisation.
+            of its kernels, or of the scales of its batch normalization.
         """
         if self._taylor is not None and self.kind == "taylor":
             return self._taylor.total(block.weights)

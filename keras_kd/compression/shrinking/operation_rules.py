@@ -14,7 +14,7 @@ from keras_kd.compression.shrinking.elementwise import merged, merged_axis, same
 from keras_kd.compression.shrinking.reshaping import reshaped
 from keras_kd.compression.shrinking.shape_rules import (
     concatenated,
-    normalised_over,
+    normalized_over,
     resized,
     spatial,
 )
@@ -157,7 +157,7 @@ def _pad(call: Call) -> list[Axes] | str:
 
 
 def _softmax(call: Call) -> list[Axes]:
-    return normalised_over(call, np.atleast_1d(call.operation.axis).tolist())
+    return normalized_over(call, np.atleast_1d(call.operation.axis).tolist())
 
 
 def _matmul(call: Call) -> list[Axes] | str:
@@ -165,7 +165,7 @@ def _matmul(call: Call) -> list[Axes] | str:
         return f"{call.name} is given a constant or a vector"
     first, second = call.inputs
     # One factor of zero is enough.
-    call.summed((first[-1], second[-2]), any(_labelled_zeros(call)), "sums over them")
+    call.summed((first[-1], second[-2]), any(_labeled_zeros(call)), "sums over them")
     call.join(first[-1], second[-2], f"it meets an axis of fixed size in {call.name}")
     rank = len(call.output_shapes[0])
     given = list(zip(call.inputs, call.shapes, strict=True))
@@ -173,7 +173,7 @@ def _matmul(call: Call) -> list[Axes] | str:
     return [(*batch, first[-2], second[-1])]
 
 
-def _labelled_zeros(call: Call) -> list[bool]:
+def _labeled_zeros(call: Call) -> list[bool]:
     """Whether each input has channels that may go, and they hold zeros."""
     return [
         zero and any(axis is not None for axis in axes)
@@ -197,7 +197,7 @@ def _einsum(call: Call) -> list[Axes] | str:
             axes[letter] = call.join(axes[letter], axis) if letter in axes else axis
     for letter, axis in axes.items():
         if letter not in result:
-            pairs = zip(letters, _labelled_zeros(call), strict=True)
+            pairs = zip(letters, _labeled_zeros(call), strict=True)
             zeros = any(zero for term, zero in pairs if letter in term)
             call.summed((axis,), zeros, "sums over them")
     return [tuple(axes[letter] for letter in result)]

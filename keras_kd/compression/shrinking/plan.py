@@ -21,7 +21,7 @@ from keras_kd.compression.shrinking.selection import (
     planned_macs,
     planned_parameters,
 )
-from keras_kd.compression.shrinking.walk import analyse
+from keras_kd.compression.shrinking.walk import analyze
 from keras_kd.models.costs import model_cost
 from keras_kd.models.graph import check_graph
 from keras_kd.models.layers import leaf_layers
@@ -208,7 +208,7 @@ def decide(model: keras.Model, options: Shrink, importance: Importance) -> Shrin
     blocks = _blocks(model, options, importance)
     bypassed = bypasses(blocks)
     spared = options.choice.reason_to_spare
-    analysis = analyse(model, bypassed, spared, layer_norm=options.layer_norm)
+    analysis = analyze(model, bypassed, spared, layer_norm=options.layer_norm)
     groups = analysis.groups.solve()
     scores = importance.groups(analysis, groups, options.reduction)
     uniform = options.scope == "uniform"

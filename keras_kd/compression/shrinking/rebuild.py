@@ -24,7 +24,7 @@ def rebuild(
         model: The model; it is left as it is.
         analysis: Its analysis.
         selection: What remains.
-        bypassed: What replaces the outputs of dropped blocks, as in `analyse`.
+        bypassed: What replaces the outputs of dropped blocks, as in `analyze`.
 
     Returns:
         A functional model, or a sequential one where `model` is. Names of layers are the same.

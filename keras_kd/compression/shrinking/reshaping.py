@@ -36,15 +36,15 @@ def reshaped(
                 call.keep(axis, f"{call.name} moves this axis into another")
             continue
         sizes, new = [before[i] for i in ins], [after[i] for i in outs]
-        labelled = [i for i, axis in enumerate(given) if axis is not None]
+        labeled = [i for i, axis in enumerate(given) if axis is not None]
         if len(ins) == len(outs) == 1:
             result[outs[0]] = given[0]
-        elif None in sizes or None in new or len(labelled) > 1:
+        elif None in sizes or None in new or len(labeled) > 1:
             for axis in given:
                 call.keep(axis, f"{call.name} mixes several axes that could shrink")
         else:
-            only = given[labelled[0]]
-            shape = [-1 if i == labelled[0] else 1 for i in range(len(ins))]
+            only = given[labeled[0]]
+            shape = [-1 if i == labeled[0] else 1 for i in range(len(ins))]
             places = np.broadcast_to(
                 np.asarray(only).reshape(shape), [int(n or 1) for n in sizes]
             ).reshape([int(n or 1) for n in new])

@@ -49,7 +49,7 @@ def _layer_normalization(call: Call) -> list[Axes]:
         return [x]
     reason = f"{call.name} takes its mean over these channels (see `layer_norm`)"
     if len(axes) > 1:
-        reason = f"{call.name} normalises over several axes"
+        reason = f"{call.name} normalizes over several axes"
     for axis in axes:
         call.keep(x[axis], reason)
     return [tuple(None if i in axes else axis for i, axis in enumerate(x))]
@@ -79,7 +79,7 @@ def _rms_normalization(call: Call) -> list[Axes]:
     axes = _axes(layer, len(x))
     if len(axes) > 1:
         for axis in axes:
-            call.keep(x[axis], f"{call.name} normalises over several axes")
+            call.keep(x[axis], f"{call.name} normalizes over several axes")
         return [tuple(None if i in axes else axis for i, axis in enumerate(x))]
     channels = x[axes[0]]
     if channels is None:

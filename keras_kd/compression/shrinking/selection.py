@@ -135,7 +135,7 @@ def planned_parameters(analysis: Analysis, selection: Selection, total: int) -> 
     Args:
         analysis: The analysis of the model.
         selection: What remains.
-        total: The parameters of the model that was analysed, dropped blocks left out.
+        total: The parameters of the model that was analyzed, dropped blocks left out.
     """
     for weight in analysis.weights.values():
         shape = tuple(weight.variable.shape)

@@ -74,10 +74,10 @@ def _repeat_vector(call: Call) -> list[Axes]:
 
 def _softmax(call: Call) -> list[Axes]:
     axis = getattr(call.operation, "axis", -1)
-    return normalised_over(call, [axis] if isinstance(axis, int) else list(axis))
+    return normalized_over(call, [axis] if isinstance(axis, int) else list(axis))
 
 
-def normalised_over(call: Call, over: Sequence[int]) -> list[Axes]:
+def normalized_over(call: Call, over: Sequence[int]) -> list[Axes]:
     """Rule of what divides by a sum along some axes: their channels stay."""
     x = call.inputs[0]
     axes = [axis % len(x) for axis in over]
@@ -91,7 +91,7 @@ def _activation(call: Call) -> list[Axes] | str:
     if is_elementwise(activation):
         return same(call)
     if getattr(activation, "__name__", "") in ("softmax", "log_softmax", "sparsemax"):
-        return normalised_over(call, [-1])
+        return normalized_over(call, [-1])
     return f"{call.name} has an activation that may mix its channels"
 
 

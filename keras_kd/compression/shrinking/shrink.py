@@ -59,7 +59,7 @@ class Shrink(Stage):
         flops_ratio: Fraction of the FLOPs to remove at least. Defaults to `None`.
         max_parameters: Number of parameters that may remain. Defaults to `None`.
         importance: `"l1"`, the magnitude of a channel's weights; `"batch_norm"`, the magnitude of
-            its scale in batch normalisation; or `"taylor"`, the change of the loss, to first
+            its scale in batch normalization; or `"taylor"`, the change of the loss, to first
             order, when it goes: of the distiller's loss on some batches of the training data.
             Defaults to `"l1"`.
         batches: Number of batches for `"taylor"`. Defaults to `10`.
@@ -79,7 +79,7 @@ class Shrink(Stage):
             transformer layers, nested models or other layers whose output has the shape of their
             input, by their own. Defaults to `None`.
         depth: Fraction of such blocks to drop, those of least importance. Defaults to `None`.
-        layer_norm: Whether channels that a LayerNormalization normalises over may go. Its mean is
+        layer_norm: Whether channels that a LayerNormalization normalizes over may go. Its mean is
             then that of the channels left, so that outputs are not those of the model with
             channels at zero. Defaults to `False`.
         optimizer: As in `Stage`. Defaults to `None`: Adam.

@@ -47,7 +47,7 @@ def shrink(
 
     Channels are removed where they are of least importance, together with every weight that makes
     them or takes them: through additions, concatenations, depthwise and grouped convolutions,
-    normalisation, flattening, pooling and attention, which loses whole heads. The result gives
+    normalization, flattening, pooling and attention, which loses whole heads. The result gives
     the outputs that the model would give with all these weights at zero. Channels that reach an
     unsupported layer stay, as do inputs and outputs of the model; `shrink_plan(...).layers` gives
     the change of each layer and the reason.

@@ -96,7 +96,7 @@ def _is_zero(function: Any, values: tuple[float, ...]) -> bool:
     return all(not result.any() for result in results)
 
 
-def analyse(
+def analyze(
     model: keras.Model,
     bypassed: Mapping[int, Any],
     spared: Callable[[str, Any], str | None],
@@ -110,7 +110,7 @@ def analyse(
             its output.
         spared: Called with the path and the layer, returns why its channels must stay, or `None`.
         **options: What the rules may ask for: `layer_norm`, whether the channels that a
-            LayerNormalization normalises over may go.
+            LayerNormalization normalizes over may go.
 
     Returns:
         An `Analysis`.

@@ -102,7 +102,7 @@ def _sorted_text(stages: Sequence[Any]) -> str:
     ranks: list[float] = []
     for stage in stages:
         kind = _kind(stage)
-        # One's own stage keeps its place behind the one before it.
+        # A user's stage keeps its place behind the one before it.
         rank: float = order.index(kind) if kind else (ranks[-1] if ranks else 0)
         ranks.append(rank if kind else min(rank, len(order) - 1.5))
     ordered = [stage for _, stage in sorted(zip(ranks, stages, strict=True), key=lambda r: r[0])]

@@ -14,7 +14,6 @@ import numpy as np
 
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.distilling.trainer import fresh_optimizer
-from keras_kd.models.copying import described
 from keras_kd.models.features import layer_paths
 from keras_kd.models.layer_choice import Choice, LayerChoice
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
@@ -22,7 +21,8 @@ from keras_kd.models.layers import leaf_layers
 from keras_kd.system.arguments import constructor_arguments, number
 from keras_kd.system.arguments import learning_rate as check_learning_rate
 from keras_kd.system.arguments import optimizer_rate as check_optimizer_rate
-from keras_kd.system.names import SuggestsArguments, did_you_mean
+from keras_kd.system.names import SuggestsArguments, did_you_mean, snake_case
+from keras_kd.system.shown_text import described
 
 if TYPE_CHECKING:
     from keras_kd.compression.running.teaching import Teaching
@@ -165,7 +165,7 @@ class Stage(SuggestsArguments):
         self.epochs = epochs
         self.optimizer = optimizer
         self.learning_rate = learning_rate
-        self.name = check_name(name or _default_name(owner))
+        self.name = check_name(name or snake_case(owner))
         self.choice = LayerChoice(owner, layers, exclude)
 
     @property
@@ -274,7 +274,7 @@ class Stage(SuggestsArguments):
         except Exception as error:  # layers and functions of the user's may raise anything
             raise ValueError(
                 f"{type(self).__name__} cannot treat model '{student.name}': {described(error)}. "
-                "Mend the layer that this comes from, or leave this stage out."
+                "Fix the layer that causes this, or leave this stage out."
             ) from error
 
     def get_config(self) -> dict[str, Any]:
@@ -338,10 +338,6 @@ def check_name(name: Any) -> str:
             f"Received: name={name!r}."
         )
     return name
-
-
-def _default_name(class_name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in class_name).lstrip("_")
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ _RESERVED = """
     template this throw true try typedef typeid typename union unsigned using virtual void volatile
     while xor tflite
 """
-_ROOM = 1.1  # for optimised kernels, which may ask for more working memory than reference ones
+_ROOM = 1.1  # for optimized kernels, which may ask for more working memory than reference ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +152,8 @@ def export_c_array(
     cures = different_operators(graphs)
     estimate = estimate_arena(graphs)
     tried = run_trial(path, estimate) if trial or (trial is None and available()) else None
-    if cures if tried is None else tried.differs:
+    differs = bool(cures) if tried is None else tried.differs
+    if differs:
         text = _difference(path, tried, cures)
         if not allow_differences:
             raise ValueError(

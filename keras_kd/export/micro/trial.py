@@ -33,7 +33,7 @@ _FLOAT, _INTEGER = 1e-4, 0.01
 class Trial:
     """What a run showed.
 
-    LiteRT has two kernels for many operators, optimised ones and reference ones, which round
+    LiteRT has two kernels for many operators, optimized ones and reference ones, which round
     differently: the differences are from those which are nearer.
 
     Attributes:

@@ -23,11 +23,11 @@ def label_mask(labels: Any, logits: Any) -> Any:
         ValueError: If the labels do not fit the logits.
     """
     shape, classes = tuple(labels.shape), logits.shape[-1]
-    labelled = None
+    labeled = None
     if len(shape) == len(logits.shape) and shape[-1] == 1:
         labels = ops.squeeze(labels, -1)
     elif len(shape) == len(logits.shape) and shape[-1] == classes:
-        labelled = ops.max(labels, axis=-1, keepdims=True) > 0
+        labeled = ops.max(labels, axis=-1, keepdims=True) > 0
         labels = ops.argmax(labels, axis=-1)
     if len(labels.shape) != len(logits.shape) - 1 or any(
         a is not None and b is not None and a != b
@@ -39,7 +39,7 @@ def label_mask(labels: Any, logits: Any) -> Any:
         )
     indices = ops.expand_dims(ops.cast(labels, "int32"), -1)
     mask = ops.equal(indices, ops.arange(classes, dtype="int32"))
-    return mask if labelled is None else ops.logical_and(mask, labelled)
+    return mask if labeled is None else ops.logical_and(mask, labeled)
 
 
 def others_log_softmax(logits: Any, mask: Any) -> Any:

@@ -12,7 +12,7 @@ from keras_kd.losses.shared.weighting import spread
 
 
 class MapLoss(DistillationLoss):
-    """A loss between feature maps `[batch, side_1, ..., channels]`, one value a sample.
+    """A loss between feature maps `[batch, side_1, ..., channels]`, one value per sample.
 
     Masked positions of a sequence are set to zero on both sides.
     """
@@ -53,7 +53,7 @@ def flatten_sides(x: Any) -> Any:
     return ops.reshape(x, (ops.shape(x)[0], positions, x.shape[-1]))
 
 
-def masked_centre(feature: Any, mask: Any = None) -> tuple[Any, Any]:
+def masked_center(feature: Any, mask: Any = None) -> tuple[Any, Any]:
     """Return a feature less the mean of each channel over batch and positions.
 
     Args:
@@ -61,7 +61,7 @@ def masked_centre(feature: Any, mask: Any = None) -> tuple[Any, Any]:
         mask: Where false, a position does not count and becomes zero. Defaults to `None`.
 
     Returns:
-        The centred feature, and the number of positions that count.
+        The centered feature, and the number of positions that count.
     """
     counted = ops.ones_like(feature[..., :1])
     if mask is not None:

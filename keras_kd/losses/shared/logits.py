@@ -27,11 +27,11 @@ def standardize(logits: Any) -> Any:
 
     Equal logits give zeros, with a gradient of zero.
     """
-    centred = logits - ops.mean(logits, axis=-1, keepdims=True)
-    length = norm(centred, keepdims=True)
+    centered = logits - ops.mean(logits, axis=-1, keepdims=True)
+    length = norm(centered, keepdims=True)
     deviation = length / (logits.shape[-1] - 1) ** 0.5
-    centred = ops.where(ops.equal(length, 0), ops.zeros_like(centred), centred)
-    return centred / (1e-7 + deviation)
+    centered = ops.where(ops.equal(length, 0), ops.zeros_like(centered), centered)
+    return centered / (1e-7 + deviation)
 
 
 class LogitsLoss(DistillationLoss):

@@ -25,8 +25,8 @@ def distances(x: Any) -> Any:
     Off the diagonal a squared distance is at least `1e-12`; the diagonal is zero. Use float64: the
     distance of near vectors is the small difference of large products.
     """
-    centred = x - ops.mean(x, axis=0, keepdims=True)
-    products = gram(centred)
+    centered = x - ops.mean(x, axis=0, keepdims=True)
+    products = gram(centered)
     squares = ops.diagonal(products)
     squared = ops.expand_dims(squares, 0) + ops.expand_dims(squares, 1) - 2.0 * products
     same = ops.eye(ops.shape(x)[0], dtype="bool")

@@ -14,11 +14,12 @@ from keras_kd.losses.shared.weighting import fits
 class RelationLoss(DistillationLoss):
     """A loss between the relations that the samples of a batch have to each other.
 
-    Features are flattened to one vector a sample; teacher and student may differ in length. `call`
-    returns a value for each pair `[batch, batch]` or triple `[batch, batch, batch]` of samples, and
-    the loss is their mean. `sample_weight` weighs pairs, by `w_i w_j` (triples by `w_i w_j w_k`):
-    `sum_ij w_i w_j l_ij / batch^2`. What is computed over the whole batch first, such as a mean
-    distance, is not weighed. Masked positions of a sequence are set to zero on both sides.
+    Features are flattened to one vector per sample; teacher and student may differ in length.
+    `call` returns a value for each pair `[batch, batch]` or triple `[batch, batch, batch]` of
+    samples, and the loss is their mean. `sample_weight` weighs pairs, by `w_i w_j` (triples by
+    `w_i w_j w_k`): `sum_ij w_i w_j l_ij / batch^2`. What is computed over the whole batch first,
+    such as a mean distance, is not weighed. Masked positions of a sequence are set to zero on both
+    sides.
     """
 
     equal_shapes = False

@@ -26,6 +26,7 @@ from keras_kd.export.tflite import QUANTIZATIONS
 from keras_kd.models.layers import hash_of_architecture, identity_of
 from keras_kd.models.probabilities import PROBABILITIES, last_activation
 from keras_kd.system.arguments import number
+from keras_kd.system.names import one_of
 
 Make = Callable[[], keras.Model]
 # Temperature, and weight of the loss on labels.
@@ -287,10 +288,7 @@ def _default_stages(epochs: int, zipped: bool, formats: Sequence[str]) -> dict[s
 def _formats(stages: Sequence[Stage], formats: Sequence[str]) -> list[str]:
     """Return the formats of a student: the one that it was trained for, or all that were given."""
     for name in formats:
-        if name not in QUANTIZATIONS:
-            raise ValueError(
-                f"`formats` takes {list(QUANTIZATIONS)}. Received: formats={list(formats)!r}."
-            )
+        one_of("formats", name, QUANTIZATIONS)
     trained = [stage for stage in stages if isinstance(stage, QuantizeAware)]
     if not trained:
         return list(dict.fromkeys(formats))

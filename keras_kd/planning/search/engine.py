@@ -16,6 +16,7 @@ import numpy as np
 from keras_kd.planning.search.candidates import Candidate
 from keras_kd.planning.search.trials import FACTOR
 from keras_kd.report.pareto import pareto_front
+from keras_kd.system.names import one_of
 
 ENGINES = ("hyperband", "random", "bayesian", "grid")
 # What a failed trial reports; the largest of float32, in which KerasTuner's workers report.
@@ -69,11 +70,7 @@ def choose_engine(engine: str | None, candidates: int, epochs: int, trials: int 
         ValueError: If there is no such engine.
     """
     if engine is not None:
-        if engine not in ENGINES:
-            raise ValueError(
-                f"`engine` must be one of {', '.join(map(repr, ENGINES))} or None. "
-                f"Received: engine={engine!r}."
-            )
+        one_of("engine", engine, ENGINES)
         return engine
     brackets = halving(epochs)
     enough = trials is None or trials >= brackets[0][1]
@@ -187,7 +184,7 @@ def run_engine(
 ) -> None:
     """Run trials until they are enough: all of them, or as a worker those that the chief gives.
 
-    The oracle begins anew in every process; a trial whose record is there costs nothing. So a
+    The oracle starts again in every process; a trial whose record is there costs nothing. So a
     search that was killed makes the choices that it made before, whatever was written last.
 
     Args:

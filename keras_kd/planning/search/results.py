@@ -11,11 +11,12 @@ from typing import Any
 from keras_kd.compression.running.run_plan import identity_of_data
 from keras_kd.data.batches import as_batches
 from keras_kd.planning.search.candidates import Candidate
-from keras_kd.planning.search.trials import Trials, shown_latency, write_json
+from keras_kd.planning.search.trials import Trials, shown_latency
 from keras_kd.report.build import make_result, model_result
 from keras_kd.report.files import write_report
 from keras_kd.report.pareto import pareto_front
 from keras_kd.system.arguments import exceeds
+from keras_kd.system.files import write_json
 from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_json
 from keras_kd.system.text_table import text_table
@@ -80,9 +81,9 @@ class SearchResult:
         front: The files to which no other is superior in size and metric, the smallest first.
         tried: All files.
         failed: What ended in an error, as pairs of the candidate and the error.
-        best: The file to ship: of those that keep all limits the smallest where `max_drop` is a
-            limit, else the one with the best metric; `None` if no file keeps them.
-        verdict: What came of the limits; where they are not kept, how near it came.
+        best: The file to ship: of those that meet all limits the smallest if `max_drop` is a
+            limit, else the one with the best metric; `None` if no file meets them.
+        verdict: Whether the limits are met; if they are not, how close the search came.
         reference: The metric of the teacher, or `None`.
         report: The page.
     """
@@ -125,7 +126,7 @@ def finish(run: Trials, teacher_score: float | None, test_data: Any, writes: boo
         writes: Whether to measure on test data and to write the result and the page.
 
     Raises:
-        ValueError: If no trial came to a file.
+        ValueError: If no trial produced a file.
     """
     options = run.options
     sign = 1 if options["mode"] == "max" else -1
@@ -147,7 +148,7 @@ def finish(run: Trials, teacher_score: float | None, test_data: Any, writes: boo
         measured[found.folder.name] = record["measured"]
     if not tried:
         reason = f" The first: {failed[0][1]}" if failed else " Give a larger `budget`."
-        raise ValueError(f"No trial came to a file: {len(failed)} failed.{reason}")
+        raise ValueError(f"No trial produced a file: {len(failed)} failed.{reason}")
     front = [tried[i] for i in pareto_front([(getattr(t, size), sign * t.metric) for t in tried])]
     if test_data is not None and writes:
         front = [dataclasses.replace(found, test=_tested(run, found, test_data)) for found in front]
@@ -182,7 +183,7 @@ def _tested(run: Trials, found: FoundFile, test_data: Any) -> dict[str, Any]:
     measured = run.measure(found.file, test_data).to_dict()
     sign = 1 if run.options["mode"] == "max" else -1
     measured["metric"] = sign * run.score(measured)
-    write_json(file, {"data": data, "measured": measured})
+    write_json(file, plain({"data": data, "measured": measured}))
     return dict(read_json(file)["measured"])
 
 
@@ -232,7 +233,7 @@ def _judge(
     if not ways:
         ways = ["no single limit is the reason: relax two of them"]
     return None, (
-        f"No file keeps all limits. Nearest: {'; or '.join(ways)}. Otherwise give it more time "
+        f"No file meets all limits. Closest: {'; or '.join(ways)}. Otherwise give it more time "
         "(`budget`, `trials`, `epochs`) or other students."
     )
 

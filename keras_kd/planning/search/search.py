@@ -20,10 +20,12 @@ from keras_kd.models.layers import identity_of
 from keras_kd.planning.search.candidates import Candidate, make_space
 from keras_kd.planning.search.engine import choose_engine, role, run_engine
 from keras_kd.planning.search.results import SearchResult, finish
-from keras_kd.planning.search.trials import FORMAT, Trials, write_json
+from keras_kd.planning.search.trials import FORMAT, Trials
 from keras_kd.system.arguments import number
+from keras_kd.system.files import write_json
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.json_values import plain
+from keras_kd.system.names import one_of, suggests_arguments
 from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.system.reading import read_json
 
@@ -33,6 +35,7 @@ _LATENCY_MARGIN = 1.25
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+@suggests_arguments
 def search(
     teacher: Any,
     train: Any,
@@ -109,10 +112,10 @@ def search(
             Defaults to `None`.
         widths: Widths of students: the fraction of the teacher's channels that stays, or what
             `build` takes. Defaults to five from 0.75 to 0.125.
-        depths: The same of the residual blocks. Defaults to `(1.0, 0.5)`; what a teacher without
-            such blocks cannot do is left out.
+        depths: The same for the number of residual blocks. Defaults to `(1.0, 0.5)`; what a
+            teacher without such blocks cannot do is left out.
         teachings: Arguments of `Distiller` by the name of a way of teaching. Defaults to `None`:
-            two temperatures and two weights of the labels.
+            the pairs (temperature, weight of the labels) (1, 0.1), (4, 0.1) and (4, 0.5).
         stages: Lists of stages by name, as for `compress`; an empty list for none. Their epochs
             belong to a whole training, and are shortened with it. Defaults to `None`: none, and
             `QuantizeAware` of 8 bits and, with `keras-kd[int4]`, of 4; with `zipped` also `Prune`
@@ -227,8 +230,7 @@ def _check(options: Mapping[str, Any]) -> None:
     number("epochs", options["epochs"], least=1, whole=True)
     number("seed", options["seed"], least=0, whole=True)
     number("reference", options["reference"], optional=True)
-    if options["mode"] not in ("max", "min"):
-        raise ValueError(f'`mode` must be "max" or "min". Received: mode={options["mode"]!r}.')
+    one_of("mode", options["mode"], ("max", "min"))
     if options["validation_data"] is None:
         raise ValueError(
             "`validation_data` is what files are chosen by. Received: validation_data=None."
@@ -295,7 +297,7 @@ def _open(folder: pathlib.Path, plan: Mapping[str, Any]) -> None:
             f"'{folder}' is not empty ('{others[0]}') and holds no search. Pass a new folder as "
             "`path`."
         )
-    write_json(file, {"format": FORMAT, "plan": plan})
+    write_json(file, plain({"format": FORMAT, "plan": plan}))
 
 
 def _refuse_others(file: pathlib.Path, kept: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

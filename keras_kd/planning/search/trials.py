@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import os
 import pathlib
@@ -39,7 +38,7 @@ from keras_kd.planning.search.candidates import (
     seed_of,
     stages_to_json,
 )
-from keras_kd.system.files import atomic_path
+from keras_kd.system.files import atomic_path, write_json
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.json_values import plain
 from keras_kd.system.reading import read_arrays, read_json
@@ -48,12 +47,6 @@ FORMAT = "keras_kd.search 1"
 FACTOR = 3  # of successive halving: of three candidates one is trained three times as long
 # What a candidate's training may end in without ending the search.
 _FAILURES = (ValueError, TypeError, tf.errors.InvalidArgumentError)
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Write a JSON file that is whole or not there."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
 
 
 class Trials:
@@ -99,7 +92,7 @@ class Trials:
         return distiller
 
     def prepare(self) -> None:
-        """Let the teacher speak, into the cache, for all candidates."""
+        """Cache the teacher's outputs for all candidates."""
         if not self.options["cache_teacher"]:
             arrays = self.raw if isinstance(self.raw, (tuple, list)) else None
             self.train = self.batches if arrays is None else PassOrder(
@@ -143,7 +136,7 @@ class Trials:
     def kept(file: pathlib.Path, make: Callable[[], Any]) -> Any:
         """Return what a JSON file holds; make and write it where there is none."""
         if not file.exists():
-            write_json(file, make())
+            write_json(file, plain(make()))
         return read_json(file)
 
     def measure(self, file: pathlib.Path, data: Any, model: Any = None) -> Any:
@@ -251,7 +244,7 @@ class Trials:
                 "seconds": time.perf_counter() - start,
                 **found,
             }
-            write_json(folder / "record.json", record)
+            write_json(folder / "record.json", plain(record))
         gc.collect()
         self._seconds.append(record["seconds"])
         if self.options["verbose"]:
@@ -275,7 +268,7 @@ class Trials:
         model = self.write(candidate, student, stages, file)
         with atomic_path(folder / "student.keras") as temporary:
             model.save(temporary)
-        write_json(folder / "recipe.json", self._recipe(candidate, epochs, stages))
+        write_json(folder / "recipe.json", plain(self._recipe(candidate, epochs, stages)))
         result = self.measure(file, self.validation_data)
         on_device = self.options["device"] is not None
         latency = _latency_on(result.device_cost) if on_device else result.latency_ms

@@ -1,4 +1,4 @@
-"""Figures as inline SVG that take the colours of the page they stand in, light or dark."""
+"""Figures as inline SVG that take the colors of the page they stand in, light or dark."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Each stands for a colour of the page's style sheet, light or dark. Matplotlib draws with these.
+# Each stands for a color of the page's style sheet, light or dark. Matplotlib draws with these.
 INK, MUTED, GRID, PAPER = "#1b1c1e", "#5c6166", "#dcdee1", "#fdfefe"
-# Four hues for all kinds of colour vision (after Okabe and Ito), dark enough for lines on white;
+# Four hues for all kinds of color vision (after Okabe and Ito), dark enough for lines on white;
 # markers and dashes say the same again.
 SERIES = ("#0067a5", "#c24e00", "#007f5c", "#a3417f")
 _VARIABLES = {
@@ -21,7 +21,7 @@ _VARIABLES = {
     MUTED: "muted",
     GRID: "grid",
     PAPER: "paper",
-    **{colour: f"series{i}" for i, colour in enumerate(SERIES)},
+    **{color: f"series{i}" for i, color in enumerate(SERIES)},
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 LINES = ("-", "--", ":", "-.")
@@ -91,7 +91,7 @@ def svg(drawn: Figure, key: str, description: str) -> str:
 
 
 def _for_a_page(element: ET.Element) -> None:
-    """Give an element, and what is in it, the page's colours and font, and fewer digits."""
+    """Give an element, and what is in it, the page's colors and font, and fewer digits."""
     # In a page, names need no namespace.
     element.tag, element.tail = _local(element.tag), None
     is_text = element.tag == "text"
@@ -104,9 +104,9 @@ def _for_a_page(element: ET.Element) -> None:
         attributes[name] = " ".join(_short(word) for word in attributes[name].split())
     if "style" in attributes:
         entries = attributes["style"].split("; ")
-        if is_text:  # the page's style sheet gives it font and colour
+        if is_text:  # the page's style sheet gives it font and color
             entries = [e for e in entries if not e.startswith(("font-family", f"fill: {INK}"))]
-        attributes["style"] = "; ".join(map(_coloured, entries))
+        attributes["style"] = "; ".join(map(_colored, entries))
     element.attrib = attributes
     for child in list(element):
         _for_a_page(child)
@@ -119,7 +119,7 @@ def _local(name: str) -> str:
     return name.rpartition("}")[2]
 
 
-def _coloured(entry: str) -> str:
+def _colored(entry: str) -> str:
     name, _, value = entry.partition(": ")
     return f"{name}: var(--{_VARIABLES[value]})" if value in _VARIABLES else entry
 

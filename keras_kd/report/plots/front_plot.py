@@ -63,7 +63,7 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
         axes.set_xscale("log")
         for model in shown:
             on_front = model["key"] in front
-            colour = SERIES[1] if model["key"] == "teacher" else SERIES[0]
+            color = SERIES[1] if model["key"] == "teacher" else SERIES[0]
             axes.errorbar(
                 *places[model["key"]],
                 yerr=100 * (model["accuracy"]["std"] or 0.0) or None,
@@ -73,8 +73,8 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
                 marker=shapes[model["key"]],
                 markersize=8,
                 markeredgewidth=1.4,
-                markeredgecolor=colour,
-                markerfacecolor=colour if on_front else PAPER,
+                markeredgecolor=color,
+                markerfacecolor=color if on_front else PAPER,
                 ecolor=MUTED,
                 zorder=3 if on_front else 2,
             )
@@ -159,10 +159,10 @@ def _label(
     drawn.draw_without_rendering()
     renderer = canvas.get_renderer()
     frame = axes.get_window_extent(renderer)
-    centres = [tuple(axes.transData.transform(point)) for point, _, _ in points]
-    taken = [(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in centres]
+    centers = [tuple(axes.transData.transform(point)) for point, _, _ in points]
+    taken = [(x - _MARKER, y - _MARKER, x + _MARKER, y + _MARKER) for x, y in centers]
     avoided = [*taken, *_lines(axes, lines)]
-    for centre, (_, letter, title) in zip(centres, points, strict=True):
+    for center, (_, letter, title) in zip(centers, points, strict=True):
         whole = f"{letter} {title}"
         # The title where nothing is hidden, else the letter, if need be across a line.
         for text, distances, obstacles in (
@@ -171,21 +171,21 @@ def _label(
             (letter, _DISTANCES, taken),
         ):
             label = axes.annotate(
-                text, centre, xycoords="figure pixels", fontsize=8.5, color=INK,
+                text, center, xycoords="figure pixels", fontsize=8.5, color=INK,
                 ha="center", va="center", annotation_clip=False,
             )  # fmt: skip
             box = label.get_window_extent(renderer)
-            place = _free_place(centre, box.width, box.height, distances, obstacles, frame)
+            place = _free_place(center, box.width, box.height, distances, obstacles, frame)
             label.remove()
             if place is not None:
                 x, y, distance = place
                 for boxes in (taken, avoided):
                     boxes.append(_box(x, y, box.width, box.height))
-                    boxes += _leader(centre, (x, y)) if distance > _DISTANCES[0] else []
+                    boxes += _leader(center, (x, y)) if distance > _DISTANCES[0] else []
                 axes.annotate(
                     text,
-                    centre,
-                    xytext=(x - centre[0], y - centre[1]),
+                    center,
+                    xytext=(x - center[0], y - center[1]),
                     xycoords="figure pixels",
                     textcoords="offset points",
                     fontsize=8.5,
@@ -239,25 +239,25 @@ def _meet(
 
 
 def _free_place(
-    centre: tuple[float, float],
+    center: tuple[float, float],
     width: float,
     height: float,
     distances: Sequence[float],
     taken: Sequence[tuple[float, float, float, float]],
     frame: Any,
 ) -> tuple[float, float, float] | None:
-    """Return the nearest centre of a label that overlaps nothing and stays inside the axes."""
+    """Return the nearest center of a label that overlaps nothing and stays inside the axes."""
     for distance in distances:
         for across, up in _DIRECTIONS:
-            x = centre[0] + across * (distance + width / 2)
-            y = centre[1] + up * (distance + height / 2 if not across else distance)
+            x = center[0] + across * (distance + width / 2)
+            y = center[1] + up * (distance + height / 2 if not across else distance)
             left, bottom, right, top = _box(x, y, width, height)
             inside = (
                 left >= frame.x0 and right <= frame.x1 and bottom >= frame.y0 and top <= frame.y1
             )
             if inside and not _meet([(left, bottom, right, top)], taken):
                 # The line begins in its marker, which is not an obstacle.
-                line = _leader(centre, (x, y)) if distance > _DISTANCES[0] else []
-                if not _meet(line, [box for box in taken if not _holds(box, centre)]):
+                line = _leader(center, (x, y)) if distance > _DISTANCES[0] else []
+                if not _meet(line, [box for box in taken if not _holds(box, center)]):
                     return x, y, distance
     return None

@@ -13,7 +13,7 @@ LEAST_SAMPLES = 1000
 
 
 def reliability_diagrams(models: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Draw accuracy against confidence, one diagram a model (Guo et al. 2017, 1706.04599).
+    """Draw accuracy against confidence, one diagram per model (Guo et al. 2017, 1706.04599).
 
     Args:
         models: The models of a completed result.

@@ -357,7 +357,7 @@ def test_what_stays_float_is_told(data):
 
 
 @pytest.mark.promise
-def test_regularisers_of_the_student_count(data):
+def test_regularizers_of_the_student_count(data):
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(4, 3, kernel_regularizer=keras.regularizers.L2(10.0))(inputs)
     student = keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
@@ -391,8 +391,8 @@ def test_hints_inside_nested_models_and_projections_learn(data, tmp_path):
 def test_without_labels(data):
     student = residual_network((8, 8, 1), 3, [4], [1], "student")
     distiller = make_distiller(student, weight=0.0, loss=None, metrics=())
-    unlabelled = data.map(lambda x, y: x)
-    result = compress(distiller, unlabelled, stages=[QuantizeAware()], verbose=0)
+    unlabeled = data.map(lambda x, y: x)
+    result = compress(distiller, unlabeled, stages=[QuantizeAware()], verbose=0)
     assert result.history["quantize_aware"]["distillation_loss"][0] > 0
 
 

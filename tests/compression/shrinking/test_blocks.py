@@ -58,7 +58,7 @@ def test_a_branch_that_is_used_elsewhere_is_no_block():
     assert find_blocks(keras.Model(inputs, x)) == []
 
 
-def test_blocks_that_normalise_after_the_sum_go_with_their_normalisation():
+def test_blocks_that_normalize_after_the_sum_go_with_their_normalization():
     inputs = keras.Input((5, 6))
     x = layers.LayerNormalization(name="first")(layers.Dense(6)(inputs))
     for i in range(2):

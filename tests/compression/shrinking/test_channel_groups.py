@@ -8,14 +8,14 @@ def test_connected_components_equal_a_search():
     for count, edges in [(1, 0), (5, 2), (60, 40), (300, 290), (300, 2000)]:
         first, second = generator.integers(0, count, (2, edges))
         root = connected(count, first, second)
-        neighbours = {i: set() for i in range(count)}
+        neighbors = {i: set() for i in range(count)}
         for a, b in zip(first.tolist(), second.tolist(), strict=True):
-            neighbours[a].add(b)
-            neighbours[b].add(a)
+            neighbors[a].add(b)
+            neighbors[b].add(a)
         for start in range(count):
             seen, todo = {start}, [start]
             while todo:
-                new = neighbours[todo.pop()] - seen
+                new = neighbors[todo.pop()] - seen
                 seen |= new
                 todo += new
             assert root[start] == min(seen)

@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 from keras_kd.compression.shrinking.importance import Importance, TaylorScores, taylor_scores
-from keras_kd.compression.shrinking.walk import analyse
+from keras_kd.compression.shrinking.walk import analyze
 
 
 def _model():
@@ -20,7 +20,7 @@ def _model():
 
 
 def _groups(model, importance, reduction):
-    analysis = analyse(model, {}, lambda path, layer: None)
+    analysis = analyze(model, {}, lambda path, layer: None)
     groups = analysis.groups.solve()
     scores = importance.groups(analysis, groups, reduction)
     made = {name: analysis.made[(id(model.get_layer(name)), "channels")] for name in "ab"}

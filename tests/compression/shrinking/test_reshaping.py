@@ -46,11 +46,11 @@ def test_places_that_hold_a_channel_go_with_it(before, after, axis):
     # Every channel becomes a number; where the numbers end up is the truth.
     shape = [-1 if i == axis else 1 for i in range(len(before))]
     truth = np.broadcast_to(groups.of(channels).reshape(shape), before).reshape(after)
-    labelled = [i for i, channels in enumerate(result) if channels is not None]
-    if not labelled:
+    labeled = [i for i, channels in enumerate(result) if channels is not None]
+    if not labeled:
         assert not len(groups.removable)
         return
-    (position,) = labelled
+    (position,) = labeled
     shape = [-1 if i == position else 1 for i in range(len(after))]
     given = np.broadcast_to(groups.of(result[position]).reshape(shape), after)
     np.testing.assert_array_equal(given, truth)

@@ -31,12 +31,12 @@ def _model(*between):
         lambda: layers.PReLU(shared_axes=[1, 2, 3]),
     ],
 )
-def test_normalisation(make, assert_exact):
+def test_normalization(make, assert_exact):
     _, small = assert_exact(_model(make()))
     assert small.get_layer("first").filters == 4
 
 
-def test_group_normalisation_loses_whole_groups(assert_exact):
+def test_group_normalization_loses_whole_groups(assert_exact):
     model = _model(layers.GroupNormalization(4, name="norm"))
     _, small = assert_exact(model)
     assert small.get_layer("norm").groups == 2
@@ -44,7 +44,7 @@ def test_group_normalisation_loses_whole_groups(assert_exact):
     assert (kept[:, 0] == kept[:, 1]).all()
 
 
-def test_rms_normalisation_makes_up_for_the_shorter_mean():
+def test_rms_normalization_makes_up_for_the_shorter_mean():
     model = _model(layers.RMSNormalization(epsilon=0.1, name="norm"))
     kernel, bias = (np.array(w) for w in model.get_layer("first").weights)
     kernel[..., ::2] = 0
@@ -60,7 +60,7 @@ def test_rms_normalisation_makes_up_for_the_shorter_mean():
     np.testing.assert_allclose(small(x), model(x), atol=1e-5)
 
 
-def test_layer_normalisation_keeps_its_channels_unless_asked(assert_exact):
+def test_layer_normalization_keeps_its_channels_unless_asked(assert_exact):
     model = _model(layers.LayerNormalization(name="norm"))
     plan, small = assert_exact(model, smaller_than=0.99)
     assert small.get_layer("first").filters == 8

@@ -45,7 +45,7 @@ def _nested(function):
 SUMS = {
     "sum": lambda x: ops.sum(x, axis=-1, keepdims=True),
     "sum of all": lambda x: ops.sum(x, axis=(1, 2))[:, None],
-    "behind a normalisation without scale": lambda x: ops.sum(
+    "behind a normalization without scale": lambda x: ops.sum(
         layers.BatchNormalization(scale=False)(x), axis=-1, keepdims=True
     ),
     "behind a change of shape": lambda x: ops.sum(

@@ -155,7 +155,7 @@ def test_call_must_be_written():
         DistillationLoss()(np.zeros((2, 3)), np.zeros((2, 3)))
 
 
-def test_scheduled_temperature_survives_serialisation():
+def test_scheduled_temperature_survives_serialization():
     schedule = keras.optimizers.schedules.PolynomialDecay(8.0, 100, 1.0)
     loss = KLDivergence(temperature=schedule)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))

@@ -12,7 +12,7 @@ def test_norm(check):
     np.testing.assert_allclose(norm(x, (1, 2)), np.sqrt((x**2).sum((1, 2))))
 
 
-def test_normalised_vectors_have_length_one_down_to_the_floor(check):
+def test_normalized_vectors_have_length_one_down_to_the_floor(check):
     x = check.normal(3, 4)
     np.testing.assert_allclose(
         l2_normalize(x), x / np.sqrt((x**2).sum(-1, keepdims=True)), rtol=1e-12

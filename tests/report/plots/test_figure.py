@@ -14,7 +14,7 @@ def drawn(key, text="a<b & $x_1$"):
         return figure.svg(picture, key, "A line & a legend")
 
 
-def test_colours_are_those_of_the_page():
+def test_colors_are_those_of_the_page():
     svg = drawn("a")
     assert "var(--series0)" in svg and "var(--grid)" in svg
     assert "font-family" not in svg and "DejaVu" not in svg  # the page's own

@@ -50,7 +50,7 @@ def test_the_front_is_named(result):
 
 def test_what_is_not_on_the_front_is_hollow(result):
     svg = accuracy_against("bytes", complete_result(result)["models"])
-    # Two on the front, two not: the latter are filled with the colour of the page.
+    # Two on the front, two not: the latter are filled with the color of the page.
     assert len(re.findall(r"fill: var\(--paper\)", re.sub(r"<defs>.*?</defs>", "", svg))) == 2
 
 
