@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.data.numpy_batches import is_endless
+from keras_kd.data.numpy_batches import arrays_of, is_endless
 from keras_kd.system.arguments import number
 from keras_kd.system.quiet import without_noise
 
@@ -38,9 +38,10 @@ def as_batches(data: Any, argument: str, shuffle: bool = False) -> Any:
     if isinstance(data, PassOrder):
         return data.make(0, 0)
     if isinstance(data, (tuple, list)) and len(data) in (2, 3):
+        data = arrays_of(tuple(data), argument)
         if shuffle:
             return shuffled_batches(data, random.randrange(2**31))
-        return tf.data.Dataset.from_tensor_slices(tuple(data)).batch(_BATCH_SIZE)
+        return tf.data.Dataset.from_tensor_slices(data).batch(_BATCH_SIZE)
     raise TypeError(
         f"`{argument}` must be a tf.data.Dataset of batches, a keras.utils.PyDataset or a tuple "
         f"of arrays (x, y). Received: {type(data).__name__}."
@@ -68,6 +69,7 @@ def held_out(train: Any, validation_data: Any, validation_split: float) -> tuple
             "`validation_split` splits arrays (x, y). Received: `train` of type "
             f"{type(train).__name__}. Pass `validation_data` instead."
         )
+    train = arrays_of(tuple(train), "train")
     count = len(keras.tree.flatten(train)[0])
     split = math.floor(count * (1.0 - validation_split))
     if split in (0, count):
@@ -76,7 +78,7 @@ def held_out(train: Any, validation_data: Any, validation_split: float) -> tuple
             f"validation_split={validation_split!r} of {count} examples."
         )
     first, last = (
-        keras.tree.map_structure(lambda values, part=part: values[part], tuple(train))
+        keras.tree.map_structure(lambda values, part=part: values[part], train)
         for part in (slice(split), slice(split, None))
     )
     return first, last
@@ -129,7 +131,7 @@ def shuffled_batches(arrays: Any, seed: int, first_pass: int = 0) -> tf.data.Dat
         seed: Decides on the orders.
         first_pass: Number of the first pass. Defaults to `0`.
     """
-    dataset = tf.data.Dataset.from_tensor_slices(tuple(arrays))
+    dataset = tf.data.Dataset.from_tensor_slices(arrays_of(tuple(arrays), "train"))
     count = len(dataset)
     if count == 0:
         return dataset.batch(_BATCH_SIZE)

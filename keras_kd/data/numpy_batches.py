@@ -8,7 +8,7 @@ import itertools
 import keyword
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -52,7 +52,13 @@ def safe_name(name: str) -> str:
     return f"{safe}_" if keyword.iskeyword(safe) or safe == "self" else safe
 
 
-def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) -> Iterator[Batch]:
+def iterate(
+    data: Any,
+    inputs: Sequence[Input],
+    batch_size: int,
+    argument: str,
+    max_samples: int | None = None,
+) -> Iterator[Batch]:
     """Read `data` batch by batch.
 
     Args:
@@ -64,14 +70,21 @@ def iterate(data: Any, inputs: Sequence[Input], batch_size: int, argument: str) 
         inputs: The model's inputs.
         batch_size: Batch size for arrays and for datasets which are not batched.
         argument: The name under which the caller's user knows `data`, for error messages.
+        max_samples: The most samples to read: of arrays those at even distances, so that data
+            sorted by class is covered, of anything else the first. Defaults to `None`, all.
 
     Yields:
         `Batch`es of one sample or more.
 
     Raises:
         ValueError: If the data's structure, shapes or sizes do not fit the inputs.
-        TypeError: If the data is not numeric, or fractional where integers are expected.
+        TypeError: If the data is not numeric, or does not fit an integer input.
     """
+    if max_samples is not None:
+        if is_arrays(data := arrays_of(data, argument)):
+            data = select_arrays(data, max_samples, argument)
+        yield from _limited(iterate(data, inputs, batch_size, argument), max_samples)
+        return
     for element in _elements(data, inputs, batch_size, argument):
         x, y, weight = _split(element, inputs)
         named = _by_name(x, inputs, argument)
@@ -94,10 +107,15 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
 
     if callable(data) and not isinstance(data, (tf.data.Dataset, keras.utils.PyDataset, Iterable)):
         data = _called(data, argument)
+    data = arrays_of(data, argument)
+
+    def is_one_sample(element: Any, rank_of: Callable[[Any], int | None]) -> bool:
+        x, _, _ = _split(element, inputs)
+        first = _by_name(x, inputs, argument)[inputs[0].name]
+        return rank_of(first) == len(inputs[0].shape) - 1
+
     if isinstance(data, tf.data.Dataset):
-        x, _, _ = _split(data.element_spec, inputs)
-        rank = _leaves(x)[0].shape.rank
-        if rank is not None and rank == len(inputs[0].shape) - 1:
+        if is_one_sample(data.element_spec, lambda spec: spec.shape.rank):
             data = data.batch(batch_size)
         for element in data:
             yield tf.nest.map_structure(np.asarray, element)
@@ -108,10 +126,8 @@ def _elements(data: Any, inputs: Sequence[Input], batch_size: int, argument: str
         for start in range(0, _length(data, argument), batch_size):
             yield _map(data, lambda leaf, s=start: np.asarray(leaf)[s : s + batch_size])
     elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
-        rank = len(inputs[0].shape)
         for element in data:
-            x, _, _ = _split(element, inputs)
-            alone = np.ndim(_leaves(x)[0]) == rank - 1
+            alone = is_one_sample(element, np.ndim)
             yield _map(element, lambda leaf: np.asarray(leaf)[None]) if alone else element
     else:
         raise TypeError(
@@ -147,6 +163,43 @@ def is_arrays(data: Any) -> bool:
     """Return whether `data` is arrays, not an iterable of batches."""
     leaves = _leaves(data) if isinstance(data, (tuple, Mapping)) else [data]
     return bool(leaves) and all(leaf is None or _is_array(leaf) for leaf in leaves)
+
+
+def arrays_of(data: Any, argument: str) -> Any:
+    """Return arrays `(x, y)` or `(x, y, sample_weight)` without a last `None` and without lists.
+
+    Labels may be a list of numbers, as for `keras.Model.fit`. Other data stays as it is.
+
+    Args:
+        data: Any data.
+        argument: The name under which the user gave it.
+
+    Raises:
+        ValueError: If the arrays have different lengths.
+    """
+    if not isinstance(data, tuple) or len(data) not in (2, 3):
+        return data
+    leaves = _leaves(data[0])
+    if not leaves or not all(map(_is_array, leaves)):
+        return data
+    parts = [data[0], *map(_without_lists, data[1:])]
+    while parts[-1] is None:
+        parts.pop()
+    if is_arrays(tuple(parts)):
+        _length(parts, argument)
+    return tuple(parts)
+
+
+def _without_lists(labels: Any) -> Any:
+    """Return labels with arrays in place of lists of numbers."""
+    if isinstance(labels, Mapping):
+        return {name: _without_lists(part) for name, part in labels.items()}
+    if not isinstance(labels, list):
+        return labels
+    numbers = _leaves(labels)
+    if numbers and all(isinstance(number, (int, float, np.generic)) for number in numbers):
+        return np.asarray(labels)
+    return [_without_lists(part) for part in labels]
 
 
 def _length(arrays: Any, argument: str) -> int:
@@ -229,13 +282,16 @@ def _as_array(value: Any, target: Input, argument: str) -> np.ndarray:
             f"`{argument}` gives a batch of shape {array.shape} where the model has the input "
             f"{target}."
         )
-    if target.dtype.kind in "iu" and array.dtype.kind == "f":
-        whole = array.astype(target.dtype)
+    if target.dtype.kind in "iu" and array.dtype != target.dtype:
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(target.dtype)
         if not np.array_equal(whole, array):
             raise TypeError(
-                f"`{argument}` gives fractions where the model has the integer input {target}."
+                f"`{argument}` gives fractions, or numbers that are too large or too small, where "
+                f"the model has the integer input {target}. Received: numbers from {array.min()} "
+                f"to {array.max()}."
             )
-        return whole
+        array = whole
     return np.ascontiguousarray(array.astype(target.dtype, copy=False))
 
 
@@ -329,13 +385,10 @@ def joined(rows: Sequence[tuple[Batch, int]]) -> Batch:
     return Batch(inputs, inputs, y, len(rows), join_all([b.sample_weight for b, _ in rows]))
 
 
-def limited(batches: Iterable[Batch], max_samples: int | None) -> Iterator[Batch]:
-    """Hand out batches until they have given `max_samples` samples; `None` hands out all."""
+def _limited(batches: Iterable[Batch], max_samples: int) -> Iterator[Batch]:
+    """Hand out batches until they have given `max_samples` samples."""
     left = max_samples
     for batch in batches:
-        if left is None:
-            yield batch
-            continue
         batch = _first_samples(batch, left)
         yield batch
         left -= batch.size

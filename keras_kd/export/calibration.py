@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_kd.data.input import Input
 from keras_kd.data.labels import class_labels
-from keras_kd.data.numpy_batches import Batch, is_arrays, iterate, joined, select_arrays
+from keras_kd.data.numpy_batches import Batch, arrays_of, is_arrays, iterate, joined, select_arrays
 
 # Samples that calibrate if `calibration_batches` is not given.
 _SAMPLES = 256
@@ -112,7 +112,7 @@ def calibrate(data: Any, inputs: Sequence[Input], batches: int | None) -> Calibr
     argument = "representative_data"
     count = _SAMPLES if batches is None else None
     kept = MEASURED + _CHOOSING
-    if is_arrays(data):
+    if is_arrays(data := arrays_of(data, argument)):
         count = count or _BATCH * (batches or 1)
         data = select_arrays(data, count, argument, kept)
     rows: list[_Row] = []
@@ -183,17 +183,13 @@ def to_measure_and_choose(data: Any, inputs: Sequence[Input]) -> tuple[Samples, 
 
 
 def _first_rows(data: Any, inputs: Sequence[Input], argument: str, count: int) -> list[_Row]:
-    if is_arrays(data):
-        data = select_arrays(data, count, argument)
     rows: list[_Row] = []
-    for batch in iterate(data, inputs, _BATCH, argument):
+    for batch in iterate(data, inputs, _BATCH, argument, count):
         _refuse_not_finite(batch, argument)
         rows += [(batch, i) for i in range(batch.size)]
-        if len(rows) >= count:
-            break
     if not rows:
         raise ValueError(f"`{argument}` is empty. Pass at least one batch.")
-    return rows[:count]
+    return rows
 
 
 def stacked(

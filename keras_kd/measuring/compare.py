@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
-from keras_kd.data.numpy_batches import check_ends, iterate, limited, with_progress
+from keras_kd.data.numpy_batches import check_ends, iterate, with_progress
 from keras_kd.litert.metadata import open_file
 from keras_kd.litert.origin import origin
 from keras_kd.litert.runtime import LiteRuntime
@@ -243,7 +243,8 @@ def compare(
         task: As for `keras_kd.evaluate_tflite`. Defaults to `None`: classification.
         from_logits: As for `keras_kd.evaluate_tflite`. Defaults to the same rule.
         batch_size: Batch size for arrays and datasets which are not batched. Defaults to `32`.
-        max_samples: Stop after so many samples; `None` takes all. Defaults to `512`.
+        max_samples: The most samples to read: of arrays those at even distances, of anything else
+            the first. `None` reads all. Defaults to `512`.
         threads: Number of threads. Defaults to `1`.
         verbose: Whether to show a progress bar for long runs. Defaults to `True`.
 
@@ -280,7 +281,7 @@ def compare(
     positions = Positions(position)
     layers = LayerComparison(model, path) if per_layer else None
 
-    batches = limited(iterate(data, runtime.inputs, batch_size, "data"), max_samples)
+    batches = iterate(data, runtime.inputs, batch_size, "data", max_samples)
     for batch in with_progress(batches, "Comparing", verbose):
         given = runtime.predict(batch.inputs)[names[position]]
         reference, masks = answer(batch.x)

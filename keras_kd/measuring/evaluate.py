@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.data.numpy_batches import check_ends, iterate, limited, with_progress
+from keras_kd.data.numpy_batches import check_ends, iterate, with_progress
 from keras_kd.litert.constants import count_constants
 from keras_kd.litert.macs import count_macs, operator_types
 from keras_kd.litert.origin import origin
@@ -89,7 +89,8 @@ def evaluate_tflite(
             to probabilities if all outputs lie between 0 and 1 and those of several units sum to
             one.
         batch_size: Batch size for arrays and datasets which are not batched. Defaults to `32`.
-        max_samples: Stop after so many samples. Defaults to all.
+        max_samples: The most samples to read: of arrays those at even distances, of anything else
+            the first. Defaults to `None`, all.
         threads: Number of threads. Defaults to `1`.
         runs: How many runs are timed, at batch 1, on the first sample. Defaults to `50`.
         warmup: Number of warm-up runs. Defaults to `10`.
@@ -148,7 +149,7 @@ def evaluate_tflite(
     )
     positions = Positions(position)
     first: dict[str, np.ndarray] | None = None
-    batches = limited(iterate(data, runtime.inputs, batch_size, "data"), max_samples)
+    batches = iterate(data, runtime.inputs, batch_size, "data", max_samples)
     for batch in with_progress(batches, "Evaluating", verbose):
         if first is None:
             first = {name: array[:1] for name, array in batch.inputs.items()}

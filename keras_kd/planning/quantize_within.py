@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import math
 import os
 import pathlib
@@ -170,7 +169,8 @@ def quantize_within(
             `"int4"` (8 bits or float). Defaults to `"int8"`.
         representative_data: Training data to calibrate with, as in `export_tflite`. Defaults to
             `None`: a third of `data`, which is then used for nothing else.
-        max_samples: Number of samples of `data` to use. Defaults to `2048`.
+        max_samples: The most samples of `data` to read: of arrays those at even distances, of
+            anything else the first. Defaults to `2048`.
         verbose: Whether to print the progress and the table. Defaults to `True`.
         **options: Further arguments of `export_tflite`: `batch_size`, `calibration`,
             `calibration_batches`, `sparse`, `integer_io`, `class_names`, `preprocessing`,
@@ -287,9 +287,8 @@ def _divided(
     data: Any, source: KerasSource, count: int, calibrates: bool
 ) -> tuple[Any, Samples, Samples]:
     """Return what calibrates, if anything does, what decides, and what is reported on."""
-    batches = iterate(data, source.inputs, _BATCH, "data")
-    rows = ((batch, i) for batch in batches for i in range(batch.size))
-    taken = list(itertools.islice(rows, count))
+    batches = iterate(data, source.inputs, _BATCH, "data", count)
+    taken = [(batch, i) for batch in batches for i in range(batch.size)]
     if len(taken) < (3 if calibrates else 2) * _LEAST_SAMPLES:
         raise ValueError(
             f"`data` has {len(taken)} samples, too few to decide on one part and to report on "

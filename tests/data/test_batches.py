@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.data.batches import as_batches, shuffled_batches
+from keras_kd.data.batches import as_batches, held_out, shuffled_batches
 
 
 def passes(data, count):
@@ -41,7 +41,19 @@ def test_arrays_are_shuffled_only_where_asked_for():
     assert as_batches(arrays, "train", shuffle=True).element_spec[0].shape.as_list() == [None, 2]
     empty = as_batches((np.zeros((0, 2)), np.zeros(0)), "train", shuffle=True)
     assert int(empty.cardinality()) == 0
-    with pytest.raises(ValueError, match=r"[Dd]imension"):
+    with pytest.raises(ValueError, match=r"`train` gives arrays of different lengths: \[3, 4\]"):
         as_batches((np.zeros((3, 2)), np.zeros(4)), "train", shuffle=True)
     with pytest.raises(TypeError, match="`train` must be"):
         as_batches(np.zeros(3), "train", shuffle=True)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_labels_may_be_lists_and_the_last_part_none(shuffle):
+    x, y = np.zeros((40, 2)), list(range(40))
+    for data in ((x, y), (x, y, None), [x, np.array(y)]):
+        (found,) = passes(as_batches(data, "train", shuffle=shuffle), 1)
+        np.testing.assert_array_equal(np.sort(found), y)
+        train, validation = held_out(data, None, 0.25)
+        assert len(train) == len(validation) == 2 and len(validation[1]) == 10
+    (batch, _) = as_batches((x, None), "train", shuffle=shuffle)
+    assert len(batch) == 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_kd.data.input import Input
 from keras_kd.data.numpy_batches import iterate, joined
@@ -31,8 +32,17 @@ def test_types_are_those_of_the_inputs() -> None:
     assert batch.inputs["image"].dtype == np.float32
     (batch,) = iterate(np.ones((2, 3), np.float64), [TOKENS], 32, "data")
     assert batch.inputs["tokens"].dtype == np.int32
-    with pytest.raises(TypeError, match="fractions where the model has the integer input 'tokens'"):
-        list(iterate(np.full((2, 3), 0.5), [TOKENS], 32, "data"))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [(0.5, "int32"), (np.nan, "int32"), (2**40, "int32"), (300, "uint8"), (-1, "uint8")],
+)
+def test_numbers_that_an_integer_input_cannot_hold_are_refused(values, kind):
+    target = Input("tokens", (None, 3), np.dtype(kind))
+    with pytest.raises(TypeError, match=r"the integer input 'tokens'.*Received: numbers from"):
+        list(iterate(np.full((2, 3), values), [target], 32, "data"))
+    list(iterate(np.full((2, 3), 255), [target], 32, "data"))
 
 
 def test_several_inputs_without_labels() -> None:
@@ -74,3 +84,44 @@ def test_rows_of_several_batches_become_one() -> None:
     batch = joined([(first, 2), (second, 0)])
     np.testing.assert_array_equal(batch.inputs["image"], X[2:4])
     assert (batch.y.tolist(), batch.size, batch.sample_weight) == ([2, 3], 2, None)
+
+
+BOX = Input("box", (None, 3, 4), np.dtype("float32"))
+
+
+@pytest.mark.parametrize("names", [("image", "box"), ("box", "image")])
+def test_dictionaries_may_have_their_keys_in_any_order(names):
+    arrays = {"image": X, "box": np.ones((10, 3, 4), np.float32)}
+    x, y = {name: arrays[name] for name in names}, np.arange(10)
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    batches = [({name: x[name][i : i + 5] for name in x}, y[i : i + 5]) for i in (0, 5)]
+    samples = [({name: x[name][i] for name in x}, y[i]) for i in range(10)]
+    for data in ((x, y), dataset, dataset.batch(5), batches, samples):
+        found = list(iterate(data, [BOX, IMAGE], 5, "data"))
+        np.testing.assert_array_equal(np.concatenate([np.ravel(b.y) for b in found]), y)
+        np.testing.assert_array_equal(np.concatenate([b.inputs["image"] for b in found]), X)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [list(range(10)), {"a": list(range(10))}, [list(range(10)), np.arange(10)], np.arange(10)],
+)
+def test_labels_may_be_lists(labels):
+    for data in ((X, labels), (X, labels, None), (X, labels, [1.0] * 10)):
+        for limit in (None, 4):
+            found = list(iterate(data, [IMAGE], 3, "data", limit))
+            assert sum(batch.size for batch in found) == (limit or 10)
+            for batch in found:
+                expected = batch.inputs["image"][:, 0] / 4
+                for part in keras.tree.flatten(batch.y):
+                    np.testing.assert_array_equal(part, expected)
+    with pytest.raises(ValueError, match="arrays of different lengths"):
+        list(iterate((X, list(range(9))), [IMAGE], 3, "data"))
+
+
+def test_some_samples_of_arrays_cover_all_of_them():
+    (batch,) = iterate((X, np.arange(10)), [IMAGE], 32, "data", 4)
+    np.testing.assert_array_equal(batch.y, [0, 3, 6, 9])
+    batches = [(X[i : i + 3], np.arange(i, i + 3)) for i in (0, 3, 6)]
+    found = list(iterate(batches, [IMAGE], 32, "data", 4))
+    np.testing.assert_array_equal(np.concatenate([b.y for b in found]), [0, 1, 2, 3])

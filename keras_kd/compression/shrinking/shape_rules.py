@@ -39,6 +39,13 @@ def _global_pooling(call: Call) -> list[Axes]:
     return [(None, x[channels])]
 
 
+def _dropout(call: Call) -> list[Axes] | str:
+    shape, axes = getattr(call.operation, "noise_shape", None), call.inputs[0]
+    if shape is not None:
+        call.config(noise_shape=lambda size: resized(shape, axes, size))
+    return same(call)
+
+
 def _flatten(call: Call) -> list[Axes]:
     x, shape = call.inputs[0], call.shapes[0]
     if call.operation.data_format == "channels_first" and len(x) > 1:
@@ -57,8 +64,9 @@ def _reshape(call: Call) -> list[Axes]:
 
 def resized(shape: Sequence[int | None], axes: Axes, size: Size) -> list[int | None]:
     """Return a target shape with the number of channels that remain; -1 stays."""
+    # A 1 of a Dropout's `noise_shape` stands for all channels.
     return [
-        n if axis is None or n in (-1, None) else size(axis)
+        n if axis is None or n in (-1, 1, None) else size(axis)
         for n, axis in zip(shape, axes, strict=True)
     ]
 
@@ -138,10 +146,11 @@ def _named(*names: str) -> list[Any]:
 
 
 _SAME = _named(
-    "ReLU", "LeakyReLU", "ELU", "Identity", "Dropout", "AlphaDropout", "GaussianDropout",
+    "ReLU", "LeakyReLU", "ELU", "Identity", "GaussianDropout",
     "GaussianNoise", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D",
     "ActivityRegularization",
 )  # fmt: skip
+_DROPOUT = _named("Dropout", "AlphaDropout")
 _SPATIAL = _named(
     "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D",
     "AveragePooling3D", "AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D",
@@ -158,6 +167,7 @@ _MERGING = _named("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"
 
 SHAPE_RULES = {
     **dict.fromkeys(_SAME, single(same)),
+    **dict.fromkeys(_DROPOUT, single(_dropout)),
     **dict.fromkeys(_SPATIAL, single(spatial)),
     **dict.fromkeys(_STEPS, single(_steps)),
     **dict.fromkeys(_GLOBAL, single(_global_pooling)),

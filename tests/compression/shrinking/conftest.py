@@ -13,7 +13,7 @@ import keras_kd as kd
 from keras_kd.models.layers import leaf_layers
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     generator = np.random.default_rng(seed)
     for weight in model.weights:
         if "float" not in str(weight.dtype):
@@ -115,7 +115,7 @@ def assert_exact():
     """Shrink a model and compare it with the original with the removed channels at zero."""
 
     def check(model, ratio=0.5, tolerance=1e-5, smaller_than=None, **options):
-        randomise(model)
+        randomize(model)
         plan = kd.shrink_plan(model, ratio, **options)
         small = plan.apply()
         inputs = inputs_for(model)

@@ -75,3 +75,11 @@ def test_concatenation_with_the_input_and_along_rows(assert_exact):
     small = kd.shrink(model, 0.5)
     # y and z are added up along the rows: they lose the same channels.
     assert small.get_layer("y").filters == small.get_layer("z").filters == 4
+
+
+@pytest.mark.parametrize("shape", [(None, 1, 1, 8), (None, 4, 4, 1), (None, 1, 1, 1)])
+@pytest.mark.parametrize("kind", [layers.Dropout, layers.AlphaDropout])
+def test_dropout_of_whole_channels_can_be_trained(assert_exact, kind, shape):
+    _, small = assert_exact(_model(kind(0.5, noise_shape=shape, name="drop")))
+    assert tuple(small.get_layer("drop").noise_shape)[-1] == min(shape[-1], 4)
+    small(keras.ops.ones((2, 6, 6, 3)), training=True)
