@@ -23,7 +23,7 @@ page, a JSON and a model card beside the files. Rerun the command to resume it."
   keras-kd demo --dataset fashion_mnist""",
     params=(
         Option(
-            "dataset", "digits needs no download and takes about 3 minutes; fashion_mnist "
+            "dataset", "digits needs no download and takes 5 to 11 minutes; fashion_mnist "
             "takes about an hour on 2 cores", type=click.Choice(["digits", "fashion_mnist"]),
             default="digits",
         ),
