@@ -375,6 +375,18 @@ def source_of(tensor: tf.Tensor) -> tf.Tensor:
     return tensor
 
 
+def is_read_as_integers(tensor: tf.Tensor) -> bool:
+    """Return whether a traced tensor of floats is cast to integers, such as an `Embedding`'s."""
+    for operation in tensor.consumers():
+        if operation.type in COPIES:
+            copied = operation.outputs[0]
+            if copied.dtype.is_integer or (
+                copied.dtype.is_floating and is_read_as_integers(copied)
+            ):
+                return True
+    return False
+
+
 # Numbers of this size stand for "never" before a softmax.
 MASK = 5e3
 

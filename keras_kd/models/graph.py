@@ -108,6 +108,20 @@ def input_structure(model: Any) -> Any:
     return graph_of(model)._inputs_struct
 
 
+def standardized_inputs(model: Any, x: Any) -> Any:
+    """Return a batch as a functional or sequential model reads it, in the structure of its inputs.
+
+    Keras matches dictionaries by name, casts to the types of the inputs and adds or removes a last
+    axis of 1.
+
+    Args:
+        model: The model.
+        x: A batch in any structure that the model takes.
+    """
+    graph = graph_of(model)
+    return keras.tree.pack_sequence_as(graph._inputs_struct, graph._standardize_inputs(x))
+
+
 def output_structure(model: Any) -> Any:
     """Return the symbolic outputs of a functional or built sequential model, else `None`."""
     if isinstance(model, keras.Sequential):

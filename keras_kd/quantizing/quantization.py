@@ -22,7 +22,12 @@ from keras_kd.models.calls import (
     operations_of,
     source_of,
 )
-from keras_kd.models.graph import changed_outputs, input_tensors
+from keras_kd.models.graph import (
+    changed_outputs,
+    input_tensors,
+    is_graph,
+    standardized_inputs,
+)
 from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
 from keras_kd.models.views import read_as
 from keras_kd.quantizing.kernels import KernelRounding
@@ -214,8 +219,9 @@ class Quantization:
             return self._in_a_graph(call, args, kwargs)
         with self._calls.begun(path, operation) as index:
             if path == _MODEL:
+                inputs, *others = args
                 with self._rounded_variables(), changed_outputs(self._primitive):
-                    return call(*self._rounded(args, path, index, "input"), **kwargs)
+                    return call(self._rounded_inputs(inputs, index), *others, **kwargs)
             args, kwargs = self._rounded((args, kwargs), path, index, "given")
             if path in self._activated:
                 self._mode.activated = (path, index, 0, "activation")
@@ -295,8 +301,6 @@ class Quantization:
     def _rounded(self, structure: Any, path: str, index: int, kind: str) -> Any:
         """Return a structure with its floating-point tensors rounded where there is a site."""
         flat = keras.tree.flatten(structure)
-        if kind == "input":
-            flat = self._as_declared(flat)
         position = 0
         for i, x in enumerate(flat):
             if tf.is_tensor(x) and x.dtype.is_floating:
@@ -304,18 +308,21 @@ class Quantization:
                 position += 1
         return keras.tree.pack_sequence_as(structure, flat)
 
-    def _as_declared(self, flat: list[Any]) -> list[Any]:
-        """Return inputs as tensors: bytes given to an input of floats as what the model reads."""
+    def _rounded_inputs(self, inputs: Any, index: int) -> Any:
+        """Return a batch as the model reads it, with its numbers rounded where there is a site."""
+        if is_graph(self.model):
+            inputs = standardized_inputs(self.model, inputs)
+        flat = keras.tree.flatten(inputs)
         declared = keras.tree.flatten(input_tensors(self.model))
-        flat = [keras.ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in flat]
-        if len(declared) != len(flat):
-            return flat
-        return [
-            tf.cast(x, spec.dtype)
-            if tf.is_tensor(x) and x.dtype.is_integer and tf.as_dtype(spec.dtype).is_floating
-            else x
-            for x, spec in zip(flat, declared, strict=True)
-        ]
+        for i, x in enumerate(flat):
+            x = keras.ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x
+            if tf.is_tensor(x) and x.dtype.is_integer and len(declared) == len(flat):
+                dtype = tf.as_dtype(declared[i].dtype)
+                x = tf.cast(x, dtype) if dtype.is_floating else x
+            if tf.is_tensor(x) and x.dtype.is_floating:
+                x = self._at((_MODEL, index, i, "input"), x)
+            flat[i] = x
+        return keras.tree.pack_sequence_as(inputs, flat)
 
     def _at(self, key: tuple[str, int, int, str], x: Any) -> Any:
         site = self._by_call.get(key)

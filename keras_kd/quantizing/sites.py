@@ -9,7 +9,15 @@ from typing import Any
 
 import keras
 
-from keras_kd.models.calls import OF_FIXED_RANGE, Call, Primitive, Trace, op_type, source_of
+from keras_kd.models.calls import (
+    OF_FIXED_RANGE,
+    Call,
+    Primitive,
+    Trace,
+    is_read_as_integers,
+    op_type,
+    source_of,
+)
 from keras_kd.models.graph import TRANSPOSED
 from keras_kd.models.recurrent import CELLS
 from keras_kd.quantizing.kernels import KERNEL_LAYERS, SEPARABLE
@@ -64,7 +72,7 @@ class Site:
     Attributes:
         path: The path of the layer or operation whose call returns it; `""` for the model.
         call: Which call of that layer in a pass.
-        output: Which of its outputs, or of what it is given.
+        output: Which of its outputs, of the model's inputs, or of what it is given.
         kind: `"output"`, `"input"` of the model, `"given"`: an input of a layer with a kernel that
             nothing else rounds, `"between"`: what a separable convolution hands from its first
             kernel to its second, `"activation"`: what its activation function is given,
@@ -183,10 +191,10 @@ class _Finder:
         self._inside = inside_activations(trace)
 
     def find(self) -> Sites:
-        floats = [x for x in self._trace.inputs if x.dtype.is_floating]
-        for i, tensor in enumerate(floats):
-            self._sites.append(Site("", 0, i, "input"))
-            self._quantized[id(source_of(tensor))] = self._sites[-1]
+        for i, tensor in enumerate(self._trace.inputs):
+            if tensor.dtype.is_floating and not is_read_as_integers(tensor):
+                self._sites.append(Site("", 0, i, "input"))
+                self._quantized[id(source_of(tensor))] = self._sites[-1]
         for call in self._calls:
             loop = self._loop_around(call)
             if loop is None:

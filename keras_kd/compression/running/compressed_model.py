@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -30,10 +31,12 @@ from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.trainer import CompileArguments
 from keras_kd.models.opening import describe
+from keras_kd.models.structures import leaves
 from keras_kd.quantizing.quantization import quantization_from_json
 from keras_kd.system.files import atomic_path
 from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.system.reading import parse_json
+from keras_kd.system.user_warning import warn_user
 
 
 class CompressedModel:
@@ -138,6 +141,7 @@ class CompressedModel:
         if isinstance(x, tf.data.Dataset):
             x = x.map(lambda *batch: batch[0])
         else:
+            x = tuple(x) if isinstance(x, list) else x  # TensorFlow would stack a list
             x = tf.data.Dataset.from_tensor_slices(x).batch(batch_size)
 
         run = tf.function(self.__call__, autograph=False, reduce_retracing=True)
@@ -206,6 +210,8 @@ class CompressedModel:
         Raises:
             ValueError: If the path ends in another suffix.
             OSError: If the file cannot be written.
+
+        Warns of a loss or a metric that Keras cannot write, and leaves it out.
         """
         path = pathlib.Path(path)
         if path.suffix not in (".keras", ".h5"):
@@ -213,13 +219,14 @@ class CompressedModel:
                 "A compressed model is saved in a '.keras' or '.h5' file. "
                 f"Received: path='{path}'. Use '{path.with_suffix('.keras')}'."
             )
+        measures, left_out = _measures_to_json(self._measures)
         text = json.dumps(
             {
                 "layers": [vars(record) for record in self.layers],
                 "stages": as_json([dataclasses.asdict(record) for record in self.stages]),
                 "quantization": self.quantization,
                 "clustered": self.clustered,
-                "measures": _measures_to_json(self._measures),
+                "measures": measures,
                 "history": {
                     stage: {key: [float(v) for v in values] for key, values in history.items()}
                     for stage, history in self.history.items()
@@ -242,6 +249,12 @@ class CompressedModel:
             else:
                 with zipfile.ZipFile(temporary, "a") as archive:
                     archive.writestr(f"{_RECORD}.json", text)
+        if left_out:
+            warn_user(
+                f"Keras cannot write {_listed(left_out)} into a file: `evaluate` of the loaded "
+                "model leaves out what the file does not hold. Give a class a `get_config` with "
+                "the arguments of its constructor, and a function a name in a module."
+            )
 
 
 _RECORD = "keras_kd_compressed"
@@ -257,13 +270,14 @@ def load_compressed(
 
     Args:
         path: A `.keras` or `.h5` file.
-        custom_objects: Classes and functions that it names, by name. Defaults to `None`.
+        custom_objects: Classes and functions that it names, by name: layers, losses and metrics of
+            your own. Defaults to `None`.
         safe_mode: Whether code in the file, such as that of a `Lambda` layer, is refused. Defaults
             to `True`. `False` runs code from the file: for files that you trust.
 
     Returns:
         A `CompressedModel`. Its `evaluate` has the loss and the metrics of the saved one, but for
-        functions that are not registered.
+        your own which are neither registered nor among `custom_objects`; a warning names them.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -283,12 +297,23 @@ def load_compressed(
         raise ValueError(OLD_STUDENT.format(path))
     model = load_student(path, custom_objects, safe_mode)
     try:
-        return _from_record(model, content)
+        measures, left_out = _measures_from_json(
+            content.get("measures", {}), custom_objects, safe_mode
+        )
+        compressed = _from_record(model, content, measures)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"'{path}' is damaged: its record of stages lacks {error}.") from None
+    if left_out:
+        warn_user(
+            f"'{path}' was saved with {_listed(left_out)}, which cannot be made again: `evaluate` "
+            "leaves out what is missing. Pass your own classes and functions as "
+            "custom_objects={'Name': Name}, or register them with "
+            "@keras.saving.register_keras_serializable() before you load."
+        )
+    return compressed
 
 
-def _from_record(model: Any, content: Any) -> CompressedModel:
+def _from_record(model: Any, content: Any, measures: CompileArguments) -> CompressedModel:
     layers = [
         LayerRecord(
             **{
@@ -309,7 +334,7 @@ def _from_record(model: Any, content: Any) -> CompressedModel:
         layers,
         content["history"],
         quantization is not None,
-        _measures_from_json(content.get("measures", {})),
+        measures,
         stages,
         quantization,
         content.get("clustered"),
@@ -327,35 +352,107 @@ def is_compressed(path: str | os.PathLike[str]) -> bool:
 
 
 _MEASURES = {"loss": ("loss", "loss_weights"), "metrics": ("metrics", "weighted_metrics")}
-_ERRORS = (AttributeError, ImportError, NotImplementedError, OSError, TypeError, ValueError)
+# The class of what Keras could not write, in the place where it stood.
+_UNWRITTEN = "__left_out__"
+_MISSING = object()
 
 
-def _measures_to_json(measures: CompileArguments) -> dict[str, Any]:
-    """Return what a model was compiled with as JSON, `None` for what Keras cannot serialize."""
-    return {name: _serialized(measures, keys) for name, keys in _MEASURES.items()}
+def _measures_to_json(measures: CompileArguments) -> tuple[dict[str, Any], list[str]]:
+    """Return what a model was compiled with as JSON, and what Keras cannot serialize of it."""
+    left_out: list[str] = []
+
+    def written(value: Any, kind: str) -> Any:
+        try:
+            return json.loads(json.dumps(keras.saving.serialize_keras_object(value)))
+        except Exception:  # a class of the user's may raise anything
+            name = getattr(value, "__name__", None) or type(value).__name__
+            left_out.append(f"the {kind} '{name}'")
+            return {"class_name": _UNWRITTEN, "config": {"name": name}}
+
+    content: dict[str, Any] = {}
+    for name, keys in _MEASURES.items():
+        content[name] = None
+        if any(getattr(measures, key) is not None for key in keys):
+            content[name] = {
+                key: _each(functools.partial(written, kind=_kind(key)), getattr(measures, key))
+                for key in keys
+            }
+            content[name]["output_names"] = _each(str, measures.output_names)
+    return content, left_out
 
 
-def _measures_from_json(content: Mapping[str, Any]) -> CompileArguments:
-    """Make it again, without what cannot be made again."""
-    parts = [_made(content.get(name), keys) for name, keys in _MEASURES.items()]
-    return CompileArguments(**{key: value for part in parts for key, value in part.items()})
+def _measures_from_json(
+    content: Mapping[str, Any], custom_objects: Mapping[str, Any] | None, safe_mode: bool
+) -> tuple[CompileArguments, list[str]]:
+    """Make it again, each loss and metric by itself, and tell which cannot be."""
+    left_out: list[str] = []
+
+    def made(value: Any, kind: str) -> Any:
+        try:
+            return keras.saving.deserialize_keras_object(
+                value, custom_objects=dict(custom_objects or {}), safe_mode=safe_mode
+            )
+        except Exception:  # a class of the user's may raise anything
+            left_out.append(f"the {kind} '{_name_in(value)}'")
+            return _MISSING
+
+    arguments: dict[str, Any] = {}
+    for name, keys in _MEASURES.items():
+        given = content.get(name)
+        if given is None:
+            continue
+        for key in keys:
+            found = _each(functools.partial(made, kind=_kind(key)), given[key])
+            arguments[key] = _without_missing(found, None if name == "loss" else [])
+        arguments["output_names"] = given["output_names"]
+    return CompileArguments(**arguments), left_out
 
 
-def _serialized(measures: CompileArguments, keys: tuple[str, str]) -> Any:
-    if all(getattr(measures, key) is None for key in keys):
+def _each(function: Callable[[Any], Any], structure: Any) -> Any:
+    """Return lists and dictionaries of what a function returns for each thing in them."""
+    if isinstance(structure, (list, tuple)):
+        return [_each(function, part) for part in structure]
+    if isinstance(structure, Mapping) and not {"class_name", "config"} <= structure.keys():
+        return {key: _each(function, part) for key, part in structure.items()}
+    return None if structure is None else function(structure)
+
+
+def _without_missing(structure: Any, nothing: Any) -> Any:
+    """Return a structure with `nothing` where something is missing, `None` if all of it is."""
+    found = [part for part, _ in leaves(structure)]
+    if found and all(part is _MISSING or part is None for part in found):
         return None
-    try:
-        parts = {key: keras.saving.serialize_keras_object(getattr(measures, key)) for key in keys}
-        return json.loads(json.dumps({**parts, "output_names": measures.output_names}))
-    except _ERRORS:
-        return None
+
+    def filled(part: Any, inside: bool) -> Any:
+        if isinstance(part, Mapping):
+            return {key: filled(inner, inside=True) for key, inner in part.items()}
+        if isinstance(part, list):
+            # In the list of an output Keras takes no empty place.
+            drops = inside and nothing is not None
+            kept = [inner for inner in part if not (drops and inner is _MISSING)]
+            return [filled(inner, inside=True) for inner in kept]
+        return nothing if part is _MISSING else part
+
+    return filled(structure, inside=False)
 
 
-def _made(content: Any, keys: tuple[str, str]) -> dict[str, Any]:
-    if content is None:
-        return {}
-    try:
-        parts = {key: keras.saving.deserialize_keras_object(content[key]) for key in keys}
-    except _ERRORS:
-        return {}
-    return {**parts, "output_names": content["output_names"]}
+def _kind(key: str) -> str:
+    return "loss" if key.startswith("loss") else "metric"
+
+
+def _name_in(content: Any) -> str:
+    """Return the name of a class or function in the description of an object."""
+    if not isinstance(content, Mapping):
+        return str(content)
+    name, config = content.get("class_name"), content.get("config")
+    if name == "function":
+        return str(config)
+    if isinstance(config, Mapping) and isinstance(config.get("fn"), Mapping):
+        return _name_in(config["fn"])  # what Keras wrapped
+    if isinstance(config, Mapping) and name == _UNWRITTEN:
+        return str(config.get("name"))
+    return "<lambda>" if name == "__lambda__" else str(name)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(names))

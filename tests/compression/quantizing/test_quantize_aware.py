@@ -261,6 +261,97 @@ def test_bytes_are_quantized_as_the_same_floats(make, epochs):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+class Words(keras.Model):
+    """A model whose inputs are known by their shape alone."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding, self.out = layers.Embedding(5000, 4), layers.Dense(4)
+
+    def call(self, x):
+        return self.out(keras.ops.mean(self.embedding(x), axis=1))
+
+
+def _words_in_float():
+    return keras.Sequential(
+        [keras.Input((6,)), layers.Embedding(5000, 4), layers.Flatten(), layers.Dense(4)]
+    )
+
+
+def _words_with_mask():
+    ids = keras.Input((6,))
+    x = layers.Embedding(5000, 4, mask_zero=True)(ids)
+    return keras.Model(ids, layers.Dense(4)(layers.GlobalAveragePooling1D()(x)))
+
+
+@pytest.mark.parametrize("make", [Words, _words_in_float, _words_with_mask])
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_numbers_of_words_are_not_rounded(make, dtype, epochs):
+    """8 bits would take 20 words for one."""
+    keras.utils.set_random_seed(0)
+    x, y = np.random.default_rng(0).integers(0, 5000, (64, 6)).astype(dtype), np.arange(64) % 4
+    student = make()
+    student(x)
+    student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    stage = QuantizeAware(epochs, learning_rate=0.0)
+    result = compress(student, (x, y), stages=[stage], verbose=0)
+    assert ":input:0:0" not in result.quantization["ranges"]
+    outputs = student.predict(x)
+    np.testing.assert_allclose(result.predict(x), outputs, atol=0.03 * np.abs(outputs).max())
+
+
+def _wide_and_deep(form):
+    inputs = [keras.Input((4,), name=name) for name in ("wide", "deep")]
+    parts = [layers.Dense(8, name=f"of_{x.name}")(x) for x in inputs]
+    outputs = layers.Dense(4)(layers.Concatenate()(parts))
+    struct = {"list": inputs, "dict": {x.name: x for x in inputs}}[form]
+    return keras.Model(struct, outputs)
+
+
+@pytest.mark.parametrize(
+    ("form", "given"), [("list", "dict"), ("list", "list"), ("dict", "dict"), ("list", "more")]
+)
+def test_ranges_are_those_of_the_input_of_that_name(form, given):
+    keras.utils.set_random_seed(0)
+    random = np.random.default_rng(0)
+    wide, deep = random.uniform(0, 1, (64, 4)), random.uniform(0, 100, (64, 4))
+    x = [wide, deep] if given == "list" else {"wide": wide, "deep": deep}
+    x = {"a": 7 * wide, **x} if given == "more" else x
+    x = keras.tree.map_structure(lambda values: values.astype("float32"), x)
+    student = _wide_and_deep(form)
+    student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    data = tf.data.Dataset.from_tensor_slices(
+        (tuple(x) if given == "list" else x, np.arange(64) % 4)
+    )
+    result = compress(student, data.batch(32), stages=[QuantizeAware(0)], verbose=0)
+    ranges = result.quantization["ranges"]
+    limits = [ranges[f":input:0:{i}"][1] for i in range(2)]
+    np.testing.assert_allclose(limits, [1, 100] if form == "list" else [100, 1], rtol=0.1)
+    outputs = student.predict(x)
+    np.testing.assert_allclose(result.predict(x), outputs, atol=0.03 * np.abs(outputs).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "uint16"])
+def test_numbers_of_rows_given_in_another_type_are_none_of_the_floats(dtype):
+    keras.utils.set_random_seed(0)
+    ids, features = keras.Input((1,), dtype="int32", name="a"), keras.Input((4,), name="b")
+    row = layers.Flatten()(layers.Embedding(3000, 4)(ids))
+    outputs = layers.Dense(4)(layers.Concatenate()([row, layers.Dense(4)(features)]))
+    student = keras.Model({"a": ids, "b": features}, outputs)
+    student.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    random = np.random.default_rng(0)
+    x = {
+        "a": random.integers(0, 3000, (64, 1)).astype(dtype),
+        "b": random.uniform(0, 1, (64, 4)).astype("float32"),
+    }
+    result = compress(student, (x, np.arange(64) % 4), stages=[QuantizeAware(0)], verbose=0)
+    inputs = {name: r for name, r in result.quantization["ranges"].items() if ":input:" in name}
+    assert list(inputs) == [":input:0:1"] and inputs[":input:0:1"][1] == pytest.approx(1, rel=0.1)
+    outputs = student.predict(x)
+    np.testing.assert_allclose(result.predict(x), outputs, atol=0.03 * np.abs(outputs).max())
+
+
 def test_learned_ranges_are_trained(data):
     stages = [QuantizeAware(n, ranges="learned", learning_rate=0.05) for n in (0, 1)]
     results = [
