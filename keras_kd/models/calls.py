@@ -220,7 +220,9 @@ def has_own_code(operation: Any) -> bool:
     """Whether what a layer computes is written outside of Keras, or in a recurrent cell."""
     if not isinstance(operation, keras.layers.Layer):
         return False
-    own = type(operation).call.__module__.partition(".")[0] != "keras"
+    # What a merging layer computes is in a function beside its `call`.
+    functions = (type(operation).call, getattr(type(operation), "_merge_function", None))
+    own = any(f is not None and f.__module__.partition(".")[0] != "keras" for f in functions)
     return own or isinstance(operation, (keras.layers.Lambda, *CELLS))
 
 

@@ -159,7 +159,10 @@ def _means_of_inputs(
         ) -> Any:
             if path in paths:
                 x = tf.cast(args[0] if args else kwargs["inputs"], tf.float32)
-                found[path] = tf.reduce_mean(x, axis=list(range(len(x.shape) - 1)))
+                first = getattr(operation, "data_format", None) == "channels_first"
+                channels = 1 if first else len(x.shape) - 1
+                others = [axis for axis in range(len(x.shape)) if axis != channels]
+                found[path] = tf.reduce_mean(x, axis=others)
             return call(*args, **kwargs)
 
         with changed_calls(operations, around), read_as(model, weights):

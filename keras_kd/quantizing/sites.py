@@ -14,6 +14,7 @@ from keras_kd.models.calls import (
     Call,
     Primitive,
     Trace,
+    has_own_code,
     is_read_as_integers,
     op_type,
     source_of,
@@ -271,7 +272,7 @@ class _Finder:
             self._floating[call.path] = "it is excluded"
             self._left |= {id(source_of(x)) for x in call.outputs}
             return
-        if isinstance(operation, _layers.BatchNormalization):
+        if isinstance(operation, _layers.BatchNormalization) and not has_own_code(operation):
             self._normalization(call)
         elif isinstance(operation, KERNEL_LAYERS):
             key = id(source_of(call.inputs[0]))
@@ -281,7 +282,7 @@ class _Finder:
                 self._sites.append(given)
                 self._given.add(key)
             self._inputs[call.path] = given
-            if isinstance(operation, SEPARABLE):
+            if isinstance(operation, SEPARABLE) and not has_own_code(operation):
                 self._sites.append(Site(call.path, call.index, 0, "between"))
                 self._inputs[call.path] = self._sites[-1]
             activation = kernel_activation(operation)
@@ -291,7 +292,7 @@ class _Finder:
         elif isinstance(operation, Primitive):
             self._primitive(call)
             return
-        elif isinstance(operation, _PAIRWISE):
+        elif isinstance(operation, _PAIRWISE) and not has_own_code(operation):
             partial = range(len(call.inputs) - 2)
             self._sites += [Site(call.path, call.index, i, "partial") for i in partial]
         for i, tensor in enumerate(call.outputs):

@@ -88,3 +88,38 @@ def test_corrected_biases_move_the_mean_back():
             layer.kernel.assign(rounded(kernel, axes))
         errors.append(np.abs(np.asarray(copied(x, training=False)).mean(0) - expected).mean())
     assert errors[1] < 0.5 * errors[0]
+
+
+class WeightedSum(layers.Add):
+    """A merging layer with code of its own, in `call`."""
+
+    def call(self, inputs):
+        return sum((0.5**i) * x for i, x in enumerate(inputs))
+
+
+class Distance(layers.Maximum):
+    """The same in the function that Keras's `call` takes from it."""
+
+    def _merge_function(self, inputs):
+        return keras.ops.sqrt(sum(keras.ops.square(x) for x in inputs) + 1.0)
+
+
+class Shifted(layers.BatchNormalization):
+    """A normalization with code of its own."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training) * 2.0 + 1.0
+
+
+@pytest.mark.parametrize("make", [WeightedSum, Distance, layers.Add])
+def test_what_a_derived_layer_computes_is_what_is_rounded(make):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 6, 3))
+    parts = [layers.Conv2D(4, 3, padding="same")(inputs) for _ in range(3)]
+    x = make()(parts)
+    if make is WeightedSum:
+        x = Shifted()(x)
+    model = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x)))
+    expected = np.asarray(model(images(), training=False))
+    given = outputs(model, PostTraining(model, [images()]).quantization("minmax"), images())
+    assert np.sqrt(np.square(given - expected).mean()) / expected.std() < 0.05
