@@ -33,7 +33,7 @@ from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
 from keras_kd.distilling.trainer import CompileArguments, Trainer, compile_arguments
 from keras_kd.models.calls import name_operations, operation_names
-from keras_kd.models.copying import copy_layer, copy_state
+from keras_kd.models.copying import clone_uncompiled, copy_layer, copy_state, uncompiled
 from keras_kd.models.graph import is_graph
 from keras_kd.system.arguments import number
 from keras_kd.system.folder_lock import held_folder
@@ -95,8 +95,8 @@ def compress(
         retries: How often a stage is tried again. Defaults to `2`.
         callbacks: A Keras callback or a list of them for the training of every stage, or a function
             `stage -> list`. Their `model` is a `Distiller` of that stage's student. With `path`,
-            their state, such as the best epoch of `EarlyStopping`, is backed up with the training.
-            Defaults to `None`.
+            their state, such as the best epoch of `EarlyStopping`, is backed up with the training
+            and kept from stage to stage. Defaults to `None`.
         verbose: Verbosity of the training, as in `keras.Model.fit`. Defaults to `"auto"`.
 
     Returns:
@@ -296,15 +296,11 @@ def _cannot_be_copied(model: keras.Model, error: Exception) -> ValueError:
 
 
 def _from_configuration(model: keras.Model) -> keras.Model:
-    if not is_graph(model):
-        return type(model).from_config(model.get_config())
-    if type(model).__module__.split(".")[0] != "keras":
-        # A class of its own may share layers outside of the graph, which a clone would not.
-        with contextlib.suppress(NotImplementedError, TypeError, ValueError):
+    with uncompiled(model):
+        if not is_graph(model):
             return type(model).from_config(model.get_config())
-    # `clone_model` would also copy the arguments of `compile`, which may be plain functions.
-    if isinstance(model, keras.Sequential):
-        first = model.inputs[0]
-        inputs = keras.Input(batch_shape=first.shape, dtype=first.dtype, name=first.name)
-        return keras.Sequential([inputs, *map(copy_layer, model.layers)], name=model.name)
-    return keras.models.clone_model(model, clone_function=copy_layer)
+        if type(model).__module__.split(".")[0] != "keras":
+            # A class of its own may share layers outside of the graph, which a clone would not.
+            with contextlib.suppress(NotImplementedError, TypeError, ValueError):
+                return type(model).from_config(model.get_config())
+    return clone_uncompiled(model, copy_layer)

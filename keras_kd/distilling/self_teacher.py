@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.models.copying import copy_state
+from keras_kd.models.copying import clone_uncompiled, copy_state
 from keras_kd.system.arguments import number
 
 
@@ -72,7 +72,7 @@ class SelfTeacher(keras.callbacks.Callback):
             "momentum", momentum, least=0, below=1, optional=True, owner="SelfTeacher"
         )
         self.student = student
-        self.teacher = keras.models.clone_model(student)
+        self.teacher = clone_uncompiled(student)
         copy_state(student, self.teacher)
         self.teacher.trainable = False
         self._started = False

@@ -18,7 +18,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.models.graph import changed_outputs, flat_layers, graph_of, is_graph, sublayers
+from keras_kd.models.graph import (
+    changed_outputs,
+    flat_layers,
+    functions_of,
+    graph_of,
+    is_graph,
+    sublayers,
+)
 from keras_kd.models.recurrent import CELLS
 
 Around = Callable[[str, Any, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -220,9 +227,8 @@ def has_own_code(operation: Any) -> bool:
     """Whether what a layer computes is written outside of Keras, or in a recurrent cell."""
     if not isinstance(operation, keras.layers.Layer):
         return False
-    # What a merging layer computes is in a function beside its `call`.
-    functions = (type(operation).call, getattr(type(operation), "_merge_function", None))
-    own = any(f is not None and f.__module__.partition(".")[0] != "keras" for f in functions)
+    functions = functions_of(type(operation))
+    own = any(f.__module__.partition(".")[0] != "keras" for f in functions)
     return own or isinstance(operation, (keras.layers.Lambda, *CELLS))
 
 

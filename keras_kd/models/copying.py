@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import keras
 
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.shown_text import described
+
+
+@contextlib.contextmanager
+def uncompiled(model: Any) -> Iterator[None]:
+    """Let a model, and the models inside it, seem uncompiled while the block runs.
+
+    Keras compiles whatever it makes again, and fails for a loss, metric or function of the user's
+    that is not registered. A copy is made for its layers and weights: it needs none of that.
+
+    Args:
+        model: A model, layer or operation. It is compiled again at the end of the block.
+    """
+    layers = flat_layers(model) if isinstance(model, keras.layers.Layer) else []
+    compiled = [layer for layer in layers if isinstance(layer, keras.Model) and layer.compiled]
+    for layer in compiled:
+        layer.compiled = False
+    try:
+        yield
+    finally:
+        for layer in compiled:
+            layer.compiled = True
+
+
+def clone_uncompiled(
+    model: keras.Model,
+    clone: Callable[[Any], Any] | None = None,
+    call: Callable[..., Any] | None = None,
+) -> keras.Model:
+    """Return `keras.models.clone_model` of a model, without what the model was compiled with.
+
+    Args:
+        model: A model.
+        clone: Returns the copy of a layer, for a functional or sequential model. Defaults to
+            `None`: the layer made again from its configuration.
+        call: Calls a copied layer, for a functional model. Defaults to `None`: as the layer was.
+    """
+    with uncompiled(model):
+        return keras.models.clone_model(model, clone_function=clone, call_function=call)
 
 
 def copy_layer(layer: Any, **changes: Any) -> Any:
@@ -21,7 +62,8 @@ def copy_layer(layer: Any, **changes: Any) -> Any:
         ValueError: If its class cannot do that; the message names the layer.
     """
     try:
-        return type(layer).from_config({**layer.get_config(), **changes})
+        with uncompiled(layer):
+            return type(layer).from_config({**layer.get_config(), **changes})
     except Exception as error:  # a layer of the user's may raise anything
         raise ValueError(
             f"Layer '{layer.name}' ({type(layer).__name__}) cannot be made again from its "

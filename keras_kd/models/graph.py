@@ -108,6 +108,12 @@ def input_structure(model: Any) -> Any:
     return graph_of(model)._inputs_struct
 
 
+def functions_of(kind: type[keras.layers.Layer]) -> list[Callable[..., Any]]:
+    """Return the functions in which a class of layers computes: `call`, and that of a merge."""
+    merge = getattr(kind, "_merge_function", None)
+    return [kind.call] if merge is None else [kind.call, merge]
+
+
 def standardized_inputs(model: Any, x: Any) -> Any:
     """Return a batch as a functional or sequential model reads it, in the structure of its inputs.
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.models.copying import uncompiled
 from keras_kd.models.graph import graph_of, is_graph
 
 # What a configuration holds beside the model.
@@ -41,7 +42,8 @@ def hash_of_architecture(model: Any) -> str | None:
         The hash, or `None` for what has no configuration, such as a function.
     """
     try:
-        config = [type(model).__name__, model.get_config()]
+        with uncompiled(model):
+            config = [type(model).__name__, model.get_config()]
     except (AttributeError, NotImplementedError, TypeError, ValueError):
         return None
     names: dict[str, str] = {}

@@ -17,6 +17,7 @@ from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.compression.running.run_folder import differences
 from keras_kd.compression.running.run_plan import run_plan
 from keras_kd.compression.running.stage_callbacks import stage_callbacks
+from keras_kd.compression.stages.order import check_stages
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.data.batches import PassOrder, as_batches
 from keras_kd.distilling.distiller import Distiller
@@ -117,7 +118,7 @@ def compress_to_size(
     distiller = as_distiller(distiller)
     number("max_bytes", max_bytes, least=1, whole=True)
     number("trainings", trainings, least=1, whole=True)
-    stages = [stages] if isinstance(stages, Stage) else list(stages)
+    stages = check_stages(stages)
     stage_callbacks(callbacks, stages)
     folder = None if path is None else pathlib.Path(path)
     what = f"{'zipped ' if zipped else ''}{quantization} file"

@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
 
 import lazy_loader
@@ -82,13 +82,64 @@ def argument_names(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in found if p.kind not in several and p.name != "self"]
 
 
+def refuse_wrong_call(
+    owner: str,
+    parameters: Sequence[inspect.Parameter],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Refuse what Python would refuse of a call, and say what the function takes.
+
+    Args:
+        owner: The class or function. With `**kwargs` it decides by itself what exists, with
+            `*args` how many there may be.
+        parameters: Its parameters, without `self`.
+        args: The arguments that were given by position.
+        kwargs: The arguments that were given by name.
+
+    Raises:
+        TypeError: If an argument does not exist, is missing or given twice, or must be given by
+            name.
+    """
+    kinds = {p.kind for p in parameters}
+    parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    known = [p.name for p in parameters]
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        refuse_unknown(owner, kwargs, known)
+    takes = f"It takes: {', '.join(known)}."
+    positional = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    if len(args) > len(positional) and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        by_name = [name for name in known if name not in positional and name not in kwargs]
+        shown = f" ({', '.join(positional)})" if positional else ""
+        advice = f" Write the others as `{by_name[0]}=...`." if by_name else ""
+        raise TypeError(
+            f"{owner} takes no more than {len(positional)} of its arguments without their names"
+            f"{shown}. Received: {len(args)}.{advice}"
+        )
+    given = positional[: len(args)]
+    twice = [name for name in given if name in kwargs]
+    if twice:
+        raise TypeError(f"{owner} was given {_quoted(twice)} twice. {takes}")
+    missing = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.name not in kwargs and p.name not in given
+    ]
+    if missing:
+        raise TypeError(f"{owner} needs {_quoted(missing)}. {takes}")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)
+
+
 def suggests_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a function so that a misspelt argument gets a suggestion."""
-    known = argument_names(function)
+    """Decorate a function so that an argument that is misspelt or missing is told in a sentence."""
+    parameters = list(inspect.signature(function).parameters.values())
 
     @functools.wraps(function)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        refuse_unknown(function.__name__, kwargs, known)
+        refuse_wrong_call(function.__name__, parameters, args, kwargs)
         return function(*args, **kwargs)
 
     return checked
@@ -105,16 +156,16 @@ class _ConstructorSignature:
 
 
 class SuggestsArguments:
-    """Base of classes whose constructor answers a misspelt argument with a suggestion."""
+    """Base of classes whose constructor tells a misspelt or missing argument in a sentence."""
 
     # Early versions of Python 3.11 would show the arguments of `__new__`.
     __signature__ = _ConstructorSignature()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse arguments that do not exist. A constructor with `**kwargs` decides by itself."""
-        parameters = inspect.signature(cls).parameters
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-            refuse_unknown(cls.__name__, kwargs, parameters)
+        """Refuse arguments that do not exist, and a call without those it needs."""
+        if args or kwargs:  # without any, it may be `copy` or `pickle`
+            parameters = list(inspect.signature(cls).parameters.values())
+            refuse_wrong_call(cls.__name__, parameters, args, kwargs)
         return super().__new__(cls)
 
 

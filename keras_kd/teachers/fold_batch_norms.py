@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.models.copying import copy_layer, copy_state
+from keras_kd.models.copying import clone_uncompiled, copy_layer, copy_state
 from keras_kd.models.graph import calls_of, output_structure
 
 # Exact classes: a subclass may do more than multiply with its kernel.
@@ -111,7 +111,7 @@ def clone_graph(
         # A normalization takes a mask as an argument, the identity in its place does not.
         return layer(*args) if type(layer) is keras.layers.Activation else layer(*args, **kwargs)
 
-    copy = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    copy = clone_uncompiled(model, clone, call)
     copy.name = model.name
     return copy
 

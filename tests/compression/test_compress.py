@@ -86,3 +86,49 @@ def test_a_model_without_a_loss_is_refused():
         kd.compress(model, data(), stages=kd.Prune(0.5))
     with pytest.raises(TypeError, match="int"):
         kd.compress(3, data(), stages=kd.Prune(0.5))
+
+
+class OwnLoss(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+
+class Hits(keras.metrics.Mean):
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        hit = keras.ops.cast(keras.ops.argmax(y_pred, -1), "float32") == keras.ops.cast(
+            y_true, "float32"
+        )
+        super().update_state(keras.ops.cast(hit, "float32"))
+
+
+def own_loss(y_true, y_pred):
+    return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"loss": OwnLoss(), "metrics": [Hits(name="hits")]},
+        {"loss": own_loss, "metrics": [own_loss, "accuracy"]},
+        {"loss": lambda y_true, y_pred: own_loss(y_true, y_pred)},
+    ],
+    ids=["classes", "functions", "lambda"],
+)
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_a_model_compiled_with_what_is_not_registered(arguments, nested, tmp_path):
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(8, "relu", name="hidden")(inputs)
+    if nested:
+        backbone = keras.Model(inputs, hidden, name="backbone")
+        backbone.compile("sgd", **arguments)
+        hidden = backbone(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="logits")(hidden))
+    model.compile("adam", **arguments)
+    for stage in (kd.Prune(0.5, epochs=0), kd.LowRank(ratio=0.5, epochs=0)):
+        path = tmp_path / stage.name
+        made = kd.compress(model, data(), stages=stage, path=path, verbose=0)
+        again = kd.compress(model, data(), stages=stage, path=path, verbose=0)
+        for one, other in zip(made.model.weights, again.model.weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert made.evaluate(data()) == pytest.approx(again.evaluate(data()))

@@ -127,3 +127,35 @@ def test_the_copy_has_what_adapt_learned():
         teacher = kd.SelfTeacher(student).teacher
         np.testing.assert_allclose(teacher(X), student(X), atol=1e-6)
         assert not teacher.trainable_weights and student.trainable_weights
+
+
+class OwnLoss(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(y_true - y_pred, -1)
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@pytest.mark.parametrize("kind", ["sequential", "functional", "subclassed"])
+@pytest.mark.parametrize(
+    "loss", [OwnLoss(), lambda y_true, y_pred: y_pred], ids=["class", "lambda"]
+)
+def test_a_student_compiled_with_a_loss_of_its_own(kind, loss):
+    student = Subclassed() if kind == "subclassed" else network()
+    if kind == "functional":
+        student = keras.Model(student.inputs[0], student.outputs[0])
+    student.compile("sgd", loss)
+    expected = student(X)
+    teacher = kd.SelfTeacher(student).teacher
+    np.testing.assert_array_equal(teacher(X), expected)
+    assert type(teacher) is type(student) and student.compiled and not teacher.compiled

@@ -12,6 +12,7 @@ from keras_kd.compression.factorizing.low_rank import plan_by_energy, ways_of
 from keras_kd.compression.factorizing.split_layers import split_layers
 from keras_kd.compression.running.student_files import load_student, save_student
 from keras_kd.models.copying import copy_layer
+from keras_kd.models.graph import flat_layers
 from keras_kd.models.layer_choice import LayerChoice
 from keras_kd.teachers import fold_batch_norms
 from keras_kd.teachers.fastest_form import in_bfloat16
@@ -144,9 +145,147 @@ def test_frozen_layers_inside_of_others_stay_frozen(kind, tmp_path):
     assert len(copied.trainable_variables) == len(model.trainable_variables) == 2
 
 
-def test_a_model_compiled_with_a_plain_function_is_copied():
-    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
-    model.compile("sgd", lambda y, y_pred: keras.ops.mean(y - y_pred))
-    copied = copy_model(model)
-    assert not copied.compiled and copied.input_shape == model.input_shape
-    np.testing.assert_array_equal(copied.get_weights()[0], model.get_weights()[0])
+class OwnLoss(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.mean(y_true - y_pred, -1)
+
+
+class OwnMetric(keras.metrics.Mean):
+    pass
+
+
+class NotToBeWritten(keras.metrics.Mean):
+    def get_config(self):
+        raise KeyError("size")
+
+
+def own_function(y_true, y_pred):
+    return keras.ops.mean(y_true - y_pred, -1)
+
+
+COMPILED = {
+    "loss": {"loss": OwnLoss()},
+    "metric": {"loss": "mse", "metrics": [OwnMetric()]},
+    "metric that cannot be written": {"loss": "mse", "metrics": [NotToBeWritten()]},
+    "function": {"loss": own_function, "weighted_metrics": [own_function]},
+    # As in a notebook: there is no source to look up.
+    "lambda": {"loss": eval("lambda y_true, y_pred: y_pred")},
+}
+
+
+class OwnModel(keras.Model):
+    """A class of its own with the graph that it is given."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.steps = 0
+
+
+def _ends(x):
+    hidden = layers.Dense(6, name="hidden", activation="relu")(x)
+    hidden = layers.BatchNormalization()(layers.Dense(4, name="next")(hidden))
+    return layers.Dense(2, name="out")(hidden)
+
+
+def _functional(**arguments):
+    inputs = keras.Input((3,), name="x")
+    return keras.Model(inputs, _ends(inputs), **arguments)
+
+
+def _sequential(inner=None):
+    made = [inner] if inner else []
+    made += [layers.Dense(6, name="hidden", activation="relu"), layers.Dense(4, name="next")]
+    made += [layers.BatchNormalization(), layers.Dense(2, name="out")]
+    return keras.Sequential([keras.Input((3,), name="x"), *made])
+
+
+def _of_dictionary():
+    inputs = {name: keras.Input((3,), name=name) for name in ("b", "a")}
+    return keras.Model(inputs, {"y": _ends(layers.Subtract()([inputs["a"], inputs["b"]]))})
+
+
+def _own_class():
+    inputs = keras.Input((3,), name="x")
+    return OwnModel(inputs, _ends(inputs))
+
+
+def _around(inner, wrap=lambda layer: layer):
+    inputs = keras.Input((3,), name="x")
+    return keras.Model(inputs, _ends(wrap(inner)(inputs)))
+
+
+def _inner(**arguments):
+    inputs = keras.Input((3,), name="inner_x")
+    inner = keras.Model(inputs, layers.Dense(3)(inputs), name="inner")
+    inner.compile("sgd", **arguments)
+    return inner
+
+
+def _twice(inner):
+    inputs = keras.Input((3,), name="middle_x")
+    return keras.Model(inputs, inner(inputs), name="middle")
+
+
+MODELS = {
+    "functional": lambda arguments: _functional(),
+    "sequential": lambda arguments: _sequential(),
+    "dictionary of inputs": lambda arguments: _of_dictionary(),
+    "class of its own": lambda arguments: _own_class(),
+    "nested": lambda arguments: _around(_inner(**arguments)),
+    "nested twice": lambda arguments: _around(_twice(_inner(**arguments))),
+    "in a sequential one": lambda arguments: _sequential(_inner(**arguments)),
+}
+ALL_WAYS = {**WAYS, "self teacher": lambda model: kd.SelfTeacher(model).teacher}
+
+
+def _all_models(model):
+    return [layer for layer in flat_layers(model) if isinstance(layer, keras.Model)]
+
+
+@pytest.mark.filterwarnings("error:The object being serialized")
+@pytest.mark.parametrize("way", ALL_WAYS)
+@pytest.mark.parametrize(
+    ("kind", "compiled"),
+    [("functional", name) for name in COMPILED]
+    + [(kind, "lambda") for kind in MODELS if kind != "functional"],
+)
+def test_a_copy_ignores_what_was_compiled(kind, compiled, way):
+    keras.utils.set_random_seed(0)
+    model = MODELS[kind](COMPILED[compiled])
+    # Half of the channels count for nothing, which shrinking removes.
+    for name, zeros in (("hidden", np.s_[:, 1::2]), ("next", np.s_[1::2])):
+        kernel, bias = model.get_layer(name).get_weights()
+        kernel[zeros] = 0.0
+        model.get_layer(name).set_weights([kernel, bias])
+    model.compile("sgd", **COMPILED[compiled])
+    whole = [inner.compiled for inner in _all_models(model)]
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    x = {"a": x, "b": x[::-1] ** 2} if kind == "dictionary of inputs" else x
+    expected = keras.tree.flatten(model(x))[0]
+    copied = ALL_WAYS[way](model)
+    assert copied is not model and not any(inner.compiled for inner in _all_models(copied))
+    assert [inner.compiled for inner in _all_models(model)] == whole and any(whole)
+    (found,) = keras.tree.flatten(copied(x))
+    np.testing.assert_allclose(found, expected, atol=0.05 if way == "bfloat16" else 1e-5)
+    assert copied.name == model.name and np.ptp(np.asarray(expected)) > 0.1
+    if way not in ("shrink", "fold", "bfloat16"):
+        assert type(copied) is type(model)
+    if kind == "dictionary of inputs":
+        assert copied.input.keys() == model.input.keys() and copied.output.keys() == {"y"}
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+@pytest.mark.parametrize("kind", MODELS)
+def test_check_ignores_what_was_compiled(kind, compiled):
+    model = MODELS[kind](COMPILED[compiled])
+    model.compile("sgd", **COMPILED[compiled])
+    found = kd.check(model, kd.Prune(0.5), exports=[], verbose=False)
+    assert found.ok, [problem.message for problem in found.problems]
+
+
+def test_a_model_that_cannot_be_copied_stays_compiled():
+    model = keras.Sequential([keras.Input((3,)), NoConfig(), layers.Dense(2)])
+    model.compile("sgd", OwnLoss())
+    with pytest.raises(ValueError, match="cannot be copied"):
+        copy_model(model)
+    assert model.compiled

@@ -139,16 +139,11 @@ class ClusteredKernels:
         by_channel: bool,
         mask: np.ndarray | None,
     ) -> _Clustered:
-        clustering = import_tfmot().clustering.keras
-        from tensorflow_model_optimization.python.core.clustering.keras import (
-            clustering_algorithm,
-            clustering_centroids,
-        )
+        initializer = _initializer(initialization)
+        from tensorflow_model_optimization.python.core.clustering.keras import clustering_algorithm
 
-        kind = clustering.CentroidInitialization[INITIALIZATIONS[initialization]]
-        initializers = clustering_centroids.CentroidsInitializerFactory
         kernel = tf.constant(keras.ops.convert_to_numpy(variable.value))
-        first = initializers.get_centroid_initializer(kind)(
+        first = initializer(
             kernel, number_of_clusters, by_channel, "channels_last", mask is not None
         ).get_cluster_centroids()
         first = np.asarray(first)
@@ -173,6 +168,28 @@ class ClusteredKernels:
             mask,
             zero,
         )
+
+
+def _initializer(initialization: str) -> Any:
+    """Return TF-MOT's class that finds the first centroids in a way of `INITIALIZATIONS`."""
+    clustering = import_tfmot().clustering.keras
+    from tensorflow_model_optimization.python.core.clustering.keras import clustering_centroids
+
+    kind = clustering.CentroidInitialization[INITIALIZATIONS[initialization]]
+    found = clustering_centroids.CentroidsInitializerFactory.get_centroid_initializer(kind)
+    if initialization != "random":
+        return found
+
+    class Drawn(found):  # type: ignore[misc,valid-type]
+        """Draws from NumPy's generator, which a resumed run seeds again; TensorFlow's it cannot."""
+
+        def _calculate_centroids_for_interval(self, weights: tf.Tensor, count: Any) -> tf.Tensor:
+            # No weight is negative, say: the interval is empty then.
+            values = np.asarray(weights) if int(count) else np.zeros(1)
+            drawn = np.random.uniform(values.min(), values.max(), int(count))
+            return tf.constant(drawn, weights.dtype)
+
+    return Drawn
 
 
 def is_clustered_by_channel(layer: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_kd.compression.factorizing.factorization import Factorization
-from keras_kd.models.copying import copy_layer, copy_state
+from keras_kd.models.copying import clone_uncompiled, copy_layer, copy_state
 from keras_kd.models.graph import is_graph, sublayers
 
 _LINEAR = {
@@ -57,7 +57,7 @@ class _Splitter:
             return self._clone(layer, prefix, names)
 
         if not isinstance(model, keras.Sequential):
-            return keras.models.clone_model(model, clone_function=clone, call_function=self._call)
+            return clone_uncompiled(model, clone, self._call)
         layers: list[Any] = []
         inputs = sublayers(model)[0]
         if isinstance(inputs, keras.layers.InputLayer):

@@ -11,7 +11,8 @@
 - `"stages"`: for each stage that is done, in order: `"record"`, its `StageRecord` with
   configuration, outcome, metrics, parameters, zeros and seconds; `"history"`, one list per metric;
   `"model"`, the name of the file, which `load_compressed` reads; `"state"`, what the next stage
-  needs to know.
+  needs to know; `"callbacks"`, the name of the file of what callbacks have learned, if they have.
+  NaN and infinity are null, and NaN when they are read again.
 
 While a stage runs, `stage_<i>_<name>.attempt_<n>.npz` holds the training at the end of its last
 whole epoch.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -44,7 +46,7 @@ from keras_kd.compression.running.student_files import (
 from keras_kd.compression.stages.stage import StudentState
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.files import atomic_path, check_writable, sha256, write_json
-from keras_kd.system.reading import read_arrays, read_json
+from keras_kd.system.reading import parse_json, read_arrays, read_json
 from keras_kd.system.user_warning import warn_user
 
 _FORMAT = "keras_kd.compress 1"
@@ -120,11 +122,12 @@ class RunFolder:
                 "again."
             )
         ends = [part["data"].get("train ends") or [] for part in (kept, plan)]
-        if any(None not in pair and pair[0] != pair[1] for pair in zip(*ends, strict=False)):
+        if any(one != other for one, other in zip(*ends, strict=False)):
+            # The last batch is looked at in a `keras.utils.PyDataset` alone.
             warn_user(
-                "The first or last batch of the training data has changed since the run in "
-                f"'{self.path}' started: the data or its order is different. Finished stages are "
-                "kept. For other data, pass a new folder as `path`."
+                "The first batch of the training data (or the last one of a PyDataset) has "
+                f"changed since the run in '{self.path}' started: the data or its order is "
+                "different. Finished stages are kept. For other data, pass a new folder as `path`."
             )
         return content
 
@@ -217,6 +220,7 @@ class RunFolder:
         state: StudentState,
         variables: Sequence[Any],
         save: Callable[[pathlib.Path], None],
+        learned: tuple[Sequence[Any], Sequence[np.ndarray]] = ((), ()),
     ) -> None:
         """Keep the result of a stage.
 
@@ -226,12 +230,15 @@ class RunFolder:
             state: The student after it.
             variables: What is trained beside the student: projections of hints.
             save: Writes the student to a path.
+            learned: What callbacks have learned in this stage and those before it, as of
+                `CallbackStates.learned`. Defaults to nothing.
         """
         stem = self._stem(index)
         model = f"{stem}.keras"
         save(self.path / model)
         self._written(model)
         self._write_variables(stem, variables)
+        callbacks = self._write_learned(stem, *learned)
         self._content["stages"].append(
             as_json(
                 {
@@ -239,11 +246,39 @@ class RunFolder:
                     "history": state.history.get(record.name, {}),
                     "model": model,
                     "state": state_to_json(state),
+                    **({} if callbacks is None else {"callbacks": callbacks}),
                 }
             )
         )
         self._write()
         self._tidy()
+
+    def _write_learned(
+        self, stem: str, states: Sequence[Any], arrays: Sequence[np.ndarray]
+    ) -> str | None:
+        if not any(state["attributes"] for state in states):
+            return None
+        name = f"{stem}.callbacks.npz"
+        with atomic_path(self.path / name) as temporary:
+            np.savez(temporary, *arrays, states=np.array(json.dumps(states)))
+        self._written(name)
+        return name
+
+    def learned(self, index: int) -> tuple[list[Any], list[np.ndarray]]:
+        """Return what callbacks had learned at the end of a stage.
+
+        Args:
+            index: The place of the stage, from 0.
+
+        Raises:
+            ValueError: If the file is missing or of another run.
+        """
+        name = f"{self._stem(index)}.callbacks.npz"
+        if self._content["stages"][index].get("callbacks") != name:
+            return [], []  # nothing, or a folder of an earlier version
+        arrays = read_arrays(self._checked(name))
+        states = parse_json(str(arrays.pop("states")), name)
+        return states, [arrays[f"arr_{i}"] for i in range(len(arrays))]
 
     def _tidy(self) -> None:
         """Remove the backups of stages that are done, and files that killed processes began."""
@@ -330,15 +365,18 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
 
 
 def _comparable(data: Any, other: Any) -> Any:
-    """Return what two runs both know, for what earlier versions did not know."""
+    """Return what two runs both know, for what earlier versions did not know.
+
+    What could not be told, which is `None`, is known: data that change from pass to pass are other
+    data than those that did not.
+    """
     if not isinstance(data, Mapping) or not isinstance(other, Mapping):
         return data
     return {
         key: value
         for key, value in data.items()
         if not key.endswith(" ends")
-        and not (key.endswith((" contents", "architecture")) and None in (value, other.get(key)))
-        and not (key == "loss_weights" and key not in other)
+        and (key in other or not key.endswith((" contents", "architecture", "loss_weights")))
     }
 
 

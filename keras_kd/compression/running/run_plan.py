@@ -20,7 +20,8 @@ from keras_kd.models.layers import identity_of, leaf_layers
 from keras_kd.system.arguments import constructor_defaults, with_added
 from keras_kd.system.quiet import without_noise
 
-# Batches are all looked at, twice, up to this size; of larger data the first and the last.
+# Batches are all looked at, twice, up to this size; of larger data the first, and the last where
+# it can be had without a pass over the others: in a `keras.utils.PyDataset`.
 _SMALL = 256 * 2**20
 
 
@@ -36,10 +37,11 @@ def run_plan(
 
     Models are identified by hashes of their weights and of their configuration. Data are identified
     by their number of batches and the shapes and types of their elements, training data also by a
-    hash of their values: of all of them where they are arrays or small (whatever the order of
-    batches), else of the first and the last batch. Values that change from pass to pass, as random
-    augmentation changes them, are not compared. Other validation data show in the metrics of the
-    student as given, which a resumed run measures again.
+    hash of their values: of all of them where they are arrays or up to 256 MB (whatever the order
+    of batches), else of the first batch, and of the last one of a `keras.utils.PyDataset`. Of data
+    that change from pass to pass, as random augmentation changes them, this alone is compared, not
+    their values. Other validation data show in the metrics of the student as given, which a resumed
+    run measures again.
 
     Args:
         distiller: A compiled `Distiller`.

@@ -66,15 +66,24 @@ def stage_callbacks(
     return per_stage
 
 
+def each_once(per_stage: Sequence[Callbacks]) -> list[keras.callbacks.Callback]:
+    """Return the callbacks of all stages, each of them once."""
+    return list({id(callback): callback for given in per_stage for callback in given}.values())
+
+
 class CallbackStates:
-    """What callbacks have learned since their training began, such as the best epoch.
+    """What callbacks have learned since this was made, such as the best epoch.
 
     That is every public attribute that was given another value, if it is a number, a text, an
     array, `None` or a list of these: what `EarlyStopping`, `ReduceLROnPlateau` and
     `ModelCheckpoint` decide by.
 
+    Within a training it is made once `on_train_begin` was called, in which callbacks forget the
+    training before. From stage to stage it is made before the first one: what a callback does not
+    forget, such as the best value of a `ModelCheckpoint`, it knows in the next stage.
+
     Args:
-        callbacks: The callbacks, whose `on_train_begin` was called.
+        callbacks: The callbacks.
     """
 
     def __init__(self, callbacks: Callbacks) -> None:
@@ -101,18 +110,23 @@ class CallbackStates:
             states.append({"class": type(callback).__name__, "attributes": changed})
         return states, arrays
 
+    def differs(self, states: Sequence[Mapping[str, Any]]) -> str:
+        """Return how the callbacks that `states` is of differ from these, `""` if they do not."""
+        before = [state["class"] for state in states]
+        now = [type(callback).__name__ for callback in self._callbacks]
+        if before == now:
+            return ""
+        return f"({', '.join(before) or 'none'}). Received: {', '.join(now) or 'none'}"
+
     def restore(self, states: Sequence[Mapping[str, Any]], arrays: Sequence[np.ndarray]) -> None:
         """Set the attributes to what `learned` returned.
 
         Raises:
             ValueError: If it is of other callbacks.
         """
-        before = [state["class"] for state in states]
-        now = [type(callback).__name__ for callback in self._callbacks]
-        if before != now:
+        if differing := self.differs(states):
             raise ValueError(
-                "The stage to resume was started with other `callbacks` "
-                f"({', '.join(before) or 'none'}). Received: {', '.join(now) or 'none'}. Pass the "
+                f"The stage to resume was started with other `callbacks` {differing}. Pass the "
                 "callbacks it was started with, or a new folder as `path`."
             )
 
@@ -121,10 +135,11 @@ class CallbackStates:
                 return arrays[value["array"]]
             return [full(part) for part in value] if isinstance(value, list) else value
 
-        for callback, state in zip(self._callbacks, states, strict=True):
+        for callback, first, state in zip(self._callbacks, self._first, states, strict=True):
             for name, value in state["attributes"].items():
                 if not name.startswith("_") and name not in _TURNED:
                     setattr(callback, name, full(value))
+                    first.pop(name, None)  # so that it stays among what was learned
 
 
 # Keras turns the sign of it, as it does again in a resumed training.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_kd.compression.running.student_files import numbers_from_json
 from keras_kd.compression.stages.layer_record import LayerRecord
 from keras_kd.system.text_table import text_table
 
@@ -27,7 +28,8 @@ class StageRecord:
         drop: Points (hundredths of the metric) lost against the reference of `compress`, or
             `None` without validation data or metrics.
         parameters: Number of parameters, zeros included.
-        nonzero_parameters: Number of parameters that are not zero.
+        nonzero_parameters: Number of parameters, without the zeros among the weights of two and
+            more axes.
         sparsity: Fraction of zeros among the weights of two and more axes.
         seconds: How long the stage took, all attempts together.
         attempts: The attempts that were given up, as `{"config", "metrics", "drop"}`.
@@ -60,6 +62,9 @@ class StageRecord:
 
 def counts(layers: Sequence[LayerRecord], parameters: int) -> dict[str, Any]:
     """Return `parameters`, `nonzero_parameters` and `sparsity` of a student.
+
+    Zeros count in weights of two and more axes, which stages make zero: a bias or the offset of a
+    normalization that happens to be zero is a parameter like others.
 
     Args:
         layers: Its layers.
@@ -124,4 +129,12 @@ def _signed(points: float) -> str:
 def record_from_json(content: Mapping[str, Any]) -> StageRecord:
     """Make a record again from what `dataclasses.asdict` and JSON made of it."""
     entries = {("nonzero_parameters" if k == "nonzero" else k): v for k, v in content.items()}
-    return StageRecord(**{**entries, "attempts": tuple(content["attempts"])})
+    entries["metrics"] = numbers_from_json(content["metrics"])
+    entries["attempts"] = tuple(
+        {**attempt, "metrics": numbers_from_json(attempt["metrics"])}
+        for attempt in content["attempts"]
+    )
+    if "reference" in content["config"] and content["outcome"] == "before":
+        reference = numbers_from_json(content["config"]["reference"])
+        entries["config"] = {**content["config"], "reference": reference}
+    return StageRecord(**entries)

@@ -19,6 +19,7 @@ from keras_kd.compression.running.drop_limit import (
 )
 from keras_kd.compression.running.epoch_backup import drawn_from, stage_seed
 from keras_kd.compression.running.run_folder import RunFolder
+from keras_kd.compression.running.stage_callbacks import CallbackStates, each_once
 from keras_kd.compression.running.stage_record import StageRecord, counts, first_metric, stage_line
 from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import Teaching
@@ -60,10 +61,13 @@ class StageRuns:
         """Run the stages that are not done yet, and return the student after the last one."""
         folder, verbose = self.folder, self.teaching.verbose
         done = 0 if folder is None else folder.done
+        learning = CallbackStates([] if folder is None else each_once(self.callbacks))
         self._begin(state)
         if folder is not None and done:
             self.records += folder.records()
             _, state = folder.load(done - 1, self._projections)
+            if done < len(stages):
+                _remember(learning, *folder.learned(done - 1))
             if verbose:
                 print(f"{folder.path}: {done} of {len(stages)} stages are done")
         for i, stage in enumerate(stages[done:], start=done):
@@ -76,7 +80,9 @@ class StageRuns:
                 print(f"{type(stage).__name__} {record.outcome}: {stage_line(record)}")
             if folder is not None:
                 result = self.result(state)
-                folder.keep(i, record, state, self._projections(state), result.save)
+                # After the last stage no callback is asked again.
+                learned = learning.learned() if i + 1 < len(stages) else ([], [])
+                folder.keep(i, record, state, self._projections(state), result.save, learned)
         return state
 
     def result(self, state: StudentState) -> CompressedModel:
@@ -254,6 +260,22 @@ class StageRuns:
         if self.limit is None:
             return []
         return [(v, keras.ops.convert_to_numpy(v)) for v in self._projections(state)]
+
+
+def _remember(
+    learning: CallbackStates, states: Sequence[Mapping[str, Any]], arrays: Sequence[Any]
+) -> None:
+    """Let callbacks know what they had learned in the stages that are done."""
+    if not states:
+        return
+    if differing := learning.differs(states):
+        warn_user(
+            f"The stages that are done ran with other `callbacks` {differing}. What those had "
+            "learned, such as the best value of a ModelCheckpoint, is forgotten. Pass the "
+            "callbacks that the run was started with to keep it."
+        )
+        return
+    learning.restore(states, arrays)
 
 
 def _epochs_of(history: Mapping[str, Sequence[float]] | None, stage: Stage) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import warnings
@@ -104,6 +105,7 @@ def state_from_json(content: Mapping[str, Any], model: Any) -> StudentState:
     fields = {name: value for name, value in content.items() if name in known}
     fields["parts"] = {path: tuple(names) for path, names in fields["parts"].items()}
     fields["notes"] = {path: LayerNotes(**note) for path, note in fields["notes"].items()}
+    fields["history"] = numbers_from_json(fields["history"])
     return StudentState(model, **fields)
 
 
@@ -118,6 +120,15 @@ def config_of(value: Any) -> dict[str, Any]:
         if isinstance(value, Stage) and isinstance(error, NotImplementedError):
             raise  # without the arguments, runs that differ in them would seem the same
         return {key: part for key, part in vars(value).items() if not key.startswith("_")}
+
+
+def numbers_from_json(content: Any) -> Any:
+    """Return numbers that `as_json` has written, in lists and dictionaries: null was not finite."""
+    if isinstance(content, Mapping):
+        return {key: numbers_from_json(part) for key, part in content.items()}
+    if isinstance(content, list):
+        return [numbers_from_json(part) for part in content]
+    return math.nan if content is None else content
 
 
 def as_json(content: Any) -> Any:

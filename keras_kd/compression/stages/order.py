@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_kd.compression.stages.stage import Stage, check_name
@@ -36,7 +36,9 @@ def check_stages(stages: Any) -> list[Stage]:
         TypeError: If an item is not a stage.
         ValueError: If there is none, or two have one name or one that is a path.
     """
-    stages = [stages] if isinstance(stages, Stage) else list(stages or [])
+    if isinstance(stages, Stage) or not isinstance(stages, Iterable | None):
+        stages = [stages]
+    stages = list(stages or [])
     if not stages:
         raise ValueError(
             "`stages` is empty: there is nothing to do. Give at least one stage, such as "

@@ -4,10 +4,11 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.compression.clustering.cluster import Cluster
+from keras_kd.compression.clustering.cluster import Cluster, ClusteredKernels
 from keras_kd.compression.compress import compress
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
+from keras_kd.compression.running.epoch_backup import drawn_from
 from keras_kd.models.tfmot import import_tfmot
 
 
@@ -311,3 +312,32 @@ def test_refused_before_any_training(stages, message, data):
 def test_config_round_trip():
     stage = Cluster(8, 3, "density", True, exclude="a", learning_rate=0.2)
     assert Cluster.from_config(stage.get_config()).get_config() == stage.get_config()
+
+
+@pytest.mark.parametrize("initialization", ["kmeans++", "density", "linear", "random"])
+@pytest.mark.parametrize("by_channel", [False, True])
+@pytest.mark.parametrize("zeros", ["none", "some", "and no weight below"])
+def test_first_centroids_are_the_same_in_another_process(initialization, by_channel, zeros):
+    """A stage that is killed before its first epoch is kept begins again."""
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(3, 3, name="conv")])
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 1, 3))
+    kernel = np.abs(kernel) if zeros == "and no weight below" else kernel
+    kernel[0] *= zeros == "none"
+
+    def centroids(seed, in_process):
+        keras.utils.set_random_seed(in_process)
+        model.layers[0].kernel.assign(kernel)
+        with drawn_from(seed):
+            view = ClusteredKernels(
+                model, {"conv": [model.layers[0].kernel]}, 4, initialization,
+                lambda path: by_channel, zeros != "none",
+            )  # fmt: skip
+        return np.asarray(view.layers[0].weights[0])
+
+    first = centroids(1, in_process=1)
+    assert first.shape == ((3, 4) if by_channel else (4,))
+    assert kernel.min() <= first.min() + 0.02 and first.max() <= kernel.max() + 0.02
+    np.testing.assert_array_equal(centroids(1, in_process=2), first)
+    assert np.any(centroids(2, in_process=1) != first) == (initialization == "random")
+    if zeros != "none":
+        assert np.all(np.sum(first == 0.0, axis=-1) == 1)

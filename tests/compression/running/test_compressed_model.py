@@ -1,5 +1,7 @@
 """A loaded model evaluates as the saved one did."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -55,7 +57,8 @@ def test_what_cannot_be_saved_is_said_at_evaluation(two, tmp_path):
     result = compressed(two, loss={"one": own, "two": own}, metrics={"one": [own]})
     assert np.isfinite(result.evaluate(two)["loss"])
     result.save(tmp_path / "model.keras")
-    loaded = kd.load_compressed(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="the loss 'own', the metric 'own', which cannot"):
+        loaded = kd.load_compressed(tmp_path / "model.keras")
     with pytest.raises(ValueError, match="your own functions unless they are registered"):
         loaded.evaluate(two)
     np.testing.assert_array_equal(loaded.predict(two)["one"], result.predict(two)["one"])
@@ -103,3 +106,161 @@ def test_parameters_outside_of_layers_count():
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     found = kd.compress(model, (x, np.zeros(4)), stages=kd.Prune(0.5, epochs=0), verbose=0)
     assert found.count_params() == found.stages[-1].parameters == model.count_params() == 172
+
+
+class Hits(keras.metrics.Mean):
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        hit = keras.ops.cast(keras.ops.argmax(y_pred, -1), "float32") == keras.ops.cast(
+            y_true, "float32"
+        )
+        super().update_state(keras.ops.cast(hit, "float32"), sample_weight)
+
+
+class OwnLoss(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.ops.sparse_categorical_crossentropy(y_true, y_pred, True)
+
+
+class NotToBeWritten(OwnLoss):
+    def get_config(self):
+        return {"table": object()}
+
+
+class NotToBeRead(OwnLoss):
+    @classmethod
+    def from_config(cls, config):
+        return [][0]
+
+
+class OfAnObject(Hits):
+    """Can be made again from its configuration, but not from a file."""
+
+    def __init__(self, table=None, name="hits"):
+        super().__init__(name=name)
+        self.table = table
+
+    def get_config(self):
+        return {"table": object(), "name": self.name}
+
+
+def own_loss(y_true, y_pred):
+    return keras.ops.sparse_categorical_crossentropy(y_true, y_pred, True)
+
+
+def highest(y_true, y_pred):
+    return keras.ops.max(y_pred, -1)
+
+
+def linear(data, **arguments):
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(3)])
+    model.compile("sgd", **arguments)
+    return kd.compress(model, data, stages=kd.Prune(0.5, epochs=0), verbose=0)
+
+
+OWN = {"Hits": Hits, "OwnLoss": OwnLoss, "own_loss": own_loss, "highest": highest}
+MEASURES = {
+    "a metric class": ({"loss": LOSS, "metrics": [Hits(), "accuracy"]}, {"accuracy", "loss"}),
+    "a loss class": ({"loss": OwnLoss(), "metrics": ["accuracy"]}, {"accuracy"}),
+    "functions": ({"loss": own_loss, "metrics": ["accuracy", highest]}, {"accuracy"}),
+    "weighted": (
+        {"loss": LOSS, "metrics": [highest], "weighted_metrics": [Hits(), "accuracy"]},
+        {"accuracy", "loss"},
+    ),
+    "wrapped": (
+        {"loss": LOSS, "metrics": [keras.metrics.MeanMetricWrapper(highest, name="top")]},
+        {"loss"},
+    ),
+}
+OF_TWO = {
+    "one of a dictionary": (
+        {"loss": {"one": OwnLoss(), "two": LOSS}, "metrics": {"one": [Hits()], "two": "accuracy"}},
+        {"loss", "two_accuracy"},
+    ),
+    "one of several": (
+        {"loss": {"one": LOSS, "two": LOSS}, "metrics": {"one": [Hits(), "accuracy", highest]}},
+        {"loss", "one_accuracy"},
+    ),
+    "a metric by itself": (
+        {"loss": {"one": LOSS, "two": LOSS}, "metrics": {"one": highest, "two": ["accuracy"]}},
+        {"loss", "two_accuracy"},
+    ),
+    "lists": (
+        {"loss": [LOSS, own_loss], "loss_weights": [1.0, 2.0], "metrics": [Hits(), ["accuracy"]]},
+        {"loss", "two_accuracy"},
+    ),
+}
+
+
+def of_two(data, **arguments):
+    if not isinstance(arguments["loss"], list):
+        return compressed(data, **arguments)
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Flatten()(inputs)
+    model = keras.Model(inputs, [layers.Dense(3, name=name)(x) for name in ("one", "two")])
+    model.compile("sgd", **arguments)
+    return kd.compress(model, data, stages=kd.Prune(0.5, epochs=0), verbose=0)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("name", [*MEASURES, *OF_TWO])
+def test_losses_and_metrics_of_the_users_own(data, two, tmp_path, name, suffix, recwarn):
+    arguments, known = {**MEASURES, **OF_TWO}[name]
+    labeled = data
+    if name in OF_TWO:
+        labeled = two if name != "lists" else two.map(lambda x, y: (x, (y["one"], y["two"])))
+    with keras.saving.custom_object_scope(OWN):  # each stage has its own copy of a metric
+        result = (of_two if name in OF_TWO else linear)(labeled, **arguments)
+    path = tmp_path / f"model{suffix}"
+    result.save(path)
+    expected = result.evaluate(labeled)
+    assert not [w for w in recwarn if "evaluate" in str(w.message)]
+    loaded = kd.load_compressed(path, custom_objects=OWN)
+    assert not [w for w in recwarn if "evaluate" in str(w.message)]
+    assert loaded.evaluate(labeled) == pytest.approx(expected)
+    with pytest.warns(UserWarning, match="cannot be made again") as told:
+        without = kd.load_compressed(path)
+    (message,) = [str(w.message) for w in told if "cannot be made again" in str(w.message)]
+    own = [key for key in OWN if f"'{key}'" in message]
+    assert own and "accuracy" not in message and "SparseCategorical" not in message
+    found = without.evaluate(labeled)
+    assert found.keys() == known
+    for key in known - ({"loss"} if "loss '" in message else set()):
+        assert found[key] == pytest.approx(expected[key])
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "written", "known"),
+    [
+        ({"loss": NotToBeWritten()}, "the loss 'NotToBeWritten'", False, {"accuracy"}),
+        ({"loss": NotToBeRead()}, "the loss 'NotToBeRead'", True, {"accuracy"}),
+        (
+            {"metrics": ["accuracy", OfAnObject()]},
+            "the metric 'OfAnObject'",
+            False,
+            {"loss", "accuracy"},
+        ),
+    ],
+)
+def test_what_keras_cannot_write_or_read_again(data, tmp_path, changes, kind, written, known):
+    result = linear(data, **{"loss": LOSS, "metrics": ["accuracy"], **changes})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result.save(tmp_path / "model.keras")
+    assert [kind in str(w.message) for w in told] == [True] * (not written)
+    classes = {made.__name__: made for made in (NotToBeWritten, NotToBeRead, OfAnObject)}
+    with pytest.warns(UserWarning, match=f"{kind}, which cannot be made again"):
+        loaded = kd.load_compressed(tmp_path / "model.keras", custom_objects=classes)
+    expected, found = result.evaluate(data), loaded.evaluate(data)
+    assert found == pytest.approx({key: expected[key] for key in known})
+
+
+def test_a_lambda_is_code(data, tmp_path):
+    result = linear(
+        data, loss=lambda y_true, y_pred: own_loss(y_true, y_pred), metrics=["accuracy"]
+    )
+    with pytest.warns(UserWarning, match="lambda"):
+        result.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="the loss '<lambda>'"):
+        assert kd.load_compressed(tmp_path / "model.keras").evaluate(data).keys() == {"accuracy"}
+    loaded = kd.load_compressed(tmp_path / "model.keras", safe_mode=False)
+    assert loaded.loss is not None and loaded.metrics is not None

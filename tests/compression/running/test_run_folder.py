@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -19,6 +20,7 @@ import keras_kd as kd
 from keras_kd.compression.running.epoch_backup import EpochBackup
 from keras_kd.compression.running.run_folder import RunFolder, differences
 from keras_kd.compression.running.run_plan import run_plan
+from keras_kd.compression.stages.stage import Plan, Stage
 from keras_kd.models.tfmot import import_tfmot
 from keras_kd.system.folder_lock import held_folder
 
@@ -362,7 +364,7 @@ def test_of_large_data_the_first_and_last_batch_are_told(tmp_path, kind, monkeyp
         _short(_KINDS[kind](x, y), tmp_path)
     assert not [w for w in recwarn if "training data" in str(w.message)]
     x[-1 if kind == "sequence" else 0] += 1.0
-    with pytest.warns(UserWarning, match="batch of the training data has changed"):
+    with pytest.warns(UserWarning, match="batch of the training data"):
         _short(_KINDS[kind](x, y), tmp_path)
 
 
@@ -550,3 +552,102 @@ def test_weights_of_losses_are_in_a_plan():
     assert "the losses" in differences(*plans)[0]
     del plans[0]["objective"]["loss_weights"]  # as before they were known
     assert differences(*plans) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [("data", "train contents"), ("student", "architecture"), ("teacher", "architecture")],
+)
+@pytest.mark.parametrize("missing", ["there", "here"])
+def test_what_cannot_be_told_is_not_what_it_was(part, key, missing):
+    """Data that are augmented since, say, cannot be hashed; an earlier version knew no hash."""
+    plan = plan_of()
+    assert plan["data"]["train contents"] is not None
+    known, unknown, before = copy.deepcopy(plan), copy.deepcopy(plan), copy.deepcopy(plan)
+    known[part][key], unknown[part][key] = "0123", None
+    del before[part][key]
+    (said,) = differences(unknown, known) if missing == "there" else differences(known, unknown)
+    assert key in said
+    for same in (known, unknown):
+        assert differences(same, same) == differences(before, same) == []
+
+
+@pytest.mark.parametrize("augmented", ["there", "here"])
+@pytest.mark.parametrize("small", [True, False])
+def test_data_that_were_augmented_since_are_other_data(tmp_path, monkeypatch, augmented, small):
+    if not small:
+        monkeypatch.setattr("keras_kd.compression.running.run_plan._SMALL", 0)
+    x, y = _whole_arrays()
+    plain = _batches(x, y)
+    # `tf.random.normal` would draw the same in every pass, for the tests are seeded.
+    generator = tf.random.Generator.from_seed(0)
+    noisy = plain.map(lambda x, y: (x + generator.normal(tf.shape(x)), y))
+    first, second = (noisy, plain) if augmented == "there" else (plain, noisy)
+    _short(first, tmp_path)
+    if small:
+        with pytest.raises(ValueError, match="train contents"):
+            _short(second, tmp_path)
+    else:
+        with pytest.warns(UserWarning, match="batch of the training data"):
+            _short(second, tmp_path)
+
+
+class Diverges(Stage):
+    """Has a history that is not finite, as that of a training that diverged."""
+
+    def __init__(self, name=None):
+        super().__init__(0, name=name)
+
+    def make_plan(self, student, earlier):
+        return Plan({}, self.diverge)
+
+    def diverge(self, state, teaching):
+        history = {"loss": [1.5, math.nan, math.inf], "val_loss": [-math.inf, 1.0, math.nan]}
+        state.history[self.name] = history
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+class Undefined(keras.metrics.SparseCategoricalAccuracy):
+    """Is NaN, as a metric of data that hold nothing of what it looks at."""
+
+    def result(self):
+        return super().result() * math.nan
+
+
+@pytest.mark.parametrize("reference", ["student", "teacher"])
+def test_what_is_not_finite_survives_a_resume(tmp_path, monkeypatch, reference):
+    def run(folder):
+        arguments = make_run()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        metrics = [Undefined(name="undefined"), "accuracy"]
+        arguments["distiller"].compile("adam", loss=loss, metrics=metrics)
+        stages = [Diverges("a"), Diverges("b")]
+        arguments |= {"stages": stages, "reference": reference, "path": tmp_path / folder}
+        return kd.compress(**arguments, verbose=0)
+
+    whole, keep = run("whole"), RunFolder.keep
+
+    def interrupt(self, *arguments):
+        keep(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "keep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    monkeypatch.undo()
+    text = (tmp_path / "killed" / "run.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)  # JSON as others read it
+    resumed = run("killed")
+    resumed.save(tmp_path / "model.keras")
+    loaded = kd.load_compressed(tmp_path / "model.keras", {"Undefined": Undefined})
+    for made in (resumed, loaded):
+        for stage in "ab":
+            for key, values in whole.history[stage].items():
+                finite = np.where(np.isfinite(values), values, np.nan)
+                found = np.asarray(made.history[stage][key])
+                np.testing.assert_array_equal(np.where(np.isfinite(found), found, np.nan), finite)
+        for one, other in zip(made.stages, whole.stages, strict=True):
+            assert one.metrics == pytest.approx(other.metrics, nan_ok=True)
+    assert len(run("killed").history["a"]["loss"]) == 3  # all is done

@@ -10,7 +10,9 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.compression.running.epoch_backup import EpochBackup
+from keras_kd.compression.running.run_folder import RunFolder
 from keras_kd.compression.running.stage_callbacks import CallbackStates, stage_callbacks
+from keras_kd.compression.stages.stage import Plan, Stage
 
 EarlyStopping = keras.callbacks.EarlyStopping
 
@@ -243,3 +245,163 @@ def test_the_least_change_keeps_its_sign():
     stopped([1.1, 1.15], resumed)
     whole = stopped([1.0, 1.05, 1.1, 1.15], fresh())
     assert (resumed.best, resumed.wait) == (whole.best, whole.wait) == (1.0, 3)
+
+
+class Teaches(Stage):
+    """Lets the callbacks learn without a training, and notes what they knew before."""
+
+    def __init__(self, lesson, epochs=0, name=None):
+        super().__init__(epochs, name=name)
+        self.lesson = lesson
+
+    def make_plan(self, student, earlier):
+        return Plan({}, self.teach)
+
+    def teach(self, state, teaching):
+        SEEN.append([_noted(callback) for callback in teaching.callbacks])
+        if self.lesson == STOP:
+            raise KeyboardInterrupt
+        for callback in teaching.callbacks:
+            callback.learn(self.lesson)
+        state.history[self.name] = {}
+
+    def get_config(self):
+        return {"epochs": self.epochs, "name": self.name}
+
+
+SEEN, STOP = [], "stop"
+
+
+def _noted(callback):
+    return keras.tree.map_structure(str, {k: v for k, v in vars(callback).items() if k[0] != "_"})
+
+
+class Scalar(keras.callbacks.Callback):
+    """As `ModelCheckpoint`: a best value, which the next training does not reset."""
+
+    def __init__(self):
+        super().__init__()
+        self.best, self.low, self.name = None, float("-inf"), "a"
+
+    def learn(self, lesson):
+        self.best = lesson if self.best is None else min(self.best, lesson)
+        self.low = float("inf") if self.low < 0 else float("nan")
+        self.name += "b"
+
+
+class Arrays(keras.callbacks.Callback):
+    """As `EarlyStopping`: the weights of the best epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.best_weights, self.count = None, 0
+
+    def learn(self, lesson):
+        self.best_weights = [np.full((2, 2), lesson, "float32"), np.arange(self.count)]
+        self.count += 1
+
+
+class BackAndForth(keras.callbacks.Callback):
+    """Learns something in the first stage, and forgets it in the second one."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = 0
+
+    def learn(self, lesson):
+        self.value = 1 - self.value
+
+
+def _per_stage():
+    """A list of its own for every stage, in which one callback is the same."""
+    shared = Scalar()
+    return lambda stage: [shared, Arrays()] if stage.name == "b" else [Arrays(), shared]
+
+
+LEARNERS = {
+    "best value": lambda: [Scalar()],
+    "one callback": Scalar,
+    "arrays": lambda: [Arrays()],
+    "back and forth": lambda: [BackAndForth()],
+    "several": lambda: [Arrays(), Scalar(), BackAndForth(), Scalar()],
+    "a function": _per_stage,
+}
+
+
+@pytest.mark.parametrize("learners", LEARNERS)
+@pytest.mark.parametrize("killed_in", [1, 2, 3])
+def test_callbacks_know_in_a_resumed_run_what_they_learned_before(tmp_path, learners, killed_in):
+    def run(folder, lessons):
+        SEEN.clear()
+        stages = [Teaches(lesson, name=name) for name, lesson in zip("abcd", lessons, strict=True)]
+        given = arguments(*stages, callbacks=LEARNERS[learners](), path=tmp_path / folder)
+        kd.compress(**given)
+        return list(SEEN)
+
+    lessons = [0.5, 0.25, 0.75, 0.5]
+    whole = run("whole", lessons)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", [*lessons[:killed_in], STOP, *lessons[killed_in + 1 :]])
+    assert run("killed", lessons) == whole[killed_in:]
+    assert len({str(seen) for seen in whole}) > 1, "something was learned"
+    assert run("killed", lessons) == []  # all is done
+
+
+def test_what_callbacks_of_another_kind_had_learned_is_forgotten(tmp_path):
+    def run(lesson, callbacks):
+        SEEN.clear()
+        stages = [Teaches(0.5, name="a"), Teaches(lesson, name="b")]
+        kd.compress(**arguments(*stages, callbacks=callbacks, path=tmp_path))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(STOP, [Scalar()])
+    with pytest.warns(UserWarning, match=r"\(Scalar\)\. Received: Arrays, Scalar"):
+        run(1.0, [Arrays(), Scalar()])
+    (seen,) = SEEN
+    assert seen == [_noted(Arrays()), _noted(Scalar())]
+
+
+def test_a_folder_of_before_callbacks_were_kept_is_resumed(tmp_path):
+    def run(lesson):
+        SEEN.clear()
+        stages = [Teaches(0.5, name="a"), Teaches(lesson, name="b")]
+        kd.compress(**arguments(*stages, callbacks=[Scalar()], path=tmp_path))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(STOP)
+    file = tmp_path / "run.json"
+    content = json.loads(file.read_text())
+    name = content["stages"][0].pop("callbacks")
+    del content["files"][name]
+    file.write_text(json.dumps(content))
+    (tmp_path / name).unlink()
+    run(1.0)
+    (seen,) = SEEN
+    assert seen == [_noted(Scalar())]
+
+
+@pytest.mark.promise
+def test_the_best_model_of_the_user_survives_a_resume(tmp_path, monkeypatch):
+    """`ModelCheckpoint` compares with the best of all stages, also in another process."""
+    stages = [kd.Prune(0.2, epochs=1), kd.Cluster(4, epochs=1)]
+
+    def run():
+        best = keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.keras", monitor="worse", mode="min", save_best_only=True
+        )
+        kd.compress(**arguments(*stages, callbacks=[Worse(), best], path=tmp_path / "run"))
+        return best.best
+
+    keep = RunFolder.keep
+
+    def interrupt(self, *arguments):
+        keep(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "keep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.undo()
+    kept = (tmp_path / "best.keras").read_bytes()
+    assert run() == 0.0
+    assert (tmp_path / "best.keras").read_bytes() == kept
