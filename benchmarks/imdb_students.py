@@ -11,9 +11,9 @@ and seeds:
 - `transformer`: the encoder's first and last layer, and its embeddings with fewer columns;
 - `convolutions`: two convolutions over a narrower embedding.
 
-Students read fewer word pieces than the teacher; all read the last ones of a review. Every file is
-measured on the first `--test` test reviews, the teacher in Keras on the same. Each part is kept in
-`--out`; the same command resumes. Prints a Markdown table.
+All models read the last word pieces of a review. Every file is measured on the first `--test` test
+reviews, the teacher in Keras on the same. Each part is kept in `--out`; rerun the command to
+resume. Prints a Markdown table.
 """
 
 import argparse
@@ -270,7 +270,7 @@ def main():
     parser.add_argument("--encoder", required=True, help="preset of KerasHub, a name or a folder")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("exports/imdb"))
     parser.add_argument("--length", type=int, default=192, help="word pieces of the teacher [192]")
-    parser.add_argument("--student-length", type=int, default=128, help="[128]")
+    parser.add_argument("--student-length", type=int, default=192, help="[192]")
     parser.add_argument("--frozen", type=int, default=2, help="lower layers not fine-tuned [2]")
     parser.add_argument("--teacher-epochs", type=int, default=1)
     parser.add_argument("--epochs", type=int, help="of all students [2 and 8]")

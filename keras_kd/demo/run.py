@@ -26,9 +26,6 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
-from keras_kd.system.files import write_json
-from keras_kd.system.names import one_of
-from keras_kd.system.reading import read_json
 
 Say = Callable[[str], None]
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -198,7 +195,7 @@ class Run:
             )
             history = {**backup.history, "seconds": time.perf_counter() - start}
             model.save(path)
-            write_json(history_path, history)
+            write(history_path, history)
         self.histories.setdefault(name, {})[seed] = json.loads(history_path.read_text())
         return keras.models.load_model(path)
 
@@ -259,7 +256,7 @@ class Run:
             some = self.train[0][:256]
             kd.export_tflite(model, path, quantization, representative_data=some, verbose=False)
             result = kd.evaluate_tflite(path, self.test, model=model).to_dict()
-            write_json(kept, {**result, "path": path.relative_to(self.folder).as_posix()})
+            write(kept, {**result, "path": path.relative_to(self.folder).as_posix()})
         return dict(json.loads(kept.read_text()))
 
 
@@ -298,7 +295,10 @@ def run_demo(
             negative, or the folder holds a run of another recipe.
         OSError: If the folder cannot be written to.
     """
-    one_of("dataset", dataset, RECIPES)
+    if dataset not in RECIPES:
+        raise ValueError(
+            f"`dataset` must be one of: {', '.join(RECIPES)}. Received: dataset={dataset!r}."
+        )
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1. Received: seeds={seeds!r}.")
     if first_seed < 0:
@@ -432,12 +432,20 @@ def _shown_way(way: Any) -> str:
     return way if isinstance(way, str) else f"temperature {way:g}"
 
 
+def write(path: pathlib.Path, content: Any) -> None:
+    """Write a JSON file that is whole or not there."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.replace(path)
+
+
 def _check_recipe(folder: pathlib.Path, recipe: dict[str, Any]) -> None:
     path = folder / "recipe.json"
     if not path.exists():
-        write_json(path, recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        write(path, recipe)
         return
-    kept = read_json(path)
+    kept = json.loads(path.read_text())
     if {**kept, "time": None} != json.loads(json.dumps({**recipe, "time": None})):
         raise ValueError(
             f"The folder holds a run of another recipe (see {path.name} in it). Received: "

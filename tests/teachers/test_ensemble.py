@@ -128,7 +128,7 @@ def test_hints_that_name_no_member_list_those_there_are():
         ({"weights": [1.0]}, "2 teachers takes 2 weights"),
         ({"weights": [1.0, -1.0]}, "not negative"),
         ({"weights": [0, 0]}, "not all zero"),
-        ({"combine": "mean"}, '"probabilities" or "logits"'),
+        ({"combine": "mean"}, '"probabilities", "logits"'),
         ({"temperature": 0}, "`temperature` must be a number above 0"),
     ],
 )

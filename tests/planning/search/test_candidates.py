@@ -96,7 +96,7 @@ def test_seeds_and_folders_depend_on_names_alone():
         ({"stages": [kd.Prune()]}, TypeError, "`stages` must be a dict"),
         ({"stages": {"bad": [kd.QuantizeAware(), kd.Prune()]}}, ValueError, "Prune"),
         ({"teachings": []}, TypeError, "`teachings` must be a dict"),
-        ({"formats": ("int7",)}, ValueError, "`formats` takes"),
+        ({"formats": ("int7",)}, ValueError, "`formats` must be one of"),
         ({"formats": ()}, ValueError, "`formats` is empty"),
         ({"widths": ()}, ValueError, "`widths` is empty"),
         ({"widths": (1.5,)}, ValueError, "`widths` must be"),
