@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from keras_kd.models.call_shapes import Given, arrays_given
 from keras_kd.models.graph import (
     DEPTHWISE,
     TRANSPOSED,
@@ -50,8 +51,8 @@ class ModelCost:
         parameters: Number of its weights; shared ones count once.
         macs: Multiply-accumulate operations of one pass over one example.
         layers: The cost of every layer with weights or multiplications.
-        not_counted: Layers of other classes that hold weights: their multiplications are not in
-            `macs`.
+        not_counted: Layers of other classes that hold weights, and operations such as
+            `keras.ops.conv`: their multiplications are not in `macs`.
     """
 
     parameters: int
@@ -69,8 +70,8 @@ def model_cost(model: keras.Model) -> ModelCost:
     """Count the parameters and multiplications of a functional or sequential model.
 
     Counts the products of kernels and features: dense, convolutional, recurrent and attention
-    layers, and `keras.ops.matmul` and `einsum`. Biases, normalization, activations and pooling do
-    not count, as usual in the literature.
+    layers, and `keras.ops.matmul`, `einsum`, `dot`, `inner` and `tensordot`. Biases, normalization,
+    activations and pooling do not count, as usual in the literature.
 
     Args:
         model: A built model. Nested models are opened.
@@ -112,6 +113,7 @@ def _count(graph: Any, prefix: str, found: dict[int, list[Any]], not_counted: li
             [tuple(tensor.shape) for tensor in node.arguments.keras_tensors],
             [tuple(tensor.shape) for tensor in node.outputs],
             weights,
+            node,
         )
         if macs is None and path not in not_counted:
             not_counted.append(path)
@@ -135,22 +137,32 @@ _WITHOUT = (
 )
 
 
+# Operations of `keras.ops` that multiply, but are not counted.
+_OTHER_PRODUCTS = (
+    "Conv", "ConvTranspose", "Correlate", "DepthwiseConv", "DotProductAttention", "SeparableConv",
+    "Vdot",
+)  # fmt: skip
+
+
 def operation_macs(
     operation: Any,
     inputs: Sequence[Sequence[int | None]],
     outputs: Sequence[Sequence[int | None]],
     weights: dict[int, Shape],
+    node: Any = None,
 ) -> int | None:
     """Return the multiply-accumulate operations of one call for one example.
 
     Args:
         operation: A layer or an operation of `keras.ops`.
-        inputs: Shapes of its inputs, batch first.
+        inputs: Shapes of the symbolic tensors that it is given, batch first.
         outputs: Shapes of its outputs.
         weights: Shape of each of its weights, by the `id` of the variable.
+        node: The call. Defaults to `None`: the first call with as many tensors.
 
     Returns:
-        The number; `None` where a layer holds weights whose use is not known.
+        The number; `None` where a layer holds weights, or an operation multiplies, in a way that is
+        not known.
 
     Raises:
         ValueError: If a size that matters is not known.
@@ -159,6 +171,8 @@ def operation_macs(
     def size(weight: Any) -> int:
         return math.prod(weights[id(weight)])
 
+    given = arrays_given(operation, inputs, node)
+    inputs = [each.shape for each in given]
     if isinstance(operation, layers.Dense):
         return _known(operation, outputs[0][1:-1]) * size(kernel_of(operation))
     if isinstance(operation, (*_CONVOLUTIONS, *DEPTHWISE)):
@@ -169,15 +183,17 @@ def operation_macs(
         kernels = size(operation.depthwise_kernel) + size(operation.pointwise_kernel)
         return _positions(operation, outputs[0]) * kernels
     if isinstance(operation, layers.EinsumDense):
-        left, kernel = operation.equation.split("->")[0].replace(" ", "").split(",")
-        return _einsum(operation, (left, kernel), (inputs[0], weights[id(kernel_of(operation))]))
+        kernel = Given("kernel", weights[id(kernel_of(operation))], False)
+        return _einsum(operation, operation.equation, [given[0], kernel])
     if isinstance(operation, _ATTENTION):
-        return _attention(operation, inputs, weights)
+        return _attention(operation, given, weights)
     if isinstance(operation, (layers.Attention, layers.AdditiveAttention)):
-        query, value = (_known(operation, shape[1:]) for shape in inputs[:2])
+        # A mask beside them is given apart.
+        shapes = [each.shape for each in given if each.argument == given[0].argument]
+        query, value = (_known(operation, shape[1:]) for shape in shapes[:2])
         # Scores of each query and key, and their sums of values.
-        keys = _known(operation, inputs[1][1:2])
-        return query * keys + value * _known(operation, inputs[0][1:2])
+        keys = _known(operation, shapes[1][1:2])
+        return query * keys + value * _known(operation, shapes[0][1:2])
     if isinstance(operation, layers.Dot):
         axes = operation.axes if isinstance(operation.axes, int) else operation.axes[0]
         return _known(operation, outputs[0][1:]) * _known(operation, [inputs[0][axes]])
@@ -187,14 +203,35 @@ def operation_macs(
             size(cell.kernel) + size(cell.recurrent_kernel)
         )
     if not isinstance(operation, keras.layers.Layer):
-        name = type(operation).__name__
-        if name == "Matmul":
-            return _known(operation, outputs[0][1:]) * _known(operation, inputs[0][-1:])
-        if name == "Einsum" and "." not in operation.subscripts:
-            letters = operation.subscripts.replace(" ", "").split("->")[0].split(",")
-            return _einsum(operation, letters, inputs)
-        return 0
+        return _product(operation, given, outputs)
     return 0 if not weights or isinstance(operation, _WITHOUT) else None
+
+
+def _product(
+    operation: Any, given: Sequence[Given], outputs: Sequence[Sequence[int | None]]
+) -> int | None:
+    """Return the multiplications of an operation of `keras.ops`."""
+    name = type(operation).__name__
+    if name in _OTHER_PRODUCTS:
+        return None
+    if name == "Einsum":
+        return _einsum(operation, operation.subscripts, given)
+    if name not in ("Dot", "Inner", "Matmul", "Tensordot") or len(given) < 2:
+        return 0
+    first, second = (each.of_one_example for each in given[:2])
+    if not first or not second:  # a number
+        return 0
+    if name == "Matmul":
+        return _known(operation, outputs[0][1:]) * _known(operation, first[-1:])
+    summed = [first[-1]]
+    if name == "Tensordot":
+        axes = operation.axes
+        if isinstance(axes, int):
+            summed = [*first[len(first) - axes :]]
+        else:
+            axes = [axes[0]] if isinstance(axes[0], int) else axes[0]
+            summed = [first[axis] for axis in axes]
+    return _known(operation, [*first, *second]) // (_known(operation, summed) or 1)
 
 
 def _positions(layer: Any, shape: Sequence[int | None]) -> int:
@@ -211,34 +248,33 @@ def _known(operation: Any, sizes: Sequence[int | None]) -> int:
     return math.prod(n for n in sizes if n is not None)
 
 
-def _einsum(operation: Any, letters: Sequence[str], shapes: Sequence[Any]) -> int:
-    sizes: dict[str, int | None] = {}
-    rest: list[int | None] = []
-    for term, shape in zip(letters, shapes, strict=True):
-        shape = list(shape)
-        if "..." in term:
-            before, after = term.split("...")
-            stop = len(shape) - len(after)
-            rest = rest or shape[len(before) : stop]
-            shape[len(before) : stop] = []
-            term = before + after
-        for letter, n in zip(term, shape, strict=True):
-            sizes[letter] = n
-    batch = None if letters[0].startswith("...") else letters[0][0]
-    counted = [n for letter, n in sizes.items() if letter != batch]
-    return _known(operation, [*counted, *(rest if batch is not None else rest[1:])])
+def _einsum(operation: Any, equation: str, given: Sequence[Given]) -> int:
+    sizes: dict[Any, int | None] = {}
+    batch = set()
+    terms = equation.split("->")[0].replace(" ", "").split(",")
+    for term, each in zip(terms, given, strict=True):
+        before, _, after = term.partition("...")
+        spread = len(each.shape) - len(before) - len(after)
+        # Axes that stand for `...` are counted from the last.
+        axes = [*before, *range(-spread, 0), *after]
+        for axis, n in zip(axes, each.shape, strict=True):
+            if sizes.get(axis, 1) == 1:
+                sizes[axis] = n
+        if each.symbolic:
+            batch.add(axes[0])
+    return _known(operation, [n for axis, n in sizes.items() if axis not in batch])
 
 
-def _attention(
-    layer: Any, inputs: Sequence[Sequence[int | None]], weights: dict[int, Shape]
-) -> int:
-    query = _known(layer, inputs[0][1:-1])
-    value = _known(layer, inputs[1][1:-1])
+def _attention(layer: Any, given: Sequence[Given], weights: dict[int, Shape]) -> int:
+    named = {each.argument: each.shape for each in given}
+    shapes = [each.shape for each in given]
+    queries, values = named.get("query", shapes[0]), named.get("value", shapes[1])
+    query = _known(layer, queries[1:-1])
     kernels = {name: kernel_of(part) for name, part in attention_projections(layer).items()}
     sizes = {name: math.prod(weights[id(kernel)]) for name, kernel in kernels.items()}
     macs = query * (sizes["query"] + sizes["output"] + sizes.get("gate", 0))
-    macs += value * (sizes["key"] + sizes["value"])
+    macs += _known(layer, values[1:-1]) * (sizes["key"] + sizes["value"])
     _, heads, key_dim = weights[id(kernels["query"])]
     value_dim = weights[id(kernels["output"])][1]
-    attended = _known(layer, [inputs[1][axis] for axis in attention_axes(layer)])
+    attended = _known(layer, [values[axis] for axis in attention_axes(layer)])
     return macs + heads * query * attended * (key_dim + value_dim)

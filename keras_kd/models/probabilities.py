@@ -160,7 +160,7 @@ class _Tail:
 
 
 def _is_distributed(operation: Any) -> bool:
-    return type(operation) is keras.layers.TimeDistributed
+    return _runs_call_of(operation, (keras.layers.TimeDistributed,))
 
 
 def _runs_call_of(layer: Any, classes: tuple[type, ...]) -> bool:
@@ -205,11 +205,34 @@ def gives_probabilities(end: str | None, values: np.ndarray) -> bool:
     return look_like_probabilities(values) if end is None else end in PROBABILITIES
 
 
-def student_loss_for(loss: Any, end: str | None) -> Any:
-    """Turn the name of a cross-entropy into the loss that fits the student's output.
+# All of Keras's losses with a `from_logits`, and the functions for which names stand too.
+_CROSSENTROPIES = {
+    keras.losses.BinaryCrossentropy: keras.losses.binary_crossentropy,
+    keras.losses.BinaryFocalCrossentropy: keras.losses.binary_focal_crossentropy,
+    keras.losses.CategoricalCrossentropy: keras.losses.categorical_crossentropy,
+    keras.losses.CategoricalFocalCrossentropy: keras.losses.categorical_focal_crossentropy,
+    keras.losses.SparseCategoricalCrossentropy: keras.losses.sparse_categorical_crossentropy,
+}
 
-    Keras reads the names as losses on probabilities, and so do we, unless the student is known to
-    end in logits.
+
+def crossentropy_of(loss: Any) -> Any:
+    """Return the class of a cross-entropy of Keras, `None` of any other loss.
+
+    Args:
+        loss: A loss as in `keras.Model.compile`: a name, a function or a loss object.
+    """
+    if isinstance(loss, str):
+        name = "binarycrossentropy" if loss.lower() == "bce" else loss.lower().replace("_", "")
+        return next((kind for kind in _CROSSENTROPIES if kind.__name__.lower() == name), None)
+    found = (kind for kind, f in _CROSSENTROPIES.items() if loss is f or type(loss) is kind)
+    return next(found, None)
+
+
+def student_loss_for(loss: Any, end: str | None) -> Any:
+    """Turn the name or function of a cross-entropy into the loss that fits the student's output.
+
+    Keras reads them as losses on probabilities, and so do we, unless the student is known to end in
+    logits.
 
     Args:
         loss: A loss as in `keras.Model.compile`.
@@ -218,12 +241,12 @@ def student_loss_for(loss: Any, end: str | None) -> Any:
     Raises:
         ValueError: If a loss object's `from_logits` contradicts the student's end.
     """
-    if isinstance(loss, str):
-        named = _CROSSENTROPIES.get(loss.lower().replace("_", ""))
-        if named is None:
-            return keras.losses.get(loss)
-        return getattr(keras.losses, named)(from_logits=end == "linear")
-    if not isinstance(loss, keras.losses.Loss) or end is None:
+    if not isinstance(loss, keras.losses.Loss):
+        kind = crossentropy_of(loss)
+        if kind is None:
+            return keras.losses.get(loss) if isinstance(loss, str) else loss
+        return kind(from_logits=end == "linear")
+    if end is None:
         return loss
     from_logits = loss.get_config().get("from_logits")
     name = type(loss).__name__
@@ -241,29 +264,20 @@ def student_loss_for(loss: Any, end: str | None) -> Any:
     return loss
 
 
-_CROSSENTROPIES = {
-    "sparsecategoricalcrossentropy": "SparseCategoricalCrossentropy",
-    "categoricalcrossentropy": "CategoricalCrossentropy",
-    "binarycrossentropy": "BinaryCrossentropy",
-    "bce": "BinaryCrossentropy",
-}
-
-
 def check_student_loss(loss: Any, output: Any) -> None:
     """Refuse a loss on probabilities where a first batch shows that the student gives none.
 
     Args:
-        loss: The loss of one output.
+        loss: The loss of one output, as in `keras.Model.compile`.
         output: The student's output for a batch.
 
     Raises:
-        ValueError: If the loss has `from_logits=False` and an output is negative.
+        ValueError: If it is a cross-entropy on probabilities and an output is negative.
     """
-    if not isinstance(loss, keras.losses.Loss):
+    kind = crossentropy_of(loss)
+    if kind is None or (isinstance(loss, kind) and loss.get_config()["from_logits"]):
         return
-    name = type(loss).__name__
-    if name not in _CROSSENTROPIES.values() or loss.get_config().get("from_logits") is not False:
-        return
+    name = kind.__name__
     lowest = float(np.min(keras.ops.convert_to_numpy(output), initial=0.0))
     if lowest < -_ROUNDING:
         raise ValueError(

@@ -594,6 +594,25 @@ def test_loss_that_contradicts_the_student_is_refused():
         distiller.compile("adam", SparseCE(from_logits=False))
 
 
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        ("sparse_categorical_crossentropy", SparseCE),
+        (keras.losses.sparse_categorical_crossentropy, SparseCE),
+        ("categorical_focal_crossentropy", keras.losses.CategoricalFocalCrossentropy),
+        (keras.losses.binary_focal_crossentropy, keras.losses.BinaryFocalCrossentropy),
+    ],
+)
+def test_cross_entropies_by_name_and_function_read_the_logits_of_the_student(loss, kind):
+    student = network(3)
+    distiller = kd.Distiller(network(5), student, kd.losses.KLDivergence())
+    x, y = examples()
+    y = y if kind is SparseCE else np.eye(4, dtype="float32")[y]
+    found = compiled(distiller, loss=loss).evaluate(x, y, verbose=0, return_dict=True)
+    expected = kind(from_logits=True)(y, student(x, training=False))
+    np.testing.assert_allclose(found["loss"], expected, rtol=1e-5)
+
+
 def test_refuses_class_weight_without_labels():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     student = keras.models.clone_model(model)

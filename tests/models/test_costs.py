@@ -43,6 +43,62 @@ def test_sequences_attention_and_products():
     assert _macs(x, ops.einsum("abc,adc->abd", x, x)) == 5 * 5 * 8
 
 
+def test_arguments_are_read_by_their_names():
+    q, c, mask = keras.Input((10, 16)), keras.Input((50, 16)), keras.Input((10, 50), dtype="bool")
+    attention = layers.MultiHeadAttention(2, 8)
+    expected = 4 * 10 * 16 * 16 + 2 * (50 - 10) * 16 * 16 + 2 * 2 * 10 * 50 * 8
+    for given, named in [
+        ((q, c), {}),
+        ((q,), {"value": c, "key": c}),
+        ((), {"key": c, "query": q, "value": c}),
+        ((q,), {"attention_mask": mask, "value": c}),
+        ((q, c), {"attention_mask": mask}),
+    ]:
+        assert _macs([q, c, mask], attention(*given, **named)) == expected
+    dot = layers.Attention()
+    of_queries, of_keys = keras.Input((10,), dtype="bool"), keras.Input((50,), dtype="bool")
+    masks = [of_queries, of_keys]
+    assert _macs([q, c, *masks], dot([q, c], mask=masks)) == 2 * 10 * 50 * 16
+    lstm, h = layers.LSTM(4), keras.Input((4,))
+    assert _macs([q, h], lstm(initial_state=[h, h], sequences=q)) == 10 * (16 * 16 + 4 * 16)
+
+
+def test_products_with_constants():
+    x = keras.Input((10, 16))
+    right, left = np.ones((16, 4), "float32"), np.ones((5, 10), "float32")
+    for product in [
+        ops.matmul(x, right),
+        ops.einsum("bij,jk->bik", x, right),
+        ops.einsum("jk,bij->bik", right, x),
+        ops.einsum("...ij,jk->...ik", x, right),
+        ops.einsum("b...j,jk->b...k", x, right),
+        ops.einsum("...j,jk", x, right),
+        ops.dot(x, right),
+        ops.inner(x, right.T),
+        ops.tensordot(x, right, 1),
+        ops.tensordot(x, right, [[2], [0]]),
+        ops.matmul(x, keras.Variable(right)),
+    ]:
+        assert _macs(x, product) == 10 * 16 * 4
+    assert _macs(x, ops.matmul(left, x)) == 5 * 10 * 16
+    assert _macs(x, ops.einsum("ij,bjk->bik", left, x)) == 5 * 10 * 16
+    assert _macs(x, ops.tensordot(x, left, [[1], [1]])) == 10 * 16 * 5
+    assert _macs(x, ops.tensordot(x, np.ones((10, 16)), 2)) == 10 * 16
+    assert _macs(x, ops.einsum("bij,bkj->bik", x, x)) == 10 * 10 * 16
+    assert _macs(x, ops.dot(x, 2.0)) == 0
+
+
+def test_other_operations_that_multiply_are_named():
+    x = keras.Input((8, 8, 3))
+    y = ops.conv(x, np.ones((3, 3, 3, 4), "float32"))
+    q = ops.reshape(y, (-1, 36, 2, 2))
+    cost = kd.model_cost(keras.Model(x, ops.relu(ops.dot_product_attention(q, q, q))))
+    assert [name.rstrip("_0123456789") for name in cost.not_counted] == [
+        "conv",
+        "dot_product_attention",
+    ]
+
+
 def test_equals_what_tensorflow_counts():
     x = keras.Input((16, 16, 3))
     y = layers.Conv2D(8, 3, strides=2, use_bias=False)(x)

@@ -1,3 +1,6 @@
+import inspect
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +8,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from keras_kd.models.probabilities import (
+    check_student_loss,
     gives_probabilities,
     last_activation,
     look_like_probabilities,
@@ -139,6 +143,36 @@ def test_the_end_counts_before_the_values():
     assert not gives_probabilities(None, np.array([[0.2], [3.0]]))
 
 
+CROSSENTROPIES = [
+    kind
+    for kind in vars(keras.losses).values()
+    if isinstance(kind, type) and "from_logits" in inspect.signature(kind).parameters
+]
+
+
+@pytest.mark.parametrize("kind", CROSSENTROPIES)
+def test_every_cross_entropy_reads_what_the_student_gives(kind):
+    name = re.sub("(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+    logits, probabilities = np.array([[-2.0, 3.0]], "float32"), np.array([[0.1, 0.9]], "float32")
+    for loss in (name, kind.__name__, getattr(keras.losses, name)):
+        for end, from_logits in [("linear", True), ("softmax", False), (None, False)]:
+            found = student_loss_for(loss, end)
+            assert type(found) is kind
+            assert found.get_config()["from_logits"] is from_logits
+        with pytest.raises(ValueError, match=rf"{kind.__name__}\(from_logits=True\)"):
+            check_student_loss(loss, logits)
+        check_student_loss(loss, probabilities)
+    with pytest.raises(ValueError, match="negative outputs"):
+        check_student_loss(kind(from_logits=False), logits)
+    check_student_loss(kind(from_logits=True), logits)
+    with pytest.raises(ValueError, match=rf"logits.*{kind.__name__}\(from_logits=False\)"):
+        student_loss_for(kind(from_logits=False), "linear")
+
+
+def test_the_cross_entropies_are_found():
+    assert len(CROSSENTROPIES) >= 5
+
+
 def test_a_named_cross_entropy_reads_logits_only_where_they_are_known():
     assert student_loss_for("sparse_categorical_crossentropy", "linear").from_logits is True
     assert student_loss_for("sparse_categorical_crossentropy", "softmax").from_logits is False
@@ -151,6 +185,8 @@ def test_other_losses_pass():
     assert student_loss_for("mse", "linear") is keras.losses.get("mse")
     custom = lambda y, p: 0.0  # noqa: E731
     assert student_loss_for(custom, "softmax") is custom
+    check_student_loss("mse", np.array([-1.0]))
+    check_student_loss(custom, np.array([-1.0]))
 
 
 def test_contradicting_from_logits_is_refused():

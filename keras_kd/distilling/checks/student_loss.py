@@ -17,27 +17,34 @@ from keras_kd.data.labels import class_labels
 from keras_kd.distilling.checks.labels import LabelRange
 from keras_kd.models.graph import output_structure
 from keras_kd.models.outputs import check_labels, output_names
-from keras_kd.models.probabilities import check_student_loss, last_activation, student_loss_for
+from keras_kd.models.probabilities import (
+    check_student_loss,
+    crossentropy_of,
+    last_activation,
+    student_loss_for,
+)
 from keras_kd.models.structures import Path, arrange, at, leaves
 
 
 def resolve_losses(loss: Any, student: keras.Model) -> Any:
-    """Return the losses on labels, cross-entropies by name read as the student ends.
+    """Return the losses on labels, cross-entropies by name or function read as the student ends.
 
     Raises:
         ValueError: If a loss contradicts the student's last activation.
     """
     activations = last_activation(student)
     if loss is None or activations is None:
-        return student_loss_for(loss, None) if isinstance(loss, str) else loss
+        one = loss is not None and not keras.tree.is_nested(loss)
+        return student_loss_for(loss, None) if one else loss
     names = output_names(student)
     if not keras.tree.is_nested(loss):
         flat = keras.tree.flatten(activations)
         if len(set(map(str, flat))) == 1:
             return student_loss_for(loss, flat[0])
-        if not isinstance(loss, str):
+        given = isinstance(loss, keras.losses.Loss) or crossentropy_of(loss) is None
+        if given and not isinstance(loss, str):
             return loss
-        # One name for outputs that end differently is one loss for each of them.
+        # One name or function for outputs that end differently is one loss for each of them.
         return keras.tree.map_structure(lambda end: student_loss_for(loss, end), activations)
     arranged = arrange(loss, output_structure(student), names, "loss")
     if arranged is loss:

@@ -92,6 +92,14 @@ def test_named_losses_are_resolved_by_output():
         resolve_losses({"y": SparseCE(from_logits=True)}, student)
 
 
+@pytest.mark.parametrize("loss", ["binary_focal_crossentropy", keras.losses.binary_crossentropy])
+def test_one_loss_for_outputs_that_end_differently(loss):
+    x, y = resolve_losses(loss, model(ends=(None, "sigmoid")))
+    assert (x.from_logits, y.from_logits) == (True, False)
+    custom = lambda y, p: 0.0  # noqa: E731
+    assert resolve_losses(custom, model(ends=(None, "sigmoid"))) is custom
+
+
 def test_labels_are_matched_to_losses_by_name():
     student = model()
     losses = {"y": SparseCE(from_logits=True), "x": None}
@@ -145,9 +153,18 @@ def test_a_named_loss_reads_what_only_a_pass_tells_as_probabilities(end):
     assert getattr(loss, "from_logits", False) is False
 
 
-def test_a_named_loss_on_logits_that_only_a_pass_shows_is_refused():
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        "categorical_focal_crossentropy",
+        keras.losses.binary_focal_crossentropy,
+        keras.losses.CategoricalFocalCrossentropy(),
+    ],
+)
+def test_a_named_loss_on_logits_that_only_a_pass_shows_is_refused(loss):
     student = Opaque(3, "linear")
-    loss = resolve_losses("sparse_categorical_crossentropy", student)
+    loss = resolve_losses(loss, student)
     with pytest.raises(ValueError, match="from_logits=True"):
         check_student_losses(loss, student, rows(4))
     check_student_losses(SparseCE(from_logits=True), student, rows(4))
