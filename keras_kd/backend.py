@@ -22,4 +22,5 @@ def load_keras() -> None:
         )
     import keras_kd.distilling.distiller
     import keras_kd.distilling.mutual
-    import keras_kd.models.keras_2_activation  # noqa: F401
+    import keras_kd.models.keras_2_activation
+    import keras_kd.models.keras_2_masks  # noqa: F401

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.models.copying import copy_state
+from keras_kd.models.copying import clone_uncompiled, copy_layer, copy_state
+from keras_kd.models.graph import flat_layers
 
 _CONSTANT = "_CONSTANT_VALUE"
 # Their states are inputs like the others in Keras 2.
@@ -129,34 +130,38 @@ def inline_operations(model: Any) -> Any:
     if not _has_operations(model):
         return model
     if isinstance(model, keras.Sequential):
-        layers = [
-            inline_operations(layer) if isinstance(layer, keras.Model) else layer
-            for layer in model.layers
-        ]
+        layers = [_inlined(layer) if _has_operations(layer) else layer for layer in model.layers]
         inputs = keras.Input(batch_shape=model.input_shape, dtype=model.inputs[0].dtype)
         return keras.Sequential([inputs, *layers], name=model.name)
 
     def copy(layer: Any) -> Any:
-        if isinstance(layer, keras.Model) and _has_operations(layer):
-            return inline_operations(layer)
-        return type(layer).from_config(layer.get_config())
+        if _has_operations(layer) and not isinstance(layer, _Operation):
+            return _inlined(layer)
+        return copy_layer(layer)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(layer, _Operation):
             return layer.call(*args, **kwargs)
         return layer(*args, **kwargs)
 
-    clone = keras.models.clone_model(model, clone_function=copy, call_function=call)
+    clone = clone_uncompiled(model, copy, call)
     for layer in model.layers:
-        if layer.weights:
+        if layer.weights and not _has_operations(layer):  # which are copied inside
             copy_state(layer, clone.get_layer(layer.name))
     return clone
 
 
+def _inlined(layer: Any) -> Any:
+    """Return a model, or a layer around a model, with Keras's own operations in it."""
+    if isinstance(layer, keras.Model):
+        return inline_operations(layer)
+    config = {key: value for key, value in layer.get_config().items() if key != "layer"}
+    return type(layer)(inline_operations(layer.layer), **config)
+
+
 def _has_operations(layer: Any) -> bool:
-    if isinstance(layer, _Operation):
-        return True
-    return isinstance(layer, keras.Model) and any(map(_has_operations, layer.layers))
+    is_layer = isinstance(layer, keras.layers.Layer)  # of Keras 3's graphs also operations
+    return is_layer and any(isinstance(part, _Operation) for part in flat_layers(layer))
 
 
 def _binary(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,8 +197,10 @@ def _pad(x: Any, paddings: Any, mode: str = "CONSTANT", constant_values: Any = 0
 def _slice(x: Any, slice_spec: Any) -> Any:
     def part(spec: Any) -> Any:
         if isinstance(spec, Mapping):
+            if spec.get("class_name") == "__ellipsis__":
+                return Ellipsis
             return slice(*(spec.get(key) for key in ("start", "stop", "step")))
-        return Ellipsis if spec == "..." else spec
+        return spec
 
     spec = slice_spec if isinstance(slice_spec, (list, tuple)) else [slice_spec]
     return x[tuple(part(each) for each in spec)]
