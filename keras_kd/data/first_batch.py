@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -129,7 +129,7 @@ def check_batched(batch: FirstBatch | None, student: keras.Model) -> None:
     specs = getattr(student, "inputs", None)
     if batch is None or not specs:
         return
-    received = [tuple(leaf.shape) for leaf in keras.tree.flatten(batch.inputs)]
+    received = [tuple(leaf.shape) for leaf in _in_order(batch.inputs, student)]
     expected = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
     if len(received) == len(expected) and all(map(_is_one_example, received, expected)):
         raise ValueError(
@@ -157,7 +157,7 @@ def check_finite_data(batch: FirstBatch, student: keras.Model) -> None:
         outputs = keras.tree.traverse(_without_empty_rests, batch.taught.outputs)
         check_finite(outputs, "the teacher's outputs in the data", advice)
         check_finite(batch.taught.features, "the teacher's features in the data", advice)
-    inputs = keras.tree.flatten(batch.inputs)
+    inputs = _in_order(batch.inputs, student)
     if all(map(is_finite, inputs)):
         return
     outputs = keras.tree.flatten(student(batch.inputs, training=False))
@@ -190,7 +190,7 @@ def check_inputs(batch: FirstBatch, student: keras.Model) -> None:
     specs = getattr(student, "inputs", None)
     if not specs:
         return
-    received = [tuple(leaf.shape) for leaf in keras.tree.flatten(batch.inputs)]
+    received = [tuple(leaf.shape) for leaf in _in_order(batch.inputs, student)]
     expected = [tuple(spec.shape) for spec in keras.tree.flatten(specs)]
     for given, wanted in zip(received, expected, strict=False):
         if len(given) == len(wanted) and not all(map(_is_size, given[1:], wanted[1:])):
@@ -198,6 +198,16 @@ def check_inputs(batch: FirstBatch, student: keras.Model) -> None:
                 f"The inputs are of shape {_shown(received)}, and the student takes "
                 f"{_shown(expected)}. Resize them as the training data."
             )
+
+
+def _in_order(inputs: Any, model: keras.Model) -> list[Any]:
+    """Return the parts of a batch in the order of a model's inputs; Keras finds them by name."""
+    names = [spec.name for spec in keras.tree.flatten(getattr(model, "inputs", None) or [])]
+    by_name = bool(names) and isinstance(inputs, Mapping) and all(n in inputs for n in names)
+    # A model whose inputs are a dictionary itself has them in the order of its keys.
+    if by_name and not isinstance(model.input, Mapping):
+        return [inputs[name] for name in names]
+    return keras.tree.flatten(inputs)
 
 
 def _is_size(given: int | None, wanted: int | None) -> bool:

@@ -8,6 +8,7 @@ from keras_kd.data.first_batch import (
     FirstBatch,
     check_batched,
     check_finite_data,
+    check_inputs,
     first_batch,
     without_losing_the_first,
 )
@@ -170,3 +171,24 @@ def test_top_k_logits_of_all_classes_have_an_empty_rest_and_no_other_infinity():
     ):
         with pytest.raises(ValueError, match="teacher's outputs"):
             check_finite_data(FirstBatch(x, None, TaughtInputs(x, [wrong, logits])), student)
+
+
+@pytest.mark.parametrize("form", ["list", "dict"])
+def test_dictionaries_are_read_by_name(form):
+    """The order of the names is not that of the inputs."""
+    inputs = [keras.Input((6,), name="words"), keras.Input((3,), name="numbers")]
+    outputs = keras.layers.Dense(2)(keras.layers.Concatenate()(inputs))
+    given = inputs if form == "list" else {part.name: part for part in inputs}
+    student = keras.Model(given, outputs)
+    x = {"words": np.zeros((4, 6), "float32"), "numbers": np.zeros((4, 3), "float32")}
+    batch = first_batch(x, np.zeros(4))
+    check_inputs(batch, student)
+    check_batched(batch, student)
+    single = tf.data.Dataset.from_tensor_slices((x, np.zeros(4)))
+    with pytest.raises(ValueError, match="single examples"):
+        check_batched(first_batch(single), student)
+    x["numbers"][0, 0] = np.nan
+    with pytest.raises(ValueError, match="input 'numbers'"):
+        check_finite_data(first_batch(x, np.zeros(4)), student)
+    with pytest.raises(ValueError, match="inputs are of shape"):
+        check_inputs(first_batch({**x, "words": x["numbers"]}, np.zeros(4)), student)
