@@ -226,10 +226,11 @@ class Translation:
         try:
             keras.saving.deserialize_keras_object(copy.deepcopy(entry), self._own)
         except Exception as error:  # whatever a constructor raises
-            reason = first_line(error.__context__ or error)
-            raise self._error(
-                entry["config"], f"is refused by Keras 3's {entry['class_name']}: {reason}"
-            ) from error
+            first: BaseException = error
+            while first.__context__ is not None:  # Keras puts whole configurations around it
+                first = first.__context__
+            reason = f"{entry['class_name']}: {first_line(first).rstrip('.')}"
+            raise self._error(entry["config"], f"is refused by Keras 3's {reason}") from error
 
     def _error(self, config: Mapping[str, Any], what: str) -> ValueError:
         return ValueError(

@@ -142,8 +142,8 @@ MASKED_AS_IN_KERAS_2: dict[str, type] = {
     "Rescaling": _kind(_Unmasked, layers.Rescaling),
     "TimeDistributed": _kind(_Distributed, layers.TimeDistributed),
 }
-
-_PLAIN = {kind: getattr(layers, name) for name, kind in MASKED_AS_IN_KERAS_2.items()}
+# The class of Keras that each of them computes as.
+PLAIN = {kind: getattr(layers, name) for name, kind in MASKED_AS_IN_KERAS_2.items()}
 
 
 def makes_masks(layer: Any) -> bool:
@@ -172,16 +172,16 @@ def restore_layers(model: Any) -> None:
     if not all(map(_is_known, flat_layers(model, include_self=False))):
         return
     for layer in model.layers:
-        if type(layer) in _PLAIN and not any(map(_differs, calls_of(layer))):
+        if type(layer) in PLAIN and not any(map(_differs, calls_of(layer))):
             # Both compute the same; only their masks are other ones.
-            object.__setattr__(layer, "__class__", _PLAIN[type(layer)])
+            object.__setattr__(layer, "__class__", PLAIN[type(layer)])
 
 
 def _is_known(layer: Any) -> bool:
     """Whether a graph shows what a layer does to masks."""
     if isinstance(layer, keras.Model):
         return False
-    known = type(layer).__module__.startswith("keras.") or type(layer) in _PLAIN
+    known = type(layer).__module__.startswith("keras.") or type(layer) in PLAIN
     return known or not has_own_masks(type(layer))
 
 

@@ -4,6 +4,7 @@ import pytest
 from keras import layers, ops
 
 import keras_kd as kd
+from keras_kd.models.costs import operation_macs
 
 
 def _macs(inputs, outputs):
@@ -55,6 +56,11 @@ def test_arguments_are_read_by_their_names():
         ((q, c), {"attention_mask": mask}),
     ]:
         assert _macs([q, c, mask], attention(*given, **named)) == expected
+    alone = layers.MultiHeadAttention(2, 8)
+    alone(q, attention_mask=mask, value=c)
+    weights = {id(weight): tuple(weight.shape) for weight in alone.weights}
+    shapes = [(None, 10, 16), (None, 10, 50), (None, 50, 16)]
+    assert operation_macs(alone, shapes, [(None, 10, 16)], weights) == expected
     dot = layers.Attention()
     of_queries, of_keys = keras.Input((10,), dtype="bool"), keras.Input((50,), dtype="bool")
     masks = [of_queries, of_keys]
