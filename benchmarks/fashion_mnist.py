@@ -1,4 +1,4 @@
-"""The whole chain on Fashion-MNIST with all its labels: the table of the README, with its page.
+"""The whole chain on Fashion-MNIST with all its labels: the table of docs/measured/chains.md.
 
     python benchmarks/fashion_mnist.py --seeds 3
 
