@@ -134,7 +134,7 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def suggests_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a function so that an argument that is misspelt or missing is told in a sentence."""
+    """Decorate a function so that its error names a misspelled or missing argument."""
     parameters = list(inspect.signature(function).parameters.values())
 
     @functools.wraps(function)
@@ -156,7 +156,7 @@ class _ConstructorSignature:
 
 
 class SuggestsArguments:
-    """Base of classes whose constructor tells a misspelt or missing argument in a sentence."""
+    """Base of classes whose constructor names a misspelled or missing argument."""
 
     # Early versions of Python 3.11 would show the arguments of `__new__`.
     __signature__ = _ConstructorSignature()

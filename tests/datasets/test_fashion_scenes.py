@@ -112,7 +112,7 @@ def test_preparing_is_silent(few_scenes, tmp_path, capfd):
 
 
 def squares(grays, examples=600):
-    """Sources that can be told apart: images of one gray, which no resizing changes."""
+    """Sources that a test can recognize: images of one gray, which no resizing changes."""
     images = np.zeros((examples, 28, 28), np.uint8)
     images[:] = np.broadcast_to(grays, examples)[:, None, None]
     return images, np.arange(examples) % 10

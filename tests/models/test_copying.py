@@ -168,7 +168,7 @@ COMPILED = {
     "metric": {"loss": "mse", "metrics": [OwnMetric()]},
     "metric that cannot be written": {"loss": "mse", "metrics": [NotToBeWritten()]},
     "function": {"loss": own_function, "weighted_metrics": [own_function]},
-    # As in a notebook: there is no source to look up.
+    # As in a notebook, where Python finds no source code.
     "lambda": {"loss": eval("lambda y_true, y_pred: y_pred")},
 }
 

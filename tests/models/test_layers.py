@@ -57,7 +57,7 @@ def test_an_architecture_is_known_whatever_its_layers_are_called():
     known = hash_of_architecture(layered())
     compiled = layered(first="flip")
     compiled.compile("adam", "mse")
-    # As in a notebook: there is no source to look up.
+    # As in a notebook, where Python finds no source code.
     function = eval("lambda y_true, y_pred: y_pred")
     inside = [layered(compiled=loss) for loss in ("mse", function)]
     for model in (layered(), compiled, keras.models.clone_model(layered()), *inside):

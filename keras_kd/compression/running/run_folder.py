@@ -367,8 +367,8 @@ def differences(kept: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
 def _comparable(data: Any, other: Any) -> Any:
     """Return what two runs both know, for what earlier versions did not know.
 
-    What could not be told, which is `None`, is known: data that change from pass to pass are other
-    data than those that did not.
+    `None` stands for data that changes from pass to pass, which is not the same as data that does
+    not: only keys that are missing are skipped.
     """
     if not isinstance(data, Mapping) or not isinstance(other, Mapping):
         return data

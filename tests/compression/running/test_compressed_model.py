@@ -217,9 +217,9 @@ def test_losses_and_metrics_of_the_users_own(data, two, tmp_path, name, suffix, 
     loaded = kd.load_compressed(path, custom_objects=OWN)
     assert not [w for w in recwarn if "evaluate" in str(w.message)]
     assert loaded.evaluate(labeled) == pytest.approx(expected)
-    with pytest.warns(UserWarning, match="cannot be made again") as told:
+    with pytest.warns(UserWarning, match="cannot be made again") as caught:
         without = kd.load_compressed(path)
-    (message,) = [str(w.message) for w in told if "cannot be made again" in str(w.message)]
+    (message,) = [str(w.message) for w in caught if "cannot be made again" in str(w.message)]
     own = [key for key in OWN if f"'{key}'" in message]
     assert own and "accuracy" not in message and "SparseCategorical" not in message
     found = without.evaluate(labeled)
@@ -243,10 +243,10 @@ def test_losses_and_metrics_of_the_users_own(data, two, tmp_path, name, suffix, 
 )
 def test_what_keras_cannot_write_or_read_again(data, tmp_path, changes, kind, written, known):
     result = linear(data, **{"loss": LOSS, "metrics": ["accuracy"], **changes})
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result.save(tmp_path / "model.keras")
-    assert [kind in str(w.message) for w in told] == [True] * (not written)
+    assert [kind in str(w.message) for w in caught] == [True] * (not written)
     classes = {made.__name__: made for made in (NotToBeWritten, NotToBeRead, OfAnObject)}
     with pytest.warns(UserWarning, match=f"{kind}, which cannot be made again"):
         loaded = kd.load_compressed(tmp_path / "model.keras", custom_objects=classes)

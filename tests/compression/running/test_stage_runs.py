@@ -195,7 +195,7 @@ def test_what_is_gentler_and_what_is_a_part():
 
 def test_functions_that_cannot_be_serialized_are_told_by_name(distiller, data, tmp_path):
     namespace: dict = {}
-    # As in a notebook: there is no source to look up.
+    # As in a notebook, where Python finds no source code.
     exec("spared = lambda layer: layer.name == 'logits'", namespace)
     spared = namespace["spared"]
 
