@@ -21,6 +21,7 @@ from keras_kd.measuring.layer_names import LayerNames
 from keras_kd.models.features import layer_paths
 from keras_kd.models.graph import calls_of, origin_of
 from keras_kd.models.layer_choice import Choice, LayerChoice
+from keras_kd.models.keras_2_masks import plain_type
 from keras_kd.models.layers import acts_in_training_only, leaf_layers, leaf_operations, paths_above
 
 Exclude = Choice | Mapping[str, Choice]
@@ -177,7 +178,7 @@ def _without_operators(
     """Return what to say of layers that compute and are folded into others, by path."""
     problems = {}
     for path, layer in leaf_operations(model):
-        name = type(layer).__name__
+        name = plain_type(layer).__name__
         if path not in forms or path in found or acts_in_training_only(name) or name in _MOVES:
             continue
         before = _before(model, layer)

@@ -142,8 +142,15 @@ MASKED_AS_IN_KERAS_2: dict[str, type] = {
     "Rescaling": _kind(_Unmasked, layers.Rescaling),
     "TimeDistributed": _kind(_Distributed, layers.TimeDistributed),
 }
-# The class of Keras that each of them computes as.
-PLAIN = {kind: getattr(layers, name) for name, kind in MASKED_AS_IN_KERAS_2.items()}
+_PLAIN = {kind: getattr(layers, name) for name, kind in MASKED_AS_IN_KERAS_2.items()}
+
+
+def plain_type(operation: Any) -> type:
+    """Return the class of a layer or operation; of a layer of this module, Keras's class.
+
+    Both compute the same values from the same inputs, except where Keras 3 reads a mask.
+    """
+    return _PLAIN.get(type(operation), type(operation))
 
 
 def makes_masks(layer: Any) -> bool:
@@ -172,16 +179,16 @@ def restore_layers(model: Any) -> None:
     if not all(map(_is_known, flat_layers(model, include_self=False))):
         return
     for layer in model.layers:
-        if type(layer) in PLAIN and not any(map(_differs, calls_of(layer))):
+        if type(layer) in _PLAIN and not any(map(_differs, calls_of(layer))):
             # Both compute the same; only their masks are other ones.
-            object.__setattr__(layer, "__class__", PLAIN[type(layer)])
+            object.__setattr__(layer, "__class__", plain_type(layer))
 
 
 def _is_known(layer: Any) -> bool:
     """Whether a graph shows what a layer does to masks."""
     if isinstance(layer, keras.Model):
         return False
-    known = type(layer).__module__.startswith("keras.") or type(layer) in PLAIN
+    known = plain_type(layer).__module__.startswith("keras.")
     return known or not has_own_masks(type(layer))
 
 

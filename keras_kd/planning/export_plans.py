@@ -26,6 +26,7 @@ from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.constants import LEAST_WEIGHTS
 from keras_kd.litert.metadata import open_file
 from keras_kd.models.graph import calls_behind, calls_of, flat_layers, origin_of
+from keras_kd.models.keras_2_masks import plain_type
 from keras_kd.models.layer_plan import LayerPlan
 from keras_kd.models.layers import acts_in_training_only
 
@@ -199,8 +200,8 @@ def plan_export(
 
 
 def _plan(layer: Any, quantization: str) -> LayerPlan:
-    name = type(layer).__name__
-    own = not any(type(layer).__module__.startswith(p) for p in ("keras.src.", "keras."))
+    name = plain_type(layer).__name__
+    own = not plain_type(layer).__module__.startswith("keras.")
     if isinstance(layer, keras.layers.InputLayer):
         return LayerPlan("input")
     if own:

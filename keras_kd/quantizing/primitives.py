@@ -20,6 +20,7 @@ from keras_kd.models.calls import (
     op_type,
     source_of,
 )
+from keras_kd.models.keras_2_masks import plain_type
 
 # As `sites.SAME_RANGE`, for TensorFlow's operations.
 SAME_RANGE_PRIMITIVES = {
@@ -59,7 +60,7 @@ FIXED_PRIMITIVES = {kind: FIXED_RANGES[kind.lower()] for kind in OF_FIXED_RANGE}
 
 def name_of(operation: Any) -> str:
     """Return the type of an operation: TensorFlow's of a primitive, Keras's of others."""
-    return operation.type if isinstance(operation, Primitive) else type(operation).__name__
+    return operation.type if isinstance(operation, Primitive) else plain_type(operation).__name__
 
 
 def is_rounded(tensor: Any) -> bool:

@@ -9,6 +9,7 @@ from keras import layers, ops
 import keras_kd as kd
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.models.keras_2_masks import MASKED_AS_IN_KERAS_2
 
 WIDTH = 16
 
@@ -191,8 +192,9 @@ def test_what_is_put_together_has_one_scale(training, tmp_path):
     given = keras.Input((6, WIDTH))
     x = layers.Dense(WIDTH, activation="relu")(given)
     wide = layers.Dense(WIDTH)(layers.MaxPooling1D(1)(x))
-    x = layers.Concatenate()([x, 3.0 * wide])
-    student = keras.Model(given, layers.Dense(4)(layers.Concatenate()([x, given])))
+    kind = MASKED_AS_IN_KERAS_2["Concatenate"] if training else layers.Concatenate
+    x = kind()([x, 3.0 * wide])
+    student = keras.Model(given, layers.Dense(4)(kind()([x, given])))
     arguments = {"ranges": "minmax", "epochs": 1, "learning_rate": 1e-4} if training else {}
     result = quantized(student, **arguments)
     assert len(result.quantization["ranges"]) == 3  # `wide`, all that is joined, the output

@@ -11,6 +11,7 @@ import keras
 
 from keras_kd.compression.shrinking.rules import rule_for
 from keras_kd.models.graph import calls_of, graph_of, is_graph, ordered_nodes, origin_of, sublayers
+from keras_kd.models.keras_2_masks import plain_type
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ def find_blocks(model: keras.Model, prefix: str = "") -> list[Block]:
             continue
         if isinstance(operation, keras.Model) and is_graph(operation):
             blocks += find_blocks(operation, f"{path}/")
-        elif type(operation).__name__ == "Add" and len(node.arguments.keras_tensors) == 2:
+        elif plain_type(operation).__name__ == "Add" and len(node.arguments.keras_tensors) == 2:
             block = _residual_block(graph, nodes, node, path)
             if block is not None:
                 blocks.append(block)

@@ -17,6 +17,7 @@ from keras_kd.compression.shrinking.kernel_rules import KERNEL_RULES, single
 from keras_kd.compression.shrinking.operation_rules import OPERATION_RULES
 from keras_kd.compression.shrinking.shape_rules import SHAPE_RULES
 from keras_kd.models.graph import CustomScaleLayer, LayerScale
+from keras_kd.models.keras_2_masks import plain_type
 
 
 def _weights(call: Call, axis: Any, scale: Any = None) -> None:
@@ -157,7 +158,7 @@ def rule_for(operation: Any) -> Rule | None:
     A subclass of a layer may do anything in its `call`: it has no rule.
     """
     if isinstance(operation, keras.layers.Layer):
-        return _LAYER_RULES.get(type(operation))
+        return _LAYER_RULES.get(plain_type(operation))
     if type(operation).__module__.startswith("keras.src.ops."):
         return OPERATION_RULES.get(type(operation).__name__)
     return None

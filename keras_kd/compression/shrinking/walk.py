@@ -16,6 +16,7 @@ from keras_kd.compression.shrinking.kernel_rules import KERNEL_RULES
 from keras_kd.compression.shrinking.operation_rules import MERGING, UNARY
 from keras_kd.compression.shrinking.rules import apply_rule
 from keras_kd.models.graph import graph_of, is_graph, ordered_nodes
+from keras_kd.models.keras_2_masks import plain_type
 
 _BY_VALUE = frozenset(
     {
@@ -38,7 +39,7 @@ def holds_zeros(call: Call, outputs: list[Axes]) -> bool:
         call: A call, its inputs described by `call.zeros`.
         outputs: The channels along the axes of its outputs.
     """
-    operation, name = call.operation, type(call.operation).__name__
+    operation, name = call.operation, plain_type(call.operation).__name__
     if all(axis is None for axes in outputs for axis in axes):
         return True
     if isinstance(operation, tuple(ATTENTION_RULES)):

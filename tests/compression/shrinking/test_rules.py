@@ -4,6 +4,8 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.compression.shrinking.blocks import find_blocks
+from keras_kd.models.keras_2_masks import MASKED_AS_IN_KERAS_2
 
 
 def _model(*between):
@@ -70,3 +72,44 @@ def test_layer_normalization_keeps_its_channels_unless_asked(assert_exact):
     small = kd.shrink(model, 0.5, layer_norm=True)
     assert small.get_layer("first").filters == 4
     assert small.get_layer("norm").gamma.shape == (4,)
+
+
+OF_ONE_INPUT = {
+    "Identity": {},
+    "MultiHeadAttention": {"num_heads": 4, "key_dim": 3},
+    "Normalization": {"mean": 0.5, "variance": 2.0},
+    "Rescaling": {"scale": 2.0, "offset": 1.0},
+    "TimeDistributed": {"layer": layers.Dense(8)},
+}
+
+
+def _masked(kind, mask_zero=True):
+    """A model with a layer that is given one tensor with a mask, and one without."""
+    ids, other = keras.Input((5,), dtype="int32"), keras.Input((5, 3))
+    words = layers.Embedding(10, 8, mask_zero=mask_zero, name="words")(ids)
+    rest = layers.Dense(8, activation="relu", name="rest")(other)
+    name = kind.__name__.removesuffix("OfKeras2")
+    layer = kind(name="layer", **OF_ONE_INPUT.get(name, {}))
+    if name == "MultiHeadAttention":
+        x = layer(rest, words)
+    else:
+        x = layer(words if name in OF_ONE_INPUT else [words, rest])
+    x = keras.ops.sum(x, axis=-1, keepdims=True) if name == "Rescaling" else x
+    pool = layers.GlobalAveragePooling1D()
+    ends = [layers.Dense(2, name="out")(pool(x)), pool(layers.Dense(2, name="beside")(rest))]
+    return keras.Model([ids, other], layers.add(ends))
+
+
+@pytest.mark.parametrize("name", MASKED_AS_IN_KERAS_2)
+def test_layers_with_masks_of_keras_2_lose_channels_as_keras_s_own(name, assert_exact):
+    model = _masked(MASKED_AS_IN_KERAS_2[name])
+    plan, _ = assert_exact(model, smaller_than=0.9)
+    expected = kd.shrink_plan(_masked(getattr(layers, name), mask_zero=False), 0.5)
+    assert [(x.name, x.after) for x in plan.layers] == [(x.name, x.after) for x in expected.layers]
+
+
+def test_a_block_that_ends_in_a_sum_with_masks_of_keras_2_is_a_block():
+    x = layers.Embedding(10, 8, mask_zero=True)(ids := keras.Input((5,), dtype="int32"))
+    inner = keras.Model(ids, MASKED_AS_IN_KERAS_2["Add"](name="sum")([x, layers.Dense(8)(x)]))
+    assert [block.name for block in find_blocks(inner)] == ["sum"]
+    assert find_blocks(_masked(MASKED_AS_IN_KERAS_2["MultiHeadAttention"])) == []
