@@ -9,8 +9,6 @@ from typing import Any
 
 import keras
 
-from keras_kd.models.graph import calls_of
-
 
 @dataclasses.dataclass(frozen=True)
 class Given:
@@ -32,23 +30,17 @@ class Given:
         return (1, *self.shape[1:]) if self.symbolic else self.shape
 
 
-def arrays_given(operation: Any, shapes: Sequence[Sequence[int | None]], node: Any) -> list[Given]:
-    """Return the arrays that an operation is given, constants too, in the order of its `call`.
+def arrays_given(node: Any, shapes: Sequence[Sequence[int | None]]) -> list[Given]:
+    """Return the arrays that a call is given, constants too, in the order of its `call`.
 
     Args:
-        operation: A layer or an operation of `keras.ops`.
+        node: The call of a layer or an operation of `keras.ops`.
         shapes: Shapes of the symbolic tensors that it is given.
-        node: The call; `None` for the first with as many tensors.
     """
-    if node is None:
-        calls = [c for c in calls_of(operation) if len(c.arguments.keras_tensors) == len(shapes)]
-        if not calls:
-            return [Given("", shape, True) for shape in shapes]
-        node = calls[0]
     arguments = node.arguments
     known = {id(x): shape for x, shape in zip(arguments.keras_tensors, shapes, strict=True)}
     try:
-        bound = inspect.signature(operation.call).bind(*arguments.args, **arguments.kwargs)
+        bound = inspect.signature(node.operation.call).bind(*arguments.args, **arguments.kwargs)
     except TypeError:  # a layer whose `__call__` takes other arguments
         return [Given("", shape, True) for shape in shapes]
     return [

@@ -109,11 +109,10 @@ def _count(graph: Any, prefix: str, found: dict[int, list[Any]], not_counted: li
             continue
         weights = {id(w): tuple(w.shape) for w in getattr(operation, "weights", [])}
         macs = operation_macs(
-            operation,
+            node,
             [tuple(tensor.shape) for tensor in node.arguments.keras_tensors],
             [tuple(tensor.shape) for tensor in node.outputs],
             weights,
-            node,
         )
         if macs is None and path not in not_counted:
             not_counted.append(path)
@@ -145,20 +144,18 @@ _OTHER_PRODUCTS = (
 
 
 def operation_macs(
-    operation: Any,
+    node: Any,
     inputs: Sequence[Sequence[int | None]],
     outputs: Sequence[Sequence[int | None]],
     weights: dict[int, Shape],
-    node: Any = None,
 ) -> int | None:
     """Return the multiply-accumulate operations of one call for one example.
 
     Args:
-        operation: A layer or an operation of `keras.ops`.
+        node: The call of a layer or an operation of `keras.ops`.
         inputs: Shapes of the symbolic tensors that it is given, batch first.
         outputs: Shapes of its outputs.
         weights: Shape of each of its weights, by the `id` of the variable.
-        node: The call. Defaults to `None`: the first call with as many tensors.
 
     Returns:
         The number; `None` where a layer holds weights, or an operation multiplies, in a way that is
@@ -171,7 +168,7 @@ def operation_macs(
     def size(weight: Any) -> int:
         return math.prod(weights[id(weight)])
 
-    given = arrays_given(operation, inputs, node)
+    operation, given = node.operation, arrays_given(node, inputs)
     inputs = [each.shape for each in given]
     if isinstance(operation, layers.Dense):
         return _known(operation, outputs[0][1:-1]) * size(kernel_of(operation))

@@ -37,12 +37,17 @@ class CallRecord:
     """One call of a layer or operation: the channels along each axis of what it takes and gives."""
 
     path: str
-    operation: Any
+    node: Any
     input_shapes: list[tuple[int | None, ...]]
     output_shapes: list[tuple[int | None, ...]]
     inputs: list[Axes]
     outputs: list[Axes]
     reason: str = ""
+
+    @property
+    def operation(self) -> Any:
+        """The layer or operation."""
+        return self.node.operation
 
 
 @dataclasses.dataclass

@@ -154,7 +154,7 @@ def planned_macs(analysis: Analysis, selection: Selection) -> int:
             weights[id(variable)] = shape if known is None else _shape(shape, known.axes, selection)
         total += (
             operation_macs(
-                call.operation,
+                call.node,
                 [
                     _shape(shape, axes, selection)
                     for shape, axes in zip(call.input_shapes, call.inputs, strict=True)

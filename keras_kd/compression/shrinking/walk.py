@@ -178,9 +178,7 @@ def _call(analysis: Analysis, path: str, node: Any, given: list[Axes], spared: A
         for axis in axes:
             call.limit(axis)
     analysis.calls.append(
-        CallRecord(
-            path, node.operation, call.shapes, call.output_shapes, given, outputs, call.reason
-        )
+        CallRecord(path, node, call.shapes, call.output_shapes, given, outputs, call.reason)
     )
     return outputs
 

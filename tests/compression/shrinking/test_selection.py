@@ -102,6 +102,18 @@ def test_budgets_are_kept_and_used(scope):
     assert _filters(kd.shrink(model, max_flops=10**9)) == [32, 32, 32]
 
 
+def test_every_call_of_a_layer_counts_with_its_own_arguments():
+    x, other = keras.Input((10, 16)), keras.Input((10, 10), dtype="bool")
+    words = layers.Dense(16)(x)
+    attention = layers.MultiHeadAttention(4, 4)
+    summed = attention(x, words, words) + attention(x, words, attention_mask=other)
+    half = layers.AveragePooling1D(2)(words)
+    summed += attention(key=half, query=x, value=half)
+    model = keras.Model([x, other], layers.Dense(2)(layers.Flatten()(summed)))
+    plan = kd.shrink_plan(model, 0.5)
+    assert plan.macs == (kd.model_cost(model).macs, kd.model_cost(plan.apply()).macs)
+
+
 def test_a_budget_out_of_reach_names_the_smallest():
     smallest = kd.shrink(_model(), 0.99)
     with pytest.raises(
