@@ -229,7 +229,7 @@ def as_distiller(model: Any) -> Distiller:
         )
     if not plain:
         return model
-    given = given.fresh(losses=False)
+    given = given.fresh()
     with (
         contextlib.nullcontext()
         if model.distribute_strategy is None

@@ -13,6 +13,7 @@ from keras_kd.losses.shared.base import DistillationLoss, zero_masked
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.losses.shared.pooling import adaptive_average_pool
 from keras_kd.losses.shared.weighting import spread
+from keras_kd.system.remaking import made_again
 
 Shape = tuple[int | None, ...]
 
@@ -192,7 +193,7 @@ class Hint:
         config |= {"shapes": None, "loss": self.loss.fresh()}
         if isinstance(self.projection, keras.layers.Layer):
             # Made from its configuration alone: a serialized layer would come back built.
-            config["projection"] = type(self.projection).from_config(self.projection.get_config())
+            config["projection"] = made_again(self.projection)
         hint = type(self).from_config(config)
         hint.build(self._shapes["teacher"], student_shapes)
         return hint

@@ -22,6 +22,7 @@ from keras_kd.distilling.schedules import deserialize, deserialize_loss
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.arguments import constructor_arguments, optimizer_rate
 from keras_kd.system.names import argument_names, refuse_unknown
+from keras_kd.system.remaking import made_again
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -57,16 +58,11 @@ class CompileArguments:
         """Whether there are metrics of either kind."""
         return self.metrics is not None or self.weighted_metrics is not None
 
-    def fresh(self, losses: bool = True) -> CompileArguments:
-        """Return these arguments with copies of the losses and metrics that keep a state.
-
-        Args:
-            losses: Whether losses are copied, too, for which a class needs a `get_config`. Defaults
-                to `True`.
-        """
+    def fresh(self) -> CompileArguments:
+        """Return these arguments with copies of the metrics, without their state."""
         parts = {
             name: keras.tree.map_structure(_fresh, getattr(self, name))
-            for name in ("loss", "metrics", "weighted_metrics")[0 if losses else 1 :]
+            for name in ("metrics", "weighted_metrics")
         }
         return dataclasses.replace(self, **parts)
 
@@ -145,7 +141,7 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
         ValueError: If single variables were excluded from weight decay, which another model does
             not have.
     """
-    copy = type(optimizer).from_config(optimizer.get_config())
+    copy: keras.optimizers.Optimizer = made_again(optimizer)
     given, made = (getattr(each, "inner_optimizer", each) for each in (optimizer, copy))
     if getattr(given, "_exclude_from_weight_decay", None):
         raise ValueError(
@@ -432,6 +428,4 @@ _SERIALIZED = {
 
 
 def _fresh(part: Any) -> Any:
-    if isinstance(part, (keras.metrics.Metric, keras.losses.Loss)):
-        return type(part).from_config(part.get_config())
-    return part
+    return made_again(part) if isinstance(part, keras.metrics.Metric) else part

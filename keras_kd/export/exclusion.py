@@ -20,8 +20,8 @@ from keras_kd.litert.model_file import FLOATS, ModelFile
 from keras_kd.measuring.layer_names import LayerNames
 from keras_kd.models.features import layer_paths
 from keras_kd.models.graph import calls_of, origin_of
-from keras_kd.models.layer_choice import Choice, LayerChoice
 from keras_kd.models.keras_2_masks import plain_type
+from keras_kd.models.layer_choice import Choice, LayerChoice
 from keras_kd.models.layers import acts_in_training_only, leaf_layers, leaf_operations, paths_above
 
 Exclude = Choice | Mapping[str, Choice]

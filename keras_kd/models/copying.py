@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_kd.models.graph import flat_layers
-from keras_kd.system.shown_text import described
+from keras_kd.system.remaking import made_again
 
 
 @contextlib.contextmanager
@@ -61,15 +61,8 @@ def copy_layer(layer: Any, **changes: Any) -> Any:
     Raises:
         ValueError: If its class cannot do that; the message names the layer.
     """
-    try:
-        with uncompiled(layer):
-            return type(layer).from_config({**layer.get_config(), **changes})
-    except Exception as error:  # a layer of the user's may raise anything
-        raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) cannot be made again from its "
-            f"configuration: {described(error)}. Give the class a `get_config` with the arguments "
-            "of its constructor."
-        ) from error
+    with uncompiled(layer):
+        return made_again(layer, **changes)
 
 
 def copy_state(source: Any, target: Any) -> None:

@@ -102,7 +102,7 @@ def evaluate_teacher(distiller: Any, data: Any) -> dict[str, float]:
     Raises:
         ValueError: If there is no teacher, and the data contain no outputs of one.
     """
-    metrics = distiller.compile_arguments.fresh(losses=False).metrics_object()
+    metrics = distiller.compile_arguments.fresh().metrics_object()
 
     def step(x: Any, y: Any, sample_weight: Any) -> None:
         if distiller.objective.teacher is None and not isinstance(x, TaughtInputs):

@@ -23,6 +23,7 @@ from keras_kd.models.opening import describe, open_model
 from keras_kd.system.json_values import plain
 from keras_kd.system.quiet import capture_output
 from keras_kd.system.reading import parse_json
+from keras_kd.system.remaking import own_kinds
 
 OLD_STUDENT = (
     "'{}' holds a quantization-aware student that an earlier version of keras_kd wrote for "
@@ -83,9 +84,8 @@ def load_student(
 
 
 def classes_of(model: keras.Model) -> dict[str, Any]:
-    """Return the classes of a model's layers that are not Keras's own, by name."""
-    found = [type(layer) for layer in flat_layers(model)]
-    return {c.__name__: c for c in found if not c.__module__.startswith("keras.")}
+    """Return the classes and functions of a model's layers that are not Keras's own, by name."""
+    return {name: kind for layer in flat_layers(model) for name, kind in own_kinds(layer).items()}
 
 
 def state_to_json(state: StudentState) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class Teaching:
     @property
     def measures(self) -> CompileArguments:
         """The losses and fresh copies of the metrics that the distiller was compiled with."""
-        return self.distiller.compile_arguments.fresh(losses=False)
+        return self.distiller.compile_arguments.fresh()
 
     def train_student(
         self, state: StudentState, stage: Stage, callbacks: Sequence[Any] = ()

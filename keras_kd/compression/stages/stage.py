@@ -22,6 +22,7 @@ from keras_kd.system.arguments import constructor_arguments, number
 from keras_kd.system.arguments import learning_rate as check_learning_rate
 from keras_kd.system.arguments import optimizer_rate as check_optimizer_rate
 from keras_kd.system.names import SuggestsArguments, did_you_mean, snake_case
+from keras_kd.system.remaking import made_again
 from keras_kd.system.shown_text import described
 
 if TYPE_CHECKING:
@@ -184,8 +185,7 @@ class Stage(SuggestsArguments):
             return fresh_optimizer(self.optimizer)
         rate = self.default_learning_rate if self.learning_rate is None else self.learning_rate
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            rate = keras.optimizers.schedules.serialize(rate)
-            rate = keras.optimizers.schedules.deserialize(rate)
+            rate = made_again(rate)
         optimizer_class = type(keras.optimizers.get(self.optimizer or "adam"))
         return optimizer_class(learning_rate=rate)
 

@@ -13,6 +13,7 @@ from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.system.arguments import constructor_arguments
 from keras_kd.system.names import SuggestsArguments, snake_case
+from keras_kd.system.remaking import made_again
 
 
 class DistillationLoss(SuggestsArguments):
@@ -163,7 +164,8 @@ class DistillationLoss(SuggestsArguments):
 
     def fresh(self) -> DistillationLoss:
         """Return a loss with the same arguments, whose own variables are not made yet."""
-        return type(self).from_config(self.get_config())
+        made: DistillationLoss = made_again(self)
+        return made
 
     def __repr__(self) -> str:
         config = self.get_config()

@@ -120,5 +120,5 @@ def test_a_layer_that_cannot_be_made_again_is_refused():
 
     inputs = keras.Input((4,))
     x = layers.Dense(8)(Odd(lambda x: x * 2)(inputs))
-    with pytest.raises(ValueError, match=r"Layer 'odd' \(Odd\) cannot be made again.*get_config"):
+    with pytest.raises(ValueError, match=r"'odd' \(Odd\) cannot be made again.*get_config"):
         kd.shrink(keras.Model(inputs, layers.Dense(2)(x)), 0.5)
