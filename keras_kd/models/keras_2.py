@@ -28,12 +28,17 @@ _LAST_NUMBER = 10_000
 
 
 def open_keras_2(
-    path: pathlib.Path, config: dict[str, Any], custom_objects: Mapping[str, Any], safe_mode: bool
+    path: pathlib.Path,
+    file: pathlib.Path,
+    config: dict[str, Any],
+    custom_objects: Mapping[str, Any],
+    safe_mode: bool,
 ) -> keras.Model:
     """Return the model of a file that Keras 2 wrote.
 
     Args:
-        path: The `.h5` or `.keras` file.
+        path: The `.h5` or `.keras` file, which errors name.
+        file: The file to read, the same or a copy.
         config: The configuration in it.
         custom_objects: Classes and functions that it names, by name.
         safe_mode: Whether code in the file is refused.
@@ -45,9 +50,9 @@ def open_keras_2(
     with tempfile.TemporaryDirectory() as folder:
         copied = pathlib.Path(folder) / "model.h5"
         if path.suffix == ".keras":
-            config = _as_hdf5(path, copied, custom_objects, safe_mode)
+            config = _as_hdf5(file, copied, custom_objects, safe_mode)
         else:
-            shutil.copyfile(path, copied)
+            shutil.copyfile(file, copied)
         translated = Translation(path, config, custom_objects).of(config)
         _reserve_names(config)
         try:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import math
 import os
 import pathlib
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -55,9 +57,8 @@ def open_model(
     path: str | os.PathLike[str],
     custom_objects: Mapping[str, Any] | None = None,
     safe_mode: bool = True,
-    load: Callable[[pathlib.Path], Any] | None = None,
 ) -> Any:
-    """Return the model of a `.keras` or `.h5` file, uncompiled.
+    """Return the model of a `.keras` or `.h5` file, uncompiled, as are the models inside it.
 
     Files of Keras 2 (`tf.keras`) become models of Keras 3 with the same outputs.
 
@@ -66,7 +67,6 @@ def open_model(
         custom_objects: Classes and functions that it names, by name. Defaults to `None`.
         safe_mode: Whether code in the file, such as that of a `Lambda` layer, is refused. Defaults
             to `True`.
-        load: Loads the file once it has been looked at. Defaults to `None`: as a Keras 3 model.
 
     Raises:
         OSError: If there is no readable file.
@@ -75,20 +75,21 @@ def open_model(
     """
     path = pathlib.Path(path)
     described = describe(path)
+    outer = {key: part for key, part in described.config.items() if key != "compile_config"}
+    config = _uncompiled(outer) if path.suffix == ".keras" else outer
     objects = dict(custom_objects or {})
     with _named(path):
         if safe_mode:
-            _refuse_code(described.config, path)
-        _refuse_unknown(described.config, path, objects)
-        if load is not None:
-            return load(path)
-        if described.keras_2:
-            from keras_kd.models.keras_2 import open_keras_2
+            _refuse_code(config, path)
+        _refuse_unknown(config, path, objects)
+        with _holding(path, config, outer) as file:
+            if described.keras_2:
+                from keras_kd.models.keras_2 import open_keras_2
 
-            return open_keras_2(path, described.config, objects, safe_mode)
-        return keras.saving.load_model(
-            path, custom_objects=objects, compile=False, safe_mode=safe_mode
-        )
+                return open_keras_2(path, file, config, objects, safe_mode)
+            return keras.saving.load_model(
+                file, custom_objects=objects, compile=False, safe_mode=safe_mode
+            )
 
 
 def describe(path: str | os.PathLike[str], *records: str) -> Described:
@@ -230,10 +231,37 @@ def _refuse_unknown(config: dict[str, Any], path: pathlib.Path, objects: dict[st
         )
 
 
+def _uncompiled(part: Any) -> Any:
+    """Return a configuration without how its model, and the models inside it, were compiled."""
+    if isinstance(part, list):
+        return [_uncompiled(inner) for inner in part]
+    if not isinstance(part, dict):
+        return part
+    drops = "compile_config" if "class_name" in part else None
+    return {key: _uncompiled(inner) for key, inner in part.items() if key != drops}
+
+
+@contextlib.contextmanager
+def _holding(path: pathlib.Path, config: Any, before: Any) -> Iterator[pathlib.Path]:
+    """Give a file that holds `config`: the file itself where that is what it holds.
+
+    With `compile=False` Keras still compiles the models inside the model, and fails for a loss or
+    metric that is not registered.
+    """
+    if config == before:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copied = pathlib.Path(folder) / "model.keras"
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(copied, "w") as target:
+            for name in source.namelist():
+                held = json.dumps(config) if name == _CONFIG else source.read(name)
+                target.writestr(name, held)
+        yield copied
+
+
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object in a configuration; how the model was compiled is not loaded."""
-    if isinstance(config, dict):
-        config = {key: part for key, part in config.items() if key != "compile_config"}
+    """Yield every object in a configuration."""
     stack = [config]
     while stack:
         part = stack.pop()

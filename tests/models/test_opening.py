@@ -19,6 +19,11 @@ from keras_kd.models import opening
 from keras_kd.models.opening import open_model
 from keras_kd.teachers.generations import FinishedModels
 
+
+def apart(y, y_pred):
+    return keras.ops.mean(keras.ops.abs(y - y_pred))
+
+
 OPEN = {
     "open_model": open_model,
     "teachers.load": kd.teachers.load,
@@ -344,3 +349,23 @@ def test_one_place_loads_models():
     }
     # Keras 2's hands tf_keras's loader to the first; the demo is a program as a user writes it.
     assert loading == {"models/opening.py", "models/keras_2.py", "demo/run.py"}
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize("kind", [keras, tf_keras], ids=["keras", "tf_keras"])
+def test_models_inside_a_model_are_opened_uncompiled(kind, suffix, tmp_path):
+    path = tmp_path / f"model{suffix}"
+    inner = kind.Sequential([kind.Input((4,)), kind.layers.Dense(3)], name="inner")
+    inner.compile("sgd", apart, metrics=[apart])
+    middle = kind.Sequential([kind.Input((4,)), inner], name="middle")
+    middle.compile("sgd", apart)
+    outer = kind.Sequential([kind.Input((4,)), middle, kind.layers.Dense(2)])
+    outer.compile("sgd", apart)
+    outer.save(path)
+    content = path.read_bytes()
+    opened = open_model(path)
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_allclose(opened(x), outer(x), rtol=1e-6)
+    models = [opened, opened.get_layer("middle"), opened.get_layer("middle").get_layer("inner")]
+    assert not any(model.compiled for model in models)
+    assert path.read_bytes() == content
