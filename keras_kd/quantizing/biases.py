@@ -20,7 +20,8 @@ def bake_biases(
 ) -> None:
     """Move biases to the nearest values that the file can hold, with folded normalizations.
 
-    The file adds an integer of 32 bits, whose step is that of the input times that of the kernel.
+    The file adds an integer of 32 bits, whose step is that of the input times that of the kernel,
+    which has 8 bits there also if it was trained for 4. An int4 file holds biases in float.
 
     Args:
         operations: The layers of the student by path.

@@ -74,6 +74,25 @@ def test_a_bias_is_a_whole_number_of_steps_of_the_file(result, tmp_path):
     np.testing.assert_allclose(bias / np.array(stored.scales), integers, atol=0.01)
 
 
+def test_a_kernel_of_4_bits_has_a_bias_on_the_grid_of_the_int8_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    outputs = biased(layers.Dense, 64, name="wide")(layers.Flatten()(image))
+    result = quantized(keras.Model(image, outputs), weight_bits=4)
+    bias = np.asarray(result.model.get_layer("wide").bias)
+    for form, kind in (("int8", "INT32"), ("int4", "FLOAT32")):
+        path = kd.export_tflite(result, tmp_path / f"{form}.tflite", form, verbose=False)
+        file = ModelFile(path.read_bytes())
+        (dense,) = [o for o in file.operators() if o.name == "FULLY_CONNECTED"]
+        kernel, stored = (file.tensor(0, i) for i in dense.input_indices[1:3])
+        assert (kernel.kind, stored.kind) == (form.upper(), kind)
+        if form == "int4":
+            np.testing.assert_array_equal(stored.data.view("float32"), bias)
+        else:
+            steps = bias.astype("float64") / np.array(stored.scales)
+            np.testing.assert_allclose(steps, stored.data.view("int32"), atol=0.02)
+
+
 def test_biases_move_by_less_than_a_step():
     before, after = network(), quantized(network()).model
     moved = 0.0
