@@ -103,7 +103,7 @@ def teachers():
 
         plain = unfused(teacher, student())
         for name, ours in (
-            ("normalizations by one operation, as always", distiller(teacher, student())),
+            ("normalizations by one operation (the default)", distiller(teacher, student())),
             ("normalizations folded", distiller(folded, student())),
             ("in bfloat16", distiller(in_bfloat16(teacher), student())),
             ("folded and in bfloat16", distiller(in_bfloat16(folded), student())),

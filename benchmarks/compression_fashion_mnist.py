@@ -2,13 +2,13 @@
 
     python benchmarks/compression_fashion_mnist.py
 
-One teacher; a distilled student a seed. From this same student every chain of stages begins three
-times: taught by the teacher, with labels only (`student_loss_weight=1.0`), and by hand with TF-MOT
-on `tf_keras`, with labels only, as far as TF-MOT has the stages; with the same data, order, epochs
-and learning rates. A stage that begins several chains is run once; from Cluster on they are one
-run, because QuantizeAware keeps what was shared in the same run. The accuracy is that of the
+One teacher; one distilled student per seed. From this same student every chain of stages begins
+three times: taught by the teacher, with labels only (`student_loss_weight=1.0`), and by hand with
+TF-MOT on `tf_keras`, with labels only, as far as TF-MOT has the stages; with the same data, order,
+epochs and learning rates. A stage that begins several chains is run once; from Cluster on they are
+one run, because QuantizeAware keeps what was shared in the same run. The accuracy is that of the
 exported file: int8 where the chain ends with QuantizeAware (Q), else float32. What is done is kept
-in `--out`; the same command goes on from there. Prints a Markdown table.
+in `--out`; rerun the command to resume. Prints a Markdown table.
 """
 
 import argparse
@@ -280,12 +280,13 @@ def report(measured):
     settings = measured["settings"]
     return (
         f"{settings['dataset']}: students distilled on {settings['examples']} images for "
-        f"{settings['student_epochs']} epochs, then {settings['epochs']} epochs a stage; accuracy "
-        f"of the exported file on all {measured['test_examples']} test images, mean ± sample "
-        "standard deviation. All three chains of a row begin with the same student. Sizes are "
-        "those of the taught students' files, teacher / zipped divides the teacher's file as it is "
-        "by them. Latencies are of seed 0's files, measured side by side on a desktop "
-        "processor: read them as ratios.\n\n" + table(measured["results"], measured["teacher"])
+        f"{settings['student_epochs']} epochs, then {settings['epochs']} epochs per stage; "
+        f"accuracy of the exported file on all {measured['test_examples']} test images, "
+        "mean ± sample standard deviation. All three chains of a row begin with the same student. "
+        "Sizes are those of the taught students' files, teacher / zipped divides the teacher's "
+        "file as it is by them. Latencies are of seed 0's files, measured side by side on a "
+        "desktop processor: read them as ratios.\n\n"
+        + table(measured["results"], measured["teacher"])
     )
 
 
@@ -296,7 +297,7 @@ def arguments(argv):
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... [3]")
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=CHAINS, metavar="CHAIN")
     parser.add_argument("--examples", type=int, default=10_000, help="images for students [10000]")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs a stage [2]")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs per stage [2]")
     parser.add_argument("--student-epochs", type=int, default=8, help="[8]")
     parser.add_argument("--teacher-examples", type=int, default=55_000, help="[55000]")
     parser.add_argument("--teacher-epochs", type=int, default=4, help="[4]")

@@ -88,7 +88,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="exports/benchmarks.json", metavar="FILE")
     parser.add_argument(
-        "scripts", nargs="*", help="names such as bench_step, measured anew (default: all)"
+        "scripts", nargs="*", help="names such as bench_step, measured again (default: all)"
     )
     chosen = parser.parse_args(argv)
     scripts = sorted(FOLDER.glob("bench_*.py"))
@@ -100,7 +100,7 @@ def main(argv=None):
             parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {names}")
         scripts = [script for script in scripts if script.stem in wanted]
     out = pathlib.Path(chosen.out)
-    # Scripts that are named are measured anew; what the others gave is kept.
+    # Scripts that are named are measured again; what the others gave is kept.
     rows = json.loads(out.read_text())["rows"] if chosen.scripts and out.exists() else []
     for script in scripts:
         print(f"== {script.name}", flush=True)

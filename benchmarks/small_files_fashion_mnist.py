@@ -78,12 +78,12 @@ def measure(models, model, file, quantization):
 
 
 def verdict(lost, ratio):
-    """Return whether a file keeps the hardest target whose size it reaches."""
+    """Return whether a file meets the hardest target whose size it has."""
     reached = max((target for target in TARGETS if ratio >= target), default=None)
     if reached is None:
         return ""
     over = lost - TARGETS[reached]
-    return f"1/{reached} kept" if over <= 0 else f"1/{reached} missed by {over:.2f} points"
+    return f"1/{reached} reached" if over <= 0 else f"1/{reached} missed by {over:.2f} points"
 
 
 def table(teacher, results):
@@ -108,7 +108,7 @@ def table(teacher, results):
             for key in ("bytes", "zipped_bytes", "sparsity")
         }
         ratio = teacher["bytes"] / mean["zipped_bytes"]
-        names = "Prune → QuantizeAware (the README's)"
+        names = "Prune → QuantizeAware"
         if CHAINS[chain] is not None:
             names = " → ".join(type(stage).__name__ for stage in stages(chain, 1))
         lines.append(
