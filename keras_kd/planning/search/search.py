@@ -24,7 +24,6 @@ from keras_kd.planning.search.trials import FORMAT, Trials
 from keras_kd.system.arguments import number
 from keras_kd.system.files import write_json
 from keras_kd.system.folder_lock import held_folder
-from keras_kd.system.json_values import plain
 from keras_kd.system.names import one_of, suggests_arguments
 from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.system.reading import read_json
@@ -297,11 +296,10 @@ def _open(folder: pathlib.Path, plan: Mapping[str, Any]) -> None:
             f"'{folder}' is not empty ('{others[0]}') and holds no search. Pass a new folder as "
             "`path`."
         )
-    write_json(file, plain({"format": FORMAT, "plan": plan}))
+    write_json(file, {"format": FORMAT, "plan": plan})
 
 
 def _refuse_others(file: pathlib.Path, kept: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    plan = plain(plan)
     kept = with_new_arguments(kept, plan)
     differing = [key for key in plan if kept.get(key) != plan[key]]
     if differing:
