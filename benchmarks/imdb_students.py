@@ -22,7 +22,6 @@ import statistics
 import time
 
 import keras
-import keras_hub
 import numpy as np
 from kept_results import check_settings, once, spread, write_results
 
@@ -54,6 +53,8 @@ def last_pieces(tokens, length):
 
 def tokenized(encoder, length, reviews, test):
     """Return tokens and labels of the training and the test reviews."""
+    import keras_hub
+
     tokenizer = keras_hub.models.BertTokenizer.from_preset(encoder)
 
     def part(split, count):
@@ -74,6 +75,8 @@ def tokenized(encoder, length, reviews, test):
 
 def teacher_of(encoder, length, frozen):
     """Return the classifier on the encoder, and the encoder."""
+    import keras_hub
+
     backbone = keras_hub.models.BertBackbone.from_preset(encoder, dropout=0.0, name="encoder")
     backbone.trainable = False
     for layer in backbone.transformer_layers[frozen:]:
@@ -99,6 +102,8 @@ def narrow_embedding(backbone, columns):
 
 def transformer(backbone, length, columns):
     """Return the encoder's first and last layer behind a narrow embedding."""
+    import keras_hub
+
     tokens = keras.Input((length,), dtype="int32", name="tokens")
     narrow, directions = narrow_embedding(backbone, columns)
     widen = keras.layers.Dense(len(directions), use_bias=False)
@@ -245,8 +250,9 @@ class Run:
         return {**found, "seconds": round(time.time() - start)}
 
 
-def table_of(teacher, students):
-    """Return the Markdown table of `{"transformer_taught_0": files, ...}`."""
+def table_of(measured):
+    """Return the Markdown table of the accuracies of `"teacher"` and the files of `"students"`."""
+    teacher, students = measured["teacher"], measured["students"]
     lines = [
         "| model | file | bytes | held out, % | test, % | against teacher | seeds |",
         "|---|---|---|---|---|---|---|",
@@ -294,9 +300,9 @@ def main():
                     chosen.out / f"{name}.json",
                     lambda kind=kind, seed=seed, taught=taught: run.row(kind, seed, taught),
                 )
-    table = table_of(teacher, students)
-    print(table)
-    write_results(chosen.out, table, {"teacher": teacher, "students": students})
+    measured = {"teacher": teacher, "students": students}
+    print(table_of(measured))
+    write_results(chosen.out, table_of(measured), measured)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import cifar10_students
 import demo_seeds
 import export_truth
 import export_variants
+import imdb_students
 import integer_kernels
 import mlperf_tiny
 import search_digits
@@ -32,6 +33,7 @@ TABLES = {
         "demo_seeds": demo_seeds.table,
         "export_truth": lambda kept: export_truth.table(kept, export_truth.ON_THE_PAGE),
         "export_variants": export_variants.table,
+        "imdb_students": imdb_students.table_of,
         "integer_kernels": integer_kernels.table,
         "mlperf_tiny": mlperf_tiny.table,
         "search_digits": lambda kept: search_digits.table(kept["results"]),

@@ -3,7 +3,8 @@
     python tools/zoo.py add NAME    put the files that its recipe made into the zoo
     python tools/zoo.py table       measure all of them and write docs/zoo.md
 
-A recipe that is an example of `examples/` is run for its test data; the others have left files.
+A recipe that is an example of `examples/` is run for its test data; those of `benchmarks/`
+have left their files.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import pathlib
 import runpy
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -94,6 +96,15 @@ def speech_test(made):
     return made["spectrogram"]().predict(waves[left_out], verbose=0), labels[left_out]
 
 
+def reviews_test(_):
+    """Return the word pieces of the test reviews, as the student reads them."""
+    sys.path.append(str(ROOT / "benchmarks"))
+    from imdb_students import last_pieces
+
+    with np.load(ROOT / "exports/imdb/tokens.npz") as kept:
+        return last_pieces(kept["test"].astype("int32"), 192), kept["test_labels"]
+
+
 def example(name, task, inputs, file, test, metrics=list):
     """Return the recipe of a file that an example writes."""
     path, command = f"exports/{name}/{file}", f"python examples/{name}.py"
@@ -134,12 +145,15 @@ RECIPES = {
         lambda made: in_arrays(made["test"]),
         mean_iou,
     ),
-    "imdb_reviews": example(
-        "text_classification",
-        "film reviews, for or against (IMDB), as word numbers",
-        "int32 numbers of words, as the example's vocabulary counts them",
-        "convolutions_distilled_int8",
-        lambda made: (made["x_test"], made["y_test"]),
+    "imdb_reviews": Recipe(
+        "film reviews, against or for (IMDB)",
+        "int32 numbers of the last 192 word pieces of a review (lowercase pieces of BERT, as "
+        "all-MiniLM-L6-v2 reads them), 0 after the end",
+        "python benchmarks/imdb_students.py "
+        "--encoder hf://sentence-transformers/all-MiniLM-L6-v2 --kinds convolutions",
+        "exports/imdb/convolutions_taught_0_int8.tflite",
+        "exports/imdb/convolutions_taught_0.keras",
+        reviews_test,
     ),
     "spoken_digit": example(
         "speech_commands",
