@@ -249,12 +249,21 @@ def card(name, entry, path):
 """
 
 
-def arena(path, folder):
-    """Return the arena for a microcontroller in bytes, or `None` where the file cannot run."""
-    try:
-        return kd.export_c_array(path, folder / path.parent.name).arena_size
-    except ValueError:
-        return None
+def on_microcontroller(path, plain, folder):
+    """Return a file's arena and latency in the interpreter for microcontrollers.
+
+    The latency is a ratio to that of `plain`. Where a file cannot run, its figures are `None`.
+    """
+    ran = []
+    for file in (path, plain):
+        try:
+            ran.append(kd.export_c_array(file, folder / f"{plain.stem}_{len(ran)}"))
+        except ValueError:
+            ran.append(None)
+    return {
+        "arena_bytes": ran[0] and ran[0].arena_size,
+        "micro_latency_ratio": ran[0].latency_ms / ran[1].latency_ms if all(ran) else None,
+    }
 
 
 def cycles(path):
@@ -278,14 +287,14 @@ def measure(name, folder):
         "bytes": student.path.stat().st_size,
         "float32_bytes": plain.stat().st_size,
         "latency_ratio": times[str(student.path)].latency_ms / times[str(plain)].latency_ms,
-        "arena_bytes": arena(student.path, folder),
+        **on_microcontroller(student.path, plain, folder),
         "ethos_u55": cycles(student.path),
     }
 
 
 def table(results):
     """Return the Markdown table of the zoo."""
-    head = ("name", "bytes", "accuracy or AUC", "latency / float32", "arena, bytes", "Ethos-U55")
+    head = ("name", "bytes", "metric", "latency", "micro latency", "arena, bytes", "Ethos-U55")
     rows = [head]
     for name, found in results.items():
         npu = found["ethos_u55"]
@@ -295,6 +304,7 @@ def table(results):
                 f"{found['bytes']:,}",
                 percent(found),
                 f"{found['latency_ratio']:.2f}",
+                "–" if (ratio := found["micro_latency_ratio"]) is None else f"{ratio:.2f}",
                 "–" if found["arena_bytes"] is None else f"{found['arena_bytes']:,}",
                 "–"
                 if npu is None

@@ -50,6 +50,8 @@ class CArray:
             on this machine, in bytes, or `None` if it was not run.
         max_difference: Largest absolute difference between its outputs and LiteRT's in that
             run, or `None` if it was not run.
+        latency_ms: Median time of a sample in that run, in milliseconds, or `None` if it was not
+            run. It compares files with each other; a device takes another time.
     """
 
     header: pathlib.Path
@@ -60,6 +62,7 @@ class CArray:
     arena_size: int
     arena_bytes: int | None
     max_difference: float | None
+    latency_ms: float | None
 
     @property
     def largest_difference(self) -> float | None:
@@ -191,6 +194,7 @@ def export_c_array(
         arena_size=facts.arena_size,
         arena_bytes=None if tried is None else tried.arena_bytes,
         max_difference=None if tried is None else tried.max_difference,
+        latency_ms=None if tried is None else tried.latency_ms,
     )
 
 

@@ -42,12 +42,14 @@ class Trial:
             units, for some inputs of normal numbers (ids that exist for integer inputs).
         output_range: Largest absolute output of LiteRT for those inputs.
         differs: Whether an output differs by more than rounding.
+        latency_ms: Median time of a sample, in milliseconds.
     """
 
     arena_bytes: int
     max_difference: float
     output_range: float
     differs: bool
+    latency_ms: float
 
 
 def available() -> bool:
@@ -73,17 +75,19 @@ def run_trial(path: str | os.PathLike[str], estimated_arena: int) -> Trial:
         inputs = pathlib.Path(folder) / "inputs.npz"
         np.savez(inputs, *(a for example in examples for a in runtime.in_file_types(example)))
         width = len(wanted[0])
-        code, report, outputs = _run(path, 4 * estimated_arena + 2**20, inputs, runtime, width)
+        code, report, results = _run(path, 4 * estimated_arena + 2**20, inputs, runtime, width)
         if code != 0:
             raise ValueError(_refused(path, code, report))
         sizes = {name: int(value) for name, value in _ALLOCATION.findall(report)}
         arena = _smallest(path, sizes["total"], inputs, runtime)
+    latency_ms = float(results.pop("milliseconds"))
+    outputs = [results[f"arr_{i}"] for i in range(len(results))]
     starts = range(0, len(outputs), width)
     given = _stacked([runtime.in_numbers(outputs[i : i + width]) for i in starts])
     differences = [_difference(given, expected, _steps(runtime.file)) for expected in wanted]
     gap, differs = min(differences, key=lambda found: (found[1], found[0]))
     largest = max((float(np.max(np.abs(o), initial=0.0)) for o in wanted[0]), default=0.0)
-    return Trial(arena, gap, largest, differs)
+    return Trial(arena, gap, largest, differs, latency_ms)
 
 
 def _stacked(samples: list[list[np.ndarray]]) -> list[np.ndarray]:
@@ -143,10 +147,10 @@ def _run(
     inputs: pathlib.Path,
     runtime: LiteRuntime,
     outputs: int,
-) -> tuple[int, str, list[np.ndarray]]:
-    results = inputs.with_name("outputs.npz")
+) -> tuple[int, str, dict[str, np.ndarray]]:
+    kept = inputs.with_name("outputs.npz")
     count = str(len(runtime.inputs))
-    arguments = [os.path.abspath(path), str(arena), str(inputs), count, str(results), str(outputs)]
+    arguments = [os.path.abspath(path), str(arena), str(inputs), count, str(kept), str(outputs)]
     try:
         done = run_script(micro_probe.__file__, *arguments, seconds=_SECONDS)
     except subprocess.TimeoutExpired:
@@ -154,11 +158,11 @@ def _run(
             f"'{path}' did not end within {_SECONDS} seconds in TensorFlow Lite for "
             "Microcontrollers."
         ) from None
-    arrays: list[np.ndarray] = []
+    results: dict[str, np.ndarray] = {}
     if done.returncode == 0:
-        with np.load(results) as saved:
-            arrays = [saved[f"arr_{i}"] for i in range(len(saved.files))]
-    return done.returncode, done.stderr, arrays
+        with np.load(kept) as saved:
+            results = dict(saved)
+    return done.returncode, done.stderr, results
 
 
 def _refused(path: str | os.PathLike[str], code: int, report: str) -> str:

@@ -26,6 +26,7 @@ def test_the_reference_file_is_measured(tmp_path):
     assert written.arena_bytes == 44416
     assert written.arena_size == 49152  # a tenth more, in whole KiB
     assert 0 <= written.max_difference < 0.5  # one step of its int8 output is 0.106
+    assert 0.0 < written.latency_ms < 1000.0
     text = written.header.read_text()
     assert "Ran in 44,416 bytes on a 64-bit machine" in text
     assert re.search(r"Run in TensorFlow Lite for Microcontrollers .* at most [\d.e-]+\.", text)
@@ -75,7 +76,7 @@ def test_a_refusal_is_in_the_library_s_own_words(tmp_path, monkeypatch):
 
 def test_different_outputs_are_refused(tmp_path, monkeypatch):
     model = shutil.copy(REFERENCE, tmp_path / "a.tflite")
-    trial = micro_trial.Trial(1000, 1.0, 10.0, differs=True)
+    trial = micro_trial.Trial(1000, 1.0, 10.0, differs=True, latency_ms=1.0)
     monkeypatch.setattr("keras_kd.export.micro.c_array.run_trial", lambda path, estimate: trial)
     with pytest.raises(ValueError, match="allow_differences=False"):
         export_c_array(model)
@@ -144,7 +145,8 @@ def test_a_trial_needs_the_package(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"keras-kd\[micro\]"):
         export_c_array(model, trial=True)
-    assert export_c_array(model).arena_bytes is None
+    written = export_c_array(model)
+    assert written.arena_bytes is None and written.latency_ms is None
 
 
 def test_the_estimate_is_on_the_safe_side_of_the_measured_arena():
