@@ -27,7 +27,9 @@ from keras_kd.cli.task_data import (
 )
 from keras_kd.litert.metadata import read_metadata
 from keras_kd.litert.runtime import LiteRuntime
-from keras_kd.models.probabilities import gives_probabilities, last_activation
+from keras_kd.measuring.answers import CLASSIFICATION
+from keras_kd.measuring.reference import Reference
+from keras_kd.measuring.scores import Scores
 from keras_kd.report.numbers import ratio_text
 from keras_kd.system.text_table import text_table
 
@@ -119,20 +121,16 @@ class Measuring:
         check_classes(self.source, loaded.classes, path, loaded.notes.get("class_names"))
         self._warn_of_training_data(path, loaded.notes)
         data = self._batches(path, loaded.input_shape, loaded.notes, loaded.keras_model)
-        parts = [(np.asarray(loaded.keras_model(x, training=False)), y.numpy()) for x, y in data]
-        outputs, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        answers = outputs.argmax(-1)
-        if loaded.units == 1:
-            answers = outputs[:, 0] > _threshold(loaded, outputs)
-        right, total = int((answers == labels).sum()), len(labels)
+        scores = _scores(loaded, data)
+        scores.warn_of_not_finite(path)
         weights = [np.asarray(weight) for weight in loaded.keras_model.weights]
         is_teacher = path == self._settings["teacher"]
         return {
             "tflite": self._own_file(path, loaded, data) if is_teacher else None,
             "file": path,
             "kind": "model",
-            "accuracy": right / total,
-            "samples": total,
+            "accuracy": scores.accuracy,
+            "samples": scores.samples,
             "bytes": pathlib.Path(path).stat().st_size,
             "parameters": int(loaded.model.count_params()),
             "zeros": int(sum((weight == 0).sum() for weight in weights if weight.ndim > 1)),
@@ -210,12 +208,14 @@ class Measuring:
             )
 
 
-def _threshold(loaded: LoadedModel, outputs: np.ndarray) -> float:
-    """Return where the answer of a model with one unit changes."""
-    import keras
-
-    end = next(iter(keras.tree.flatten(last_activation(loaded.keras_model))), None)
-    return 0.5 if gives_probabilities(end, outputs) else 0.0
+def _scores(loaded: LoadedModel, data: Any) -> Scores:
+    """Return what a model answers, counted as the answers of files are."""
+    name = loaded.keras_model.output_names[0]
+    answer = Reference(loaded.model, [name], 0, loaded.path)
+    scores = Scores(name, answer.end, task=CLASSIFICATION)
+    for x, y in data:
+        scores.add(answer(x)[0], y.numpy(), None)
+    return scores
 
 
 _COLUMNS = ("file", "accuracy", "agreement", "bytes", "zipped", "latency ms", "parameters")

@@ -126,7 +126,7 @@ def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarr
     if indices.size and (indices.min() < 0 or indices.max() > highest):
         wrong = indices[(indices < 0) | (indices > highest)].flat[0]
         raise ValueError(
-            f"`data` gives the label {wrong}, which is out of range: the file's output "
+            f"`data` gives the label {wrong}, which is out of range: the output "
             f"'{name}' has {classes} unit(s), for labels 0 to {highest}."
         )
     return indices

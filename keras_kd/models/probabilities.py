@@ -195,16 +195,6 @@ def look_like_probabilities(
     return bool(np.allclose(rows.sum(-1), 1.0, rtol=0, atol=1e-2 + units * step / 2))
 
 
-def gives_probabilities(end: str | None, values: np.ndarray) -> bool:
-    """Return whether an output gives probabilities: by its end or, if unknown, by its values.
-
-    Args:
-        end: What the graph says, as `last_activation`.
-        values: The output on real data.
-    """
-    return look_like_probabilities(values) if end is None else end in PROBABILITIES
-
-
 # All of Keras's losses with a `from_logits`, and the functions for which names stand too.
 _CROSSENTROPIES = {
     keras.losses.BinaryCrossentropy: keras.losses.binary_crossentropy,

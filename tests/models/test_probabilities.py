@@ -9,7 +9,6 @@ from keras import layers, ops
 
 from keras_kd.models.probabilities import (
     check_student_loss,
-    gives_probabilities,
     last_activation,
     look_like_probabilities,
     student_loss_for,
@@ -135,12 +134,6 @@ def test_rounding_of_an_integer_file_is_allowed_for():
     rounded[:, 0] = 0.7  # the others lost 0.0015 each
     assert not look_like_probabilities(rounded)
     assert look_like_probabilities(rounded, step=1 / 256)
-
-
-def test_the_end_counts_before_the_values():
-    assert not gives_probabilities("linear", np.array([[0.2], [0.3]]))
-    assert gives_probabilities(None, np.array([[0.2], [0.3]]))
-    assert not gives_probabilities(None, np.array([[0.2], [3.0]]))
 
 
 CROSSENTROPIES = [

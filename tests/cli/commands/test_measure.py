@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_kd as kd
 from keras_kd.report.numbers import ratio_text
 
 
@@ -147,3 +148,33 @@ def test_other_classes_are_refused(keras_kd, exported):
     assert code == 1
     assert "was trained on the classes cat, dog, fish, but 'digits' has 0, 1" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_models_are_measured_as_files_are(keras_kd, keras_kd_json, work):
+    words = ["measure", "small.keras", "--scale", "255", "--data"]
+    x, y = (np.load(work / "test.npz")[name] for name in ("x", "y"))
+    np.savez("from_one.npz", x=x, y=y + 1)
+    code, _, err = keras_kd(*words, "from_one.npz")
+    assert code == 1 and "label 3" in err
+    model = keras.models.load_model("small.keras")
+    model.layers[-1].bias.assign([np.nan, 0.0, 0.0])
+    (work / "small.keras").unlink()
+    model.save("small.keras")
+    code, result = keras_kd_json(*words, "test.npz")
+    assert code == 0 and result["files"][0]["accuracy"] == 0.0  # no answer, and not class 0
+
+
+def test_a_quantized_student_is_measured_as_its_file(keras_kd_json, work):
+    model = keras.models.load_model("small.keras")
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = (np.load(work / "test.npz")[name] for name in ("x", "y"))
+    x = x.astype("float32")
+    # Calibrated on dark images, so that the rounded values of bright ones are cut off.
+    stages = [kd.QuantizeAware(epochs=0)]
+    compressed = kd.compress(model, (x / 2550.0, y), stages=stages, verbose=0)
+    outputs = [compressed.predict(x / 255.0), np.asarray(compressed.model(x / 255.0))]
+    rounded, plain = ((output.argmax(-1) == y).mean() for output in outputs)
+    assert rounded != plain
+    compressed.save("quantized.keras")
+    _, result = keras_kd_json("measure", "quantized.keras", "--data", "test.npz", "--scale", "255")
+    assert result["files"][0]["accuracy"] == rounded
