@@ -22,6 +22,7 @@ from keras_kd.cli.sources import open_source
 from keras_kd.cli.task_data import (
     batches,
     check_classes,
+    measured_on,
     split_indices,
     warn_of_training_data,
 )
@@ -69,11 +70,9 @@ class Measuring:
             self._open_data(settings)
 
     def _open_data(self, settings: Mapping[str, Any]) -> None:
-        part = settings["part"]
-        held_out = part == "validation" and settings["validation_data"] is not None
-        text = settings["validation_data"] if held_out else settings["data"]
-        self.source = open_source(text, "test" if part is None else "train")
-        if part in ("train", "validation") and not held_out:
+        text, default_split, part = measured_on(settings)
+        self.source = open_source(text, default_split)
+        if part is not None:
             split = settings["validation_split"]
             train, validation = split_indices(self.source.count, split, settings["seed"])
             self._indices = train if part == "train" else validation
@@ -150,18 +149,10 @@ class Measuring:
                 return None
             return kd.evaluate_tflite(file, data, model=loaded.keras_model).to_dict()
 
-    def not_kept(
-        self, path: str, limits: Mapping[str, Any], reference: float | None
-    ) -> Sequence[str]:
+    def not_kept(self, path: str, budget: kd.Budget, reference: float | None) -> Sequence[str]:
         """Return a sentence for each limit that a file does not keep."""
-        if not limits:
-            return []
-        return [
-            f"{path}: {sentence}"
-            for sentence in kd.Budget(**limits).check(
-                self._results[path], reference_accuracy=reference
-            )
-        ]
+        found = budget.check(self._results[path], reference_accuracy=reference)
+        return [f"{path}: {sentence}" for sentence in found]
 
     def _batches(
         self, path: str, shape: tuple[int, ...], notes: Mapping[str, Any], model: Any

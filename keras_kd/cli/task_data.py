@@ -11,12 +11,13 @@ import numpy as np
 
 from keras_kd.cli.console import Console
 from keras_kd.cli.preprocessing import Preprocessing
-from keras_kd.cli.sources import Source
+from keras_kd.cli.sources import Source, open_source
 from keras_kd.data.batches import shuffled_by_pass
 
 # Prepared images up to this size are kept in memory, so that they are decoded once.
 _CACHED_BYTES = 500_000_000
 _SHUFFLED = 10_000
+_HELD_OUT = "validation"  # the split of validation data that are given by a name alone
 
 
 def split_indices(count: int, part: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +79,25 @@ def check_same_classes(source: Source, other: Source) -> None:
             f"'{other.text}' has the classes {other.class_names}, but '{source.text}' has "
             f"{source.class_names}: they must be the same, in the same order."
         )
+
+
+def measured_on(settings: Mapping[str, Any]) -> tuple[str | None, str, str | None]:
+    """Return the data that `measure` reads by its settings.
+
+    Returns:
+        A text and the default split for `open_source`; and `"train"` or `"validation"` for a part
+        of it that `validation_split` and `seed` tell, else `None`.
+    """
+    part, held_out = settings.get("part"), settings.get("validation_data")
+    if part == "validation" and held_out is not None:
+        return held_out, _HELD_OUT, None
+    split = "test" if part is None else "train"
+    return settings.get("data"), split, part if part in ("train", "validation") else None
+
+
+def open_validation(text: str) -> Source:
+    """Return the source of `--validation-data`."""
+    return open_source(text, _HELD_OUT)
 
 
 def trainings_of(notes: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from keras_kd.cli.task_data import (
     batches,
     check_classes,
     check_same_classes,
+    open_validation,
     split_indices,
     training_of,
     trainings_of,
@@ -78,7 +79,7 @@ def task_data(
     size = settings["batch_size"]
     held_out, kept = source, None
     if settings["validation_data"] is not None:
-        held_out = open_source(settings["validation_data"], "validation")
+        held_out = open_validation(settings["validation_data"])
         check_same_classes(source, held_out)
         indices, _ = split_indices(source.count, 0.0, settings["seed"])
         number = held_out.count
@@ -91,9 +92,10 @@ def task_data(
         f"Data: {source.text}{part}: {len(indices):,} examples to train on, {number:,} for "
         f"validation, {student.classes} classes; input {preprocessing}"
     )
-    warn_of_training_data(student.path, student.notes, held_out, kept, settings, console)
     now, before = training_of(settings), trainings_of(student.notes)
     trainings = [*(training for training in before if training != now), now]
+    trained = {"trained_on": trainings}
+    warn_of_training_data(student.path, trained, held_out, kept, settings, console)
     return TaskData(source, indices, validation, preprocessing, source.class_names, trainings)
 
 

@@ -1,12 +1,19 @@
 """Teacher and student that differ in activation, size, colors or scale see the same image."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 
+from keras_kd.cli import measuring
+from keras_kd.cli import task_data as task_data_of_cli
+from keras_kd.cli.console import Console
 from keras_kd.cli.model_files import LoadedModel
 from keras_kd.cli.preprocessing import Preprocessing
-from keras_kd.cli.teaching import _teacher_inputs, make_distiller
+from keras_kd.cli.teaching import _teacher_inputs, make_distiller, task_data
+
+SOURCE = SimpleNamespace(count=3, split="validation")
 
 SETTINGS = {
     "loss": None,
@@ -125,3 +132,25 @@ def test_an_offset_of_the_teacher_without_its_scale_is_refused():
     shape = (4, 4, 1)
     with pytest.raises(ValueError, match=r"Received: --teacher-offset -1. Add --teacher-scale"):
         adapter(shape, shape, Preprocessing(255.0, 0.0, shape), teacher_offset=-1.0)
+
+
+@pytest.mark.parametrize(("held_out", "says"), [("train.npz", True), ("test.npz", False)])
+def test_validation_data_that_are_trained_on(work, capsys, held_out, says):
+    settings = {
+        "data": "train.npz", "validation_data": held_out, "validation_split": 0.1, "seed": 0,
+        "scale": 255.0, "offset": None, "batch_size": 32,
+    }  # fmt: skip
+    teacher, student = (loaded((8, 8, 1), None, name=name) for name in "ts")
+    task_data(settings, teacher, student, Console())
+    said = "'s.keras' was trained on 96 of the 96 examples" in capsys.readouterr().out
+    assert said is says
+
+
+def test_the_validation_split_is_the_one_that_is_measured(monkeypatch):
+    opened = []
+    for module in (measuring, task_data_of_cli):
+        monkeypatch.setattr(module, "open_source", lambda *given: opened.append(given) or SOURCE)
+    settings = {"data": None, "validation_data": "pets", "part": "validation"}
+    measuring.Measuring({**settings, "teacher_scale": None, "teacher_offset": None}, *[None] * 3)
+    task_data_of_cli.open_validation("pets")
+    assert opened == [("pets", "validation")] * 2

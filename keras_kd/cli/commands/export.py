@@ -220,7 +220,7 @@ def _input(
     """Return the names of the classes, the preprocessing, and examples to calibrate and decide."""
     from keras_kd.cli.preprocessing import resolve_preprocessing
     from keras_kd.cli.sources import open_source
-    from keras_kd.cli.task_data import batches, split_indices
+    from keras_kd.cli.task_data import batches, check_classes, split_indices
 
     names = loaded.notes.get("class_names")
     if settings["class_names"] is not None:
@@ -245,6 +245,8 @@ def _input(
     )
     order, _ = split_indices(source.count, 0.0, 0)
     decides = settings["max_drop"] is not None
+    if decides:
+        check_classes(source, loaded.classes, loaded.path, names)
     count = min(512, source.count // 3) if decides else 512
     examples = batches(source, order[:count], made, 32)
     deciding = batches(source, order[count : count + 1024], made, 32) if decides else None

@@ -71,6 +71,7 @@ _LIMITS = (
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Measure, and report which limits are exceeded."""
+    import keras_kd as kd
     from keras_kd.cli.measuring import Measuring
     from keras_kd.cli.model_files import load_model
     from keras_kd.cli.out_folder import OutFolder
@@ -91,6 +92,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             f"--{next(iter(limits)).replace('_', '-')} needs a .tflite file, and none is given. "
             "Export the model first: keras-kd export."
         )
+    budget = kd.Budget(**limits)
     for limit in ("min_npu_share", "max_sram"):
         if settings[limit] is not None and settings["device"] is None:
             raise ValueError(f"--{limit.replace('_', '-')} needs a device: give --device.")
@@ -107,7 +109,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                 files.append(measuring.measure(path))
     reference = _accuracy(files, settings["model"] or settings["teacher"])
     not_kept = {
-        entry["file"]: measuring.not_kept(entry["file"], limits, reference)
+        entry["file"]: measuring.not_kept(entry["file"], budget, reference)
         for entry in files
         if entry["kind"] == "tflite"
     }

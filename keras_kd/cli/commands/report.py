@@ -16,6 +16,7 @@ from keras_kd.cli.out_folder import FORMAT, OutFolder
 from keras_kd.cli.shared_options import out_option
 from keras_kd.system.reading import read_json
 
+_SEVERAL = {"dataset": "datasets", "part": "parts of the data (--part)", "classes": "classes"}
 _TITLES = {"distill": "Distillation", "compress": "Compression"}
 
 COMMAND = Command(
@@ -117,9 +118,12 @@ def _report_of(
     """
     from keras_kd.report import make_result, merge
 
-    command = f"keras-kd report {shlex.join(settings['results'])} --out {folder.as_posix()}"
+    words = ["keras-kd", "report", *settings["results"], "--out", folder.as_posix()]
+    words += [] if settings["title"] is None else ["--title", settings["title"]]
+    command = shlex.join(words)
     reports = [_moved(content, folder) for content in results if "models" in content]
-    own: dict[str, Any] = {"models": [], "rows": {}, "notes": [], "dataset": "", "classes": []}
+    own: dict[str, Any] = {"models": [], "rows": {}, "notes": []}
+    own |= {"dataset": "", "part": "", "classes": []}
     recipe = {}
     for content in results:
         if "models" not in content:
@@ -162,21 +166,29 @@ def _moved(content: Mapping[str, Any], folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathlib.Path) -> None:
+    from keras_kd.cli.task_data import measured_on
     from keras_kd.report import model_result
 
     measured, settings = content["result"], content["settings"]
-    dataset, classes = settings.get("data", ""), measured["class_names"] or []
+    dataset, split, part = measured_on(settings)
     known = own["dataset"]
     if known and dataset and os.path.realpath(dataset) == os.path.realpath(known):
         dataset = known  # one path, written in two ways
-    for key, given in (("dataset", dataset), ("classes", classes)):
-        if own[key] and given and own[key] != given:
+    if dataset and part is None:
+        named = ":" not in dataset and not os.path.exists(dataset)
+        part = f"the split {split}" if named else "all"
+    for key, given in (
+        ("dataset", dataset), ("part", part), ("classes", measured["class_names"]),
+    ):  # fmt: skip
+        if not given:
+            continue
+        if own[key] and own[key] != given:
             raise ValueError(
-                f"Measurements of different {'datasets' if key == 'dataset' else key} cannot be "
-                f"compared on one page. Received: {given} in '{content['path']}', after "
-                f"{own[key]}. Write a page for each."
+                f"Measurements of different {_SEVERAL[key]} cannot be compared on one page. "
+                f"Received: {given} in '{content['path']}', after {own[key]}. Write a page for "
+                "each."
             )
-        own[key] = own[key] or given
+        own[key] = given
     own["notes"].append(f"Accuracy is on {measured['data']}.")
     if measured["limits"]:
         kept = "; ".join(s for sentences in measured["not_kept"].values() for s in sentences)

@@ -69,7 +69,12 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
     from keras_kd.cli.sources import open_source
-    from keras_kd.cli.task_data import batches, check_same_classes, training_notes
+    from keras_kd.cli.task_data import (
+        batches,
+        check_same_classes,
+        training_notes,
+        warn_of_training_data,
+    )
     from keras_kd.cli.teaching import damaged_images_named, notes_of, task_data
 
     folder = OutFolder(COMMAND, settings, [settings["teacher"]])
@@ -84,6 +89,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     if settings["test_data"] is not None:
         source = open_source(settings["test_data"], "test")
         check_same_classes(data.source, source)
+        trained = {"trained_on": data.trainings}
+        warn_of_training_data(settings["teacher"], trained, source, None, settings, console)
         test = batches(source, None, data.preprocessing, size)
     names = (
         "max_bytes", "zipped", "max_drop", "max_latency_ms", "device", "budget", "trials",

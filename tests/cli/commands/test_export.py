@@ -113,11 +113,25 @@ def test_c_array_and_class_names(keras_kd_json, work):
             "Received: --max-drop 1 --allow-flex",
         ),
         (["small.keras", "--on-disagreement", "stop"], "Received: --on-disagreement='stop'"),
+        (
+            [
+                "small.keras",
+                "--max-drop",
+                "1",
+                "--class-names",
+                "cat,dog,fish",
+                "--data",
+                "moved.npz",
+            ],
+            "was trained on the classes cat, dog, fish, but 'moved.npz' has fish, cat, dog",
+        ),
         (["absent.keras"], "There is no file 'absent.keras'"),
         ([], "needs MODEL"),
     ],
 )
 def test_what_is_refused(keras_kd, work, words, message):
+    x, y = (np.load(work / "test.npz")[name] for name in ("x", "y"))
+    np.savez("moved.npz", x=x, y=(y + 1) % 3, class_names=["fish", "cat", "dog"])
     code, _, err = keras_kd("export", *words)
     assert code == 1
     assert message in err

@@ -130,6 +130,7 @@ def test_examples_that_were_trained_on_are_told(keras_kd, exported, materials, d
             ["small.keras", "--teacher", "big.keras", "--teacher-offset", "-1"],
             "Add --teacher-scale",
         ),
+        (["a.tflite", "--model", "a.keras", "--min-accuracy", "90"], "write 0.9 for 90 %"),
         (["small.keras", "--max-bytes", "1"], "--max-bytes needs a .tflite file"),
         (["small.keras", "--max-latency-ms", "1"], "--max-latency-ms needs a .tflite file"),
         (["train.npz"], "train.npz"),

@@ -38,13 +38,14 @@ def write(path, command, settings, result):
     return str(path)
 
 
-def measurement(path, models, data="a.npz", classes=("cat", "dog")):
+def measurement(path, models, data="a.npz", classes=("cat", "dog"), **settings):
     files = [
         {"file": model, "kind": "model", "accuracy": 0.5, "samples": 50, "parameters": 58}
         for model in models
     ]
     result = {"data": data, "class_names": list(classes), "files": files, "teacher": None}
-    return write(path, "measure", {"data": data}, {**result, "limits": {}, "not_kept": {}})
+    settings = {"data": data, **settings}
+    return write(path, "measure", settings, {**result, "limits": {}, "not_kept": {}})
 
 
 def compression(path, student, model, sparsity):
@@ -92,7 +93,15 @@ def test_every_training_stands_at_its_model(keras_kd, work):
     }
 
 
-@pytest.mark.parametrize("other", [{"data": "b.npz"}, {"classes": ["dog", "cat"]}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": "b.npz"},
+        {"classes": ["dog", "cat"]},
+        {"part": "validation"},
+        {"part": "validation", "validation_data": "b.npz"},
+    ],
+)
 def test_measurements_of_different_data_are_refused(keras_kd, work, other):
     words = [measurement(work / "a.json", ["a.keras"])]
     words += [measurement(work / "b.json", ["b.keras"], **other)]
@@ -103,6 +112,16 @@ def test_measurements_of_different_data_are_refused(keras_kd, work, other):
     code, _, err = keras_kd("report", "runs/report/report.json", words[1], "--out", "both")
     assert code == ("classes" in other)
     assert "different classes" in err or not code
+
+
+def test_parts_of_one_dataset_that_are_the_same(keras_kd, work):
+    for name in ("a.npz", "b.npz"):  # of a file, no part and all are the same
+        (work / name).touch()
+    words = [measurement(work / "a.json", ["a.keras"], validation_data="b.npz")]
+    words += [measurement(work / "b.json", ["b.keras"], part="all")]
+    assert keras_kd("report", *words, "--title", "a b", "--out", "c d")[0] == 0
+    command = json.loads((work / "c d/report.json").read_text())["command"]
+    assert command.endswith("--out 'c d' --title 'a b'")
 
 
 @pytest.mark.parametrize(
