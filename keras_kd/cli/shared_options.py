@@ -57,7 +57,7 @@ def teaching_options() -> tuple[Option, ...]:
         _teaching("loss", "how the student learns from the teacher's outputs: the name of a loss "
                   "of keras_kd.losses, such as kl_divergence, dkd, 'dist(beta=2.0)', with a weight "
                   "after a colon, rkd:0.02 (default: kl_divergence, or binary_kl_divergence for "
-                  "one output unit)", metavar="LOSS[:WEIGHT]", multiple=True),
+                  "one output unit and for sigmoids)", metavar="LOSS[:WEIGHT]", multiple=True),
         _teaching("hint", "teach an inner layer: TEACHER_LAYER:STUDENT_LAYER, with a loss on "
                   "features (default fit_net) and a weight (default 1) after further colons",
                   multiple=True),

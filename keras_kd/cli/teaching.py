@@ -33,7 +33,7 @@ from keras_kd.cli.task_data import (
 )
 from keras_kd.data.batches import PassOrder, shuffled_by_pass
 from keras_kd.distilling.distiller import Distiller
-from keras_kd.models.probabilities import PROBABILITIES, last_activation
+from keras_kd.models.probabilities import PROBABILITIES, answers_each_unit, last_activation
 
 
 @dataclasses.dataclass
@@ -122,13 +122,14 @@ def make_distiller(
             f"the student '{student.path}' on {', '.join(names[1])}: they must be the same, in the "
             "same order."
         )
-    probabilities = _activation(student) in PROBABILITIES
-    default = "binary_kl_divergence" if student.units == 1 else "kl_divergence"
+    end = _activation(student)
+    binary = answers_each_unit(student.units, end)
+    default = "binary_kl_divergence" if binary else "kl_divergence"
     losses, weights = make_losses(
         settings["loss"] or [default],
         settings["hint"] or [],
         settings["temperature"],
-        from_logits=not probabilities,
+        from_logits=end not in PROBABILITIES,
     )
     return Distiller(
         teacher.keras_model,

@@ -218,6 +218,18 @@ def crossentropy_of(loss: Any) -> Any:
     return next(found, None)
 
 
+def answers_each_unit(units: int | None, end: str | None, loss: Any = None) -> bool:
+    """Return whether each unit of an output answers yes or no, whatever the others answer.
+
+    Args:
+        units: Number of its units.
+        end: How it ends, as in `last_activation`.
+        loss: Its loss on labels, as in `keras.Model.compile`. Defaults to `None`: not known.
+    """
+    binary = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
+    return units == 1 or end == "sigmoid" or crossentropy_of(loss) in binary
+
+
 def student_loss_for(loss: Any, end: str | None) -> Any:
     """Turn the name or function of a cross-entropy into the loss that fits the student's output.
 

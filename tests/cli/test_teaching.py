@@ -54,13 +54,13 @@ def test_softmax_or_not_gives_the_same_loss(teacher, student):
     np.testing.assert_allclose(float(losses["kl_divergence"]), expected, rtol=1e-4)
 
 
-def test_one_unit_is_taught_by_binary_kl_divergence():
+def test_one_unit_and_sigmoids_are_taught_by_binary_kl_divergence():
     shape = (4, 4, 1)
-    for activation in (None, "sigmoid"):
+    for activation, units in ((None, 1), ("sigmoid", 1), ("sigmoid", 3)):
         distiller = make_distiller(
             SETTINGS,
-            loaded(shape, "sigmoid", 1),
-            loaded(shape, activation, 1),
+            loaded(shape, "sigmoid", units),
+            loaded(shape, activation, units),
             Preprocessing(255.0, 0.0, shape),
         )
         assert distiller.distillation_losses[0].name == "binary_kl_divergence"

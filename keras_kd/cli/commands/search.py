@@ -112,9 +112,9 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             **{name: settings[name] for name in names},
         )
     notes = notes_of(settings, data)
-    for front in found.front:
-        write_notes(front.model, notes)
-        write_notes(front.file, training_notes(notes))
+    for file in [*found.front, *([found.best] if found.best else [])]:
+        write_notes(file.model, notes)
+        write_notes(file.file, training_notes(notes))
     result = {**found.to_dict(), "table": str(found)}
     return _outcome(folder.finish(result))
 

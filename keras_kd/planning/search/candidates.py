@@ -24,7 +24,7 @@ from keras_kd.compression.stages.order import check_order, check_stages
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.export.tflite import QUANTIZATIONS
 from keras_kd.models.layers import hash_of_architecture, identity_of
-from keras_kd.models.probabilities import PROBABILITIES, last_activation
+from keras_kd.models.probabilities import PROBABILITIES, answers_each_unit, last_activation
 from keras_kd.system.arguments import number
 from keras_kd.system.names import one_of
 
@@ -135,6 +135,7 @@ def make_space(
     epochs: int,
     zipped: bool,
     seed: int,
+    loss: Any = None,
 ) -> Space:
     """Return what is searched, from the arguments of `search`.
 
@@ -156,7 +157,7 @@ def make_space(
     for given in lists.values():
         check_order(given)
     if teachings is None:
-        teachings = _default_teachings(next(iter(made.values()))())
+        teachings = _default_teachings(next(iter(made.values()))(), loss)
     if not isinstance(teachings, Mapping) or not teachings:
         raise TypeError(
             "`teachings` must be a dict of arguments of `Distiller` by name, such as "
@@ -252,15 +253,17 @@ def _built(build: Callable[..., Any], width: float, depth: float, seed: int) -> 
     return model
 
 
-def _default_teachings(student: keras.Model) -> dict[str, dict[str, Any]]:
+def _default_teachings(student: keras.Model, student_loss: Any) -> dict[str, dict[str, Any]]:
     outputs = keras.tree.flatten(student.outputs or [])
     if len(outputs) != 1:
         raise ValueError(
             f"The students have {len(outputs)} outputs, for which no way of teaching is known. "
             "Pass `teachings=`, a dict of arguments of `Distiller` by name."
         )
-    loss = losses.BinaryKLDivergence if outputs[0].shape[-1] == 1 else losses.KLDivergence
-    logits = keras.tree.flatten(last_activation(student))[0] not in PROBABILITIES
+    end = keras.tree.flatten(last_activation(student))[0]
+    binary = answers_each_unit(outputs[0].shape[-1], end, student_loss)
+    loss = losses.BinaryKLDivergence if binary else losses.KLDivergence
+    logits = end not in PROBABILITIES
     return {
         f"T {temperature:g}, labels {weight:g}": {
             "distillation_losses": loss(temperature=temperature, from_logits=logits),

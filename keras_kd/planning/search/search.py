@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+from keras.utils import PyDataset
 
 from keras_kd.compression.running.run_plan import identity_of_data, with_new_arguments
 from keras_kd.compression.running.student_files import as_json
@@ -107,8 +108,8 @@ def search(
         trials: Number of trials. With `trials` alone the front does not depend on the machine's
             speed. Defaults to `None`.
         path: The folder of the search. Defaults to `"runs/search"`.
-        test_data: Data on which the files of the front are measured once, after all choices.
-            Defaults to `None`.
+        test_data: Data on which the best file and those of the front are measured once, after all
+            choices. Defaults to `None`.
         widths: Widths of students: the fraction of the teacher's channels that stays, or what
             `build` takes. Defaults to five from 0.75 to 0.125.
         depths: The same for the number of residual blocks. Defaults to `(1.0, 0.5)`; what a
@@ -176,7 +177,7 @@ def search(
     options |= {"budget": _seconds(budget), "measuring": dict(measuring or {})}
     options["exporting"] = dict(exporting or {})
     space = make_space(
-        teacher, students, widths, depths, teachings, stages, formats, epochs, zipped, seed
+        teacher, students, widths, depths, teachings, stages, formats, epochs, zipped, seed, loss
     )
     if loss is None:
         outputs = keras.tree.flatten(next(iter(space.students.values()))().outputs)
@@ -196,7 +197,7 @@ def search(
                 for sentence in space.skipped:
                     print(sentence)
             run.prepare()
-            teacher_score = _reference(run, reference)
+            teacher_score = _reference(run, reference, test_data)
             if max_drop is not None and teacher_score is None:
                 raise ValueError(
                     "`max_drop` counts from the teacher, whose own file cannot be measured on the "
@@ -318,18 +319,22 @@ def _one(recipe: str | os.PathLike[str], plan: Mapping[str, Any]) -> tuple[Candi
     return Candidate(**content["candidate"]), content["epochs"]
 
 
-def _reference(run: Trials, given: float | None) -> float | None:
+def _reference(run: Trials, given: float | None, test_data: Any) -> float | None:
     """Return the teacher's figure of merit; refuse data on which there is none."""
     measured = run.reference()["measured"]
-    if measured is not None:
-        score = run.score(measured)
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
+    score = None if measured is None else run.score(measured)
+    with tempfile.TemporaryDirectory() as temporary:
+        file = run.folder / "teacher" / "teacher.tflite"
+        if measured is None or not file.exists():
             file = pathlib.Path(temporary) / "student.tflite"
             candidate = run.space.candidates(next(iter(run.space.teachings)))[0]
             run.write(candidate, run.space.students[candidate.student](), [], file)
+        if measured is None:
             run.score(run.measure(file, run.validation_data).to_dict())
-        score = None
+        if test_data is not None:
+            batches = as_batches(test_data, "test_data")
+            batches = [batches[0]] if isinstance(batches, PyDataset) else batches.take(1)
+            run.score(run.measure(file, batches).to_dict(), "test")
     if given is None:
         return score
     return given if run.options["mode"] == "max" else -given

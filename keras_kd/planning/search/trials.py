@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import pathlib
@@ -45,6 +46,8 @@ from keras_kd.system.reading import read_arrays, read_json
 
 FORMAT = "keras_kd.search 1"
 FACTOR = 3  # of successive halving: of three candidates one is trained three times as long
+# Arguments of `Distiller` that change what the teacher takes or gives.
+_OF_TEACHER = ("teacher_inputs", "teacher_outputs")
 # What a candidate's training may end in without ending the search.
 _FAILURES = (ValueError, TypeError, tf.errors.InvalidArgumentError)
 
@@ -125,6 +128,10 @@ class Trials:
         return found
 
     def _measure_teacher(self) -> dict[str, Any]:
+        for name, way in itertools.product(_OF_TEACHER, self.space.teachings.values()):
+            if way.get(name) is not None:
+                error = f"`{name}` of the `teachings` makes it another function than its file."
+                return {"measured": None, "error": error}
         file = self.folder / "teacher" / "teacher.tflite"
         try:
             self._export(self.teacher, file, "float32")
@@ -299,21 +306,33 @@ class Trials:
             )
         )
 
-    def score(self, measured: Mapping[str, Any]) -> float:
+    def score(self, measured: Mapping[str, Any], data: str = "validation") -> float:
         """Return the figure of merit, larger for a better file.
 
+        Args:
+            measured: What was measured of the file.
+            data: On which data, for error messages. Defaults to `"validation"`.
+
         Raises:
-            ValueError: If it was not measured.
+            ValueError: If it was not measured, or is not finite.
         """
         metric = self.options["metric"]
-        value = measured["accuracy"] if metric == "accuracy" else measured["metrics"].get(metric)
-        if value is None:
+        values = dict(measured["metrics"])
+        if measured["accuracy"] is not None:
+            values["accuracy"] = measured["accuracy"]
+        if metric not in values:
             raise ValueError(
-                f"The validation data gives no `{metric}`. Received: metric={metric!r}. Pass data "
+                f"The {data} data gives no `{metric}`. Received: metric={metric!r}. Pass data "
                 "with labels; for a task without right and wrong answers pass a metric of its own, "
                 'such as metric="mae", mode="min", measuring={"metrics": ["mae"]}.'
             )
-        return float(value if self.options["mode"] == "max" else -value)
+        value = math.nan if values[metric] is None else float(values[metric])  # JSON has no NaN
+        if not math.isfinite(value):
+            raise ValueError(
+                f"The `{metric}` of the file on the {data} data is not a finite number. "
+                f"Received: {metric}={value}."
+            )
+        return value if self.options["mode"] == "max" else -value
 
     def _line(self, candidate: Candidate, number: int, record: Mapping[str, Any]) -> str:
         text = f"Trial {number}: {candidate}, {record['epochs']} epochs: "

@@ -80,6 +80,27 @@ def test_defaults(given):
     assert losses[0] is not losses[1] and losses[0].temperature == 4.0
 
 
+@pytest.mark.parametrize(
+    ("units", "end", "loss", "binary"),
+    [
+        (3, None, None, False),
+        (3, "softmax", "categorical_crossentropy", False),
+        (1, None, None, True),
+        (3, "sigmoid", None, True),
+        (3, None, "binary_crossentropy", True),
+        (3, None, keras.losses.BinaryFocalCrossentropy(from_logits=True), True),
+    ],
+)
+def test_units_that_answer_for_themselves_are_taught_so(units, end, loss, binary):
+    inputs = keras.Input((4,))
+    teacher = keras.Model(inputs, keras.layers.Dense(units, end)(inputs))
+    found = space(teacher, widths=(1.0,), teachings=None, loss=loss)
+    for way in found.teachings.values():
+        kind = kd.losses.BinaryKLDivergence if binary else kd.losses.KLDivergence
+        assert type(way["distillation_losses"]) is kind
+        assert way["distillation_losses"].from_logits is (end is None)
+
+
 def test_seeds_and_folders_depend_on_names_alone():
     candidate = Candidate("width 0.5", "T 4", "none", "int8")
     assert candidate.file == "width 0.5 | none | int8"

@@ -1,22 +1,27 @@
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-from conftest_of_search import network
+import tensorflow as tf
+from conftest_of_search import images, network
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.planning.search import results
 from keras_kd.planning.search.candidates import Space, make_space
 from keras_kd.planning.search.results import finish
 from keras_kd.planning.search.search import _refuse_others, _seconds
 from keras_kd.planning.search.trials import Trials
 from keras_kd.report.pareto import pareto_front
 
+UNLABELED = tf.data.Dataset.from_tensor_slices(images(6, 3)[0]).batch(3)
 OPTIONS = {
     "mode": "max", "zipped": False, "metric": "accuracy", "max_bytes": None, "max_drop": None,
     "max_latency_ms": None, "verbose": False,
@@ -188,11 +193,59 @@ def test_models_stages_and_another_metric(given, tmp_path):
         ({"engine": "luck"}, ValueError, "`engine` must be"),
         ({"validation_data": None}, ValueError, "`validation_data`"),
         ({"metric": "mae", "teacher": network(2), "widths": (0.5,)}, ValueError, "no `mae`"),
+        ({"test_data": iter([])}, TypeError, "`test_data`"),
+        ({"test_data": UNLABELED}, ValueError, "The test data gives no `accuracy`"),
+        (
+            {
+                "teachings": {"turned": {"teacher_outputs": lambda y: y[:, ::-1]}},
+                "max_drop": 1.0,
+                "students": [network(2, "two")],
+            },
+            ValueError,
+            r"`teacher_outputs` .* Pass `reference=`",
+        ),
     ],
 )
 def test_errors(given, tmp_path, changed, error, token):
     with pytest.raises(error, match=token):
         kd.search(**{**given, **changed}, path=tmp_path / "run")
+
+
+def test_a_metric_must_be_finite():
+    def score(metric, **measured):
+        options = {**OPTIONS, "metric": metric}
+        return Trials.score(SimpleNamespace(options=options), {"metrics": {}, **measured})
+
+    assert score("accuracy", accuracy=0.5, metrics={"accuracy": 0.4}) == 0.5
+    assert score("accuracy", accuracy=None, metrics={"accuracy": 0.4}) == 0.4
+    for value in (math.nan, math.inf, None):  # as it is measured, and as JSON gives it back
+        with pytest.raises(ValueError, match=r"`r2_score` .* is not a finite number"):
+            score("r2_score", accuracy=None, metrics={"r2_score": value})
+
+
+def test_the_best_file_is_tested_beside_the_front_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_report", lambda *_: None)
+    monkeypatch.setattr(results, "write_report", lambda *_: None)
+    for name, score, size, latency in (("fast", 0.8, 200, 1.0), ("slow", 0.9, 100, 9.0)):
+        candidate = dict.fromkeys(("student", "teaching", "stages", "quantization"), name)
+        figures = {"bytes": size, "zipped_bytes": size, "latency_ms": latency, "seconds": 1.0}
+        record = {"candidate": candidate, "epochs": 1, "error": None, "score": score, **figures}
+        folder = tmp_path / "trials" / name
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps({**record, "measured": {}}))
+    run = SimpleNamespace(
+        folder=tmp_path,
+        options={**OPTIONS, "max_latency_ms": 2.0},
+        not_exported={},
+        measure=lambda file, data: SimpleNamespace(to_dict=lambda: {"file": file.parent.name}),
+        score=lambda measured, data: 0.7,
+    )
+    found = finish(run, None, (np.zeros((4, 1)), np.zeros(4)), writes=True)
+    assert [file.test["file"] for file in found.front] == ["slow"]
+    assert found.best.test == {"file": "fast", "metric": 0.7}
+    assert {file.folder.name: file.test["file"] for file in found.tried} == {
+        "slow": "slow", "fast": "fast",
+    }  # fmt: skip
 
 
 def test_other_folders_are_refused(given, tmp_path):
