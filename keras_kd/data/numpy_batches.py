@@ -345,6 +345,24 @@ def check_ends(data: Any, max_samples: int | None) -> None:
         )
 
 
+def check_repeats(data: Any, argument: str) -> None:
+    """Make sure that data can be read more than once.
+
+    Args:
+        data: Any data.
+        argument: The name under which the user gave it.
+
+    Raises:
+        ValueError: If it is an iterator, which is empty after the first pass.
+    """
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"`{argument}` is needed several times and can be read only once. Received: "
+            f"{type(data).__name__}. Pass arrays, a tf.data.Dataset, or a function without "
+            "arguments that returns it."
+        )
+
+
 def _first_samples(batch: Batch, count: int) -> Batch:
     """Return the first `count` samples of a batch."""
     if batch.size <= count:

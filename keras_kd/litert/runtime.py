@@ -61,7 +61,7 @@ class LiteRuntime:
     ) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        number("threads", threads, least=1, whole=True)
+        threads = number("threads", threads, least=1, whole=True)
         self.probed = probe_file(path)
         self.path = self.probed.path
         if xnnpack:

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from keras_kd.data.numpy_batches import check_repeats
 from keras_kd.export.tflite import QUANTIZATIONS, export_tflite
 from keras_kd.measuring.benchmark import benchmark_tflite_files
 from keras_kd.measuring.evaluate import evaluate_tflite
@@ -116,7 +117,8 @@ def export_all(
     Raises:
         OSError: If a file cannot be written.
         TypeError: If an argument is of the wrong kind.
-        ValueError: If a format does not exist, or none can be exported.
+        ValueError: If a format does not exist, none can be exported, or data for several formats
+            can be read only once.
 
     Example:
 
@@ -127,6 +129,9 @@ def export_all(
     quantizations = [quantizations] if isinstance(quantizations, str) else list(quantizations)
     for quantization in quantizations:
         one_of("quantizations", quantization, QUANTIZATIONS)
+    if len(quantizations) > 1:
+        check_repeats(data, "data")
+        check_repeats(representative_data, "representative_data")
     name = name or getattr(model, "name", "model")
     # The table shows the agreement of every form: none is a reason to warn and to try the others.
     options = {"on_disagreement": "ignore", **options}

@@ -20,6 +20,7 @@ from keras_kd.compression.running.stage_callbacks import stage_callbacks
 from keras_kd.compression.stages.order import check_stages
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.data.batches import PassOrder, as_batches
+from keras_kd.data.numpy_batches import check_repeats
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.export.tflite import export_tflite
 from keras_kd.measuring.sizes import file_size, zipped_size
@@ -118,6 +119,7 @@ def compress_to_size(
     distiller = as_distiller(distiller)
     number("max_bytes", max_bytes, least=1, whole=True)
     number("trainings", trainings, least=1, whole=True)
+    check_repeats(representative_data, "representative_data")
     stages = check_stages(stages)
     stage_callbacks(callbacks, stages)
     folder = None if path is None else pathlib.Path(path)

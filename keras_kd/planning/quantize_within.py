@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.data.numpy_batches import iterate
+from keras_kd.data.numpy_batches import check_repeats, iterate
 from keras_kd.export.calibration import Samples, samples_of
 from keras_kd.export.fidelity import Expected
 from keras_kd.export.keras_source import KerasSource
@@ -204,6 +204,7 @@ def quantize_within(
             f"{quantization!r}."
         )
     number("max_samples", max_samples, least=2 * _LEAST_SAMPLES, whole=True)
+    check_repeats(representative_data, "representative_data")
     ExportOptions(quantization, integer_io=options.get("integer_io", False))
     check_labels(options.get("class_names"), options.get("preprocessing"))
     source = source_of(model, None, quantization)

@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -24,7 +25,7 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
 
 
 def test_one_file(paths: list[pathlib.Path]) -> None:
-    result = benchmark_tflite(paths[0], runs=7, warmup=0, threads=2)
+    result = benchmark_tflite(paths[0], runs=7, warmup=0, threads=np.int64(2))
     assert 0 < result.latency_min_ms <= result.latency_ms <= result.latency_p90_ms
     runs = (result.latency_runs, result.warmup, result.threads, result.latency_batch)
     assert runs == (7, 0, 2, 1)

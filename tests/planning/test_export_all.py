@@ -52,3 +52,16 @@ def test_a_form_that_is_refused_is_reported(model, tmp_path):
         kd.export_all(model, tmp_path, x, quantizations="int8", verbose=False)
     with pytest.raises(ValueError, match="Did you mean 'float32'"):
         kd.export_all(model, tmp_path, x, quantizations=["flaot32"])
+
+
+def test_data_that_are_read_once_are_enough_for_one_form_alone(model, tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")
+    given = {"quantizations": ["int8", "int16x8"], "rounds": 2, "verbose": False}
+    with pytest.raises(ValueError, match="`data` is needed several times"):
+        kd.export_all(model, tmp_path, iter([x]), **given)
+    with pytest.raises(ValueError, match="`representative_data` is needed several times"):
+        kd.export_all(model, tmp_path, x, representative_data=iter([x]), **given)
+    assert not list(tmp_path.iterdir())
+    given["quantizations"] = "int8"
+    found = kd.export_all(model, tmp_path, iter([x]), representative_data=iter([x]), **given)
+    assert found["int8"].result.samples == 40

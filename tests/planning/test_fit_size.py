@@ -63,6 +63,9 @@ def test_what_cannot_be_reached_is_refused_before_training(arguments):
         kd.compress_to_size(**arguments, max_bytes=1000)
     with pytest.raises(ValueError, match="`max_bytes` must be a whole number"):
         kd.compress_to_size(**arguments, max_bytes=1.5)
+    once = {**arguments, "representative_data": iter([])}
+    with pytest.raises(ValueError, match="`representative_data` is needed several times"):
+        kd.compress_to_size(**once, max_bytes=100_000)
     with pytest.raises(ValueError, match="`trainings` must be a whole number"):
         kd.compress_to_size(**arguments, max_bytes=1000, trainings=0)
 

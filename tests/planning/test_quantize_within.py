@@ -213,6 +213,10 @@ def test_a_limit_that_cannot_be_met_is_said_and_the_nearest_file_kept(tmp_path):
         ({"min_agreement": 0.9, "path": "a.tfl"}, "must end in '.tflite'"),
         ({"min_agreement": 0.9, "quantization": "int4", "integer_io": True}, "`integer_io=True`"),
         ({"min_agreement": 0.9, "class_names": []}, "class_names"),
+        (
+            {"min_agreement": 0.9, "representative_data": iter([X])},
+            "`representative_data` is needed several times",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path, monkeypatch, arguments, message):
