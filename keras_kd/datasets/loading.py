@@ -67,7 +67,10 @@ def load(name: str, *, split: Any = None, **kwargs: Any) -> Any:
     quiet = capture_output() if base in _OWN else contextlib.nullcontext()
     try:
         with quiet, _impatient_downloads():
-            return tfds.load(name, split=split, **kwargs)
+            try:
+                return tfds.load(name, split=split, **kwargs)
+            except FileExistsError:  # another process has prepared it in the meantime
+                return tfds.load(name, split=split, **kwargs)
     except tfds.core.DatasetNotFoundError:
         raise ValueError(_unknown_name(name, base)) from None
     except Exception as error:

@@ -202,7 +202,7 @@ def lead(result: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
         close, key=lambda model: (cost_of(model, "bytes"), _points_lost(model)), default=best
     )
     spread = shown["accuracy"]["std"]
-    seeds = f", {len(shown['accuracy']['values'])} seeds" if spread is not None else ""
+    seeds = f", {_measured_seeds(shown)} seeds" if spread is not None else ""
     figures = [
         (
             percent_text(shown["accuracy"]["mean"]),
@@ -224,6 +224,11 @@ def lead(result: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
         of_teacher = (ratio_text(ratio), f"of the teacher's file ({size})")
         figures.append((size, "in the file") if ratio in (None, 1.0) else of_teacher)
     return sentence, figures
+
+
+def _measured_seeds(model: Mapping[str, Any]) -> int:
+    """Return the number of seeds that the mean accuracy is of."""
+    return sum(value is not None for value in model["accuracy"]["values"])
 
 
 def _points_lost(model: Mapping[str, Any]) -> float:
@@ -296,7 +301,7 @@ def _joined(words: Sequence[str]) -> str:
 def _facts(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
     ratios = model["ratio_to_teacher"]
     accuracy = f"{percent_text(model['accuracy']['mean'], 2)} accuracy"
-    count = len(model["accuracy"]["values"])
+    count = _measured_seeds(model)
     accuracy += f" as the mean of {count} seeds" if count > 1 else ""
     drop = model["accuracy_drop_points"]
     if teacher is not None and drop is not None:
@@ -324,7 +329,7 @@ def _facts(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
 
 def _distilled_sentence(alone: Mapping[str, Any], distilled: Mapping[str, Any]) -> str:
     gain = 100 * (distilled["accuracy"]["mean"] - alone["accuracy"]["mean"])
-    count = min(len(alone["accuracy"]["values"]), len(distilled["accuracy"]["values"]))
+    count = min(_measured_seeds(alone), _measured_seeds(distilled))
     change = f"{abs(gain):.2f} points {'above' if gain >= 0 else 'below'}"
     sentence = f"Taught by the teacher, the student is {change} the same student trained alone"
     if count == 1:

@@ -211,7 +211,9 @@ def _same(model: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         file = entry["file"]
         name = file and pathlib.PurePath(file["path"]).name
         figures = file and (file["bytes"], file["latency_ms"])
-        return entry["key"], entry["seeds"], name, figures
+        # Without a file, two models may well have the same accuracy.
+        told = (entry["title"], entry["description"]) if file is None else None
+        return entry["key"], entry["seeds"], entry["parameters"], name, figures, told
 
     return bool(measured(model) == measured(other))
 

@@ -33,6 +33,19 @@ def test_absent_data_without_a_network(no_network, tmp_path, monkeypatch):
     assert "\n" not in message
 
 
+def test_another_process_prepared_the_data_meanwhile(monkeypatch):
+    given = []
+
+    def prepare(name, split, **kwargs):
+        given.append(name)
+        if len(given) == 1:
+            raise FileExistsError("Cannot rename incomplete.X_1.0.0. Destination already exists.")
+        return split
+
+    monkeypatch.setattr("tensorflow_datasets.load", prepare)
+    assert load("digits", split="train") == "train" and given == ["digits", "digits"]
+
+
 def test_absent_data_when_downloading_is_forbidden(tmp_path, monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     with pytest.raises(FileNotFoundError, match=r"TFDS_DATA_DIR.*\(it is not set\)"):

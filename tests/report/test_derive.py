@@ -20,6 +20,19 @@ def test_accuracy_over_the_seeds(result):
     assert accuracy["std"] == pytest.approx(np.std([0.918, 0.920, 0.922], ddof=1))
 
 
+def test_a_seed_without_an_accuracy_is_not_counted(result):
+    seeds = by_key(result, "int8")["seeds"]
+    seeds["1"]["accuracy"] = float("nan")
+    full = complete_result(result)
+    said = next(text for text in full["headline"] if text.startswith("Pruned and int8"))
+    assert "as the mean of 2 seeds" in said
+    full["shipped"] = "int8"
+    assert "2 seeds" in lead(full)[1][0][1]
+    seeds["2"]["accuracy"] = None
+    said = [text for text in complete_result(result)["headline"] if "Pruned and int8" in text]
+    assert "as the mean of" not in said[0] and "one seed" in said[0]
+
+
 def test_one_seed_has_no_spread(result):
     assert by_key(complete_result(result), "teacher")["accuracy"]["std"] is None
 

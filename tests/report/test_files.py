@@ -350,6 +350,15 @@ def test_models_of_both_beside_one_teacher(result, other):
     assert merged["versions"]["keras"] == "3.15.1 / 3.16.0"
 
 
+def test_models_without_a_file_that_are_equally_accurate_are_two(result, other):
+    small = {**copy.deepcopy(result["models"][3]), "file": None, "accuracy_of": "keras model"}
+    result["models"], other["models"] = [small], [copy.deepcopy(small)]
+    assert len(merge([result, other])["models"]) == 1
+    for change in ({"title": "Another"}, {"parameters": 7}):
+        other["models"] = [{**small, **change}]
+        assert len(merge([result, other])["models"]) == 2
+
+
 def test_the_page_tells_both_runs(result, other, tmp_path):
     text = write_report(merge([result, other], title="Both"), tmp_path)[0].read_text()
     assert "python other.py" in text and result["command"] in text and "<h1>Both</h1>" in text
