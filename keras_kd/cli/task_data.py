@@ -81,7 +81,7 @@ def check_same_classes(source: Source, other: Source) -> None:
         )
 
 
-def measured_on(settings: Mapping[str, Any]) -> tuple[str | None, str, str | None]:
+def measured_on(settings: Mapping[str, Any]) -> tuple[Any, str, str | None]:
     """Return the data that `measure` reads by its settings.
 
     Returns:

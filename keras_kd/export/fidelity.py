@@ -208,7 +208,7 @@ def measure_fidelity(
     for batch, outputs, masks in expected:
         found = {kernels: runtime.predict(batch.inputs) for kernels, runtime in runtimes.items()}
         labels = _by_output(batch.y, names, "labels")
-        weights = _by_output(batch.sample_weight, names, "sample weights")
+        weights = _by_output(batch.sample_weight, names, "sample weights", None)
         mask = [masks.get(name) for name in names]
         for (name, kernels), part in sums.items():
             i = names.index(name)
@@ -272,10 +272,12 @@ class _Output:
         return OutputFidelity(self._name, kernels, agreement, noise, error)
 
 
-def _by_output(values: Any, names: Sequence[str], what: str) -> list[np.ndarray | None]:
+def _by_output(
+    values: Any, names: Sequence[str], what: str, alone: int | None = 0
+) -> list[np.ndarray | None]:
     """Return labels or weights by output; none where they belong to something else."""
     try:
-        return by_output(values, names, what, others=True)
+        return by_output(values, names, what, others=True, alone=alone)
     except ValueError:
         return [None] * len(names)
 

@@ -44,7 +44,11 @@ def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:
 
 
 def by_output(
-    values: Any, names: Sequence[str], what: str, others: bool = False
+    values: Any,
+    names: Sequence[str],
+    what: str,
+    others: bool = False,
+    alone: int | None = 0,
 ) -> list[np.ndarray | None]:
     """Return the labels or sample weights of every output, `None` where there are none.
 
@@ -53,6 +57,7 @@ def by_output(
         names: The file's outputs.
         what: What they are, for error messages.
         others: Whether a dict may hold something else, or nothing else. Defaults to `False`.
+        alone: The position of the output that one array is of, `None` for all. Defaults to `0`.
 
     Raises:
         ValueError: If they do not fit the outputs.
@@ -74,7 +79,7 @@ def by_output(
                 "outputs."
             )
         return [_array(value) for value in values]
-    return [_array(values)] + [None] * (len(names) - 1)
+    return [_array(values) if alone in (i, None) else None for i in range(len(names))]
 
 
 def _array(value: Any) -> np.ndarray | None:

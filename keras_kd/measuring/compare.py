@@ -285,7 +285,7 @@ def compare(
     for batch in with_progress(batches, "Comparing", verbose):
         given = runtime.predict(batch.inputs)[names[position]]
         reference, masks = answer(batch.x)
-        weights = by_output(batch.sample_weight, names, "sample weights", others=True)
+        weights = by_output(batch.sample_weight, names, "sample weights", others=True, alone=None)
         scores.add(given, None, reference, positions.counted(batch, given, masks, weights))
         if layers is not None:
             layers.add([batch])

@@ -60,10 +60,10 @@ def evaluate_tflite(
             the model's order. Labels are class indices, of shape `[batch, ...]` or
             `[batch, ..., 1]`, or one-hot (or soft), of the output's shape `[batch, ..., classes]`;
             for an output of one unit they are 0 or 1. With several outputs, `y` may be a dict or a
-            tuple by output. Without `y`, accuracy is `None`. Sample weights are for
-            `weighted_metrics`; all other figures count every sample once. Positions of a sequence
-            or an image which the model's Keras mask leaves out, or whose sample weight is 0, count
-            nowhere.
+            tuple by output; one array holds the labels of `output`, or the weights of all.
+            Without `y`, accuracy is `None`. Sample weights are for `weighted_metrics`; all other
+            figures count every sample once. Positions of a sequence or an image which the model's
+            Keras mask leaves out, or whose sample weight is 0, count nowhere.
         model: The model which the file was made from (a Keras or a compressed model), to measure
             their agreement. Defaults to `None`: the model that this process exported to `path`,
             if neither has changed since.
@@ -154,8 +154,9 @@ def evaluate_tflite(
         if first is None:
             first = {name: array[:1] for name, array in batch.inputs.items()}
         outputs = runtime.predict(batch.inputs)
-        labels = by_output(batch.y, names, "labels", others=joint is not None)
-        weights = by_output(batch.sample_weight, names, "sample weights", others=asked is None)
+        labels = by_output(batch.y, names, "labels", joint is not None, alone=position)
+        # As in Keras, weights that are one array are those of every output.
+        weights = by_output(batch.sample_weight, names, "sample weights", asked is None, alone=None)
         reference, masks = (None, None) if answer is None else answer(batch.x)
         if asked is not None:
             asked.add(labels, [outputs[name] for name in names], weights, masks)

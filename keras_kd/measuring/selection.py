@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 from keras_kd.data.numpy_batches import safe_name
 from keras_kd.litert.model_file import ModelFile
+from keras_kd.system.arguments import is_number
 from keras_kd.system.names import did_you_mean
 
 
@@ -20,8 +22,8 @@ def output_position(names: Sequence[str], output: int | str) -> int:
             return names.index(safe_name(output))
         if output in names:
             return names.index(output)
-    elif isinstance(output, int) and 0 <= output < len(names):
-        return output
+    elif is_number(output) and isinstance(output, numbers.Integral) and 0 <= output < len(names):
+        return int(output)
     raise ValueError(
         f"`output` must be one of {names} or its position. Received: output={output!r}."
         f"{did_you_mean(str(output), names)}"

@@ -82,7 +82,7 @@ def measure_answers(expected: Expected, path: Any, xnnpack: bool | None) -> list
     for batch, outputs, masks in expected:
         answers = runtime.predict(batch.inputs)
         labels = by_output(batch.y, names, "labels", others=True)
-        weights = by_output(batch.sample_weight, names, "sample weights", others=True)
+        weights = by_output(batch.sample_weight, names, "sample weights", others=True, alone=None)
         mask = [masks.get(name) for name in names]
         floats = [x for x in batch.inputs.values() if x.dtype.kind == "f"]
         for i, (name, score) in enumerate(zip(names, scores, strict=True)):

@@ -238,7 +238,8 @@ def _device(entry: Any) -> dict[str, Any]:
         return {
             "device": values["device"],
             "by": f"Vela {values['vela_version']}, an estimate",
-            "latency_ms": values["latency_ms"],
+            # Of a file of which nothing runs on the accelerator, no latency is known.
+            "latency_ms": values["latency_ms"] if values["npu_operators"] else None,
             "operators": {"NPU": values["npu_operators"], **({"CPU": left} if left else {})},
             "memory": {
                 name: values[f"{name.lower()}_bytes"]
@@ -306,7 +307,7 @@ def _parameters(model: Any, measured: Mapping[str, Any] | None) -> dict[str, int
     parameters = nonzero = None
     if hasattr(model, "count_params"):
         parameters = int(model.count_params())
-        weights = getattr(model, "model", model).trainable_weights
+        weights = getattr(model, "model", model).weights
         kernels = [np.asarray(weight) for weight in weights if len(weight.shape) > 1]
         nonzero = parameters - int(sum((kernel == 0).sum() for kernel in kernels))
     elif measured is not None and measured.get("parameters") is not None:

@@ -187,18 +187,19 @@ def lead(result: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
 
     Returns:
         They are of the `shipped` model; without one, of the smallest file within a point of the
-        teacher, else of the most accurate student. `("", [])` where no accuracy is known.
+        teacher, else of the most accurate student. `("", [])` where its accuracy is not known.
     """
     known = [model for model in result["models"] if model["accuracy"]["mean"] is not None]
     by_key = {model["key"]: model for model in known}
     teacher = by_key.get("teacher")
     students = [model for model in known if model is not teacher]
     students = [model for model in students if model["file"] is not None] or students or known
-    if not students:
+    shipped = result.get("shipped")
+    if not students or (shipped is not None and shipped not in by_key):
         return "", []
     best = max(students, key=lambda model: model["accuracy"]["mean"])
     close = [model for model in _close(students) if teacher and model["file"] is not None]
-    shown = by_key.get(result.get("shipped")) or min(
+    shown = by_key.get(shipped) or min(
         close, key=lambda model: (cost_of(model, "bytes"), _points_lost(model)), default=best
     )
     spread = shown["accuracy"]["std"]

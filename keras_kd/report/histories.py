@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -39,8 +40,8 @@ def _curves(title: str, history: Any, seed: int | None) -> list[dict[str, Any]]:
                       for value in series.values()):  # fmt: skip
         found = []
         for name, entry in series.items():
-            if isinstance(name, int):
-                found += _curves(title, entry, name)
+            if isinstance(name, numbers.Integral):
+                found += _curves(title, entry, int(name))
             else:
                 found += _curves(str(name), entry, seed)
         return found
@@ -52,10 +53,10 @@ def _curves(title: str, history: Any, seed: int | None) -> list[dict[str, Any]]:
     count = max((len(values) for values in lists.values()), default=0)
     if not count:
         return []
-    numbers = getattr(history, "epoch", series.get("epoch"))
+    known = getattr(history, "epoch", series.get("epoch"))
     epochs = list(range(1, count + 1))
-    if isinstance(numbers, Sequence) and len(numbers) == count:
-        epochs = [int(number) + 1 for number in numbers]
+    if isinstance(known, Sequence) and len(known) == count:
+        epochs = [int(number) + 1 for number in known]
     placed = {name: at_epochs(values, epochs) for name, values in lists.items()}
     for name in (name for name, values in placed.items() if values is None):
         warn_user(

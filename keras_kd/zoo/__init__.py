@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_kd.litert.metadata import read_metadata
-from keras_kd.system.files import sha256
+from keras_kd.system.files import check_writable, sha256
 from keras_kd.system.names import one_of
 
 __all__ = ["ZooStudent", "load", "names"]
@@ -147,8 +147,9 @@ def _downloaded(
     name: str, file: str, digest: str, folder: str | os.PathLike[str] | None
 ) -> pathlib.Path:
     address = f"{_ADDRESS}/{name}/{file}"
-    if folder is not None:
-        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)  # else Keras takes another one
+    if folder is not None:  # where Keras cannot write, it takes another one
+        folder = pathlib.Path(folder).expanduser()
+        check_writable(folder / "keras_kd_zoo" / name / file)
     try:
         return pathlib.Path(
             keras.utils.get_file(

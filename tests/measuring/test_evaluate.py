@@ -194,10 +194,31 @@ def test_outputs_are_chosen_by_name_or_position(tmp_path: pathlib.Path) -> None:
         expected = np.mean(np.argmax(-X @ WEIGHTS, axis=1) == labels["ape"])
         assert (result.output, result.accuracy) == ("ape", expected)
         assert result.agreement == 1.0
+    # One array of labels is of the output that is asked for.
+    for output in ("ape", np.int64(1)):
+        alone = evaluate(path, (X, labels["ape"]), model, output=output)
+        assert alone.accuracy == expected
     as_tuple = tf.data.Dataset.from_tensor_slices((X, (CLASSES, CLASSES))).batch(4)
     assert evaluate(path, as_tuple, model).accuracy == 1.0
     with pytest.raises(ValueError, match=r"`output` must be one of \['zebra', 'ape'\]"):
         evaluate(path, (X, labels), output="cat")
+    with pytest.raises(ValueError, match="Received: output=True"):
+        evaluate(path, (X, labels), output=True)
+
+
+def test_weights_that_are_one_array_are_of_every_output(tmp_path: pathlib.Path) -> None:
+    i = keras.Input((2,), name="x")
+    model = keras.Model(i, [layers.Dense(1, name=name)(i) for name in ("zebra", "ape")])
+    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    labels, weights = (X[:, 0], X[:, 1]), np.arange(len(X), dtype="float32")
+    metrics = {"zebra": ["mae"], "ape": ["mae"]}
+    model.compile(loss="mse", weighted_metrics=metrics)
+    expected = model.evaluate(X, labels, sample_weight=weights, verbose=0, return_dict=True)
+    found = evaluate(path, (X, labels, weights), weighted_metrics=metrics, task="regression")
+    for name in ("zebra", "ape"):
+        (key,) = (key for key in found.metrics if name in key)
+        own = next(value for other, value in expected.items() if name in other and "mae" in other)
+        assert found.metrics[key] == pytest.approx(own, rel=1e-4)
 
 
 def test_several_inputs_by_position_and_name(tmp_path: pathlib.Path) -> None:

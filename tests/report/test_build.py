@@ -77,6 +77,10 @@ def test_devices_stand_beside_each_other(tmp_path):
     )
     assert json.loads(written.read_text())["models"][0]["devices"] == row["devices"]
     assert model_result("student", "Student", None, measured())["devices"] == []
+    nothing = {**cost.to_dict(), "npu_operators": 0, "latency_ms": 0.0}
+    assert model_result("a", "A", None, measured(device_cost=nothing))["devices"][0][
+        "latency_ms"
+    ] is None  # fmt: skip
     with pytest.raises(TypeError, match="devices"):
         model_result("student", "Student", None, measured(), devices=[{"ms": 3}])
 
@@ -99,6 +103,13 @@ def test_row_of_a_keras_model():
     assert [layer["name"] for layer in row["layers"]] == ["a", "b", "c"]
     assert row["layers"][0]["sparsity"] == 0.5 and row["layers"][0]["bits"] == 32
     assert row["layers"][0]["bytes"] is None and row["other_bytes"] is None
+
+
+def test_zeros_of_a_frozen_model_are_counted():
+    model = small_model()
+    model.trainable = False
+    row = model_result("teacher", "Teacher", model, accuracy=0.95)
+    assert row["nonzero_parameters"] == row["parameters"] - 6
 
 
 def test_seeds():

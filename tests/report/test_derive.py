@@ -199,6 +199,9 @@ def test_the_page_begins_with_a_sentence_and_three_numbers(result):
 def test_the_page_begins_with_the_model_that_is_shipped(result):
     result["shipped"] = "distilled"
     assert lead(complete_result(result))[1][0][0] == "93.2 %"
+    for seed in by_key(result, "distilled")["seeds"].values():
+        seed["accuracy"] = None
+    assert lead(complete_result(result)) == ("", [])  # and not another model
     result["shipped"] = "a misspelt key"
     with pytest.raises(ValueError, match="shipped"):
         complete_result(result)

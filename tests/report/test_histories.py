@@ -4,6 +4,7 @@ import contextlib
 import json
 import types
 
+import numpy as np
 import pytest
 
 from keras_kd.compression.running.stage_record import StageRecord
@@ -54,7 +55,8 @@ def test_validation_every_few_epochs(first, count, values, placed):
 
 def test_histories_by_title_and_by_seed():
     curves = curves_of(
-        "Student", {"warm up": {"loss": [1]}, "main": {0: {"loss": [2]}, 1: {"loss": [3]}}}
+        "Student",
+        {"warm up": {"loss": [1]}, "main": {0: {"loss": [2]}, np.int64(1): {"loss": [3]}}},
     )
     assert [(c["title"], c["seed"], c["series"]["loss"]) for c in curves] == [
         ("warm up", None, [1.0]),

@@ -46,6 +46,8 @@ from keras_kd.system.reading import read_arrays, read_json
 
 FORMAT = "keras_kd.search 1"
 FACTOR = 3  # of successive halving: of three candidates one is trained three times as long
+# Arguments of `evaluate_tflite` that decide on a latency.
+_TIMING = ("runs", "warmup", "threads")
 # Arguments of `Distiller` that change what the teacher takes or gives.
 _OF_TEACHER = ("teacher_inputs", "teacher_outputs")
 # What a candidate's training may end in without ending the search.
@@ -182,7 +184,9 @@ class Trials:
             return None
         device = self.options["device"]
         if device is None:
-            return benchmark_tflite(file).latency_ms
+            given = self.options["measuring"]
+            timing = {name: given[name] for name in _TIMING if name in given}
+            return benchmark_tflite(file, **timing).latency_ms
         return _latency_on(device_cost(file, device))
 
     def write(

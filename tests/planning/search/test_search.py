@@ -14,7 +14,7 @@ from conftest_of_search import images, network
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.planning.search import results
+from keras_kd.planning.search import results, trials
 from keras_kd.planning.search.candidates import Space, make_space
 from keras_kd.planning.search.results import finish
 from keras_kd.planning.search.search import _refuse_others, _seconds
@@ -221,6 +221,15 @@ def test_a_metric_must_be_finite():
     for value in (math.nan, math.inf, None):  # as it is measured, and as JSON gives it back
         with pytest.raises(ValueError, match=r"`r2_score` .* is not a finite number"):
             score("r2_score", accuracy=None, metrics={"r2_score": value})
+
+
+def test_untrained_files_are_timed_as_trained_ones(monkeypatch):
+    given = {}
+    measured = SimpleNamespace(latency_ms=1.0)
+    monkeypatch.setattr(trials, "benchmark_tflite", lambda _, **how: given.update(how) or measured)
+    options = {"max_latency_ms": 2.0, "device": None, "measuring": {"threads": 2, "task": None}}
+    assert Trials._latency(SimpleNamespace(options=options), pathlib.Path("a.tflite")) == 1.0
+    assert given == {"threads": 2}
 
 
 def test_the_best_file_is_tested_beside_the_front_too(tmp_path, monkeypatch):
