@@ -174,6 +174,7 @@ class ArrayFile:
         self.labels = labels.astype("int64")
         self.count = len(labels)
         self.integers = self.x.dtype.kind in "iub"
+        self.largest = float(np.abs(self.x).max(initial=0.0)) if not self.integers else None
         names = arrays.get("class_names")
         self.class_names: list[str] | None = None if names is None else [str(n) for n in names]
 

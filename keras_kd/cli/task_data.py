@@ -17,6 +17,8 @@ from keras_kd.data.batches import shuffled_by_pass
 # Prepared images up to this size are kept in memory, so that they are decoded once.
 _CACHED_BYTES = 500_000_000
 _SHUFFLED = 10_000
+# What is divided by this or more is pixels, not numbers up to 1.
+_PIXELS = 100.0
 _HELD_OUT = "validation"  # the split of validation data that are given by a name alone
 
 
@@ -196,6 +198,7 @@ def batches(
     channels = preprocessing.shape[-1] if len(preprocessing.shape) == 3 else 0
     examples = source.select(chosen, channels)
     _check_shape(source, examples.element_spec[0].shape, preprocessing)
+    _check_scale(source, preprocessing)
     examples = examples.map(preprocessing, num_parallel_calls=2)
     if 4 * math.prod(preprocessing.shape) * len(chosen) <= _CACHED_BYTES:
         examples = examples.cache()
@@ -203,6 +206,16 @@ def batches(
         buffer = min(len(chosen), _SHUFFLED)
         examples = shuffled_by_pass(examples, len(chosen), buffer, shuffle_seed, first_pass)
     return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _check_scale(source: Source, preprocessing: Preprocessing) -> None:
+    """Refuse numbers that are scaled to 1 already where pixels are to be scaled."""
+    largest = getattr(source, "largest", None)
+    if largest is not None and largest <= 1.0 and abs(preprocessing.scale) >= _PIXELS:
+        raise ValueError(
+            f"'{source.text}' holds numbers up to {largest:g}, and the model's input is pixel / "
+            f"{preprocessing.scale:g}: they would be scaled twice. Give pixels from 0 to 255."
+        )
 
 
 def _check_shape(source: Source, shape: Any, preprocessing: Preprocessing) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -34,6 +34,10 @@ from keras_kd.cli.task_data import (
 from keras_kd.data.batches import PassOrder, shuffled_by_pass
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.models.probabilities import PROBABILITIES, answers_each_unit, last_activation
+from keras_kd.system.user_warning import warn_user
+
+# What a training without these stages undoes.
+_UNDONE = {"Prune": "zeros", "Cluster": "shared values", "QuantizeAware": "few bits"}
 
 
 @dataclasses.dataclass
@@ -140,6 +144,23 @@ def make_distiller(
         teacher_inputs=_teacher_inputs(settings, teacher, student, preprocessing),
         teacher_outputs=_teacher_outputs(_activation(teacher), _activation(student)),
     )
+
+
+def warn_of_lost_stages(student: LoadedModel, kept: Iterable[str] = ()) -> None:
+    """Warn where a training undoes what stages of `compress` made of a student.
+
+    Args:
+        student: The student.
+        kept: Names of the classes of stages whose work stays or is done again. Defaults to none.
+    """
+    records = getattr(student.model, "stages", ())
+    made = [record.stage for record in records if record.outcome != "left out"]
+    lost = [_UNDONE[name] for name in made if name in _UNDONE and name not in kept]
+    if lost:
+        warn_user(
+            f"'{student.path}' was compressed, and this training does not keep its "
+            f"{' and '.join(lost)}. Distill first, and give all stages to one `compress`."
+        )
 
 
 def _activation(model: LoadedModel) -> str | None:

@@ -91,3 +91,15 @@ def test_training_data_is_told(capsys, training, text, split, seen):
     said = capsys.readouterr().out
     assert f"'m.keras' was trained on {seen} of the 10 examples" in said if seen else not said
     assert ("--validation-split 0.1 --seed 3" in said) is (seen == 9)
+
+
+def test_numbers_that_are_scaled_already(work):
+    pixels = open_source("test.npz").x
+    made = Preprocessing(255.0, 0.0, (8, 8, 1))
+    for name, x in (("scaled", pixels / 255.0), ("floats", pixels.astype("float32"))):
+        np.savez(f"{name}.npz", x=x, y=np.zeros(len(x)))
+    batches(open_source("floats.npz"), None, made, 8)
+    scaled = open_source("scaled.npz")
+    with pytest.raises(ValueError, match=r"'scaled.npz' holds numbers up to .* scaled twice"):
+        batches(scaled, None, made, 8)
+    batches(scaled, None, Preprocessing(1.0, 0.0, (8, 8, 1)), 8)

@@ -1,5 +1,6 @@
 """Teacher and student that differ in activation, size, colors or scale see the same image."""
 
+import warnings
 from types import SimpleNamespace
 
 import keras
@@ -11,7 +12,12 @@ from keras_kd.cli import task_data as task_data_of_cli
 from keras_kd.cli.console import Console
 from keras_kd.cli.model_files import LoadedModel
 from keras_kd.cli.preprocessing import Preprocessing
-from keras_kd.cli.teaching import _teacher_inputs, make_distiller, task_data
+from keras_kd.cli.teaching import (
+    _teacher_inputs,
+    make_distiller,
+    task_data,
+    warn_of_lost_stages,
+)
 
 SOURCE = SimpleNamespace(count=3, split="validation")
 
@@ -154,3 +160,20 @@ def test_the_validation_split_is_the_one_that_is_measured(monkeypatch):
     measuring.Measuring({**settings, "teacher_scale": None, "teacher_offset": None}, *[None] * 3)
     task_data_of_cli.open_validation("pets")
     assert opened == [("pets", "validation")] * 2
+
+
+def test_stages_that_a_training_undoes_are_told():
+    made = {name: "done" for name in ("", "Shrink", "Prune", "QuantizeAware")}
+    records = [
+        SimpleNamespace(stage=name, outcome=outcome)
+        for name, outcome in {**made, "Cluster": "left out"}.items()
+    ]
+    student = LoadedModel("s.keras", SimpleNamespace(stages=records), {})
+    with pytest.warns(UserWarning, match="'s.keras' .* its zeros and few bits"):
+        warn_of_lost_stages(student)
+    with pytest.warns(UserWarning, match="does not keep its few bits"):
+        warn_of_lost_stages(student, {"Prune", "Cluster"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_lost_stages(student, {"Prune", "QuantizeAware"})
+        warn_of_lost_stages(loaded((4, 4, 1), None))

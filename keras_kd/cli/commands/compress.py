@@ -108,6 +108,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         notes_of,
         task_data,
         training_batches,
+        warn_of_lost_stages,
     )
 
     limit, zipped = _size_limit(settings)
@@ -118,6 +119,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
     student = load_model(settings["student"], settings["custom_objects"])
+    warn_of_lost_stages(student, {"Prune", *(type(stage).__name__ for stage in stages)})
     data = task_data(settings, teacher, student, console)
     if settings["max_drop"] is not None and data.validation is None:
         raise ValueError("--max-drop is measured on validation data: give --validation-data.")

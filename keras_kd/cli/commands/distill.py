@@ -55,6 +55,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         notes_of,
         task_data,
         training_batches,
+        warn_of_lost_stages,
     )
     from keras_kd.distilling.backup import BackupAndRestore
     from keras_kd.system.files import atomic_path
@@ -69,6 +70,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
     student = _student(settings, teacher, console)
+    warn_of_lost_stages(student)
     data = task_data(settings, teacher, student, console)
     distiller = make_distiller(settings, teacher, student, data.preprocessing)
     compile_distiller(distiller, student, _optimizer(settings))
