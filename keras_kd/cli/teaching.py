@@ -98,8 +98,8 @@ def task_data(
     )
     now, before = training_of(settings), trainings_of(student.notes)
     trainings = [*(training for training in before if training != now), now]
-    trained = {"trained_on": trainings}
-    warn_of_training_data(student.path, trained, held_out, kept, settings, console)
+    for notes in (student.notes, {"trained_on": [now]}):
+        warn_of_training_data(student.path, notes, held_out, kept, settings, console)
     return TaskData(source, indices, validation, preprocessing, source.class_names, trainings)
 
 

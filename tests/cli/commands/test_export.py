@@ -115,13 +115,8 @@ def test_c_array_and_class_names(keras_kd_json, work):
         (["small.keras", "--on-disagreement", "stop"], "Received: --on-disagreement='stop'"),
         (
             [
-                "small.keras",
-                "--max-drop",
-                "1",
-                "--class-names",
-                "cat,dog,fish",
-                "--data",
-                "moved.npz",
+                *["small.keras", "--max-drop", "1", "--scale", "255"],
+                *["--class-names", "cat,dog,fish", "--data", "moved.npz"],
             ],
             "was trained on the classes cat, dog, fish, but 'moved.npz' has fish, cat, dog",
         ),
