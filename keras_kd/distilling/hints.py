@@ -9,7 +9,7 @@ import keras
 
 from keras_kd.distilling.projections import NORMALIZATIONS, OrthogonalProjection
 from keras_kd.losses.fitnet import FitNet
-from keras_kd.losses.shared.base import DistillationLoss, zero_masked
+from keras_kd.losses.shared.base import DistillationLoss, widened, zero_masked
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.losses.shared.pooling import adaptive_average_pool
 from keras_kd.losses.shared.weighting import spread
@@ -238,7 +238,8 @@ class Hint:
         missing = not self.built and isinstance(self.projection, keras.layers.Layer)
         if self.loss.equal_shapes and self.projection is not None:
             for i in range(len(student)):
-                teacher[i], student[i] = _pool_to_smaller(teacher[i], student[i])
+                if self.loss.equal_sides:
+                    teacher[i], student[i] = _pool_to_smaller(teacher[i], student[i])
                 missing |= not self.built and teacher[i].shape[-1] != student[i].shape[-1]
         if missing:
             raise ValueError(
@@ -323,8 +324,11 @@ def _pool_to_smaller(teacher: Any, student: Any) -> tuple[Any, Any]:
 
 def _pooled(feature: Any, sides: tuple[int, ...]) -> Any:
     """Return a pooled feature. Masked positions do not count, and the mask is pooled along."""
+    if tuple(feature.shape[1:-1]) == sides:
+        return feature
     mask = get_keras_mask(feature)
-    if mask is None or tuple(feature.shape[1:-1]) == sides:
+    feature = widened(feature)
+    if mask is None:
         return adaptive_average_pool(feature, sides)
     counted = spread(keras.ops.cast(mask, feature.dtype), feature, "mask")
     counted = adaptive_average_pool(counted * keras.ops.ones_like(feature[..., :1]), sides)

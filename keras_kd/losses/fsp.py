@@ -48,7 +48,7 @@ class FSP(MapLoss):
     Takes two maps on each side, the beginning and the end of a block. Of the two maps of a model
     the larger is average-pooled to the sides of the smaller; `G = x^T y / (h w)`, and the loss is
     the mean of the squared differences of `G`. Channels must agree: a `keras_kd.Hint` projects the
-    student's.
+    student's. The sides of the two models need not.
 
     Args:
         name: Name of the loss. Defaults to `"fsp"`.
@@ -69,6 +69,7 @@ class FSP(MapLoss):
     """
 
     several_layers = True
+    equal_sides = False
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
         """Refuse anything but two maps a side, of equal channels."""

@@ -45,7 +45,7 @@ class ICKD(MapLoss):
 
     The channels' Gram matrix over space of each sample, its rows divided by their norms, is
     compared: the sum of squared differences over batch times channels. Channels must agree: a
-    `keras_kd.Hint` projects the student's.
+    `keras_kd.Hint` projects the student's. Sides need not.
 
     Args:
         name: Name of the loss. Defaults to `"ickd"`.
@@ -63,6 +63,8 @@ class ICKD(MapLoss):
         Liu et al., Exploring Inter-Channel Correlation for Diversity-preserved Knowledge
         Distillation, ICCV 2021, arXiv:2202.03680.
     """
+
+    equal_sides = False
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample, `[batch]`."""

@@ -4,7 +4,7 @@ import pytest
 from keras.src.backend import set_keras_mask
 
 from keras_kd.distilling.hints import Hint
-from keras_kd.losses import VID, DistillationLoss, FitNet, SimilarityPreserving
+from keras_kd.losses import FSP, ICKD, VID, DistillationLoss, FitNet, SimilarityPreserving
 
 
 def rng():
@@ -192,3 +192,27 @@ def test_a_layer_given_as_projection_runs_in_training_mode():
         np.testing.assert_array_equal(norm.moving_mean, np.zeros(3))
     hint([teacher], [student], training=True)
     np.testing.assert_allclose(norm.moving_mean, student.mean(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [FSP(), ICKD()])
+def test_maps_of_losses_between_channels_are_not_pooled(loss):
+    count = 2 if loss.several_layers else 1
+    teacher = [rng().normal(size=(2, 8, 8, 3)).astype("float32") for _ in range(count)]
+    student = [rng().normal(size=(2, 4, 4, 3)).astype("float32") for _ in range(count)]
+    names = ["a", "b"] if loss.several_layers else "a"
+    hint = Hint(names, names, loss=loss)
+    hint.build([x.shape for x in teacher], [x.shape for x in student])
+    assert hint.layers == []
+    given = (teacher, student) if loss.several_layers else (teacher[0], student[0])
+    np.testing.assert_allclose(hint(teacher, student), loss(*given), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_features_in_half_precision_are_pooled_in_float32(dtype):
+    teacher = keras.ops.cast(50 + rng().normal(size=(4, 28, 28, 8)), dtype)
+    student = keras.ops.cast(50 + rng().normal(size=(4, 4, 4, 8)), dtype)
+    hint = Hint("a", "b")
+    hint.build([teacher.shape], [student.shape])
+    t, s = (np.asarray(keras.ops.cast(x, "float64")) for x in (teacher, student))
+    pooled = t.reshape(4, 4, 7, 4, 7, 8).mean(axis=(2, 4))
+    np.testing.assert_allclose(hint([teacher], [student]), np.mean((pooled - s) ** 2), rtol=1e-5)

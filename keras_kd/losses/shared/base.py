@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,6 +30,8 @@ class DistillationLoss(SuggestsArguments):
     Attributes:
         equal_shapes: Whether the tensors are compared element by element. `False` for losses whose
             teacher and student may differ in width or size.
+        equal_sides: Whether feature maps need equal sides, too; a `Hint` pools the larger one then.
+            It counts where `equal_shapes`. `False` for losses between the channels of a map.
         uses_logits: Whether the tensors are read as logits.
         uses_labels: Whether labels are needed.
         several_layers: Whether teacher and student are lists of tensors, one per layer.
@@ -39,6 +41,7 @@ class DistillationLoss(SuggestsArguments):
             masked positions are then set to zero on both sides.
         supports_jit: Whether XLA can compile the loss.
         reads_top_k: Whether the teacher's tensor may be a `TopKLogits`.
+        scheduled_arguments: Names of the attributes that may be functions of the epoch.
         parameters: A layer with the loss's variables, after `build`; `None` on losses that have
             none.
 
@@ -56,6 +59,7 @@ class DistillationLoss(SuggestsArguments):
     """
 
     equal_shapes: bool = True
+    equal_sides: bool = True
     uses_logits: bool = False
     uses_labels: bool = False
     several_layers: bool = False
@@ -63,6 +67,7 @@ class DistillationLoss(SuggestsArguments):
     mixes_positions: bool = False
     reads_top_k: bool = False
     supports_jit: Any = True
+    scheduled_arguments: Sequence[str] = ("temperature",)
     parameters: keras.layers.Layer | None = None
 
     def __init__(self, name: str | None = None) -> None:
@@ -217,6 +222,12 @@ class DistillationLoss(SuggestsArguments):
                 "(x, y), or use a loss without labels, such as KLDivergence."
             )
         return ops.convert_to_tensor(labels)
+
+
+def widened(tensor: Any) -> Any:
+    """Return a tensor in float32, or in float64 where it is."""
+    wide = keras.backend.standardize_dtype(tensor.dtype) == "float64"
+    return ops.cast(tensor, "float64" if wide else "float32")
 
 
 def top_k_message(loss: Any) -> str:

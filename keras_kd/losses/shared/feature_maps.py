@@ -21,7 +21,7 @@ class MapLoss(DistillationLoss):
     mixes_positions = True
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
-        """Refuse features without sides, and unequal channels where `equal_shapes`.
+        """Refuse features without sides; unequal channels and sides where they must be equal.
 
         Raises:
             ValueError: Naming the shape.
@@ -44,6 +44,8 @@ class MapLoss(DistillationLoss):
                     f"{tuple(s.shape)}. Name the layers in a keras_kd.Hint, which "
                     "projects the student's feature."
                 )
+            if self.equal_sides:
+                super().check_shapes(t, s)
 
 
 def flatten_sides(x: Any) -> Any:

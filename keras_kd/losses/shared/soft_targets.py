@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_kd.losses.shared.base import widened
 from keras_kd.losses.shared.chunks import in_chunks
 from keras_kd.losses.shared.logits import TemperatureLoss
 from keras_kd.losses.top_k_logits import TopKLogits, log_sum_exp_of_others
@@ -127,24 +128,20 @@ class SoftTargetsLoss(TemperatureLoss):
         )
         teacher = TopKLogits(values, indices, rest, None)
         student = ops.convert_to_tensor(student)
-        return teacher, student if self.chunk_size else self._widened(student)
-
-    def _widened(self, tensor: Any) -> Any:
-        wide = keras.backend.standardize_dtype(tensor.dtype) == "float64"
-        return ops.cast(tensor, "float64" if wide else "float32")
+        return teacher, student if self.chunk_size else widened(student)
 
     def _values(self, teacher: Any, student: Any) -> Any:
-        logits = self.as_logits(self._widened(student))
+        logits = self.as_logits(widened(student))
         if isinstance(teacher, TopKLogits):
             return self.divergence(*_one_class_of_the_others(teacher, logits, self.temperature))
         return self.divergence(self._teacher_logits(teacher, logits), logits)
 
     def _teacher_logits(self, teacher: Any, student: Any) -> Any:
-        return self.as_logits(ops.cast(self._widened(teacher), student.dtype))
+        return self.as_logits(ops.cast(widened(teacher), student.dtype))
 
     def _slopes(self, teacher: Any, student: Any) -> Any:
         """Return the derivative of `_values` with respect to `student`, `[rows, classes]`."""
-        student = self._widened(student)
+        student = widened(student)
         with tf.GradientTape() as tape:
             tape.watch(student)
             values = self._values(teacher, student)
