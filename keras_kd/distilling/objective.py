@@ -22,7 +22,7 @@ from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.loss_values import evaluate_loss, layer_paths_of, unique_names
 from keras_kd.distilling.schedules import Scheduled, Schedules, is_schedule, serialize
 from keras_kd.losses.shared.base import DistillationLoss
-from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
+from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask, with_masks_of
 from keras_kd.models.features import FeatureReader, feature_shape, find_layer, traced_shapes
 from keras_kd.models.views import View
 from keras_kd.system.quiet import without_retracing_warnings
@@ -365,14 +365,7 @@ class Objective:
 
 def without_gradient(structure: Any) -> Any:
     """Return tensors through which no gradient flows, with their masks."""
-
-    def stopped(tensor: Any) -> Any:
-        result = ops.stop_gradient(tensor)
-        if (mask := get_keras_mask(tensor)) is not None:
-            set_keras_mask(result, mask)
-        return result
-
-    return keras.tree.map_structure(stopped, structure)
+    return with_masks_of(keras.tree.map_structure(ops.stop_gradient, structure), structure)
 
 
 def _has_layer(model: Any, path: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd.losses.shared.masks import with_masks_of
 from keras_kd.models.graph import output_structure
 
 
@@ -56,7 +57,9 @@ class AdaptedTeacher:
     def __call__(self, x: Any, training: bool = False) -> Any:
         """Return the adapted outputs for the student's inputs."""
         outputs = self.teacher(self._adapted(x), training=training)
-        return outputs if self.outputs_function is None else self.outputs_function(outputs)
+        if self.outputs_function is None:
+            return outputs
+        return with_masks_of(self.outputs_function(outputs), outputs)
 
     def output_structure(self) -> Any:
         """Return the specifications of the adapted outputs, `None` where only a pass can tell."""

@@ -11,7 +11,9 @@ import numpy as np
 from keras import ops
 
 from keras_kd.data.first_batch import first_batch, without_losing_the_first
+from keras_kd.losses.shared.base import widened
 from keras_kd.losses.shared.logits import log_probabilities
+from keras_kd.losses.shared.masks import with_masks_of
 from keras_kd.models.probabilities import PROBABILITIES, last_activation, look_like_probabilities
 from keras_kd.system.arguments import number
 from keras_kd.system.names import one_of
@@ -191,7 +193,9 @@ class Ensemble:
             )
 
     def _combine(self, *outputs: Any) -> Any:
-        wide = [_wide(output) for output in outputs]
+        return with_masks_of(self._combined([widened(output) for output in outputs]), *outputs)
+
+    def _combined(self, wide: Sequence[Any]) -> Any:
         logits = wide if self.from_logits else [log_probabilities(output) for output in wide]
         if self.combine == "logits":
             return sum(w * z for w, z in zip(self.shares, logits, strict=True) if w)
@@ -261,11 +265,6 @@ def _ends_in(member: _Member, activation: str) -> str:
         "activation, or, if every member returns probabilities, use "
         "Ensemble(..., from_logits=False)."
     )
-
-
-def _wide(output: Any) -> Any:
-    dtype = keras.backend.standardize_dtype(output.dtype)
-    return output if dtype == "float64" else ops.cast(output, "float32")
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:

@@ -2,6 +2,8 @@ import keras
 import numpy as np
 import pytest
 
+import keras_kd as kd
+from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.models.features import FeatureReader, find_layer
 from keras_kd.teachers.adapted_teacher import AdaptedTeacher, Adapters, unadapted
 
@@ -53,3 +55,35 @@ def test_adapters_without_functions_leave_the_teacher_alone(teacher):
 def test_what_cannot_be_called_is_refused():
     with pytest.raises(ValueError, match="`teacher_outputs` must be a function or a layer"):
         Adapters(None, [1, 2])
+
+
+def tagger(seed, masked=True):
+    keras.utils.set_random_seed(seed)
+    tokens = keras.Input((6,), dtype="int32")
+    x = keras.layers.Embedding(9, 4, mask_zero=masked)(tokens)
+    return keras.Model(tokens, keras.layers.Dense(3)(x))
+
+
+TOKENS = np.array([[1, 2, 0, 0, 0, 0], [3, 4, 5, 0, 0, 0]])
+
+
+def test_adapted_outputs_have_the_mask_of_the_teacher():
+    teacher, student = tagger(1), tagger(3, masked=False)
+    distiller = kd.Distiller(
+        teacher,
+        student,
+        kd.losses.LogitsMSE(),
+        student_loss_weight=0.0,
+        teacher_outputs=lambda logits: 2.0 * logits,
+    )
+    distiller.compile("sgd")
+    squares = np.mean((2 * teacher(TOKENS).numpy() - student(TOKENS).numpy()) ** 2, axis=-1)
+    value = distiller.evaluate(TOKENS, verbose=0, return_dict=True)["loss"]
+    np.testing.assert_allclose(value, squares[TOKENS > 0].mean(), rtol=1e-5)
+
+
+def test_outputs_of_other_positions_have_no_mask():
+    adapted = AdaptedTeacher(tagger(1), outputs=lambda logits: logits[:, ::2])
+    assert get_keras_mask(adapted(TOKENS)) is None
+    flat = AdaptedTeacher(tagger(1), outputs=lambda logits: keras.ops.mean(logits, axis=-1))
+    assert get_keras_mask(flat(TOKENS)) is None
