@@ -28,10 +28,13 @@ class TransformerBlock:
     Attributes:
         attention: Path of its self-attention, a `keras.layers.MultiHeadAttention`.
         path: Path of the layer that holds it; `None` where it stands in the model's own graph.
+        crosses: Whether that layer has another attention, as those of the decoder of an
+            encoder-decoder model have. Defaults to `False`.
     """
 
     attention: str
     path: str | None
+    crosses: bool = False
 
     @property
     def projections(self) -> list[str]:
@@ -60,7 +63,8 @@ def transformer_hints(
         layer_map: Which layer of the teacher teaches each of the student's: `"uniform"`, evenly
             spread and with the last one; `"last"`, the teacher's last layers; a list of teacher
             layers, one for each of the student's; or a dictionary `{student: teacher}` of some.
-            Layers count from 0, negative numbers from the end. Defaults to `"uniform"`.
+            Layers count from 0, negative numbers from the end. A name counts the layers of an
+            encoder and of a decoder separately. Defaults to `"uniform"`.
         embeddings: Whether what enters the first layer is compared. Defaults to `True`.
         hidden: Whether the layers' outputs are compared. Defaults to `True`.
         attention: The loss of queries, keys and values: `True` for `AttentionScores()`, another
@@ -84,7 +88,7 @@ def transformer_hints(
         arXiv:1909.10351.
     """
     blocks = [transformer_blocks(model) for model in (teacher, student)]
-    pairs = mapped_layers(layer_map, len(blocks[0]), len(blocks[1]))
+    pairs = _pairs(layer_map, *blocks)
     hints = []
     if embeddings:
         hints.append(
@@ -131,13 +135,44 @@ def transformer_blocks(model: keras.Model) -> list[TransformerBlock]:
         inside = parent and not isinstance(find_layer(model, parent), keras.Model)
         # The first attention of a layer is the one with itself, the next one in decoders is not.
         holder = parent if inside else None
-        found.setdefault(holder or path, TransformerBlock(path, holder))
+        known = found.get(holder or path)
+        block = TransformerBlock(path, holder) if known is None else known
+        found[holder or path] = dataclasses.replace(block, crosses=known is not None)
     if not found:
         raise ValueError(
             f"The model '{model.name}' has no keras.layers.MultiHeadAttention. Received: a model "
             f"of {len(model.layers)} layers. Name its layers in a Hint each."
         )
     return list(found.values())
+
+
+def _pairs(
+    layer_map: LayerMap, teacher: Sequence[TransformerBlock], student: Sequence[TransformerBlock]
+) -> list[tuple[int, int]]:
+    """Return pairs of layers as `mapped_layers`; by name, within encoder and decoder."""
+    if not isinstance(layer_map, str):
+        return mapped_layers(layer_map, len(teacher), len(student))
+    sides = [
+        [
+            [i for i, block in enumerate(side) if block.crosses is crosses]
+            for crosses in (False, True)
+        ]
+        for side in (teacher, student)
+    ]
+    used = [stacks for stacks in zip(*sides, strict=True) if any(stacks)]
+    if not all(map(all, used)):
+        counts = [[len(stack) for stack in stacks] for stacks in sides]
+        raise ValueError(
+            "Teacher and student do not have the same stacks of transformer layers. Received: "
+            f"layer_map={layer_map!r}, a teacher with {counts[0][0]} layers of one attention and "
+            f"{counts[0][1]} with cross-attention, a student with {counts[1][0]} and "
+            f"{counts[1][1]}. Pass {{student: teacher}}."
+        )
+    return [
+        (student_stack[s], teacher_stack[t])
+        for teacher_stack, student_stack in used
+        for s, t in mapped_layers(layer_map, len(teacher_stack), len(student_stack))
+    ]
 
 
 def mapped_layers(layer_map: LayerMap, teacher: int, student: int) -> list[tuple[int, int]]:

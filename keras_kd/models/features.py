@@ -75,7 +75,9 @@ class FeatureReader:
 
     Every layer is watched only while a `reading` is open, so the model is left as it was found.
     Layers of KerasHub take padding as an argument, `padding_mask`, and pass no Keras mask on: it
-    becomes the Keras mask of the features of the same batch and time.
+    becomes the Keras mask of the features of the same batch and time. A layer that takes none, such
+    as an embedding, has the padding of the layer that it enters, as far as that is read too; else
+    of the next layer that takes some, or of the one before.
 
     Works on functional, sequential, nested and subclassed models of Keras 3 and of `tf_keras`,
     and under strategies that run a replica in each thread.
@@ -102,7 +104,8 @@ class FeatureReader:
             features: The dictionary. Defaults to a new one.
         """
         features = {} if features is None else features
-        self._local.features, self._local.padding = features, None
+        self._local.features, self._local.paddings = features, {}
+        self._local.entered = []
         self._local.graphs, self._local.repeated = {}, []
         with self._lock:
             self._open += 1
@@ -119,8 +122,10 @@ class FeatureReader:
 
     def _keep(self, path: str, layer: Any, call: Any, args: Any, kwargs: Any) -> Any:
         padding = kwargs.get("padding_mask", kwargs.get("decoder_padding_mask"))
-        if padding is not None:
-            self._local.padding = padding
+        fits = padding is not None and len(padding.shape) == 2
+        self._local.paddings[path] = padding if fits else None
+        if fits and (args or kwargs):
+            self._local.entered.append(((*args, *kwargs.values())[0], padding))
         outputs = call(*args, **kwargs)
         features = getattr(self._local, "features", None)
         if features is not None and path in self._layers:
@@ -133,18 +138,33 @@ class FeatureReader:
         return outputs
 
     def _mask_padding(self, features: Mapping[str, Any]) -> None:
-        padding = self._local.padding
-        if padding is None or len(padding.shape) != 2:
-            return
-        mask = keras.ops.cast(padding, "bool")
-        for feature in features.values():
+        for path, feature in features.items():
             shape = tuple(getattr(feature, "shape", ()))
             if len(shape) < 3 or get_keras_mask(feature) is not None:
                 continue
-            if None in (shape[1], mask.shape[1]):
-                set_keras_mask(feature, _where_lengths_agree(mask, feature))
-            elif shape[1] == mask.shape[1]:
-                set_keras_mask(feature, mask)
+            for padding in self._paddings_of(path, feature):
+                mask = keras.ops.cast(padding, "bool")
+                if None in (shape[1], mask.shape[1]):
+                    mask = _where_lengths_agree(mask, feature)
+                if mask.shape[1] == shape[1]:
+                    set_keras_mask(feature, mask)
+                    break
+
+    def _paddings_of(self, path: str, feature: Any) -> list[Any]:
+        """Return the padding of a layer, or those that it may have, the likeliest first.
+
+        An encoder and a decoder in one pass have a padding each.
+        """
+        paddings, parts = self._local.paddings, path.split("/")
+        around = ["/".join(parts[:i]) for i in range(len(parts), 0, -1)]
+        own = [paddings[name] for name in around if paddings.get(name) is not None]
+        own += [padding for entering, padding in self._local.entered if entering is feature]
+        if own:
+            return own[:1]
+        order = list(paddings)
+        place = order.index(path)
+        found = [paddings[name] for name in (*order[place:], *order[:place][::-1])]
+        return [padding for padding in found if padding is not None]
 
     def run(self, model: Any, inputs: Any, training: bool) -> tuple[Any, dict[str, Any]]:
         """Call `model` once.

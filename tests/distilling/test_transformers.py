@@ -263,3 +263,38 @@ def test_refuses_teachers_without_layers_to_choose():
         kd.student_from_layers(in_graph(2))
     with pytest.raises(ValueError, match="`layer_map`"):
         kd.student_from_layers(backbone(2, 8), [0, 5])
+
+
+def bart(layers):
+    return keras_hub.models.BartBackbone(
+        vocabulary_size=20,
+        num_layers=layers,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=8,
+        max_sequence_length=8,
+    )
+
+
+@pytest.mark.parametrize(("layer_map", "taught_by"), [("last", (2, 3)), ("uniform", (1, 3))])
+def test_a_name_maps_encoder_to_encoder_and_decoder_to_decoder(layer_map, taught_by):
+    hints = kd.transformer_hints(bart(4), bart(2), layer_map, embeddings=False, attention=None)
+    assert [(hint.teacher_layer, hint.student_layer) for hint in hints] == [
+        (f"transformer_{stack}_layer_{t}", f"transformer_{stack}_layer_{s}")
+        for stack in ("encoder", "decoder")
+        for s, t in enumerate(taught_by)
+    ]
+
+
+def test_a_name_needs_the_same_stacks_on_both_sides():
+    encoder = keras_hub.models.BertBackbone(
+        vocabulary_size=20, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=8
+    )
+    with pytest.raises(ValueError, match=r"layer_map='last'.*4 with cross-attention"):
+        kd.transformer_hints(bart(4), encoder, "last")
+    pairs = {0: 1, 1: 3}
+    hints = kd.transformer_hints(bart(4), encoder, pairs, embeddings=False, attention=None)
+    assert [hint.teacher_layer for hint in hints] == [
+        "transformer_encoder_layer_1",
+        "transformer_encoder_layer_3",
+    ]

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.models.features import FeatureReader, feature_shape, find_layer, layer_paths
 
 
@@ -207,3 +208,36 @@ def test_padding_is_the_mask_of_features_of_the_same_length(steps):
     same, half = masks(tf.ones((2, 4, 3)), tf.constant(kept))
     np.testing.assert_array_equal(same, kept.astype(bool))
     assert half is None or (half.shape == (2, 2) and np.all(half))
+
+
+class Pair(keras.layers.Layer):
+    """A decoder layer as KerasHub's: two sequences with a padding each."""
+
+    def call(self, x, encoded=None, decoder_padding_mask=None, encoder_padding_mask=None):
+        return x + keras.ops.mean(encoded, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("length", "open_length"), [(4, False), (3, False), (4, True), (3, True)])
+def test_encoder_and_decoder_have_the_padding_of_their_own(length, open_length):
+    inputs = []
+    for steps in (4, length):
+        steps = None if open_length else steps
+        inputs += [keras.Input((steps, 3)), keras.Input((steps,), dtype="int32")]
+    embedded = keras.layers.Dense(3, name="of_encoder")(inputs[0])
+    encoded = Padded(name="encoder")(embedded, padding_mask=inputs[1])
+    decoded = Pair(name="decoder")(
+        keras.layers.Dense(3, name="of_decoder")(inputs[2]),
+        encoded=encoded,
+        decoder_padding_mask=inputs[3],
+        encoder_padding_mask=inputs[1],
+    )
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(decoded))
+    paddings = [np.arange(steps) < kept for steps, kept in ((4, 2), (length, 1))]
+    x = []
+    for padding in paddings:
+        x += [tf.ones((2, len(padding), 3)), tf.constant(np.tile(padding, (2, 1)), "int32")]
+    names = ["encoder", "decoder", "of_encoder", "of_decoder", "head"]
+    features = FeatureReader(model, names).run(model, x, False)[1]
+    for name, expected in zip(names, (0, 1, 0, 1, 1), strict=True):
+        mask = get_keras_mask(features[name])
+        np.testing.assert_array_equal(mask, np.tile(paddings[expected], (2, 1)), err_msg=name)
