@@ -276,12 +276,6 @@ class Distiller(Trainer):
                 "student_loss_weight=0.0 to learn from the teacher alone."
             )
         self.evaluate_distillation = evaluate_distillation
-        if kwargs.get("jit_compile") is True and self._losses_in_chunks():
-            raise ValueError(
-                f"{type(self._losses_in_chunks()[0]).__name__} has a `chunk_size`, and XLA cannot "
-                "compile a loss that is computed in chunks; it fuses the whole one. Leave out "
-                "`chunk_size`, or compile(..., jit_compile=False)."
-            )
         super().compile(
             optimizer=optimizer,
             loss=resolve_losses(loss, self.student),
@@ -296,11 +290,7 @@ class Distiller(Trainer):
         self.loss_means.names[2:] = self.objective.names
 
     def _supports_xla(self) -> bool:
-        return supports_jit(self.objective.teacher) and not self._losses_in_chunks()
-
-    def _losses_in_chunks(self) -> list[Any]:
-        parts = keras.tree.flatten(self.distillation_losses)
-        return [part for part in parts if not getattr(part, "supports_jit", True)]
+        return supports_jit(self.objective.teacher) and super()._supports_xla()
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Return the arguments of `compile`, serialized."""

@@ -17,7 +17,7 @@ from keras_kd.distilling.checks.student_loss import check_batch
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.distilling.objective import Objective, TeacherSignals, without_gradient
-from keras_kd.distilling.schedules import Scheduled, serialize
+from keras_kd.distilling.schedules import Scheduled, Schedules, serialize
 from keras_kd.distilling.trainer import CompileArguments, Trainer
 from keras_kd.models.features import FeatureReader
 from keras_kd.models.weights import check_apart, check_finite_weights
@@ -140,6 +140,10 @@ class MutualDistiller(Trainer):
     def learners(self) -> list[Distiller]:
         """Return the distillers of the peers."""
         return self.distillers
+
+    def schedules(self) -> list[list[Schedules]]:
+        """Return the schedules of each peer, one for each of the others as its teacher."""
+        return [[pair.schedules for pair in pairs] for pairs in self._objectives]
 
     def compile(
         self,
@@ -282,9 +286,8 @@ class MutualDistiller(Trainer):
 
     def begin_epoch(self, epoch: int) -> None:
         """Set what depends on the epoch; `fit` calls this before each, your own loop should too."""
-        for pairs in self._objectives:
-            for pair in pairs:
-                pair.schedules.begin_epoch(epoch)
+        for schedules in (schedules for each in self.schedules() for schedules in each):
+            schedules.begin_epoch(epoch)
 
     def check_models(self) -> None:
         """Refuse weights that are NaN or infinite, and peers that share some."""

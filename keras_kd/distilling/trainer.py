@@ -18,7 +18,7 @@ from keras_kd.distilling.callbacks import check_tensorboard, with_epoch_begin, w
 from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
 from keras_kd.distilling.checks.student_loss import check_validation, label_ranges
 from keras_kd.distilling.dot import stacked
-from keras_kd.distilling.schedules import deserialize, deserialize_loss
+from keras_kd.distilling.schedules import Schedules, deserialize, deserialize_loss
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.arguments import constructor_arguments, optimizer_rate
 from keras_kd.system.names import argument_names, refuse_unknown
@@ -188,7 +188,18 @@ class Trainer(keras.Model):
         return True
 
     def compile(self, **arguments: Any) -> None:
-        """Configure training, as `keras.Model.compile` does, and keep what it was given."""
+        """Configure training, as `keras.Model.compile` does, and keep what it was given.
+
+        Raises:
+            ValueError: If `jit_compile` is `True` although a loss has a `chunk_size`, or the
+                optimizer's learning rate is negative or not finite.
+        """
+        if arguments.get("jit_compile") is True and (chunked := self._losses_in_chunks()):
+            raise ValueError(
+                f"{type(chunked[0]).__name__} has a `chunk_size`, and XLA cannot compile a loss "
+                "that is computed in chunks; it fuses the whole one. Leave out `chunk_size`, or "
+                "compile(..., jit_compile=False)."
+            )
         self.forget_measures()
         super().compile(**arguments)
         names = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -205,6 +216,10 @@ class Trainer(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def schedules(self) -> list[list[Schedules]]:
+        """Return the schedules that each learner is trained with, all of the same values."""
+        return [[learner.objective.schedules] for learner in self.learners()]
 
     def forget_measures(self) -> None:
         """Train without Keras's own losses and metrics; it would keep those of an earlier time."""
@@ -236,7 +251,7 @@ class Trainer(keras.Model):
         for i, learner in enumerate(self.learners()):
             if learner.balances and not learner.objective.unbalanced:
                 store[f"weights_{i}"] = np.array(learner.distillation_loss_weights, "float64")
-            if values := [v.numpy() for v in learner.objective.schedules.variables]:
+            if values := [v.numpy() for v in self.schedules()[i][0].variables]:
                 store[f"schedules_{i}"] = np.array(values, "float32")
 
     def load_own_variables(self, store: Any) -> None:
@@ -247,9 +262,10 @@ class Trainer(keras.Model):
                 state.assign(store[str(i)])
         for i, learner in enumerate(self.learners()):
             if f"schedules_{i}" in names:
-                variables = learner.objective.schedules.variables
-                for variable, value in zip(variables, store[f"schedules_{i}"], strict=True):
-                    variable.assign(value)
+                for schedules in self.schedules()[i]:
+                    values = store[f"schedules_{i}"]
+                    for variable, value in zip(schedules.variables, values, strict=True):
+                        variable.assign(value)
             if learner.balances and f"weights_{i}" in names:
                 learner.objective.distillation_loss_weights = [*map(float, store[f"weights_{i}"])]
                 if self.train_function is not None:
@@ -363,7 +379,12 @@ class Trainer(keras.Model):
 
     def _supports_xla(self) -> bool:
         """Return whether XLA can compile what Keras does not find among the layers."""
-        return True
+        return not self._losses_in_chunks()
+
+    def _losses_in_chunks(self) -> list[Any]:
+        losses = [learner.distillation_losses for learner in self.learners()]
+        parts = [getattr(part, "loss", part) for part in keras.tree.flatten(losses)]
+        return [part for part in parts if not getattr(part, "supports_jit", True)]
 
     def _resolve_auto_jit_compile(self) -> bool:
         return super()._resolve_auto_jit_compile() and self._supports_xla()

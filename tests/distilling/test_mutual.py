@@ -240,3 +240,29 @@ def test_without_a_loss_on_labels_evaluation_is_that_of_the_peers():
     kl = kd.losses.KLDivergence()
     assert found["peer_0_loss"] == pytest.approx(float(kl(logits[1], logits[0])), rel=1e-4)
     assert found["loss"] == pytest.approx(found["peer_0_loss"] + found["peer_1_loss"], rel=1e-4)
+
+
+def test_chunks_are_refused_where_xla_compiles_them():
+    losses = kd.losses.KLDivergence(2.0, chunk_size=8)
+    distiller = kd.MutualDistiller([network(4), network(4)], losses)
+    with pytest.raises(ValueError, match="chunk_size"):
+        distiller.compile("sgd", SparseCE(from_logits=True), jit_compile=True)
+    assert not distiller._supports_xla()
+
+
+@keras.saving.register_keras_serializable(package="test_mutual")
+def rising(epoch):
+    return 1.0 + 3.0 * epoch
+
+
+def test_a_loaded_distiller_has_the_values_of_the_last_epoch(tmp_path):
+    peers = [network(4, f"peer_{i}") for i in range(3)]
+    distiller = kd.MutualDistiller(peers, kd.losses.KLDivergence(rising), student_loss_weight=0.0)
+    distiller.compile("sgd")
+    x, _ = examples()
+    distiller.fit(x, epochs=2, verbose=0)
+    distiller.save(tmp_path / "peers.keras")
+    loaded = keras.saving.load_model(tmp_path / "peers.keras")
+    for schedules in loaded.schedules():
+        assert [[float(v) for v in each.variables] for each in schedules] == [[4.0]] * 2
+    assert loaded.evaluate(x, verbose=0) == pytest.approx(distiller.evaluate(x, verbose=0))
