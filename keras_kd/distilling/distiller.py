@@ -65,7 +65,7 @@ class Distiller(Trainer):
         distillation_loss_weights: A weight `w_i` for each loss: a number; one of
             `keras.optimizers.schedules`, evaluated at the optimizer's step; or a function of the
             epoch, which counts from 0. The `temperature` of a loss may be of the same kinds.
-            `"balanced"`: `fit` measures the gradients on the first batches and weighs them alike,
+            `"balanced"`: `fit` measures the gradients on a few batches and weighs them alike,
             the first loss with `1.0`; it prints the weights, which stay. Defaults to `None`, all
             `1.0`.
         student_loss_weight: The weight `w` of the loss on labels, between 0 and 1, of the same

@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 
 from keras_kd.data.first_batch import first_batch, without_losing_the_first
-from keras_kd.distilling.balancing import balance
+from keras_kd.distilling.balancing import Data, balance
 from keras_kd.distilling.callbacks import check_tensorboard, with_epoch_begin, with_progress_line
 from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
 from keras_kd.distilling.checks.student_loss import check_validation, label_ranges
@@ -317,7 +317,7 @@ class Trainer(keras.Model):
             for learner in self.learners():
                 if learner.objective.unbalanced:
                     verbose = arguments.get("verbose", 1) not in (0, "0")
-                    balance(learner, x, arguments["y"], arguments.get("sample_weight"), verbose)
+                    balance(learner, Data.of_fit(arguments, x), verbose)
         first, ranges = self.learners()[0], []
         if batch is not None and batch.labels is not None:
             ranges = label_ranges(first.compile_arguments.loss, first.student, batch.inputs)

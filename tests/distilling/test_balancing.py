@@ -34,8 +34,8 @@ def norms():
     """The mean norms over three batches of 32, in float64."""
     teacher, student = (network(i).get_weights()[0].astype("d") for i in (9, 0))
     found = []
-    for i in range(0, 96, 32):
-        x, y = X[i : i + 32].astype("d"), Y[i : i + 32]
+    for i in range(3):  # rows at even distances: arrays may be sorted
+        x, y = X[i::3].astype("d"), Y[i::3]
         t, s = x @ teacher, x @ student
         slopes = [
             softmax(s) - np.eye(4)[y],
@@ -140,3 +140,66 @@ def test_refuses_what_cannot_be_measured():
         made().train_on_batch(X, Y)
     with pytest.raises(ValueError, match="MutualDistiller takes numbers"):
         kd.MutualDistiller([network(0), network(1)], kd.losses.KLDivergence(), "balanced")
+
+
+SORTED = np.argsort(Y, kind="stable")
+
+
+def balanced(x, y, **arguments):
+    losses = [kd.losses.KLDivergence(2.0), kd.losses.DKD()]
+    distiller = made(losses=losses)
+    distiller.fit(x, y, verbose=0, **arguments)
+    return distiller.distillation_loss_weights[1]
+
+
+def test_class_weights_count_as_the_sample_weights_that_they_are():
+    by_class = {0: 20.0, 1: 0.5, 2: 0.5, 3: 1.0}
+    weights = np.array([by_class[label] for label in Y])
+    expected = balanced(X, Y, sample_weight=weights)
+    assert balanced(X, Y, class_weight=by_class) == pytest.approx(expected, rel=1e-4)
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(96)
+    of_dataset = balanced(data, None, class_weight=by_class)
+    assert of_dataset == balanced(X, Y, sample_weight=weights, batch_size=96)
+    assert abs(expected / balanced(X, Y) - 1) > 0.02
+    distiller = made(weights=None)
+    one_hot = np.eye(4)[Y]
+    distiller.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    assert kd.gradient_shares(distiller, X, one_hot, class_weight=by_class) == pytest.approx(
+        kd.gradient_shares(distiller, X, one_hot, weights), rel=1e-5
+    )
+
+
+def test_arrays_sorted_by_class_are_measured_on_all_classes():
+    x, y = (np.repeat(part[SORTED], 10, axis=0) for part in (X, Y))
+    expected = balanced(X, Y, batch_size=96)
+    assert balanced(x, y, batch_size=96) == pytest.approx(expected, rel=0.1)
+    first = balanced(x, y, batch_size=32, shuffle=False)
+    assert abs(first / expected - 1) > 0.1
+
+
+def test_what_is_held_out_is_not_measured():
+    broken = np.concatenate([X[:48], 100 * X[48:]])
+    half = balanced(X[:48], Y[:48], batch_size=48)
+    assert balanced(broken, Y, batch_size=48, validation_split=0.5) == half
+
+
+def test_gradients_in_float16_do_not_vanish():
+    def weights(policy):
+        def convolutional(seed, dtype=None):
+            keras.utils.set_random_seed(seed)
+            inputs = keras.Input((32, 32, 1))
+            x = keras.layers.Conv2D(32, 3, padding="same", name="map", dtype=dtype)(inputs)
+            x = keras.layers.GlobalAveragePooling2D(dtype=dtype)(x)
+            return keras.Model(inputs, keras.layers.Dense(4)(x))
+
+        losses = [kd.losses.KLDivergence(2.0), kd.Hint("map", "map")]
+        distiller = kd.Distiller(
+            convolutional(0), convolutional(1, policy), losses, "balanced", 0.25
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        distiller.compile(keras.optimizers.SGD(0.0), loss)
+        x = 1e-2 * np.random.default_rng(0).normal(size=(64, 32, 32, 1)).astype("float32")
+        distiller.fit(x, np.arange(64) % 4, verbose=0)
+        return distiller.distillation_loss_weights
+
+    assert weights("mixed_float16") == pytest.approx(weights("float32"), rel=0.01)
