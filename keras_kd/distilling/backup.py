@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_kd.distilling.trainer import begin_at_epoch
 from keras_kd.system.backups import read_backup, remove_backup, write_backup
+from keras_kd.system.json_values import history_value
 from keras_kd.system.shown_text import first_line
 
 _WEIGHTS, _PROGRESS, _STATES = "model.weights.h5", "progress.json", "states.npz"
@@ -85,7 +86,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
-        self.history: dict[str, list[float]] = {}
+        self.history: dict[str, list[Any]] = {}
         self._file = pathlib.Path(backup_dir) / "backup.zip"
         self._epoch = self._batches = self._unsaved = 0
         self._skipped = 0
@@ -194,7 +195,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         """Write a backup, where it is time."""
         self._skipped = 0
         for key, value in (logs or {}).items():
-            self.history.setdefault(key, []).append(float(value))
+            self.history.setdefault(key, []).append(history_value(value))
         if self.save_freq == "epoch":
             self._save(epoch + 1, 0)
 

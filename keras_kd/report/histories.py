@@ -48,7 +48,9 @@ def _curves(title: str, history: Any, seed: int | None) -> list[dict[str, Any]]:
     lists = {
         str(key): [None if value is None else float(value) for value in values]
         for key, values in series.items()
-        if isinstance(values, (list, tuple)) and key != "epoch"
+        if isinstance(values, (list, tuple))
+        and key != "epoch"
+        and not any(isinstance(v, list) or getattr(v, "ndim", 0) for v in values)
     }
     count = max((len(values) for values in lists.values()), default=0)
     if not count:

@@ -18,6 +18,7 @@ from keras_kd.models.weights import check_apart
 from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable, write_json
 from keras_kd.system.folder_lock import held_folder
+from keras_kd.system.json_values import plain_history
 from keras_kd.system.reading import read_json
 from keras_kd.system.shown_text import first_line
 from keras_kd.teachers.callable_teacher import as_teacher
@@ -263,7 +264,7 @@ class FinishedModels:
         record = {
             "model": hash_of_weights(model),
             "teacher": hash_of_weights(teacher),
-            "history": None if history is None else _plain(history),
+            "history": None if history is None else plain_history(history),
         }
         # Written last: a model counts as finished once its record is there.
         write_json(record_file, record)
@@ -310,7 +311,3 @@ class FinishedModels:
         if hash_of_weights(model) != known:
             raise ValueError(f"'{model_file}' is not the model that was kept there. {advice}")
         return model, history
-
-
-def _plain(history: Mapping[str, Any]) -> dict[str, list[float]]:
-    return {name: [float(value) for value in values] for name, values in history.items()}

@@ -254,3 +254,19 @@ def test_what_an_evaluation_draws_does_not_change_a_resumed_training(tmp_path):
         trained(Kill(0, 5))
     for one, other in zip(trained(), whole, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_metrics_with_one_value_per_class_are_backed_up(tmp_path):
+    x, y = np.eye(6, dtype="float32"), np.eye(3)[[0, 1, 2, 0, 1, 2]]
+
+    def fit(*callbacks):
+        model = network()
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, metrics=[keras.metrics.F1Score(name="f1")])
+        backup = kd.BackupAndRestore(tmp_path / "backup")
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[backup, *callbacks])
+        return backup.history["f1"]
+
+    with pytest.raises(Killed):
+        fit(Kill(1))
+    assert np.shape(fit()) == (2, 3)

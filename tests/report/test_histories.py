@@ -88,3 +88,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "run.json").write_text('{"format": "other"}')
     with pytest.raises(ValueError, match=r"holds no run of `kd.compress`"):
         stages_of(tmp_path)
+
+
+def test_metrics_with_one_value_per_class_have_no_curve():
+    (curve,) = curves_of("run", {"loss": [1.0, 0.5], "f1_score": [[0.1, 0.2], [0.3, 0.4]]})
+    assert list(curve["series"]) == ["loss"]

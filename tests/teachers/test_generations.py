@@ -192,3 +192,13 @@ def test_nonsense_is_refused_before_training(call, error, message):
     with pytest.raises(error, match=message):
         call(add_one(calls))
     assert calls == []
+
+
+def test_metrics_with_one_value_per_class_are_kept(tmp_path):
+    def fit(teacher, student):
+        return {"f1_score": [np.array([0.25, 0.5], "float32")], "loss": [keras.ops.ones(())]}
+
+    models = [teacher_of_zeros(), network(4)]
+    chain(models, fit, tmp_path)
+    (history,) = chain(models, fit, tmp_path).histories
+    assert history == {"f1_score": [[0.25, 0.5]], "loss": [1.0]}

@@ -34,6 +34,7 @@ from keras_kd.models.opening import describe
 from keras_kd.models.structures import leaves
 from keras_kd.quantizing.quantization import quantization_from_json
 from keras_kd.system.files import atomic_path
+from keras_kd.system.json_values import history_value, plain_history
 from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.system.reading import parse_json
 from keras_kd.system.user_warning import warn_user
@@ -188,7 +189,7 @@ class CompressedModel:
         evaluate_batches(step, data)
         results = {} if self.loss is None else {"loss": float(mean.result())}
         if self.metrics is not None:
-            results |= {name: float(value) for name, value in self.metrics.result().items()}
+            results |= {name: history_value(value) for name, value in self.metrics.result().items()}
         return results
 
     def write_saved_model(self, folder: str | os.PathLike[str]) -> None:
@@ -227,10 +228,7 @@ class CompressedModel:
                 "quantization": self.quantization,
                 "clustered": self.clustered,
                 "measures": measures,
-                "history": {
-                    stage: {key: [float(v) for v in values] for key, values in history.items()}
-                    for stage, history in self.history.items()
-                },
+                "history": {stage: plain_history(each) for stage, each in self.history.items()},
             }
         )
         with atomic_path(path) as temporary:

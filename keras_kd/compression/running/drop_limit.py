@@ -16,6 +16,7 @@ from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
 from keras_kd.distilling.trainer import less_is_better
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.system.arguments import number
+from keras_kd.system.json_values import history_value
 from keras_kd.system.names import one_of
 
 
@@ -66,7 +67,7 @@ def check_direction(metrics: Any, name: str | None) -> None:
         name: The name of the metric.
 
     Raises:
-        ValueError: If less of it is better.
+        ValueError: If less of it is better, or it is not one number.
     """
     # Not found by its name: with several outputs, Keras puts that of the output before it.
     first = next(iter(getattr(metrics, "metrics", [])), None)
@@ -74,6 +75,11 @@ def check_direction(metrics: Any, name: str | None) -> None:
         raise ValueError(
             f"`max_drop` needs a metric of which more is better, but the first one is "
             f"'{name}'. Put another one first in distiller.compile(metrics=[...])."
+        )
+    if first is not None and isinstance(history_value(first.result()), list):
+        raise ValueError(
+            f"`max_drop` needs a metric that is one number, but the first one is '{name}', which "
+            "has several. Put another one first in distiller.compile(metrics=[...])."
         )
 
 
@@ -122,4 +128,4 @@ def evaluate_teacher(distiller: Any, data: Any) -> dict[str, float]:
         metrics.update_state(class_labels(y), outputs, sample_weight)
 
     evaluate_batches(step, as_dataset(data))
-    return {name: float(value) for name, value in metrics.result().items()}
+    return {name: history_value(value) for name, value in metrics.result().items()}

@@ -16,9 +16,10 @@ import numpy as np
 
 from keras_kd.compression.running.stage_callbacks import CallbackStates
 from keras_kd.system.backups import read_backup, write_backup
+from keras_kd.system.json_values import history_value, plain_history
 from keras_kd.system.reading import parse_json, read_arrays
 
-History = dict[str, list[float]]
+History = dict[str, list[Any]]
 
 
 class EpochBackup:
@@ -174,7 +175,7 @@ def resumable_fit(
     """
     if backup is None:
         fitted = trainer.fit(data, epochs=epochs, callbacks=[*callbacks, *watching], **arguments)
-        return {key: [float(v) for v in values] for key, values in fitted.history.items()}
+        return plain_history(fitted.history)
     done, history = backup.resume(variables, random_states)
     states: list[CallbackStates] = []
 
@@ -186,7 +187,7 @@ def resumable_fit(
 
     def keep(epoch: int, logs: Any = None) -> None:
         for key, value in (logs or {}).items():
-            history.setdefault(key, []).append(float(value))
+            history.setdefault(key, []).append(history_value(value))
         stopped = bool(trainer.stop_training)
         backup.save(epoch + 1, variables, random_states, history, stopped, states[0])
 
