@@ -32,8 +32,8 @@ class Schedules:
 
     Args:
         values: Numbers, schedules and functions, of at least 0.
-        losses: Losses and hints, whose `temperature` may be a schedule or a function, and whose
-            other attributes may be schedules.
+        losses: Losses and hints, whose `scheduled_arguments` may be schedules or functions, and
+            whose other attributes may be schedules.
         student_loss_weight: A number, schedule or function from 0 to 1. Defaults to `0.0`.
 
     Raises:
@@ -49,7 +49,10 @@ class Schedules:
             *((value, "distillation_loss_weights", {"least": 0}) for value in values),
         ]
         for loss in _flat_losses(losses):
-            found += [(value, name, {"above": 0}) for name, value in _scheduled(loss).items()]
+            found += [
+                (value, name, {"above" if name == "temperature" else "least": 0})
+                for name, value in _scheduled(loss).items()
+            ]
         self._functions: dict[int, _Function] = {}
         for value, name, bounds in found:
             if _is_function(value) and id(value) not in self._functions:
@@ -131,7 +134,8 @@ def _scheduled(loss: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(loss).items()
-        if isinstance(value, LearningRateSchedule) or (name == "temperature" and callable(value))
+        if isinstance(value, LearningRateSchedule)
+        or (name in loss.scheduled_arguments and callable(value))
     }
 
 
@@ -182,7 +186,7 @@ def deserialize_loss(config: Any, custom_objects: Any = None) -> Any:
             inner[key] = deserialize_loss(value, custom_objects)
             continue
         made = deserialize(value, custom_objects)
-        if key == "temperature" or isinstance(made, LearningRateSchedule):
+        if callable(made):
             inner[key] = made
     return deserialize({**config, "config": inner}, custom_objects)
 

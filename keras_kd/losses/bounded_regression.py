@@ -77,6 +77,7 @@ class BoundedRegression(DistillationLoss):
     """
 
     uses_labels = True
+    scheduled_arguments = ("margin",)
 
     def __init__(self, margin: float = 0.0, name: str | None = None) -> None:
         super().__init__(name)

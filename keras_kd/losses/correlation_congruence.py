@@ -28,11 +28,12 @@ def kernel_matrix(x: Any, gamma: float = 0.4, max_order: int = 2) -> Any:
         Tensor `[batch, batch]`.
     """
     products = gram(x)
+    gamma = ops.convert_to_tensor(gamma, products.dtype)
     total, power = ops.ones_like(products), ops.ones_like(products)
     for n in range(1, max_order + 1):
         power = power * products
         total = total + (2.0 * gamma) ** n / math.factorial(n) * power
-    return math.exp(-2.0 * gamma) * total
+    return ops.exp(-2.0 * gamma) * total
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -62,6 +63,8 @@ class CorrelationCongruence(RelationLoss):
     Reference:
         Peng et al., Correlation Congruence for Knowledge Distillation, 2019, arXiv:1904.01802.
     """
+
+    scheduled_arguments = ("gamma",)
 
     def __init__(self, gamma: float = 0.4, max_order: int = 2, name: str | None = None) -> None:
         super().__init__(name)

@@ -76,6 +76,8 @@ class DIST(TemperatureLoss):
         Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv:2205.10536.
     """
 
+    scheduled_arguments = ("temperature", "beta", "gamma")
+
     def __init__(
         self,
         beta: float = 1.0,
@@ -105,7 +107,7 @@ class DIST(TemperatureLoss):
                 weights = part * (ops.ones_like(rows) if weights is None else weights)
         scale = 1.0 if weights is None else weighted_mean(ops.ones_like(rows), sample_weight, mask)
         intra = scale * ops.mean(self._columns(teacher, student, weights))
-        return ops.cast(self.temperature**2 * (self.beta * inter + self.gamma * intra), dtype)
+        return ops.cast(self._sum(inter, intra), dtype)
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return values `[batch, ...]` of which the mean is the loss."""
@@ -113,11 +115,19 @@ class DIST(TemperatureLoss):
         teacher, student = self._probabilities(teacher), self._probabilities(student)
         inter = pearson_distance(teacher, student, axis=-1)
         intra = ops.mean(self._columns(teacher, student))
-        return ops.cast(self.temperature**2 * (self.beta * inter + self.gamma * intra), dtype)
+        return ops.cast(self._sum(inter, intra), dtype)
+
+    def _sum(self, inter: Any, intra: Any) -> Any:
+        # The present value of a schedule is a float32 tensor.
+        temperature, beta, gamma = (
+            ops.convert_to_tensor(value, "float64")
+            for value in (self.temperature, self.beta, self.gamma)
+        )
+        return temperature**2 * (beta * inter + gamma * intra)
 
     def _probabilities(self, outputs: Any) -> Any:
         logits = self.as_logits(ops.cast(outputs, "float64"))
-        return ops.softmax(logits / self.temperature, axis=-1)
+        return ops.softmax(logits / ops.convert_to_tensor(self.temperature, "float64"), axis=-1)
 
     @staticmethod
     def _columns(teacher: Any, student: Any, weights: Any = None) -> Any:

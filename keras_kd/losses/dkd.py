@@ -108,6 +108,7 @@ class DKD(TemperatureLoss):
     """
 
     uses_labels = True
+    scheduled_arguments = ("temperature", "alpha", "beta")
 
     def __init__(
         self,

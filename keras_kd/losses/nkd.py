@@ -79,6 +79,7 @@ class NKD(TemperatureLoss):
     """
 
     uses_labels = True
+    scheduled_arguments = ("temperature", "gamma")
 
     def __init__(
         self,

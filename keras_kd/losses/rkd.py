@@ -36,6 +36,8 @@ class RKD(RelationLoss):
         RepDistiller's.
     """
 
+    scheduled_arguments = ("distance_weight", "angle_weight")
+
     def __init__(
         self, distance_weight: float = 25.0, angle_weight: float = 50.0, name: str | None = None
     ) -> None:

@@ -286,3 +286,42 @@ def test_what_a_schedule_is():
     assert is_schedule(warmer)
     assert is_schedule(Polynomial(1.0, 2))
     assert not is_schedule(0.5)
+
+
+@keras.saving.register_keras_serializable(package="test_schedules")
+def falling(epoch):
+    return 0.5 / (1.0 + epoch)
+
+
+LOSSES = [
+    (kd.losses.DKD, "alpha"),
+    (kd.losses.DKD, "beta"),
+    (kd.losses.DIST, "beta"),
+    (kd.losses.DIST, "gamma"),
+    (kd.losses.DIST, "temperature"),
+    (kd.losses.NKD, "gamma"),
+    (kd.losses.RKD, "distance_weight"),
+    (kd.losses.CorrelationCongruence, "gamma"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), LOSSES)
+@pytest.mark.parametrize("schedule", [falling, Polynomial(0.5, 1, 0.25)])
+def test_every_argument_that_may_be_scheduled_is_what_it_is_then(kind, name, schedule):
+    x, y = examples()
+
+    def value(argument, loaded=False):
+        keras.utils.set_random_seed(0)
+        loss = kind(**{name: argument})
+        if loaded:
+            config = keras.saving.serialize_keras_object(loss)
+            loss = deserialize_loss(config)
+        if isinstance(loss, (kd.losses.RKD, kd.losses.CorrelationCongruence)):
+            loss = kd.Hint("hidden", "hidden", loss=loss)
+        distiller = kd.Distiller(network(4, "teacher"), network(4, "student"), loss)
+        distiller.compile(keras.optimizers.SGD(0.0), SparseCE(from_logits=True))
+        return distiller.fit(x, y, epochs=2, verbose=0).history["distillation_loss"]
+
+    expected = [value(0.5)[0], value(0.25)[0]]
+    np.testing.assert_allclose(value(schedule), expected, rtol=1e-5)
+    np.testing.assert_allclose(value(schedule, loaded=True), expected, rtol=1e-5)
