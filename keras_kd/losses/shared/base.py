@@ -23,8 +23,8 @@ class DistillationLoss(SuggestsArguments):
     receives no gradient. A subclass writes `call`, which returns the values that are averaged; the
     average is Keras's `"sum_over_batch_size"`: the sum of weight times value over the number of
     values. Positions that the student's Keras mask excludes are excluded from that number; a mask
-    of the teacher's is used where the student has none. Of several layers each has its own mask
-    where positions are mixed; elsewhere the first mask counts.
+    of the teacher's is used where the student has none, or one of other positions. Of several
+    layers each has its own mask where positions are mixed; elsewhere the first mask counts.
     Arguments of a subclass's constructor that are attributes of the same names are saved with it.
 
     Attributes:
@@ -96,16 +96,19 @@ class DistillationLoss(SuggestsArguments):
         sides = [x if _is_list(x) else [x] for x in (teacher, student)]
         masks = [_mask_of_pair(t, s) for t, s in zip(*sides, strict=False)]
         mask = next((m for m in masks if m is not None), None)
+        of_sides = [
+            [_mask_of_positions(x, m) for x, m in zip(side, masks, strict=False)] for side in sides
+        ]
         teacher, student = self._prepare(teacher, student)
         self.check_shapes(teacher, student)
         if self.uses_labels:
             labels = self._labels(labels)
         if mask is not None and self.mixes_positions:
             teacher, student = (
-                [zero_masked(x, m) for x, m in zip(side, masks, strict=True)]
+                [zero_masked(x, m) for x, m in zip(side, of_side, strict=True)]
                 if self.several_layers
-                else zero_masked(side, mask)
-                for side in (teacher, student)
+                else zero_masked(side, of_side[0])
+                for side, of_side in zip((teacher, student), of_sides, strict=True)
             )
             mask = None
         return self.compute_loss(teacher, student, labels, sample_weight, mask)
@@ -262,6 +265,14 @@ def _same_shape(first: Any, second: Any) -> bool:
 def _mask_of_pair(teacher: Any, student: Any) -> Any:
     mask = get_keras_mask(student)
     return get_keras_mask(teacher) if mask is None else mask
+
+
+def _mask_of_positions(tensor: Any, mask: Any) -> Any:
+    """Return `mask`, or the tensor's own where that is of the tensor's positions and `mask` not."""
+    own = get_keras_mask(tensor)
+    if own is None or _same_shape(tensor.shape[: len(mask.shape)], mask.shape):
+        return mask
+    return own
 
 
 def _is_list(value: Any) -> bool:
