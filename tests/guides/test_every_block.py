@@ -123,7 +123,7 @@ def check_python(words, folder):
     for word in words:
         if word.startswith("--") and options is not None:
             assert f'"{word}"' in options
-        elif "/" in word and "=" not in word and not word.startswith("exports/"):
+        elif "/" in word and not re.search("=|://|^exports/", word):
             assert (folder / word).exists()
 
 
