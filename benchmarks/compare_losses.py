@@ -136,7 +136,13 @@ LOSSES = {
     ),
     "ClassConsistency": Entry(kd.losses.ClassConsistency, beside_kl=False, taught_by="nobody"),
 }
-TITLES = {"alone": "student alone", "KLDivergence": "KL", "DOT": "KL, with the optimizer DOT"}
+TITLES = {
+    "alone": "student alone",
+    "KLDivergence": "KL",
+    "MultiLevel": "MultiLevel, standardized",
+    "VkD": "KL + FitNet with VkD's projection",
+    "DOT": "KL, with the optimizer DOT",
+}
 
 
 def network(role, data):

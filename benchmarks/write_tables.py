@@ -11,6 +11,7 @@ import json
 import pathlib
 
 import cifar10_students
+import compare_losses
 import demo_seeds
 import export_truth
 import export_variants
@@ -35,6 +36,7 @@ TABLES = {
         "export_variants": export_variants.table,
         "imdb_students": imdb_students.table_of,
         "integer_kernels": integer_kernels.table,
+        "losses_fashion_mnist": compare_losses.report,
         "mlperf_tiny": mlperf_tiny.table,
         "search_digits": lambda kept: search_digits.table(kept["results"]),
         "search_fashion_mnist": search_images.table_of,
