@@ -8,6 +8,7 @@ layer whose `call` is Keras's own; where a rule returns `None`, Keras's call sta
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ def calls_for_tflite(model: keras.Model) -> Iterator[None]:
         for layer in flat_layers(model):
             call = _call_for_tflite(layer)
             if call is not None and "call" not in vars(layer):
-                object.__setattr__(layer, "call", tf.autograph.experimental.do_not_convert(call))
+                object.__setattr__(layer, "call", _by_keyword_too(layer, call))
                 changed.append(layer)
         yield
     finally:
@@ -47,6 +48,18 @@ def _call_for_tflite(layer: Any) -> Call | None:
         if isinstance(layer, kind) and type(layer).call is kind.call:
             return rule(layer)
     return None
+
+
+def _by_keyword_too(layer: Any, call: Call) -> Call:
+    """Return a call whose tensor may be given by the name that it has in Keras's own call."""
+    first = next(iter(inspect.signature(layer.call).parameters))
+
+    @tf.autograph.experimental.do_not_convert
+    def named(*args: Any, **kwargs: Any) -> tf.Tensor:
+        args = args or (kwargs.pop(first),)
+        return call(*args, **kwargs)
+
+    return named
 
 
 def _up_sampling(layer: Any) -> Call | None:

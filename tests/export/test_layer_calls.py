@@ -210,3 +210,30 @@ def test_attention_over_windows_keeps_the_bits_that_it_was_trained_for(tmp_path)
     kinds = [file.tensor(o.graph, o.input_indices[1]).kind
              for o in file.operators() if o.name == "FULLY_CONNECTED"]  # fmt: skip
     assert len(kinds) == 5 and set(kinds) == {"INT8"}
+
+
+class ByKeyword(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.steps = [
+            layers.LayerNormalization(),
+            layers.RMSNormalization(),
+            layers.UnitNormalization(),
+            layers.GroupNormalization(2),
+            layers.Softmax(axis=[1, 2]),
+            layers.Conv1D(3, 2, dilation_rate=2),
+            layers.UpSampling1D(2),
+        ]
+
+    def call(self, x):
+        for step in self.steps:
+            x = step(**{"x" if isinstance(step, layers.RMSNormalization) else "inputs": x})
+        return x
+
+
+def test_layers_that_are_called_by_keyword(tmp_path):
+    model, x = ByKeyword(), np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
+    expected = np.asarray(model(x))
+    kd.export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    found = outputs(tmp_path / "a.tflite", x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
