@@ -99,7 +99,7 @@ def _tensor(
             image = _table(builder, 2, {0: _byte(color)})
             content = _table(builder, 3, {0: _byte(_IMAGE), 1: _reference(image)})
             slots[3] = _reference(content)
-        if normalization := _normalization(preprocessing):
+        if normalization := normalization_of(preprocessing):
             mean, std = (_floats(builder, numbers) for numbers in normalization)
             options = _table(builder, 2, {0: _reference(mean), 1: _reference(std)})
             unit = _table(builder, 2, {0: _byte(_NORMALIZATION), 1: _reference(options)})
@@ -111,15 +111,33 @@ def _tensor(
     return _table(builder, 7, slots)
 
 
-def _normalization(preprocessing: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and standard deviation of `(x - mean) / std` for `(x * scale - mean) / std`."""
+def normalization_of(preprocessing: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return mean and standard deviation of `(x - mean) / std` for `(x * scale - mean) / std`.
+
+    Args:
+        preprocessing: A dictionary with the keys `"scale"`, `"mean"` and `"std"`, or some of them.
+
+    Returns:
+        Two vectors with one number, or one per channel; `None` if it has none of the keys.
+
+    Raises:
+        ValueError: If there are no such vectors.
+        TypeError: If what it holds cannot be a number.
+    """
     if not {"scale", "mean", "std"} & set(preprocessing):
         return None
     scale, mean, std = (
         np.atleast_1d(np.asarray(preprocessing.get(key, default), np.float64))
         for key, default in (("scale", 1.0), ("mean", 0.0), ("std", 1.0))
     )
-    mean, std = np.broadcast_arrays(mean / scale, std / scale)
+    with np.errstate(all="ignore"):
+        mean, std = np.broadcast_arrays(mean / scale, std / scale)
+    if (
+        mean.ndim > 1
+        or not mean.size
+        or not (np.isfinite(mean) & np.isfinite(std) & (std != 0)).all()
+    ):
+        raise ValueError("they give no mean and standard deviation")
     return mean, std
 
 

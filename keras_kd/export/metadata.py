@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_kd._version import __version__
 from keras_kd.export.calibration import Calibration
+from keras_kd.export.labels_in_file import normalization_of
 from keras_kd.export.signatures import Signature
 from keras_kd.litert.constants import count_constants
 from keras_kd.litert.metadata import metadata_path
@@ -102,11 +103,13 @@ def check_labels(
         ValueError: If they are not a list of names, or not what JSON can hold.
     """
     if class_names is not None:
-        names = list(class_names) if not isinstance(class_names, str) else []
-        if not names or not all(isinstance(n, str) and n and "\n" not in n for n in names):
+        # The order of a set, or of a dictionary's keys, need not be that of the classes.
+        unordered = isinstance(class_names, (str, Mapping, set, frozenset))
+        names = [] if unordered else list(class_names)
+        if not names or not all(isinstance(n, str) and n.splitlines() == [n] for n in names):
             raise ValueError(
-                "`class_names` must be a list of names, one per class, such as "
-                f"['cat', 'dog']. Received: {class_names!r}."
+                "`class_names` must be a list of names of one line, one per class in the order of "
+                f"the outputs, such as ['cat', 'dog']. Received: {class_names!r}."
             )
         class_names = names
     if preprocessing is not None and not isinstance(preprocessing, str):
@@ -118,12 +121,12 @@ def check_labels(
         preprocessing = {str(key): _plain(value) for key, value in preprocessing.items()}
         try:
             json.dumps(preprocessing, allow_nan=False)
-            for key in ("scale", "mean", "std"):
-                np.asarray(preprocessing.get(key, 1.0), np.float64)
+            normalization_of(preprocessing)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                "`preprocessing` must hold numbers, strings, lists and dicts, and numbers in "
-                f"'scale', 'mean' and 'std': {error}."
+                "`preprocessing` must hold numbers, strings, lists and dicts, and in 'scale', "
+                "'mean' and 'std' a number, or one per channel, of which those of 'scale' and "
+                f"'std' are not 0: {error}. Received: {preprocessing!r}."
             ) from None
     return class_names, preprocessing
 

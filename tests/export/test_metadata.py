@@ -90,8 +90,17 @@ def test_the_json_of_another_file_is_not_read(exported, tmp_path):
         (["a", ""], None, "must be a list of names"),
         (["a", "b\nc"], None, "must be a list of names"),
         ([1, 2], None, "must be a list of names"),
+        (["a", "b\rc"], None, "must be a list of names"),
+        ({"a", "b"}, None, "must be a list of names"),
+        ({"b": 1, "a": 0}, None, "must be a list of names"),
         (None, {"mean": "bright"}, "must hold numbers"),
         (None, {"scale": float("nan")}, "must hold numbers"),
+        (None, {"scale": 0}, "must hold numbers"),
+        (None, {"mean": 0.5, "std": [1.0, 0.0]}, "must hold numbers"),
+        (None, {"mean": None}, "must hold numbers"),
+        (None, {"mean": []}, "must hold numbers"),
+        (None, {"mean": [[0.5]]}, "must hold numbers"),
+        (None, {"mean": [1.0, 2.0, 3.0], "std": [1.0, 2.0]}, "must hold numbers"),
     ],
 )
 def test_what_cannot_be_written_is_refused(names, preprocessing, message):
@@ -155,3 +164,11 @@ def test_a_folder_in_the_place_of_the_json(tmp_path):
     (tmp_path / "a.tflite.json").mkdir()
     with pytest.raises(OSError, match=r"a\.tflite\.json': it is a folder"):
         check_places(tmp_path / "a.tflite")
+
+
+def test_channels_that_the_input_does_not_have_are_refused(tmp_path):
+    image = keras.Input((4, 4, 3))
+    model = keras.Model(image, keras.layers.Flatten()(image))
+    with pytest.raises(ValueError, match="2 channels"):
+        kd.export_tflite(model, tmp_path / "a.tflite", preprocessing={"mean": [1.0, 2.0]})
+    assert not list(tmp_path.iterdir())
