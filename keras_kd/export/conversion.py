@@ -387,6 +387,13 @@ def order_ends(file: ModelFile, key: str, inputs: Sequence[str], outputs: Sequen
             return
         orders.append(order)
     graph.inputs, graph.outputs = orders
+    # Of the names of one tensor, the first one stands for its first place.
+    definition = dict(zip(file.signature_graphs(), file.model.signatureDefs, strict=True))[key]
+    for field, names, named in zip(
+        ("inputs", "outputs"), (inputs, outputs), file.signature(key), strict=True
+    ):
+        entries = dict(zip(named, getattr(definition, field), strict=True))
+        setattr(definition, field, [entries[name] for name in names])
 
 
 class NotConvertedError(ValueError):

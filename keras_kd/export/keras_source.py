@@ -102,15 +102,10 @@ class KerasSource:
         check_layers(model, self._targets)
         self._struct = input_tensors(model)
         tensors = keras.tree.flatten(self._struct)
-        names = [t.name for t in tensors]
-        if len({safe_name(name) for name in names}) != len(names):
-            raise ValueError(
-                f"Two inputs of '{model.name}' would have the same name in the file, where names "
-                "are made of ASCII letters, digits and '_'. Received: input names "
-                f"{names}. Rename one of them."
-            )
+        names = _names_in_file(_input_names(self._struct), "inputs", model)
         self.inputs = tuple(
-            Input(safe_name(t.name), tuple(t.shape), np.dtype(t.dtype)) for t in tensors
+            Input(name, tuple(t.shape), np.dtype(t.dtype))
+            for name, t in zip(names, tensors, strict=True)
         )
 
     def kernels(self) -> list[np.ndarray]:
@@ -260,7 +255,7 @@ class KerasSource:
             masks = masks_in_range() if self.calibrated else contextlib.nullcontext()
             with masks, self._applied():
                 outputs = call_target(self.model, target, self.structure(inputs))
-            names[:] = [safe_name(name) for name in outputs]
+            names[:] = _names_in_file(list(outputs), "outputs", self.model)
             origins[:] = [source_of(tensor).op.name for tensor in outputs.values()]
             return dict(zip(names, outputs.values(), strict=True))
 
@@ -281,6 +276,25 @@ class KerasSource:
     def open_steps(self) -> list[str]:
         """Names of those whose number of steps is not known."""
         return [layer.name for layer in recurrent_layers(self.model) if steps_are_open(layer)]
+
+
+def _input_names(struct: Any) -> list[str]:
+    """Return the names of inputs: their keys in a dictionary, by which Keras matches data."""
+    if isinstance(struct, Mapping) and not any(map(keras.tree.is_nested, struct.values())):
+        return [str(path[0]) for path, _ in keras.tree.flatten_with_path(struct)]
+    return [tensor.name for tensor in keras.tree.flatten(struct)]
+
+
+def _names_in_file(names: Sequence[str], what: str, model: keras.Model) -> list[str]:
+    """Return inputs' or outputs' names as they stand in the file, where each needs its own."""
+    found = [safe_name(name) for name in names]
+    if len(set(found)) != len(found):
+        raise ValueError(
+            f"Two {what} of '{model.name}' would have the same name in the file, where names are "
+            f"made of ASCII letters, digits and '_'. Received: names {list(names)} of {what}. "
+            "Rename one of them."
+        )
+    return found
 
 
 @contextlib.contextmanager

@@ -89,8 +89,6 @@ class LiteRuntime:
             ) from None
         self.file = open_file(self.path, content)
         named_inputs, named_outputs = self.file.signature()
-        input_names = {index: name for name, index in named_inputs.items()}
-        output_names = {index: name for name, index in named_outputs.items()}
         self._input_details = self._interpreter.get_input_details()
         self._output_details = self._interpreter.get_output_details()
         if not self._input_details or not self._output_details:
@@ -98,11 +96,11 @@ class LiteRuntime:
                 f"'{path}' has no {'outputs' if self._input_details else 'inputs'}: there is "
                 "nothing to measure. Export the model again."
             )
+        names = _names(self._input_details, named_inputs)
         self.inputs = [
-            _as_plain_numbers(d, input_names.get(d["index"], d["name"]))
-            for d in self._input_details
+            _as_plain_numbers(*end) for end in zip(self._input_details, names, strict=True)
         ]
-        self.output_names = [output_names.get(d["index"], d["name"]) for d in self._output_details]
+        self.output_names = _names(self._output_details, named_outputs)
 
     def _delegate(self) -> str:
         # The interpreter has no public list of its delegated nodes.
@@ -227,6 +225,16 @@ class LiteRuntime:
             else:
                 arrays[target.name] = np.zeros(shape, target.dtype)
         return arrays
+
+
+def _names(details: Sequence[Mapping[str, Any]], named: Mapping[str, int]) -> list[str]:
+    """Return the names of inputs or outputs; a tensor that stands several times has several."""
+    left, names = dict(named), []
+    for detail in details:
+        same = (name for name, index in left.items() if index == detail["index"])
+        names.append(next(same, detail["name"]))
+        left.pop(names[-1], None)
+    return names
 
 
 def _sizes(detail: Mapping[str, Any]) -> list[int | None]:

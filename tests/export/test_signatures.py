@@ -113,3 +113,53 @@ def test_a_model_which_writes_itself_has_one_signature(tmp_path):
 
     with pytest.raises(ValueError, match="`signatures` needs a Keras 3 model"):
         kd.export_tflite(Written(), tmp_path / "a.tflite", signatures={"features": "pool"})
+
+
+def test_a_tensor_under_two_names_has_both(tmp_path):
+    i = keras.Input((4,), name="i")
+    logits = layers.Dense(3, name="z")(i)
+    other = layers.Dense(2, name="m")(i)
+    same = layers.Dropout(0.5, name="a")(logits)
+    model = keras.Model(i, [logits, other, same])
+    path = kd.export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    runtime = LiteRuntime(path)
+    assert runtime.output_names == ["z", "m", "a"]
+    assert [output["name"] for output in read_metadata(path)["outputs"]] == ["z", "m", "a"]
+    x = np.eye(4, dtype="float32")
+    found = runtime.predict({"i": x})
+    for name, expected in zip("zma", model(x), strict=True):
+        np.testing.assert_allclose(found[name], expected, atol=1e-6)
+
+
+def _of_two_names():
+    i = keras.Input((4,))
+    return keras.Model(i, {"a b": layers.Dense(2)(i), "a/b": layers.Dense(2)(i)})
+
+
+@pytest.mark.parametrize(
+    ("make", "signatures"),
+    [
+        (_of_two_names, None),
+        (cnn, {"f": lambda x: {"a b": x, "a_b": x + 1.0}}),
+        (cnn, {"f": ["backbone/pool", "backbone_pool"]}),
+    ],
+)
+def test_outputs_that_would_have_one_name_are_refused(tmp_path, make, signatures):
+    model = make()
+    if isinstance((signatures or {}).get("f"), list):
+        x = model.outputs[0]
+        model = keras.Model(model.inputs, layers.Dense(2, name="backbone_pool")(x))
+    with pytest.raises(ValueError, match="Two outputs"):
+        kd.export_tflite(model, tmp_path / "a.tflite", signatures=signatures)
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+@pytest.mark.parametrize("names", [("b", "a"), ("one", "two"), ("a", "b")])
+def test_inputs_in_a_dictionary_have_the_names_of_its_keys(tmp_path, names):
+    first, second = (keras.Input((4,), name=name) for name in names)
+    model = keras.Model({"a": first, "b": second}, layers.Subtract()([first, second]))
+    path = kd.export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    data = {"a": np.full((1, 4), 5.0, "float32"), "b": np.ones((1, 4), "float32")}
+    (found,) = LiteRuntime(path).predict(data).values()
+    np.testing.assert_allclose(found, np.full((1, 4), 4.0))
+    assert kd.compare(path, data, model, verbose=False).max_difference == 0.0
