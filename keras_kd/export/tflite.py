@@ -36,7 +36,7 @@ from keras_kd.export.file_checks import (
 )
 from keras_kd.export.int4_kernels import sentence_on
 from keras_kd.export.keras_source import KerasSource
-from keras_kd.export.labels_in_file import embed, normalization_of, with_labels
+from keras_kd.export.labels_in_file import embed, with_labels
 from keras_kd.export.metadata import check_labels, check_places, describe, written
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
 from keras_kd.export.options import (
@@ -258,12 +258,7 @@ def export_tflite(
     start = time.perf_counter()
     trained = representative_data is not None or quantization != "int8"
     forms = _forms(source, exclude, quantization, trained)
-
-    def check(found: Mapping[str, Signature]) -> None:
-        _check_class_names(names, found)
-        _check_channels(preprocessing, found)
-
-    job = Conversion(source, options, check, forms)
+    job = Conversion(source, options, lambda found: _check_class_names(names, found), forms)
     job.use_data(representative_data, validation_data)
     converted, ways = convert(job, source, way, quantization)
     file = converted.file
@@ -432,20 +427,6 @@ def _check_class_names(names: list[str] | None, found: Mapping[str, Signature]) 
         raise ValueError(
             f"`class_names` has {len(names)} names, but the output '{first.outputs[0]}' has "
             f"{units} unit{'s' if units > 1 else ''}. Pass {2 if units == 1 else units} names."
-        )
-
-
-def _check_channels(
-    preprocessing: Mapping[str, Any] | str | None, found: Mapping[str, Signature]
-) -> None:
-    """Refuse a preprocessing of more or fewer channels than the first input has."""
-    first = next(iter(found.values())).inputs[0]
-    normalization = normalization_of(preprocessing) if isinstance(preprocessing, Mapping) else None
-    count = 1 if normalization is None else len(normalization[0])
-    if count > 1 and not {count, None} & set(first.shape[1:]):
-        raise ValueError(
-            f"`preprocessing` has numbers for {count} channels, which the input {first} does not "
-            f"have. Received: preprocessing={preprocessing!r}. Pass one number, or one per channel."
         )
 
 

@@ -164,11 +164,3 @@ def test_a_folder_in_the_place_of_the_json(tmp_path):
     (tmp_path / "a.tflite.json").mkdir()
     with pytest.raises(OSError, match=r"a\.tflite\.json': it is a folder"):
         check_places(tmp_path / "a.tflite")
-
-
-def test_channels_that_the_input_does_not_have_are_refused(tmp_path):
-    image = keras.Input((4, 4, 3))
-    model = keras.Model(image, keras.layers.Flatten()(image))
-    with pytest.raises(ValueError, match="2 channels"):
-        kd.export_tflite(model, tmp_path / "a.tflite", preprocessing={"mean": [1.0, 2.0]})
-    assert not list(tmp_path.iterdir())
