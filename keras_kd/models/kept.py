@@ -44,6 +44,20 @@ def zeros_of(variable: Any) -> np.ndarray | None:
     return None if kept.all() else kept
 
 
+def zeros_to_keep(model: keras.Model) -> list[tuple[keras.Variable, np.ndarray]]:
+    """Return the trainable weights of a pruned model that hold zeros, each with its mask.
+
+    Those of one axis, and those that are zero throughout because nothing has trained them yet, are
+    left out: nothing has pruned them.
+    """
+    masks = [
+        (variable, zeros_of(variable))
+        for variable in model.trainable_variables
+        if len(variable.shape) > 1
+    ]
+    return [(variable, mask) for variable, mask in masks if mask is not None and mask.any()]
+
+
 def groups_of(variable: Any, per_channel: bool) -> np.ndarray:
     """Return a number for every weight of a kernel, one number for those that have one value.
 

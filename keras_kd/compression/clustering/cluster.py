@@ -17,7 +17,7 @@ from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.stages.kernels import prunable_weights
 from keras_kd.compression.stages.layer_record import already_pruned, distinct_values
 from keras_kd.compression.stages.stage import Plan, Stage, StudentState
-from keras_kd.models.kept import Kept, groups_of, zeros_of
+from keras_kd.models.kept import Kept, groups_of, zeros_of, zeros_to_keep
 from keras_kd.models.layer_choice import first_reasons
 from keras_kd.models.layer_plan import LayerPlan, Reason, advice_of
 from keras_kd.models.layers import leaf_layers
@@ -105,11 +105,9 @@ class ClusteredKernels:
                     self._clustered.append(
                         self._make(variable, number_of_clusters, initialization, channels, mask)
                     )
-        others = [v for v in model.trainable_variables if id(v) not in treated] if pruned else []
-        for variable in others:
-            kept = Kept(zeros_of(variable) if len(variable.shape) > 1 else None)
-            if kept:
-                self._kept.append((variable, kept))
+        for variable, mask in zeros_to_keep(model) if pruned else ():
+            if id(variable) not in treated:
+                self._kept.append((variable, Kept(mask)))
 
     @property
     def layers(self) -> list[keras.layers.Layer]:

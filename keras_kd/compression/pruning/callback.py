@@ -13,6 +13,7 @@ from keras_kd.compression.pruning.state import PruningState
 from keras_kd.compression.pruning.times import PruningTimes, final_sparsity, sparsity_at
 from keras_kd.compression.stages.kernels import PrunableWeight
 from keras_kd.distilling.distiller import Distiller
+from keras_kd.models.kept import zeros_to_keep
 from keras_kd.models.weights import check_finite_weights
 from keras_kd.system.user_warning import warn_user
 
@@ -282,6 +283,31 @@ def run_after_step(model: keras.Model, name: str, function: Callable[[], None]) 
         object.__setattr__(model, "train_step", train_step)
     hooks[name] = function
     model.make_train_function(force=True)
+
+
+def keep_zeros(trainer: keras.Model, model: keras.Model) -> None:
+    """Let the zeros of a pruned model stay zero in every step of a training.
+
+    Args:
+        trainer: What is trained.
+        model: The pruned model in it.
+    """
+    pairs = [(variable.value, mask) for variable, mask in zeros_to_keep(model)]
+    if not pairs:
+        return
+
+    def mask_all(strategy: tf.distribute.Strategy) -> None:
+        for variable, mask in pairs:
+            kept = tf.constant(mask, variable.dtype)
+            strategy.extended.update(
+                variable, lambda v, kept: v.assign(v * kept), args=(kept,), group=False
+            )
+
+    def after_step() -> None:
+        strategy = tf.distribute.get_strategy()
+        tf.__internal__.distribute.interim.maybe_merge_call(mask_all, strategy)
+
+    run_after_step(trainer, "_kept_zeros", after_step)
 
 
 def stop_after_step(model: keras.Model, name: str) -> None:

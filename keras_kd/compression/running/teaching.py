@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kd.compression.pruning.callback import keep_zeros
 from keras_kd.compression.running.epoch_backup import EpochBackup, resumable_fit
 from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.data.batches import PassOrder, ShuffledByPass, generated, refuse_endless
@@ -88,7 +89,10 @@ class Teaching:
     def keras_trainer(
         self, state: StudentState, make_optimizer: Callable[[], Any]
     ) -> Iterator[Distiller]:
-        """Give a compiled `Distiller` for a Keras 3 student, in the scope of its strategy."""
+        """Give a compiled `Distiller` for a Keras 3 student, in the scope of its strategy.
+
+        The zeros of a pruned student stay zero in its training.
+        """
         with self.distiller.distribute_strategy.scope():
             # Here weights are numbers: scheduled ones keep their present values.
             objective: Any = self.objective_for(state)
@@ -109,6 +113,8 @@ class Teaching:
                 run_eagerly=self.distiller.run_eagerly,
                 jit_compile=self.distiller.jit_compile,
             )
+            if state.pruned:
+                keep_zeros(trainer, state.model)
             yield trainer
 
     @property

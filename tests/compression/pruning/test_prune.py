@@ -312,3 +312,17 @@ def test_two_of_four_runs_along_the_inputs_of_every_kind_and_spares_embeddings()
     }
     for name, fours in rows.items():
         assert ((fours == 0).sum(-1) == 2).all(), name
+
+
+@pytest.mark.parametrize(
+    "later", [kd.Prune(0.25, layers="b", name="later"), kd.Prune(0.25, name="later")]
+)
+def test_zeros_stay_zero_in_a_second_stage(later):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(8, name="a"), keras.layers.Dense(2, name="b")]
+    )
+    model.compile("sgd", loss="mse")
+    data = np.random.default_rng(0).normal(size=(32, 8)), np.ones((32, 2))
+    result = kd.compress(model, data, stages=[kd.Prune(0.75, 0, layers="a"), later], verbose=0)
+    assert [layer.sparsity for layer in result.layers] == [0.75, 0.25]
