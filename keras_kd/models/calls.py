@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -50,15 +50,20 @@ def operations_of(model: Any) -> dict[str, Any]:
                 continue
             seen.add(id(child))
             # Names need not be unique inside of a custom layer.
-            numbers = itertools.count(2)
-            path = prefix + name
-            while path in found:
-                path = f"{prefix}{name}_{next(numbers)}"
+            path = first_free(prefix + name, found)
             found[path] = child
             visit(child, f"{path}/")
 
     visit(model, "")
     return found
+
+
+def first_free(name: str, taken: Collection[str]) -> str:
+    """Return a name, numbered from 2 where it is taken."""
+    numbers, free = itertools.count(2), name
+    while free in taken:
+        free = f"{name}_{next(numbers)}"
+    return free
 
 
 def _children(parent: Any) -> list[tuple[str, Any]]:

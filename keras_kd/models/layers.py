@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.models.calls import first_free
 from keras_kd.models.copying import uncompiled
 from keras_kd.models.graph import graph_of, is_graph
 
@@ -88,10 +89,16 @@ def paths_above(path: str) -> list[str]:
 
 
 def leaf_layers(model: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return path and layer of every layer of a Keras 3 model, nested models opened."""
+    """Return path and layer of every layer of a Keras 3 model, nested models opened.
+
+    Where a subclassed model has several layers of one name, their paths are numbered.
+    """
     leaves: list[tuple[str, Any]] = []
+    names: set[str] = set()
     for layer in model.layers:
-        path = prefix + layer.name
+        name = first_free(layer.name, names)
+        names.add(name)
+        path = prefix + name
         if isinstance(layer, keras.Model):
             leaves += leaf_layers(layer, f"{path}/")
         else:
