@@ -100,8 +100,8 @@ def prunable_weights(
         reason = choice.reason_to_spare(path, layer) if found and choice else None
         if reason is None:
             reason = _reason_to_skip(layer, found, own, owners, keys)
-        if reason is None:
-            kernels[path] = own
+        if reason is None:  # a part of a layer may be frozen
+            kernels[path] = [weight for weight in own if weight.variable.trainable]
         else:
             skipped[path] = reason
     return kernels, skipped

@@ -154,3 +154,30 @@ def test_keras_hub_layers_are_opened():
     )
     kernels, _ = prunable_weights(backbone)
     assert _counts(kernels)["transformer_layer_0"] == 6
+
+
+def test_the_frozen_part_of_a_layer_is_spared():
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    inputs = keras.Input((4, 8))
+    model = keras.Model(inputs, attention(inputs, inputs))
+    attention.query_dense.trainable = False
+    found = prunable_weights(model)[0]["attention"]
+    assert len(found) == 3 and all(weight.variable.trainable for weight in found)
+
+
+def test_layers_of_one_name_are_all_found():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.parts = [layers.Dense(8, name="fc") for _ in range(3)]
+
+        def call(self, x):
+            for part in self.parts:
+                x = part(x)
+            return x
+
+    model = Model()
+    model(np.zeros((1, 8)))
+    assert _counts(prunable_weights(model)[0]) == {"fc": 1, "fc_2": 1, "fc_3": 1}
+    chosen = prunable_weights(model, LayerChoice("Prune", layers="fc_2"))[0]
+    assert chosen["fc_2"][0].variable is model.parts[1].kernel and len(chosen) == 1
