@@ -139,6 +139,15 @@ def check_apart(
         )
 
 
+def has_finite_weights(model: keras.Model) -> bool:
+    """Whether no weight of a model is NaN or infinite."""
+    try:
+        check_finite_weights(model, "model")
+    except ValueError:
+        return False
+    return True
+
+
 def check_finite_weights(value: Any, role: str) -> None:
     """Refuse weights that are NaN or infinite.
 

@@ -15,7 +15,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def exceeds(lost: float, limit: float) -> bool:
-    """Return whether more points are lost than a limit allows.
+    """Return whether more points are lost than a limit allows, or NaN, which is within none.
 
     At the limit is within it. Shares of a count are not exact in binary, those of Keras's metrics
     in 32 bits: 98 % less 97.5 % may be above 0.5 points. One sample of a million is 1e-4 points.
@@ -24,7 +24,7 @@ def exceeds(lost: float, limit: float) -> bool:
         lost: Points of a metric, hundredths.
         limit: Points that may be lost.
     """
-    return lost > limit + 2e-5
+    return not lost <= limit + 2e-5
 
 
 def constructor_defaults(kind: type) -> dict[str, Any]:

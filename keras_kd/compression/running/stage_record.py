@@ -6,10 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from keras_kd.compression.running.student_files import numbers_from_json
-from keras_kd.compression.stages.layer_record import LayerRecord
+from keras_kd.compression.stages.layer_record import kernel_values, zero_fraction
 from keras_kd.system.text_table import text_table
 
 
@@ -60,26 +58,23 @@ class StageRecord:
         return self.nonzero_parameters
 
 
-def counts(layers: Sequence[LayerRecord], parameters: int) -> dict[str, Any]:
+def counts(model: Any, parameters: int) -> dict[str, Any]:
     """Return `parameters`, `nonzero_parameters` and `sparsity` of a student.
 
     Zeros count in weights of two and more axes, which stages make zero: a bias or the offset of a
-    normalization that happens to be zero is a parameter like others.
+    normalization that happens to be zero is a parameter like others. A weight that several layers
+    hold counts once.
 
     Args:
-        layers: Its layers.
-        parameters: The number of its parameters, with those that are in no layer.
+        model: The student.
+        parameters: The number of its parameters.
     """
-    kernels = [
-        (sum(int(np.prod(shape)) for shape in layer.shapes if len(shape) >= 2), layer.sparsity)
-        for layer in layers
-    ]
-    size = sum(count for count, sparsity in kernels if sparsity is not None)
-    zeros = sum(round(count * sparsity) for count, sparsity in kernels if sparsity is not None)
+    kernels = kernel_values(model)
+    zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
     return {
         "parameters": parameters,
         "nonzero_parameters": parameters - zeros,
-        "sparsity": zeros / size if size else 0.0,
+        "sparsity": zero_fraction(kernels) or 0.0,
     }
 
 

@@ -25,7 +25,7 @@ from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import Teaching
 from keras_kd.compression.stages.layer_record import layer_records
 from keras_kd.compression.stages.stage import Stage, StudentState
-from keras_kd.models.weights import check_finite_weights
+from keras_kd.models.weights import check_finite_weights, has_finite_weights
 from keras_kd.system.arguments import exceeds
 from keras_kd.system.user_warning import warn_user
 
@@ -164,7 +164,7 @@ class StageRuns:
             drop=drop_of(metrics, self._reference),
             seconds=seconds,
             attempts=tuple(attempts),
-            **counts(result.layers, result.count_params()),
+            **counts(result.model, result.count_params()),
         )
 
     def _stage(
@@ -191,6 +191,7 @@ class StageRuns:
                 attempts=attempts,
             )
             if limit is None:
+                check_finite_weights(trial.model, f"student after the stage '{stage.name}'")
                 return record, trial
             if record.drop is None:
                 raise ValueError(
@@ -198,7 +199,7 @@ class StageRuns:
                     f"metrics {', '.join(record.metrics)}. Compile with those it began with, "
                     "or give a new folder as `path`."
                 )
-            if not exceeds(record.drop, limit.points):
+            if has_finite_weights(trial.model) and not exceeds(record.drop, limit.points):
                 return record, trial
             attempts.append(
                 {"config": record.config, "metrics": dict(record.metrics), "drop": record.drop}

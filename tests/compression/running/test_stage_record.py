@@ -1,5 +1,8 @@
 import dataclasses
 
+import keras
+import numpy as np
+
 from keras_kd.compression.running.stage_record import (
     StageRecord,
     counts,
@@ -8,7 +11,6 @@ from keras_kd.compression.running.stage_record import (
     stage_table,
 )
 from keras_kd.compression.running.student_files import as_json
-from keras_kd.compression.stages.layer_record import LayerRecord
 
 RECORD = StageRecord(
     name="prune",
@@ -26,14 +28,20 @@ RECORD = StageRecord(
 )
 
 
-def test_zeros_are_counted_in_kernels_only():
-    def layer(shapes, sparsity):
-        size = sum(int(a) * int(b or 1) for a, b in (s if len(s) == 2 else (*s, 1) for s in shapes))
-        return LayerRecord("a", "Dense", shapes, size, sparsity, None, None, (), ())
+def test_zeros_are_counted_in_kernels_only_and_once():
+    class Tied(keras.layers.Layer):
+        def __init__(self, table):
+            super().__init__()
+            self.table = table
 
-    layers = [layer(((4, 5), (5,)), 0.25), layer(((3,), (3,)), None)]
-    assert counts(layers, 31) == {"parameters": 31, "nonzero_parameters": 26, "sparsity": 0.25}
-    assert counts([layer(((3,),), None)], 3)["sparsity"] == 0.0
+        def call(self, x):
+            return keras.ops.matmul(x, keras.ops.transpose(self.table.embeddings))
+
+    table = keras.layers.Embedding(5, 4)
+    inputs = keras.Input((3,), dtype="int32")
+    model = keras.Model(inputs, Tied(table)(keras.layers.Dense(4)(table(inputs))))
+    table.embeddings.assign(np.arange(20).reshape(5, 4) % 4)
+    assert counts(model, 40) == {"parameters": 40, "nonzero_parameters": 35, "sparsity": 5 / 36}
 
 
 def test_table_and_line():

@@ -242,3 +242,17 @@ def test_a_stage_that_is_left_out_leaves_the_projections_of_hints():
     assert [record.outcome for record in made.stages][1] == "left out"
     for now, then in zip(seen.weights, before, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+class Break(Spoil):
+    """Leaves weights that are NaN."""
+
+    def spoil(self, state, teaching):
+        state.model.get_layer("logits").bias.assign([np.nan] * 3)
+
+
+def test_a_stage_that_leaves_nan_is_not_kept(exact, data):
+    result = kd.compress(exact, data, data, stages=[Break()], max_drop=100.0, verbose=0)
+    assert result.stages[-1].outcome == "left out"
+    with pytest.raises(ValueError, match="after the stage 'break'"):
+        kd.compress(exact, data, stages=[Break()], verbose=0)
