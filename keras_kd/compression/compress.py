@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_kd.compression.running.compressed_model import CompressedModel
 from keras_kd.compression.running.drop_limit import check_limit
@@ -29,12 +30,13 @@ from keras_kd.data.batches import (
     shuffled_batches,
 )
 from keras_kd.data.first_batch import first_batch
+from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
 from keras_kd.distilling.trainer import CompileArguments, Trainer, compile_arguments
 from keras_kd.models.calls import name_operations, operation_names
 from keras_kd.models.copying import clone_uncompiled, copy_layer, copy_state, uncompiled
-from keras_kd.models.graph import is_graph
+from keras_kd.models.graph import flat_layers, is_graph
 from keras_kd.system.arguments import number
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.names import suggests_arguments
@@ -272,7 +274,43 @@ def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
         name_operations(copied, operation_names(model))
     except Exception as error:  # a class of the user's may raise anything
         raise _cannot_be_copied(model, error) from error
+    if inputs is not None:
+        _check_outputs(model, copied, inputs)
     return copied
+
+
+def _check_outputs(model: keras.Model, copied: keras.Model, inputs: Any) -> None:
+    """Refuse a copy that computes something else, unless the model does so from call to call."""
+
+    def outputs(part: keras.Model) -> list[np.ndarray]:
+        flat = keras.tree.flatten(part(student_inputs(inputs), training=False))
+        return [keras.ops.convert_to_numpy(x) for x in flat]
+
+    states = [(v, v.numpy()) for part in (model, copied) for v in part.non_trainable_variables]
+    first, ours = outputs(model), outputs(copied)
+    if not _agree(first, ours) and _agree(first, outputs(model)):
+        kinds = {type(layer) for layer in flat_layers(model)}
+        own = sorted(k.__name__ for k in kinds if k.__module__.split(".")[0] != "keras")
+        raise ValueError(
+            f"A copy of the student '{model.name}' computes other outputs than the student, and "
+            "`compress` leaves the one it was given as it is. A copy is made from configuration "
+            "and weights: give your own classes a `get_config` with all arguments of the "
+            "constructor, and keep what they compute with in `add_weight`. Received: "
+            f"{', '.join(own) or type(model).__name__}."
+        )
+    for variable, value in states:
+        variable.assign(value)
+
+
+def _agree(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> bool:
+    """Whether outputs are equal but for rounding."""
+    return all(
+        one.dtype.kind not in "fV"
+        or np.allclose(
+            one, other, rtol=1e-3, atol=1e-3 * np.abs(one).max(initial=0), equal_nan=True
+        )
+        for one, other in zip(ours, theirs, strict=True)
+    )
 
 
 def remade(model: keras.Model) -> keras.Model:

@@ -82,22 +82,23 @@ def copy_state(source: Any, target: Any) -> None:
 
 
 def trainable_of(model: Any) -> list[bool]:
-    """Return the `trainable` flags of a layer or model and of all layers inside it.
+    """Return the `trainable` flags of a layer or model, of all layers inside it and of its weights.
 
     A configuration holds those of the outermost layers only.
     """
-    return [bool(layer.trainable) for layer in flat_layers(model)]
+    return [bool(part.trainable) for part in (*flat_layers(model), *model.weights)]
 
 
 def set_trainable(model: Any, trainable: Sequence[bool]) -> None:
     """Set the flags that `trainable_of` returned of a model with the same layers."""
     layers = flat_layers(model)
-    if len(layers) != len(trainable):
+    if len(trainable) not in (len(layers), len(layers) + len(model.weights)):
         return
-    # From the outside to the inside: a layer passes its flag on to those inside it.
-    for layer, wanted in zip(layers, trainable, strict=True):
-        if bool(layer.trainable) != wanted:
-            layer.trainable = wanted
+    # From the outside to the inside: a layer passes its flag on to all that is inside it. Files of
+    # earlier versions hold no flags of weights.
+    for part, wanted in zip((*layers, *model.weights), trainable, strict=False):
+        if bool(part.trainable) != wanted:
+            part.trainable = wanted
 
 
 def copy_adapted(source: Any, target: Any) -> None:

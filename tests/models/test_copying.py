@@ -289,3 +289,35 @@ def test_a_model_that_cannot_be_copied_stays_compiled():
     with pytest.raises(ValueError, match="cannot be copied"):
         copy_model(model)
     assert model.compiled
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_frozen_weight_stays_frozen(saved, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    model.layers[0].kernel.trainable = False
+    if saved:
+        save_student(model, tmp_path / "model.keras")
+    copied = load_student(tmp_path / "model.keras") if saved else copy_model(model)
+    assert [weight.trainable for weight in copied.weights] == [False, True]
+
+
+class Forgetful(layers.Layer):
+    def __init__(self, scale=1.0, **arguments):
+        super().__init__(**arguments)
+        self.scale = scale
+
+    def call(self, x):
+        return x * self.scale
+
+    def get_config(self):
+        return super().get_config()
+
+
+def test_a_copy_that_computes_something_else_is_refused():
+    x = np.ones((2, 3), "float32")
+    inputs = keras.Input((3,))
+    drawn = layers.GaussianNoise(1.0)(inputs, training=True)  # another number in every call
+    for outputs in (Forgetful()(layers.Dense(2)(inputs)), drawn):
+        copy_model(keras.Model(inputs, outputs), x)
+    with pytest.raises(ValueError, match="Forgetful"):
+        copy_model(keras.Sequential([keras.Input((3,)), layers.Dense(2), Forgetful(2.0)]), x)
