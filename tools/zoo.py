@@ -14,6 +14,7 @@ import os
 import pathlib
 import runpy
 import shutil
+import statistics
 import sys
 import tempfile
 import zipfile
@@ -269,17 +270,21 @@ def card(name, entry, path):
 def on_microcontroller(path, plain, folder):
     """Return a file's arena and latency in the interpreter for microcontrollers.
 
-    The latency is a ratio to that of `plain`. Where a file cannot run, its figures are `None`.
+    The latency is a ratio to that of `plain`: the median of several runs, one file after the other.
+    Where a file cannot run, its figures are `None`.
     """
-    ran = []
-    for file in (path, plain):
+
+    def ran(file):
         try:
-            ran.append(kd.export_c_array(file, folder / f"{plain.stem}_{len(ran)}"))
+            return kd.export_c_array(file, folder / f"micro_{file.stem}")
         except ValueError:
-            ran.append(None)
+            return None
+
+    rounds = [(ran(path), ran(plain)) for _ in range(9)]
+    ratios = [ours.latency_ms / theirs.latency_ms for ours, theirs in rounds if ours and theirs]
     return {
-        "arena_bytes": ran[0] and ran[0].arena_size,
-        "micro_latency_ratio": ran[0].latency_ms / ran[1].latency_ms if all(ran) else None,
+        "arena_bytes": rounds[0][0] and rounds[0][0].arena_size,
+        "micro_latency_ratio": statistics.median(ratios) if ratios else None,
     }
 
 
