@@ -252,7 +252,8 @@ class Break(Spoil):
 
 
 def test_a_stage_that_leaves_nan_is_not_kept(exact, data):
-    result = kd.compress(exact, data, data, stages=[Break()], max_drop=100.0, verbose=0)
+    options = {"max_drop": 100.0, "retries": 0, "verbose": 0}
+    result = kd.compress(exact, data, data, stages=[Break()], **options)
     assert result.stages[-1].outcome == "left out"
     with pytest.raises(ValueError, match="after the stage 'break'"):
         kd.compress(exact, data, stages=[Break()], verbose=0)
