@@ -286,8 +286,9 @@ class MutualDistiller(Trainer):
 
     def begin_epoch(self, epoch: int) -> None:
         """Set what depends on the epoch; `fit` calls this before each, your own loop should too."""
-        for schedules in (schedules for each in self.schedules() for schedules in each):
-            schedules.begin_epoch(epoch)
+        for of_peer in self.schedules():
+            for schedules in of_peer:
+                schedules.begin_epoch(epoch)
 
     def check_models(self) -> None:
         """Refuse weights that are NaN or infinite, and peers that share some."""

@@ -121,7 +121,7 @@ def normalization_of(preprocessing: Mapping[str, Any]) -> tuple[np.ndarray, np.n
         Two vectors with one number, or one per channel; `None` if it has none of the keys.
 
     Raises:
-        ValueError: If there are no such vectors.
+        ValueError: If a vector is not finite, a deviation is 0, or their lengths do not match.
         TypeError: If what it holds cannot be a number.
     """
     if not {"scale", "mean", "std"} & set(preprocessing):

@@ -212,8 +212,8 @@ def _same(model: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         name = file and pathlib.PurePath(file["path"]).name
         figures = file and (file["bytes"], file["latency_ms"])
         # Without a file, two models may well have the same accuracy.
-        told = (entry["title"], entry["description"]) if file is None else None
-        return entry["key"], entry["seeds"], entry["parameters"], name, figures, told
+        texts = (entry["title"], entry["description"]) if file is None else None
+        return entry["key"], entry["seeds"], entry["parameters"], name, figures, texts
 
     return bool(measured(model) == measured(other))
 

@@ -57,17 +57,7 @@ def test_what_cannot_be_called_is_refused():
         Adapters(None, [1, 2])
 
 
-def tagger(seed, masked=True):
-    keras.utils.set_random_seed(seed)
-    tokens = keras.Input((6,), dtype="int32")
-    x = keras.layers.Embedding(9, 4, mask_zero=masked)(tokens)
-    return keras.Model(tokens, keras.layers.Dense(3)(x))
-
-
-TOKENS = np.array([[1, 2, 0, 0, 0, 0], [3, 4, 5, 0, 0, 0]])
-
-
-def test_adapted_outputs_have_the_mask_of_the_teacher():
+def test_adapted_outputs_have_the_mask_of_the_teacher(tagger, tokens):
     teacher, student = tagger(1), tagger(3, masked=False)
     distiller = kd.Distiller(
         teacher,
@@ -77,13 +67,13 @@ def test_adapted_outputs_have_the_mask_of_the_teacher():
         teacher_outputs=lambda logits: 2.0 * logits,
     )
     distiller.compile("sgd")
-    squares = np.mean((2 * teacher(TOKENS).numpy() - student(TOKENS).numpy()) ** 2, axis=-1)
-    value = distiller.evaluate(TOKENS, verbose=0, return_dict=True)["loss"]
-    np.testing.assert_allclose(value, squares[TOKENS > 0].mean(), rtol=1e-5)
+    squares = np.mean((2 * teacher(tokens).numpy() - student(tokens).numpy()) ** 2, axis=-1)
+    value = distiller.evaluate(tokens, verbose=0, return_dict=True)["loss"]
+    np.testing.assert_allclose(value, squares[tokens > 0].mean(), rtol=1e-5)
 
 
-def test_outputs_of_other_positions_have_no_mask():
+def test_outputs_of_other_positions_have_no_mask(tagger, tokens):
     adapted = AdaptedTeacher(tagger(1), outputs=lambda logits: logits[:, ::2])
-    assert get_keras_mask(adapted(TOKENS)) is None
+    assert get_keras_mask(adapted(tokens)) is None
     flat = AdaptedTeacher(tagger(1), outputs=lambda logits: keras.ops.mean(logits, axis=-1))
-    assert get_keras_mask(flat(TOKENS)) is None
+    assert get_keras_mask(flat(tokens)) is None

@@ -206,25 +206,15 @@ def test_evaluate_of_one_unit_answers_above_zero():
     assert results["accuracy"] == pytest.approx(0.75)
 
 
-def tagger(seed, masked=True):
-    keras.utils.set_random_seed(seed)
-    tokens = keras.Input((6,), dtype="int32")
-    x = keras.layers.Embedding(9, 4, mask_zero=masked)(tokens)
-    return keras.Model(tokens, keras.layers.Dense(3)(x))
-
-
-TOKENS = np.array([[1, 2, 0, 0, 0, 0], [3, 4, 5, 0, 0, 0]])
-
-
 @pytest.mark.parametrize("combine", ["probabilities", "logits"])
-def test_padding_of_the_members_is_left_out(combine):
+def test_padding_of_the_members_is_left_out(combine, tagger, tokens):
     members, student = [tagger(1), tagger(2)], tagger(3, masked=False)
     ensemble = Ensemble(members, combine=combine)
     distiller = kd.Distiller(ensemble, student, kd.losses.LogitsMSE(), student_loss_weight=0.0)
     distiller.compile("sgd")
-    outputs = [np.asarray(model(TOKENS), "float64") for model in members]
+    outputs = [np.asarray(model(tokens), "float64") for model in members]
     of_probabilities = np.log(sum(map(softmax, outputs)) / 2)
     expected = sum(outputs) / 2 if combine == "logits" else of_probabilities
-    squares = np.mean((expected - np.asarray(student(TOKENS))) ** 2, axis=-1)
-    value = distiller.evaluate(TOKENS, verbose=0, return_dict=True)["loss"]
-    np.testing.assert_allclose(value, squares[TOKENS > 0].mean(), rtol=1e-5)
+    squares = np.mean((expected - np.asarray(student(tokens))) ** 2, axis=-1)
+    value = distiller.evaluate(tokens, verbose=0, return_dict=True)["loss"]
+    np.testing.assert_allclose(value, squares[tokens > 0].mean(), rtol=1e-5)
