@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_kd.compression.pruning.masks import fewest_zeros
@@ -176,7 +177,7 @@ class PruningCallback(keras.callbacks.Callback):
         done = self._state.step
         target = final_sparsity(self._schedule, done)
         if done and self._state.sparsity < target - 1e-6:
-            warn_user(
+            self._warn(
                 f"Training ended before the schedule reached a sparsity of {target:.0%}: the last "
                 "weights were pruned without training after it. Train longer, or let the schedule "
                 "end earlier."
@@ -209,7 +210,7 @@ class PruningCallback(keras.callbacks.Callback):
             if any(m > 1 + w.size // 100 for m, w in zip(missing, weights, strict=True)):
                 short.append(f"'{path}' ({self.sparsity_of(path):.0%})")
         if short:
-            warn_user(
+            self._warn(
                 f"Prune keeps weights of equal magnitude together, as TF-MOT does, and misses the "
                 f'sparsity of {sparsity:.0%} in {", ".join(short)}. Prune by scope="global", '
                 "which chooses among equal weights, or before the stage that made them equal, such "
@@ -219,12 +220,19 @@ class PruningCallback(keras.callbacks.Callback):
     def _say_restored(self) -> None:
         if self._state.masked_weights_are_zero():
             return
-        warn_user(
+        self._warn(
             "At the end of the training a callback such as EarlyStopping(restore_best_weights="
             "True) brought back weights of an epoch with fewer zeros. They were pruned again, "
             "without training after it. Let it begin once pruning is over: "
             "EarlyStopping(..., start_from_epoch=...)."
         )
+
+    def _warn(self, text: str) -> None:
+        """Warn of zeros that are missing; of kernels that are NaN or infinite the loss tells."""
+        weights = [weight for found in self.kernels.values() for weight in found]
+        values = [keras.ops.convert_to_numpy(weight.variable.value) for weight in weights]
+        if all(np.isfinite(value.astype("float32")).all() for value in values):
+            warn_user(text)
 
     def sparsity_of(self, path: str) -> float:
         """Return the fraction of zeros in the kernels of the layer at `path`."""

@@ -199,7 +199,8 @@ class StageRuns:
                     f"metrics {', '.join(record.metrics)}. Compile with those it began with, "
                     "or give a new folder as `path`."
                 )
-            if has_finite_weights(trial.model) and not exceeds(record.drop, limit.points):
+            finite = has_finite_weights(trial.model)
+            if finite and not exceeds(record.drop, limit.points):
                 return record, trial
             attempts.append(
                 {"config": record.config, "metrics": dict(record.metrics), "drop": record.drop}
@@ -211,8 +212,9 @@ class StageRuns:
             if candidate is not None and candidate.plan(state.model, earlier).refused:
                 candidate = None  # so little is nothing at all
             if self.teaching.verbose:
+                why = f"costs {record.drop:.2f} points, and max_drop is {limit.points:g}"
                 print(
-                    f"{kind} costs {record.drop:.2f} points, and max_drop is {limit.points:g}: "
+                    f"{kind} {why if finite else 'leaves weights that are NaN or infinite'}: "
                     + ("left out" if candidate is None or attempt == limit.retries
                        else f"again with {_changes(attempts[-1]['config'], candidate)}")
                 )  # fmt: skip

@@ -256,3 +256,14 @@ def test_zeros_survive_early_stopping_in_either_order(pruning_first):
         _fit(model, callbacks if pruning_first else callbacks[::-1])
     assert _sparsities(model) == [0.5, 0.5]
     assert "on_train_end" not in vars(model.history)
+
+
+@pytest.mark.parametrize("ended", [[], [keras.callbacks.TerminateOnNaN()]])
+def test_nothing_is_said_of_zeros_where_weights_are_nan(ended):
+    model = _model()
+    model.optimizer.learning_rate = 1e30
+    x, y = _arrays()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        _fit(model, [kd.Prune(0.75).as_callback(), *ended], validation_data=(x, y))
+    assert np.isnan(model.get_weights()[0]).any()

@@ -257,3 +257,16 @@ def test_a_stage_that_leaves_nan_is_not_kept(exact, data):
     assert result.stages[-1].outcome == "left out"
     with pytest.raises(ValueError, match="after the stage 'break'"):
         kd.compress(exact, data, stages=[Break()], verbose=0)
+
+
+class BreakTwice(Break):
+    def gentler(self):
+        return self
+
+
+def test_the_reason_for_another_try_is_nan_and_not_the_points(exact, data, capsys):
+    stages = [BreakTwice(), kd.Prune(0.5, epochs=0)]
+    kd.compress(exact, data, data, stages=stages, max_drop=0.0, retries=1, verbose=2)
+    printed = [line for line in capsys.readouterr().out.splitlines() if "BreakTwice " in line]
+    assert len([line for line in printed if "weights that are NaN or infinite" in line]) == 2
+    assert not [line for line in printed if "costs" in line]
