@@ -153,8 +153,12 @@ def _embedding(call: Call) -> list[Axes]:
 
 def _recurrent(call: Call) -> list[Axes] | str:
     layer, x = call.operation, call.inputs[0]
-    if len(call.inputs) > 1 or layer.stateful:
+    mask = call.arguments.get("mask", call.arguments.get(2))
+    given = [tensor for tensor in call.tensors[1:] if tensor is not mask]
+    if given or layer.stateful:
         return f"{call.name} is given a state, or keeps one"
+    for axes in call.inputs[1:]:
+        call.keep_all(axes, f"{call.name} takes them as a mask")
     cell = layer.cell
     for activation in (layer.activation, getattr(layer, "recurrent_activation", None)):
         if not is_elementwise(activation):

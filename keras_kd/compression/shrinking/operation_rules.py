@@ -18,6 +18,7 @@ from keras_kd.compression.shrinking.shape_rules import (
     resized,
     spatial,
 )
+from keras_kd.models.graph import calls_of, origin_of
 
 
 def _reshape(call: Call) -> list[Axes]:
@@ -72,6 +73,34 @@ def _reduction(linear: bool) -> Callable[[Call], list[Axes]]:
         return [tuple(axis for i, axis in enumerate(x) if i not in gone)]
 
     return rule
+
+
+def _is_true_of_some_or_all(call: Call) -> list[Axes]:
+    """Rule of `any` and `all`: what the masks of Keras's `Concatenate` end in."""
+    x, given = call.inputs[0], call.operation.axis
+    axes = range(len(x)) if given is None else np.atleast_1d(given)
+    # All channels of one part say the same, and of every part some remain.
+    if all(_is_the_same_along(call.tensors[0], int(axis) % len(x)) for axis in axes):
+        gone = {int(axis) % len(x) for axis in axes}
+        if call.operation.keepdims:
+            return [tuple(None if i in gone else axis for i, axis in enumerate(x))]
+        return [tuple(axis for i, axis in enumerate(x) if i not in gone)]
+    return _reduction(linear=type(call.operation).__name__ == "Any")(call)
+
+
+def _is_the_same_along(tensor: Any, axis: int) -> bool:
+    """Whether a tensor, or each of the parts it is concatenated of, is constant along an axis."""
+    origin = origin_of(tensor)
+    if tensor.shape[axis] == 1 or origin is None:
+        return bool(tensor.shape[axis] == 1)
+    name = type(origin.operation).__name__
+    if name in ("LogicalAnd", "LogicalOr", "Concatenate"):
+        node = calls_of(origin.operation)[origin.node_index]
+        ranks = {len(part.shape) for part in node.arguments.keras_tensors}
+        return ranks == {len(tensor.shape)} and all(
+            _is_the_same_along(part, axis) for part in node.arguments.keras_tensors
+        )
+    return name in ("OnesLike", "ZerosLike")
 
 
 def _squeeze(call: Call) -> list[Axes]:
@@ -209,11 +238,11 @@ UNARY = (
     "Elu", "Selu", "Gelu", "Celu", "TanhShrink", "HardTanh", "HardShrink", "Threshold",
     "Absolute", "Negative", "Exp", "Expm1", "Log", "Log1p", "Sqrt", "Rsqrt", "Square", "Tanh",
     "Sin", "Cos", "Erf", "Sign", "Round", "Floor", "Ceil", "Reciprocal", "Cast", "StopGradient",
-    "Clip", "Copy",
+    "Clip", "Copy", "OnesLike", "ZerosLike", "LogicalNot",
 )  # fmt: skip
 MERGING = (
     "Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power",
-    "DivideNoNan", "Mod", "FloorDivide", "Logaddexp",
+    "DivideNoNan", "Mod", "FloorDivide", "Logaddexp", "LogicalAnd", "LogicalOr",
 )  # fmt: skip
 
 OPERATION_RULES: dict[str, Callable[[Call], Any]] = {
@@ -223,6 +252,7 @@ OPERATION_RULES: dict[str, Callable[[Call], Any]] = {
         ("Mean", "Max", "Min", "Amax", "Amin", "Prod", "Var", "Std"), _reduction(linear=False)
     ),
     "Sum": _reduction(linear=True),
+    **dict.fromkeys(("Any", "All"), _is_true_of_some_or_all),
     **dict.fromkeys(("MaxPool", "AveragePool"), spatial),
     "Resize": spatial,
     "Reshape": _reshape,

@@ -75,6 +75,25 @@ def test_sequences(make, assert_exact):
     assert small.get_layer("x").output.shape[-1] == 3
 
 
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_recurrent_layers_that_take_a_mask(kind, by_hand, assert_exact):
+    tokens = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(10, 6, mask_zero=not by_hand, name="embedding")(tokens)
+    mask = keras.ops.not_equal(tokens, 0)
+    layer = kind(6, name="x", **({"reset_after": False} if kind is layers.GRU else {}))
+    x = layer(x, mask=mask) if by_hand else layer(x)
+    _, small = assert_exact(keras.Model(tokens, layers.Dense(2)(x)))
+    assert small.get_layer("x").units == 3
+
+
+def test_recurrent_layers_that_take_a_state():
+    inputs, state = keras.Input((5, 4)), keras.Input((6,))
+    x = layers.GRU(6, name="x")(layers.Dense(4)(inputs), initial_state=state)
+    with pytest.raises(ValueError, match="is given a state"):
+        kd.shrink(keras.Model([inputs, state], layers.Dense(2)(x)), 0.5)
+
+
 def test_gru_that_resets_after():
     inputs = keras.Input((5, 4))
     model = keras.Model(inputs, layers.Dense(2)(layers.GRU(6, name="x")(inputs)))

@@ -81,3 +81,14 @@ def test_attention_written_by_hand(assert_exact):
     _, small = assert_exact(model)
     assert small.get_layer("q").units == small.get_layer("v").units == 6
     assert small.get_layer("o").kernel.shape == (6, 3)
+
+
+def test_whether_any_or_all_are_true():
+    def function(ask, of):
+        return lambda x: ops.multiply(x, ops.cast(ask(of(x), axis=-1, keepdims=True), "float32"))
+
+    for ask in (ops.any, ops.all):
+        model = _model(function(ask, ops.ones_like))
+        assert kd.shrink(model, 0.5).get_layer("first").filters == 4
+        with pytest.raises(ValueError, match="finds no channel to remove"):
+            kd.shrink(_model(function(ask, lambda x: ops.logical_not(x))), 0.5)

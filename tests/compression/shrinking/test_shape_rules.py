@@ -83,3 +83,16 @@ def test_dropout_of_whole_channels_can_be_trained(assert_exact, kind, shape):
     _, small = assert_exact(_model(kind(0.5, noise_shape=shape, name="drop")))
     assert tuple(small.get_layer("drop").noise_shape)[-1] == min(shape[-1], 4)
     small(keras.ops.ones((2, 6, 6, 3)), training=True)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("masked", ["both", "first"])
+def test_concatenation_with_masks(assert_exact, masked, axis):
+    tokens, others = keras.Input((6,), dtype="int32"), keras.Input((6, 5))
+    embedded = layers.Embedding(10, 8, mask_zero=True, name="embedding")(tokens)
+    x = layers.Conv1D(8, 1, name="x")(embedded)
+    y = layers.Conv1D(8, 1, name="y")(embedded if masked == "both" else others)
+    joined = layers.Concatenate(axis=axis, name="joined")([x, y])
+    outputs = layers.Dense(2)(layers.GlobalAveragePooling1D()(joined))
+    _, small = assert_exact(keras.Model([tokens, others], outputs), smaller_than=0.95)
+    assert small.get_layer("x").filters == small.get_layer("y").filters == 4
