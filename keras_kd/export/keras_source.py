@@ -29,7 +29,7 @@ from keras_kd.export.tracing import as_float32, masks_in_range, reshapes_by_batc
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.measuring.metrics import is_of_errors
 from keras_kd.models.calls import changed_calls, operations_of, source_of
-from keras_kd.models.graph import flat_layers, input_tensors
+from keras_kd.models.graph import flat_layers, input_tensors, named_for_files, scope_for_files
 from keras_kd.models.layers import leaf_operations
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
@@ -181,7 +181,8 @@ class KerasSource:
         module.tracked_variables = variables
         # Gradients are of no use to the converter, and are traced for every activation.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, os.fspath(folder), signatures=functions, options=options)
+        with named_for_files(self.model):
+            tf.saved_model.save(module, os.fspath(folder), signatures=functions, options=options)
         return signatures
 
     def needs_batch_size(self, batch_sizes: Mapping[str, int | None], unroll: bool) -> bool:
@@ -253,7 +254,7 @@ class KerasSource:
 
         def serve(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             masks = masks_in_range() if self.calibrated else contextlib.nullcontext()
-            with masks, self._applied():
+            with masks, self._applied(), scope_for_files(self.model):
                 outputs = call_target(self.model, target, self.structure(inputs))
             names[:] = _names_in_file(list(outputs), "outputs", self.model)
             origins[:] = [source_of(tensor).op.name for tensor in outputs.values()]

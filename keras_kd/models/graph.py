@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.applications.convnext import LayerScale as LayerScale
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
 
@@ -209,6 +212,49 @@ def _struct_of_subclass(model: keras.Model) -> Any:
     if shapes and isinstance(shapes[0], (tuple, list)):
         return [tensor(shape, f"input_{i}") for i, shape in enumerate(shapes)]
     return tensor(shapes, "input")
+
+
+_NOT_IN_A_NAME, _NOT_FIRST = re.compile(r"[^A-Za-z0-9_.\\/>-]"), re.compile(r"^[^A-Za-z0-9.]+")
+
+
+@contextlib.contextmanager
+def named_for_files(model: keras.Model) -> Iterator[None]:
+    """Let the variables of a model have names that TensorFlow can write while the block runs.
+
+    They are named after their layers, which may begin with `_`, and a SavedModel's names may not.
+
+    Args:
+        model: A model.
+    """
+    changed = []
+    try:
+        for variable in model.variables:
+            value = variable.value
+            spread = isinstance(value, tf.distribute.DistributedValues)
+            for part in value.values if spread else (value,):
+                name = getattr(part, "_handle_name", None)
+                if name is None:
+                    continue
+                stem, colon, number = name.rpartition(":")
+                stem = _NOT_FIRST.sub("", _NOT_IN_A_NAME.sub("_", stem)) or "variable"
+                if stem + colon + number != name:
+                    changed.append((part, name))
+                    part._handle_name = stem + colon + number
+        yield
+    finally:
+        for part, name in changed:
+            part._handle_name = name
+
+
+def scope_for_files(model: keras.Model) -> AbstractContextManager[Any]:
+    """Return a scope to trace a model in, where its layers may have names that begin with `_`.
+
+    Args:
+        model: A model.
+    """
+    names = [layer.name for layer in flat_layers(model)]
+    needed = any(_NOT_FIRST.match(name) for name in names)
+    return tf.name_scope("model") if needed else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -592,3 +592,45 @@ def test_filters_that_pruning_emptied(tmp_path, quantization):
     assert np.isfinite(outputs).all()
     np.testing.assert_allclose(outputs, expected, atol=0.02 * np.abs(expected).max())
     np.testing.assert_allclose(outputs[:, 0], 0.0, atol=1e-6)
+
+
+class _Scale(layers.Layer):
+    def build(self, shape):
+        self.scale = self.add_weight(shape=shape[-1:], name="scale", initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+class _Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.scale = _Scale(name="scale")
+
+    def call(self, x):
+        return self.scale(x)
+
+
+def _functional(name: str | None) -> keras.Model:
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, layers.Dense(2, name="_")(_Scale()(inputs)), name=name)
+
+
+@pytest.mark.parametrize("kind", ["class", "layer", "name", "signature"])
+def test_names_that_begin_with_an_underscore(tmp_path: pathlib.Path, kind: str) -> None:
+    model = _Net() if kind == "class" else _functional("_model" if kind == "name" else None)
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    expected = np.asarray(model(x))
+    names = [variable.value.name for variable in model.variables]
+    signatures = {"serve": lambda x: {"y": model.layers[1](x)}} if kind == "signature" else None
+    if kind == "class":
+        model.build((None, 3))
+    path = export_tflite(model, tmp_path / "a.tflite", signatures=signatures, verbose=False)
+    if kind != "signature":
+        (found,) = LiteRuntime(path).predict({LiteRuntime(path).inputs[0].name: x}).values()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert [variable.value.name for variable in model.variables] == names
+    # A scope that failed would stay open, and be in the path of every later weight.
+    later = layers.Dense(1, name="later")
+    later.build((None, 1))
+    assert later.kernel.path == "later/kernel"

@@ -30,6 +30,7 @@ from keras_kd.data.batches import as_batches, refuse_endless
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.trainer import CompileArguments
+from keras_kd.models.graph import named_for_files
 from keras_kd.models.opening import describe
 from keras_kd.models.structures import leaves
 from keras_kd.quantizing.quantization import quantization_from_json
@@ -198,7 +199,7 @@ class CompressedModel:
         Args:
             folder: The folder to write to.
         """
-        with self.applied():
+        with self.applied(), named_for_files(self.model):
             self.model.export(str(folder), format="tf_saved_model", verbose=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
