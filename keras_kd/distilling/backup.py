@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.distilling.trainer import begin_at_epoch
+from keras_kd.distilling.trainer import averages_of, begin_at_epoch
 from keras_kd.system.backups import read_backup, remove_backup, write_backup
 from keras_kd.system.json_values import history_value
 from keras_kd.system.shown_text import first_line
@@ -93,6 +93,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._metrics: list[np.ndarray] = []
         self._random: list[np.ndarray] = []
         self._train_function: Any = None
+        # A pair of `averages_of` whose values differ, and its average behind the last step.
+        self._average: tuple[int, np.ndarray] | None = None
 
     def epochs_done(self) -> int:
         """Return the number of whole epochs that the newest whole backup holds."""
@@ -134,6 +136,12 @@ class BackupAndRestore(keras.callbacks.Callback):
                 model.load_weights(weights)
         except ValueError as error:
             raise ValueError(self._foreign(first_line(error))) from error
+        if progress.get("averaged"):
+            # In this process SwapEMAWeights has not swapped yet. In its arithmetic, which rounds.
+            for variable, average in averages_of(model.optimizer):
+                variable.assign(variable + average)
+                average.assign(variable - average)
+                variable.assign(variable - average)
         self._restore_random_states()
         self.history = progress["history"]
         self._epoch, self._skipped = int(progress["epoch"]), int(progress["batch"])
@@ -180,6 +188,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Write a backup, where it is time."""
+        self._note_an_average()
         done, self._batches = batch + 1 - self._batches, batch + 1
         if self._train_function is not None:
             self.model.train_function, self._train_function = self._train_function, None
@@ -190,6 +199,23 @@ class BackupAndRestore(keras.callbacks.Callback):
         if self._unsaved >= int(self.save_freq):
             self._unsaved = 0
             self._save(self._epoch, self._batches)
+
+    def _note_an_average(self) -> None:
+        pairs = averages_of(self.model.optimizer)
+        self._average = None
+        for i in sorted(range(len(pairs)), key=lambda i: int(np.prod(pairs[i][0].shape))):
+            variable, average = map(_value, pairs[i])
+            if not np.array_equal(variable, average):
+                self._average = (i, average)
+                return
+
+    def _is_averaged(self) -> bool:
+        """Whether `SwapEMAWeights`, earlier in the list, has put the averages into the model."""
+        if self._average is None:
+            return False
+        i, noted = self._average
+        variable, average = map(_value, averages_of(self.model.optimizer)[i])
+        return bool(np.abs(variable - noted).sum() < np.abs(average - noted).sum())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write a backup, where it is time."""
@@ -218,6 +244,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         metrics = [_value(variable) for variable in model.metrics_variables] if batch else []
         progress = {
             "epoch": epoch, "batch": batch, "random": len(random), "history": self.history,
+            "averaged": self._is_averaged(),
         }  # fmt: skip
         states = io.BytesIO()
         np.savez(states, *random, *metrics)

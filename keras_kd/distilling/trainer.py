@@ -113,6 +113,24 @@ def begin_at_epoch(model: keras.Model, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
+# What a callback of Keras keeps from epoch to epoch in private attributes.
+PRIVATE_STATES = {keras.callbacks.SwapEMAWeights: "_ema_weights_in_model"}
+
+
+def averages_of(optimizer: Any) -> list[tuple[Any, Any]]:
+    """Return pairs of a trained variable and its moving average; none without `use_ema`.
+
+    Args:
+        optimizer: An optimizer, or `None`.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    found = []
+    for part in getattr(optimizer, "optimizers", None) or [optimizer]:
+        averages = getattr(part, "_model_variables_moving_average", ())
+        found += [*zip(getattr(part, "_trainable_variables", ()), averages, strict=False)]
+    return [(variable, average) for variable, average in found if average is not None]
+
+
 def with_loss_scale(optimizer: Any, student: keras.Model) -> Any:
     """Return an optimizer that scales the loss where a layer of the student computes in float16.
 

@@ -270,3 +270,31 @@ def test_metrics_with_one_value_per_class_are_backed_up(tmp_path):
     with pytest.raises(Killed):
         fit(Kill(1))
     assert np.shape(fit()) == (2, 3)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("first", ["swap", "backup"])
+def test_weights_that_are_swapped_for_their_averages(tmp_path, first, validated):
+    def run(*killing):
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, layers.Dense(3)(layers.Dense(8, "relu")(inputs)))
+        model.compile(keras.optimizers.Adam(0.01, use_ema=True), CE)
+        callbacks = [
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+            kd.BackupAndRestore(tmp_path / "backup"),
+        ]
+        callbacks = callbacks if first == "swap" else callbacks[::-1]
+        validation = data().take(2) if validated else None
+        model.fit(
+            data(), epochs=4, validation_data=validation, callbacks=[*callbacks, *killing],
+            verbose=0,
+        )  # fmt: skip
+        return model
+
+    whole = run()
+    with pytest.raises(Killed):
+        run(Kill(2, 6))
+    for ours, theirs in zip(everything(run()), everything(whole), strict=True):
+        # Swapping, which Keras does by sums, rounds.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.compression.running.stage_callbacks import CallbackStates
+from keras_kd.compression.running.stage_callbacks import CallbackStates, forget_private_states
 from keras_kd.system.backups import read_backup, write_backup
 from keras_kd.system.json_values import history_value, plain_history
 from keras_kd.system.reading import parse_json, read_arrays
@@ -173,6 +173,7 @@ def resumable_fit(
     Returns:
         The history of all epochs, also of those before the process was killed.
     """
+    forget_private_states(watching)
     if backup is None:
         fitted = trainer.fit(data, epochs=epochs, callbacks=[*callbacks, *watching], **arguments)
         return plain_history(fitted.history)

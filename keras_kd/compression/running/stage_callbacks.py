@@ -13,6 +13,7 @@ import numpy as np
 from keras_kd.compression.pruning.callback import PruningCallback
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.backup import BackupAndRestore
+from keras_kd.distilling.trainer import PRIVATE_STATES
 
 Callbacks = Sequence[keras.callbacks.Callback]
 Known = dict[str, Any]
@@ -74,9 +75,9 @@ def each_once(per_stage: Sequence[Callbacks]) -> list[keras.callbacks.Callback]:
 class CallbackStates:
     """What callbacks have learned since this was made, such as the best epoch.
 
-    That is every public attribute that was given another value, if it is a number, a text, an
-    array, `None` or a list of these: what `EarlyStopping`, `ReduceLROnPlateau` and
-    `ModelCheckpoint` decide by.
+    That is every public attribute, and what `PRIVATE_STATES` names, that was given another value,
+    if it is a number, a text, an array, `None` or a list of these: what `EarlyStopping`,
+    `ReduceLROnPlateau` and `ModelCheckpoint` decide by.
 
     Within a training it is made once `on_train_begin` was called, in which callbacks forget the
     training before. From stage to stage it is made before the first one: what a callback does not
@@ -137,13 +138,35 @@ class CallbackStates:
 
         for callback, first, state in zip(self._callbacks, self._first, states, strict=True):
             for name, value in state["attributes"].items():
-                if not name.startswith("_") and name not in _TURNED:
+                if _is_kept(callback, name) and name not in _TURNED:
                     setattr(callback, name, full(value))
                     first.pop(name, None)  # so that it stays among what was learned
 
 
 # Keras turns the sign of it, as it does again in a resumed training.
 _TURNED = ("min_delta",)
+
+
+def _is_kept(callback: keras.callbacks.Callback, name: str) -> bool:
+    return not name.startswith("_") or name in _private_states(callback)
+
+
+def _private_states(callback: keras.callbacks.Callback) -> list[str]:
+    return [name for kind, name in PRIVATE_STATES.items() if isinstance(callback, kind)]
+
+
+def forget_private_states(callbacks: Callbacks) -> None:
+    """Let callbacks of Keras forget what they kept in private of an earlier training.
+
+    `SwapEMAWeights` keeps that the averages are in the model, and would swap those of a new
+    optimizer, zeros, into the next one.
+
+    Args:
+        callbacks: The callbacks, before a training.
+    """
+    for callback in callbacks:
+        for name in _private_states(callback):
+            setattr(callback, name, False)
 
 
 class _Unknown(Exception):
@@ -153,7 +176,7 @@ class _Unknown(Exception):
 def _known(callback: keras.callbacks.Callback) -> Known:
     known = {}
     for name, value in vars(callback).items():
-        if not name.startswith("_"):
+        if _is_kept(callback, name):
             with contextlib.suppress(_Unknown):
                 known[name] = _simple(value)
     return known

@@ -405,3 +405,43 @@ def test_the_best_model_of_the_user_survives_a_resume(tmp_path, monkeypatch):
     kept = (tmp_path / "best.keras").read_bytes()
     assert run() == 0.0
     assert (tmp_path / "best.keras").read_bytes() == kept
+
+
+class _Killed(Exception):
+    pass
+
+
+class _Count(keras.callbacks.Callback):
+    """Ends the process, as it were, at the beginning of an epoch, counted over all stages."""
+
+    def __init__(self, end=None):
+        super().__init__()
+        self._end, self._begun, self.means = end, 0, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        kernel = np.asarray(self.model.student.get_layer("hidden").kernel)
+        self.means.append(float(np.abs(kernel).mean()))
+        if self._begun == self._end:
+            raise _Killed
+        self._begun += 1
+
+
+@pytest.mark.parametrize("end", [1, 3])
+def test_swapped_averages_of_a_killed_run_and_of_the_stage_before(tmp_path, end):
+    def run(folder, counting):
+        rates = {"optimizer": keras.optimizers.Adam(1e-3, use_ema=True), "epochs": 2}
+        stages = [kd.Prune(0.3, **rates), kd.Prune(0.5, name="again", **rates)]
+        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+        callbacks = [swap, counting]
+        given = arguments(*stages, callbacks=callbacks, path=tmp_path / folder)
+        return kd.compress(**given)
+
+    counting = _Count()
+    whole = run("whole", counting)
+    # The averages of a new optimizer are zero: no stage begins with them.
+    assert min(counting.means) > 0.5 * max(counting.means)
+    with pytest.raises(_Killed):
+        run("killed", _Count(end))
+    resumed = run("killed", _Count())
+    for ours, theirs in zip(resumed.model.weights, whole.model.weights, strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-5, atol=1e-6)
