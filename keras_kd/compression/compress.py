@@ -35,7 +35,7 @@ from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.objective import NO_TEACHER
 from keras_kd.distilling.trainer import CompileArguments, Trainer, compile_arguments
 from keras_kd.models.calls import name_operations, operation_names
-from keras_kd.models.copying import clone_uncompiled, copy_layer, copy_state, uncompiled
+from keras_kd.models.copying import check_layers_in_files, clone_layers, copy_state, uncompiled
 from keras_kd.models.graph import flat_layers, is_graph
 from keras_kd.system.arguments import number
 from keras_kd.system.folder_lock import held_folder
@@ -106,8 +106,9 @@ def compress(
 
     Raises:
         ValueError: If `stages` is empty or in an invalid order, a stage cannot
-            treat the student, the model is not compiled with a loss, a dataset is empty or
-            endless, or `path` holds another run.
+            treat the student, the model is not compiled with a loss or overrides `train_step`,
+            `test_step`, `compute_loss` or `compute_metrics`, a dataset is empty or endless, or
+            `path` holds another run.
         OSError: If `path` cannot be written to, or another process is at work in it.
         TypeError: If an argument is of the wrong kind.
 
@@ -186,6 +187,7 @@ def compress(
     with contextlib.ExitStack() as held:
         folder = None
         if path is not None:
+            check_layers_in_files(student)
             held.enter_context(held_folder(path))
             arguments = {"max_drop": max_drop, "reference": reference, "retries": retries}
             folder_of = run_plan(distiller, stages, train, validation_data, arrays, **arguments)
@@ -214,7 +216,8 @@ def as_distiller(model: Any) -> Distiller:
 
     Raises:
         TypeError: If it is neither.
-        ValueError: If it is not compiled, or a plain model has no loss.
+        ValueError: If it is not compiled, or a plain model has no loss, or has a training step,
+            a loss or metrics of its own.
     """
     plain = isinstance(model, keras.Model) and not isinstance(model, Trainer)
     if not plain and not isinstance(model, Distiller):
@@ -231,6 +234,7 @@ def as_distiller(model: Any) -> Distiller:
         )
     if not plain:
         return model
+    _check_steps(model)
     given = given.fresh()
     with (
         contextlib.nullcontext()
@@ -248,6 +252,28 @@ def as_distiller(model: Any) -> Distiller:
             jit_compile=model.jit_compile,
         )
     return distiller
+
+
+_STEPS = ("train_step", "test_step", "compute_loss", "compute_metrics")
+
+
+def _check_steps(model: keras.Model) -> None:
+    """Refuse a plain model that trains or measures in a way of its own: the stages would not."""
+    own = [
+        name
+        for name in _STEPS
+        if getattr(getattr(model, name), "__module__", "").split(".")[0]
+        not in ("keras", "keras_kd")
+    ]
+    if own:
+        raise ValueError(
+            "The stages of `compress` train and measure with the loss and metrics of `compile` "
+            f"alone, and would ignore {', '.join(f'`{name}`' for name in own)} of the model "
+            f"'{model.name}'. Received: {type(model).__name__}. Put what it computes into "
+            "compile(loss=..., metrics=[...]) or a layer's `add_loss`. If the compiled loss alone "
+            "is what the stages should train with, pass "
+            "keras_kd.Distiller(None, model, [], student_loss_weight=1.0), compiled with it."
+        )
 
 
 def _check_arguments(distiller: Distiller, stages: Any, taught: bool) -> list[Stage]:
@@ -270,6 +296,12 @@ def copy_model(model: keras.Model, inputs: Any = None) -> keras.Model:
     try:
         if not copied.built or len(copied.weights) != len(model.weights):
             copied(inputs, training=False)
+        if more := len(copied.weights) - len(model.weights):
+            raise ValueError(
+                f"made again from its configuration it has {abs(more)} weights "
+                f"{'more' if more > 0 else 'less'}; a layer that two of its parts share is made "
+                "for each of them, unless the constructor shares it"
+            )
         copy_state(model, copied)
         name_operations(copied, operation_names(model))
     except Exception as error:  # a class of the user's may raise anything
@@ -341,4 +373,4 @@ def _from_configuration(model: keras.Model) -> keras.Model:
             # A class of its own may share layers outside of the graph, which a clone would not.
             with contextlib.suppress(NotImplementedError, TypeError, ValueError):
                 return type(model).from_config(model.get_config())
-    return clone_uncompiled(model, copy_layer)
+    return clone_layers(model)

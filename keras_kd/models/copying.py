@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.models.graph import flat_layers
+from keras_kd.models.graph import flat_layers, is_graph
 from keras_kd.system.remaking import made_again
 
 
@@ -49,6 +49,75 @@ def clone_uncompiled(
     """
     with uncompiled(model):
         return keras.models.clone_model(model, clone_function=clone, call_function=call)
+
+
+def clone_layers(model: keras.Model) -> keras.Model:
+    """Return a functional or sequential model of copies of all layers, with weights of their own.
+
+    A layer that stands in several nested models stands in the copies of all of them: made again
+    from its configuration, each nested model would have one of its own.
+
+    Args:
+        model: A model.
+    """
+    nested = _models_of_shared_layers(model)
+    made: dict[int, Any] = {}
+
+    def clone(layer: Any) -> Any:
+        if id(layer) not in made:
+            made[id(layer)] = (
+                clone_uncompiled(layer, clone) if id(layer) in nested else copy_layer(layer)
+            )
+        return made[id(layer)]
+
+    return clone_uncompiled(model, clone)
+
+
+def _models_of_shared_layers(model: keras.Model) -> set[int]:
+    """Return the `id`s of the nested models with layers of others, and of those around them."""
+    return {id(part) for _, above in _shared_layers(model) for part in above}
+
+
+def check_layers_in_files(model: keras.Model) -> None:
+    """Refuse a model that Keras writes into a file from which it cannot be loaded.
+
+    Args:
+        model: A model.
+
+    Raises:
+        ValueError: Naming the layer that several nested models share.
+    """
+    for layer, above in _shared_layers(model):
+        if not layer.weights:
+            continue
+        models = " and ".join(repr(part.name) for part in above[:2])
+        raise ValueError(
+            f"A file of '{model.name}' could not be loaded: its layer '{layer.name}' stands in "
+            f"several models ({models}), and Keras makes it again for each of them, with weights "
+            "for one. Call the layer in one of them only. Without `path` and `save`, `compress` "
+            "and `export_tflite` take the model as it is."
+        )
+
+
+def _shared_layers(model: keras.Model) -> list[tuple[Any, list[Any]]]:
+    """Return the layers that stand in several models, and the nested models around each."""
+    found: dict[int, tuple[Any, set[int], dict[int, Any]]] = {}
+
+    def visit(parent: Any, above: tuple[Any, ...]) -> None:
+        for layer in parent.layers:
+            if isinstance(layer, keras.layers.InputLayer):
+                continue
+            _, parents, around = found.setdefault(id(layer), (layer, set(), {}))
+            parents.add(id(parent))
+            around.update({id(part): part for part in above})
+            # Keras would make a model of the user's class into one of its own.
+            if is_graph(layer) and type(layer).__module__.split(".")[0] == "keras":
+                visit(layer, (*above, layer))
+
+    if is_graph(model):
+        visit(model, ())
+    return [(layer, [*around.values()]) for layer, parents, around in found.values()
+            if len(parents) > 1]  # fmt: skip
 
 
 def copy_layer(layer: Any, **changes: Any) -> Any:

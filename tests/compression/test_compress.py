@@ -132,3 +132,77 @@ def test_a_model_compiled_with_what_is_not_registered(arguments, nested, tmp_pat
         for one, other in zip(made.model.weights, again.model.weights, strict=True):
             np.testing.assert_array_equal(one, other)
         assert made.evaluate(data()) == pytest.approx(again.evaluate(data()))
+
+
+def _overriding(name):
+    """A class of models with a method of its own, which does what Keras's does."""
+
+    def method(self, *args, **kwargs):
+        return getattr(super(kind, self), name)(*args, **kwargs)
+
+    kind = type("Own", (keras.Sequential,), {name: method})
+    return kind
+
+
+@pytest.mark.parametrize("name", ["train_step", "test_step", "compute_loss", "compute_metrics"])
+@pytest.mark.parametrize("of_the_class", [True, False])
+def test_a_training_step_of_ones_own_is_refused(name, of_the_class):
+    kind = _overriding(name) if of_the_class else keras.Sequential
+    model = kind([keras.Input((6,)), keras.layers.Dense(3)])
+    model.compile("adam", CE(from_logits=True))
+    if not of_the_class:
+        setattr(model, name, lambda *args, **kwargs: None)
+    stages = kd.Prune(0.5, epochs=0)
+    with pytest.raises(ValueError, match=f"`{name}` of the model"):
+        kd.compress(model, data(), stages=stages, verbose=0)
+    # What the message offers: with the compiled loss alone.
+    distiller = kd.Distiller(None, model, [], student_loss_weight=1.0)
+    distiller.compile("adam", CE(from_logits=True))
+    assert kd.compress(distiller, data(), stages=stages, verbose=0).sparsity == 0.5
+
+
+def _sharing(inside):
+    """A model of two nested models with one layer in common, the second nested more deeply."""
+    keras.utils.set_random_seed(0)
+    shared = keras.layers.Dense(8, "relu", name="shared")
+    first, second, x = keras.Input((6,)), keras.Input((6,)), keras.Input((6,))
+    one = keras.Sequential([first, shared], name="one")
+    two = keras.Model(second, keras.layers.Dense(8, name="own")(shared(second)), name="two")
+    other = shared if inside == "outside" else two
+    y = keras.layers.Add()([one(x), other(x)])
+    model = keras.Model(x, keras.layers.Dense(3, name="logits")(y))
+    model.compile("adam", CE(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize("inside", ["outside", "two"])
+@pytest.mark.parametrize(
+    "stage",
+    [kd.Prune(0.5), kd.Shrink(0.5), kd.LowRank(ratio=0.5), kd.Cluster(4), kd.QuantizeAware()],
+)
+def test_a_layer_of_several_nested_models_stays_one(stage, inside):
+    model = _sharing(inside)
+    stage = stage.changed(epochs=0)
+    result = kd.compress(model, data(), stages=stage, verbose=0)
+    twice = [path for path in stage.plan(model).layers if path.endswith("shared")]
+    records = {record.name: record for record in result.layers}
+    assert len({records[path].shapes for path in twice}) == 1
+    parts = [path for path in twice if "_low_rank" not in path]
+    assert len(parts) == 2
+    # Counted once, however often it stands in the records.
+    total = sum(record.parameters for record in result.layers)
+    assert result.count_params() == total - records[parts[0]].parameters
+    plan = stage.plan(model).layers
+    if isinstance(stage, kd.QuantizeAware):
+        assert {plan[path].action for path in parts} == {"8 bits"}
+
+
+def test_a_file_of_a_layer_of_several_nested_models_is_refused_before_training(tmp_path):
+    stage = kd.Prune(0.5, epochs=1)
+    with pytest.raises(ValueError, match="'shared' stands in several models"):
+        kd.compress(_sharing("two"), data(), stages=stage, path=tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+    result = kd.compress(_sharing("two"), data(), stages=stage.changed(epochs=0), verbose=0)
+    with pytest.raises(ValueError, match="'shared' stands in several models"):
+        result.save(tmp_path / "student.keras")
+    assert not [*tmp_path.iterdir()]

@@ -321,3 +321,30 @@ def test_a_copy_that_computes_something_else_is_refused():
         copy_model(keras.Model(inputs, outputs), x)
     with pytest.raises(ValueError, match="Forgetful"):
         copy_model(keras.Sequential([keras.Input((3,)), layers.Dense(2), Forgetful(2.0)]), x)
+
+
+class Two(keras.Model):
+    """Holds two models, and says nothing of what they share."""
+
+    def __init__(self, one, two, **arguments):
+        super().__init__(**arguments)
+        self.one, self.two = one, two
+
+    def call(self, x):
+        return self.one(x) + self.two(x)
+
+    def get_config(self):
+        return {"one": self.one.get_config(), "two": self.two.get_config()}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(*(keras.Sequential.from_config(part) for part in config.values()))
+
+
+def test_a_copy_of_more_weights_says_so():
+    shared = layers.Dense(3, name="shared")
+    model = Two(*(keras.Sequential([keras.Input((3,)), shared]) for _ in range(2)))
+    x = np.ones((2, 3), "float32")
+    model(x)
+    with pytest.raises(ValueError, match="2 weights more; a layer that two of its parts share"):
+        copy_model(model, x)

@@ -82,9 +82,12 @@ class _Splitter:
                 second.bias.assign(layer.bias)
 
     def _clone(self, layer: Any, prefix: str, names: set[str]) -> Any:
-        if id(layer) in self._copies:
-            return self._copies[id(layer)][1]
         path = prefix + layer.name
+        if id(layer) in self._copies:
+            copied = self._copies[id(layer)][1]
+            if (first := self._firsts.get(id(copied))) is not None:
+                self.parts[path] = (prefix + first.name, path)
+            return copied
         if isinstance(layer, keras.Model) and is_graph(layer):
             copied = self.rebuild(layer, f"{path}/")
         elif path in self.plan:

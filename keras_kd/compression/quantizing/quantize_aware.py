@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import fnmatch
 import functools
 import itertools
@@ -169,6 +170,13 @@ class QuantizeAware(Stage):
         )
         sites = find_sites(trace_calls(student, specs), spared)
         layers = self._layer_plans(student, known, kernels, sites)
+        # A layer of several nested models is quantized once, under one of its paths.
+        owners = {id(operation): path for path, operation in operations.items()}
+        leaves = leaf_layers(student)
+        times = collections.Counter(id(layer) for _, layer in leaves)
+        for path, layer in leaves:
+            if times[id(layer)] > 1 and owners.get(id(layer)) in layers:
+                layers[path] = layers[owners[id(layer)]]
         return Plan(layers, functools.partial(self._apply, spared, sites, layers))
 
     def _layer_plans(

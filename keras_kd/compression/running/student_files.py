@@ -17,7 +17,7 @@ import keras
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.compression.stages.stage import Stage, StudentState
 from keras_kd.models.calls import name_operations, operation_names
-from keras_kd.models.copying import set_trainable, trainable_of
+from keras_kd.models.copying import check_layers_in_files, set_trainable, trainable_of
 from keras_kd.models.graph import flat_layers
 from keras_kd.models.opening import describe, open_model
 from keras_kd.system.json_values import plain
@@ -40,7 +40,11 @@ def save_student(model: keras.Model, path: str | os.PathLike[str]) -> None:
     Args:
         model: The model.
         path: The file, `.keras` or `.h5`.
+
+    Raises:
+        ValueError: If it could not be loaded again.
     """
+    check_layers_in_files(model)
     with warnings.catch_warnings(), capture_output():
         warnings.simplefilter("ignore")  # of .h5 Keras says that .keras is better
         model.save(path)
