@@ -36,7 +36,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     `keras_kd.Prune` callback, the history, and with `save_freq` in batches the batch: the
     finished batches of that epoch are skipped. A resumed run ends with the weights of an
     uninterrupted one if every epoch gives the same batches in both. The state of other callbacks,
-    such as the best epoch of `EarlyStopping`, is not kept.
+    such as the best epoch of `EarlyStopping`, is not kept; whether `SwapEMAWeights` has put the
+    averages into the model is.
 
     Args:
         backup_dir: The folder of the backups, of this training alone.

@@ -16,7 +16,7 @@ from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import count_batches
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.distilling.schedules import serialize
-from keras_kd.models.layers import identity_of, leaf_layers
+from keras_kd.models.layers import hash_of_architecture, identity_of, leaf_layers
 from keras_kd.system.arguments import constructor_defaults, with_added
 from keras_kd.system.quiet import without_noise
 
@@ -61,7 +61,7 @@ def run_plan(
                 "names of layers": [path for path, _ in leaf_layers(student)],
                 **identity_of(student),
             },
-            "teacher": identity_of(distiller.teacher),
+            "teacher": {**identity_of(distiller.teacher), **_adapters(distiller.objective.teacher)},
             "objective": _objective(distiller),
             "stages": [
                 {"class": type(stage).__name__, "config": config_of(stage)} for stage in stages
@@ -184,6 +184,16 @@ def _hash_of_examples(batches: Iterable[Any]) -> str:
 
 def _is_composite(leaf: Any) -> bool:
     return isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor))
+
+
+def _adapters(teacher: Any) -> dict[str, str | None]:
+    """Return what fits a teacher to its student: a hash of a layer, the name of a function."""
+    found = {}
+    for name in ("inputs", "outputs"):
+        adapter = getattr(teacher, f"{name}_function", None)
+        known = hash_of_architecture(adapter) or getattr(adapter, "__qualname__", None)
+        found[f"teacher_{name} architecture"] = known
+    return found
 
 
 def _objective(distiller: Any) -> dict[str, Any]:

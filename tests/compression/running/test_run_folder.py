@@ -519,12 +519,12 @@ def test_stages_know_arguments_added_since():
     assert "divisor" in differences(kept, plan)[0]
 
 
-def plan_of(activation="relu", weights=None, **optimizer):
+def plan_of(activation="relu", weights=None, adapters=None, **optimizer):
     keras.utils.set_random_seed(0)
     image = keras.Input((3,), name="image")
     hidden = keras.layers.Dense(4, activation=activation, name="hidden")(image)
     student = keras.Model(image, keras.layers.Dense(2, name="logits")(hidden), name="student")
-    distiller = kd.Distiller(lambda x: x, student, kd.losses.KLDivergence(2.0))
+    distiller = kd.Distiller(lambda x: x, student, kd.losses.KLDivergence(2.0), **(adapters or {}))
     distiller.compile("adam", "sparse_categorical_crossentropy", loss_weights=weights)
     x, y = np.ones((4, 3), "float32"), np.zeros(4)
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
@@ -538,6 +538,18 @@ def test_what_decides_on_a_run_is_in_its_plan():
     assert differences(plan, plan_of(name="another")) == []  # Keras numbers optimizers
     assert "optimizer" in differences(plan, plan_of(momentum=0.9))[0]
     assert "architecture" in differences(plan, plan_of(activation="tanh"))[0]
+
+
+@pytest.mark.parametrize("name", ["teacher_inputs", "teacher_outputs"])
+def test_what_fits_the_teacher_to_the_student_is_in_its_plan(name):
+    functions = [None, keras.layers.Rescaling(1.0), keras.layers.Rescaling(2.0), keras.ops.abs]
+    plans = [plan_of(adapters={name: function}) for function in functions]
+    again = plan_of(adapters={name: keras.layers.Rescaling(2.0)})
+    for i, plan in enumerate(plans):
+        assert differences(plan, again) == [] if i == 2 else name in differences(plan, again)[0]
+    for key in [key for key in plans[0]["teacher"] if key.startswith("teacher_")]:
+        del plans[0]["teacher"][key]  # as before they were known
+    assert differences(plans[0], again) == []
 
 
 def test_a_plan_of_before_architectures_were_known_counts_as_equal():
