@@ -131,6 +131,59 @@ def check_labels(
     return class_names, preprocessing
 
 
+def check_fits(
+    class_names: Sequence[str] | None,
+    preprocessing: Mapping[str, Any] | str | None,
+    signatures: Mapping[str, Signature],
+) -> None:
+    """Refuse class names that do not fit the output they describe, or a preprocessing the input.
+
+    Args:
+        class_names: Names of the classes, or `None`.
+        preprocessing: What was done to the input, or `None`.
+        signatures: The file's signatures; both describe the ends of the first one.
+
+    Raises:
+        ValueError: If there is not one name per unit, or not one number per channel.
+    """
+    first = next(iter(signatures.values()))
+    if class_names is not None and first.output_shapes and first.output_shapes[0]:
+        units = first.output_shapes[0][-1]
+        if units is not None and len(class_names) != (2 if units == 1 else units):
+            raise ValueError(
+                f"`class_names` has {len(class_names)} names, but the output "
+                f"'{first.outputs[0]}' has {units} unit{'s' if units > 1 else ''}. "
+                f"Pass {2 if units == 1 else units} names."
+            )
+    if isinstance(preprocessing, Mapping) and first.inputs:
+        _check_channels(preprocessing, first.inputs[0].name, first.inputs[0].shape)
+
+
+def _check_channels(
+    preprocessing: Mapping[str, Any], name: str, shape: Sequence[int | None]
+) -> None:
+    if None in shape[1:2] or None in shape[-1:]:
+        return
+    channels = {shape[-1] if len(shape) > 1 else 1}
+    if len(shape) == 4 and shape[1] < shape[-1]:  # type: ignore[operator]
+        channels.add(shape[1])  # channels first
+    for key in ("scale", "mean", "std"):
+        count = np.size(preprocessing.get(key, 0.0))
+        if count != 1 and count not in channels:
+            raise ValueError(
+                f"`preprocessing['{key}']` has {count} numbers, but the input '{name}' has shape "
+                f"{tuple(shape)}. Received: {preprocessing[key]!r}. Pass one number, or one per "
+                "channel."
+            )
+    color = str(preprocessing.get("color", "")).upper()
+    wanted = {"RGB": 3, "GRAYSCALE": 1}.get(color)
+    if len(shape) == 4 and wanted is not None and wanted not in channels:
+        raise ValueError(
+            f"`preprocessing['color']` is {preprocessing['color']!r}, {wanted} per pixel, but the "
+            f"input '{name}' has shape {tuple(shape)}. Pass the color that the input has, or none."
+        )
+
+
 def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 

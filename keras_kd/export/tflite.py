@@ -37,7 +37,7 @@ from keras_kd.export.file_checks import (
 from keras_kd.export.int4_kernels import sentence_on
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.labels_in_file import embed, with_labels
-from keras_kd.export.metadata import check_labels, check_places, describe, written
+from keras_kd.export.metadata import check_fits, check_labels, check_places, describe, written
 from keras_kd.export.options import QUANTIZATIONS as QUANTIZATIONS
 from keras_kd.export.options import (
     BatchSize,
@@ -258,7 +258,7 @@ def export_tflite(
     start = time.perf_counter()
     trained = representative_data is not None or quantization != "int8"
     forms = _forms(source, exclude, quantization, trained)
-    job = Conversion(source, options, lambda found: _check_class_names(names, found), forms)
+    job = Conversion(source, options, lambda found: check_fits(names, preprocessing, found), forms)
     job.use_data(representative_data, validation_data)
     converted, ways = convert(job, source, way, quantization)
     file = converted.file
@@ -416,18 +416,6 @@ def _units(signature: Signature) -> int | None:
     if not signature.output_shapes or len(signature.output_shapes[0]) != 2:
         return None
     return signature.output_shapes[0][1]
-
-
-def _check_class_names(names: list[str] | None, found: Mapping[str, Signature]) -> None:
-    first = next(iter(found.values()))
-    if names is None or not first.output_shapes or not first.output_shapes[0]:
-        return
-    units = first.output_shapes[0][-1]
-    if units is not None and len(names) != (2 if units == 1 else units):
-        raise ValueError(
-            f"`class_names` has {len(names)} names, but the output '{first.outputs[0]}' has "
-            f"{units} unit{'s' if units > 1 else ''}. Pass {2 if units == 1 else units} names."
-        )
 
 
 def _line(

@@ -18,7 +18,8 @@ from keras_kd.litert.runtime import LiteRuntime
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "exports" / "reference" / "seed0" / "int8.tflite"
 NAMES = ["ant", "bée", "cat", "dog"]
-PREPROCESSING = {"scale": 1 / 255, "mean": [0.5, 0.25], "std": 0.5, "color": "RGB", "crop": 0.9}
+MEAN = [0.5, 0.25, 0.0]
+PREPROCESSING = {"scale": 1 / 255, "mean": MEAN, "std": 0.5, "color": "RGB", "crop": 0.9}
 
 
 class Table:
@@ -84,8 +85,8 @@ def test_labels_and_normalization_are_in_the_file(tmp_path):
     (unit,) = given.tables(4)
     assert unit.byte(0) == 1
     # (x / 255 - mean) / std, written for pixels
-    np.testing.assert_allclose(unit.table(1).floats(0), [0.5 * 255, 0.25 * 255])
-    np.testing.assert_allclose(unit.table(1).floats(1), [0.5 * 255, 0.5 * 255])
+    np.testing.assert_allclose(unit.table(1).floats(0), [0.5 * 255, 0.25 * 255, 0.0])
+    np.testing.assert_allclose(unit.table(1).floats(1), [0.5 * 255] * 3)
     (labels,) = output.tables(6)
     assert (labels.text(0), labels.byte(2)) == ("labels.txt", 2)
     # Both are passed over by LiteRT.

@@ -10,12 +10,15 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.export.metadata import check_labels, check_places, written
+from keras_kd.data.input import Input
+from keras_kd.export.metadata import check_fits, check_labels, check_places, written
+from keras_kd.export.signatures import Signature
 from keras_kd.litert.metadata import metadata_path, read_metadata
 from keras_kd.litert.runtime import LiteRuntime
 
 NAMES = ["ant", "bée", "cat", "dog"]
-PREPROCESSING = {"scale": 1 / 255, "mean": [0.5, 0.25], "std": 0.5, "color": "RGB", "crop": 0.9}
+MEAN = [0.5, 0.25, 0.0]
+PREPROCESSING = {"scale": 1 / 255, "mean": MEAN, "std": 0.5, "color": "RGB", "crop": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,42 @@ def test_the_json_of_another_file_is_not_read(exported, tmp_path):
 def test_what_cannot_be_written_is_refused(names, preprocessing, message):
     with pytest.raises(ValueError, match=message):
         check_labels(names, preprocessing)
+
+
+def signature(*shape):
+    given = Input("image", (None, *shape), np.dtype("float32"))
+    return {"serving_default": Signature((given,), ("y",), ((None, 4),))}
+
+
+@pytest.mark.parametrize("key", ["scale", "mean", "std"])
+@pytest.mark.parametrize("shape", [(8, 8, 3), (3, 8, 8), (16, 3), (3,)])
+def test_there_is_one_number_per_channel(key, shape):
+    for numbers in (0.5, [0.5], [0.5, 0.4, 0.3]):
+        check_fits(None, {key: numbers}, signature(*shape))
+        check_fits(None, {key: numbers}, signature(*shape[:-1], None))
+    for count in (2, 4):
+        with pytest.raises(ValueError, match=rf"preprocessing\['{key}'\]` has {count} numbers"):
+            check_fits(None, {key: [0.5] * count}, signature(*shape))
+    with pytest.raises(ValueError, match=rf"preprocessing\['{key}'\]` has 3 numbers"):
+        check_fits(None, {key: [0.5] * 3}, signature())
+
+
+@pytest.mark.parametrize(
+    ("color", "shape"), [("RGB", (8, 8, 1)), ("rgb", (1, 8, 8)), ("GRAYSCALE", (8, 8, 3))]
+)
+def test_a_color_is_one_of_so_many_channels(color, shape):
+    with pytest.raises(ValueError, match=r"preprocessing\['color'\]"):
+        check_fits(None, {"color": color}, signature(*shape))
+    check_fits(None, {"color": color}, signature(8, 8))
+    check_fits(None, {"color": "BGR"}, signature(*shape))
+
+
+def test_a_preprocessing_that_does_not_fit_is_refused_before_the_conversion(tmp_path):
+    i = keras.Input((4, 4, 3))
+    model = keras.Model(i, layers.Flatten()(i))
+    with pytest.raises(ValueError, match=r"preprocessing\['mean'\]` has 4 numbers"):
+        kd.export_tflite(model, tmp_path / "a.tflite", preprocessing={"mean": [0.1] * 4})
+    assert not list(tmp_path.iterdir())
 
 
 def test_arrays_become_lists():
