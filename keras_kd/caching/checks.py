@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_kd.caching.build import inputs_of
 from keras_kd.caching.manifest import NAME, Manifest, refusal
 from keras_kd.caching.read import ANOTHER_ORDER, first_record, same_inputs, stored_element
-from keras_kd.caching.records import ELEMENT, INPUTS, input_fingerprints
+from keras_kd.caching.records import ELEMENT, INPUTS, MASK, input_fingerprints
 from keras_kd.caching.teacher_pass import TeacherPass
 from keras_kd.models.layers import hash_of_weights
 from keras_kd.system.quiet import without_noise
@@ -118,6 +118,11 @@ def check_first_batch(
         inputs = _few(inputs)
     said = teacher_pass(inputs)
     differing = {*said} ^ {key for key in record if not key.startswith(ELEMENT)}
+    if any(key.startswith(MASK) for key in differing & {*said}):
+        raise refusal(
+            folder,
+            "it does not hold the Keras masks of the teacher's outputs, which count in the losses",
+        )
     tolerance = 1e-2 if manifest.fingerprint["dtype"] == "float16" else 1e-3
     written = {leaf.key: leaf.dtype for leaf in manifest.leaves}
     for key in said if not differing else ():

@@ -29,12 +29,14 @@ from keras_kd.caching.manifest import (
 from keras_kd.caching.read import read_cache, read_views
 from keras_kd.caching.teacher_pass import TeacherPass
 from keras_kd.data.numpy_batches import is_endless
+from keras_kd.data.taught_inputs import TaughtInputs
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.models.weights import check_finite_weights
 from keras_kd.system.arguments import number
 from keras_kd.system.files import check_writable
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.names import one_of
+from keras_kd.teachers.adapted_teacher import AdaptedTeacher
 from keras_kd.teachers.callable_teacher import as_teacher
 
 
@@ -118,6 +120,7 @@ def cache(
     ```
     """
     teacher, layers = _teacher_and_layers(teacher, layers)
+    adapted = isinstance(teacher, AdaptedTeacher) and teacher.outputs_function is not None
     check_finite_weights(teacher, "teacher")
     _check_arguments(dtype, top_k, temperature, views, batch_size, shard_megabytes)
     dataset = _as_dataset(dataset)
@@ -169,8 +172,8 @@ def cache(
         check_first_batch(folder, manifest, dataset, teacher_pass)
     if views is not None:
         warn_of_equal_views(folder, manifest)
-        return read_views(dataset.element_spec, folder, manifest, views)
-    return read_cache(dataset, folder, manifest, check_inputs)
+        return read_views(dataset.element_spec, folder, manifest, views, adapted)
+    return read_cache(dataset, folder, manifest, check_inputs, adapted)
 
 
 def _read(folder: pathlib.Path, asked: dict[str, Any]) -> Manifest | None:
@@ -240,7 +243,7 @@ def _as_dataset(dataset: Any) -> tf.data.Dataset:
             "cache: cache(teacher, dataset, path).repeat()."
         )
     spec = keras.utils.unpack_x_y_sample_weight(dataset.element_spec)[0]
-    if type(spec).__name__ == "TaughtInputs":
+    if isinstance(spec, TaughtInputs):
         raise ValueError(
             "The dataset brings a teacher's outputs along already. Give the dataset that they "
             "were made of."

@@ -12,6 +12,7 @@ from keras_kd.caching.manifest import NAME, Manifest, refusal
 from keras_kd.caching.records import (
     ELEMENT,
     INPUTS,
+    MASK,
     decode,
     input_fingerprints,
     structure_from_json,
@@ -28,7 +29,11 @@ ANOTHER_ORDER = (
 
 
 def read_cache(
-    dataset: tf.data.Dataset, folder: pathlib.Path, manifest: Manifest, check_inputs: bool = True
+    dataset: tf.data.Dataset,
+    folder: pathlib.Path,
+    manifest: Manifest,
+    check_inputs: bool = True,
+    adapted: bool = False,
 ) -> tf.data.Dataset:
     """Return the batches of a dataset with the teacher's outputs for them.
 
@@ -38,6 +43,7 @@ def read_cache(
         manifest: Its complete manifest.
         check_inputs: Whether to compare the inputs of every batch with those the teacher saw.
             Defaults to `True`.
+        adapted: Whether the outputs went through `teacher_outputs`. Defaults to `False`.
     """
     count = manifest.batches()
     exactly = tf.data.experimental.assert_cardinality(count)
@@ -53,14 +59,16 @@ def read_cache(
             check = _check_same_inputs(folder, number, element, tensors[INPUTS])
             with tf.control_dependencies([check]):
                 tensors = {key: tf.identity(tensor) for key, tensor in tensors.items()}
-        return taught_element(element, tensors, manifest)
+        return taught_element(element, tensors, manifest, adapted)
 
     # The dataset is asked first: it may go on where the records end.
     result = tf.data.Dataset.zip((source, records, tf.data.Dataset.range(count)))
     return _finished(result.map(attach, num_parallel_calls=_PARALLEL, deterministic=True))
 
 
-def read_views(spec: Any, folder: pathlib.Path, manifest: Manifest, views: int) -> tf.data.Dataset:
+def read_views(
+    spec: Any, folder: pathlib.Path, manifest: Manifest, views: int, adapted: bool = False
+) -> tf.data.Dataset:
     """Return a dataset that gives one view in each pass, in turn.
 
     A pass counts with its last batch: TensorFlow may read the batches behind a look at the first.
@@ -70,6 +78,7 @@ def read_views(spec: Any, folder: pathlib.Path, manifest: Manifest, views: int) 
         folder: The folder of the cache.
         manifest: Its complete manifest.
         views: Number of views.
+        adapted: Whether the outputs went through `teacher_outputs`. Defaults to `False`.
     """
     files = tf.constant(
         [
@@ -86,7 +95,7 @@ def read_views(spec: Any, folder: pathlib.Path, manifest: Manifest, views: int) 
 
     def attach(record: tf.Tensor) -> Any:
         tensors = decode(record, manifest.leaves)
-        return taught_element(stored_element(tensors, spec), tensors, manifest)
+        return taught_element(stored_element(tensors, spec), tensors, manifest, adapted)
 
     def count_passes(number: tf.Tensor, element: Any) -> Any:
         last = tf.equal(number + 1, counts[tf.math.floormod(passes, views)])
@@ -102,12 +111,16 @@ def read_views(spec: Any, folder: pathlib.Path, manifest: Manifest, views: int) 
     return result
 
 
-def taught_element(element: Any, tensors: dict[str, tf.Tensor], manifest: Manifest) -> Any:
+def taught_element(
+    element: Any, tensors: dict[str, tf.Tensor], manifest: Manifest, adapted: bool
+) -> Any:
     """Return a batch with the teacher's outputs beside its inputs."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(element)
     outputs = structure_from_json(manifest.outputs, tensors)
     features = structure_from_json(manifest.features, tensors)
-    taught = TaughtInputs(x, outputs, features)
+    masks = {k.removeprefix(MASK): t for k, t in tensors.items() if k.startswith(MASK)}
+    marks = tf.ones(tf.shape(keras.tree.flatten(outputs)[0])[:1], tf.bool) if adapted else ()
+    taught = TaughtInputs(x, outputs, features, masks, marks)
     if y is None:
         return (taught,)
     return (taught, y) if sample_weight is None else (taught, y, sample_weight)

@@ -13,6 +13,7 @@ from keras_kd.losses.top_k_logits import TopKLogits
 
 INPUTS = "inputs"  # the key of the fingerprints of the inputs, one a sample
 ELEMENT = "element/"  # begins the keys of the inputs and labels themselves, where they are stored
+MASK = "mask/"  # begins the keys of the Keras masks of outputs and features
 PLAIN_TYPES = frozenset(
     tf.dtypes.as_dtype(name).name
     for name in (

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.caching.records import INPUTS, Leaf, input_fingerprints, leaf_of
+from keras_kd.caching.records import INPUTS, MASK, Leaf, input_fingerprints, leaf_of
+from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.losses.top_k_logits import TopKLogits, top_k_logits
 from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.teachers.adapted_teacher import unadapted
@@ -114,7 +115,9 @@ class TeacherPass:
             k = self._top_k
             if several and logits.shape[-1] is not None:
                 k = min(int(k or 0), int(logits.shape[-1]))
-            return top_k_logits(logits, k, self._temperature)  # type: ignore[arg-type]
+            kept = top_k_logits(logits, k, self._temperature)  # type: ignore[arg-type]
+            set_keras_mask(kept.values, get_keras_mask(logits))
+            return kept
 
         return keras.tree.map_structure(keep, outputs)
 
@@ -137,6 +140,9 @@ class TeacherPass:
                 self._flatten(part, f"{key}/{i}", tensors, too_large)
                 for i, part in enumerate(structure)
             )
+        mask = get_keras_mask(structure)
+        if mask is not None:
+            tensors[f"{MASK}{key}"] = tf.convert_to_tensor(mask)
         tensor = tf.convert_to_tensor(structure)
         if tensor.dtype.is_floating:
             self._read_as[key] = "float32"

@@ -75,8 +75,8 @@ class Distiller(Trainer):
             another input size or preprocessing. A layer, a model or a function. Defaults to
             `None`, the same inputs.
         teacher_outputs: Called with the teacher's outputs, returns what the student's are compared
-            with, for a teacher with other classes or another structure of outputs. Defaults to
-            `None`, the unchanged outputs.
+            with, for a teacher with other classes or another structure of outputs. It is applied to
+            the outputs in `TaughtInputs`, too. Defaults to `None`, the unchanged outputs.
         stop_distillation_at: The epoch, counted from 0, from which the student learns from its
             labels alone, `loss = student_loss`, and the teacher is not run. Defaults to `None`,
             distillation in every epoch.
@@ -164,6 +164,7 @@ class Distiller(Trainer):
             check_weights(distillation_loss_weights, losses),
             check_student_loss_weight(student_loss_weight),
             output_names=output_names(student),
+            outputs_function=teacher_outputs,
         )
         self.objective.schedules.step = self._step
         if teacher is not None:
@@ -447,6 +448,8 @@ class Distiller(Trainer):
                     self.objective.teacher, self.student, self.distillation_losses, batch.inputs
                 )
             else:
+                outputs = self.objective.taught_signals(taught).outputs
+                taught = taught._replace(outputs=outputs)
                 check_taught_outputs(taught, self.student, self.distillation_losses)
         if not self.student.built:
             self.student(batch.inputs, training=False)

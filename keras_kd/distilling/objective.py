@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_kd.data.labels import class_labels
-from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
+from keras_kd.data.taught_inputs import TaughtInputs, masked_outputs, student_inputs
 from keras_kd.distilling.balancing import BALANCED
 from keras_kd.distilling.checks.compatibility import check_layers
 from keras_kd.distilling.hints import Hint
@@ -26,6 +26,7 @@ from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask, with_ma
 from keras_kd.models.features import FeatureReader, feature_shape, find_layer, traced_shapes
 from keras_kd.models.views import View
 from keras_kd.system.quiet import without_retracing_warnings
+from keras_kd.teachers.adapted_teacher import adapted_outputs
 from keras_kd.teachers.inference_reader import InferenceReader
 
 NO_TEACHER = (
@@ -58,6 +59,8 @@ class Objective:
         student_loss: Called as `student_loss(y, y_pred, sample_weight)`. Defaults to `None`.
         output_names: Names of the student's outputs, by which labels and weights may be keyed.
             Defaults to `None`.
+        outputs_function: `teacher_outputs` of the distiller, for outputs that the data brings
+            along; a teacher that runs applies it itself. Defaults to `None`.
     """
 
     def __init__(
@@ -68,7 +71,9 @@ class Objective:
         student_loss_weight: Scheduled,
         student_loss: Callable[..., Any] | None = None,
         output_names: Sequence[str] | None = None,
+        outputs_function: Callable[[Any], Any] | None = None,
     ) -> None:
+        self.outputs_function = outputs_function
         self.distillation_losses = list(distillation_losses)
         self.distillation_loss_weights = list(distillation_loss_weights)
         self.student_loss_weight = student_loss_weight
@@ -231,7 +236,7 @@ class Objective:
         if not self.distils:
             return None
         if isinstance(x, TaughtInputs):
-            return TeacherSignals(x.outputs, x.features)
+            return self.taught_signals(x)
         if self.teacher is None:
             raise ValueError(NO_TEACHER)
         if self._teacher_reader is None:
@@ -239,6 +244,13 @@ class Objective:
             self._teacher_reader = InferenceReader(self.teacher, paths)
         outputs, features = self._teacher_reader.run(self.teacher, x)
         return TeacherSignals(*without_gradient((outputs, features)))
+
+    def taught_signals(self, taught: TaughtInputs) -> TeacherSignals:
+        """Return what the data brings along, as the teacher would give it."""
+        outputs, features = masked_outputs(taught)
+        if not keras.tree.flatten(taught.adapted):
+            outputs = adapted_outputs(self.outputs_function, outputs)
+        return TeacherSignals(outputs, features)
 
     def student_pass(self, model: Any, x: Any, training: bool) -> tuple[Any, dict[str, Any]]:
         """Run the student once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -29,6 +30,14 @@ class TopKLogits(NamedTuple):
     indices: Any
     rest: Any
     temperature: Any
+
+
+def has_top_k(outputs: Any) -> bool:
+    """Return whether there are top-k logits among outputs."""
+    if isinstance(outputs, TopKLogits):
+        return True
+    parts = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return isinstance(outputs, (Mapping, list, tuple)) and any(map(has_top_k, parts))
 
 
 def top_k_logits(logits: Any, k: int, temperature: float) -> TopKLogits:

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_kd.losses.shared.masks import with_masks_of
+from keras_kd.losses.top_k_logits import has_top_k
 from keras_kd.models.graph import output_structure
 
 
@@ -57,9 +58,7 @@ class AdaptedTeacher:
     def __call__(self, x: Any, training: bool = False) -> Any:
         """Return the adapted outputs for the student's inputs."""
         outputs = self.teacher(self._adapted(x), training=training)
-        if self.outputs_function is None:
-            return outputs
-        return with_masks_of(self.outputs_function(outputs), outputs)
+        return adapted_outputs(self.outputs_function, outputs)
 
     def output_structure(self) -> Any:
         """Return the specifications of the adapted outputs, `None` where only a pass can tell."""
@@ -69,6 +68,27 @@ class AdaptedTeacher:
         specs = keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), structure)
         function = tf.function(self.outputs_function, autograph=False)
         return function.get_concrete_function(specs).structured_outputs
+
+
+def adapted_outputs(function: Callable[[Any], Any] | None, outputs: Any) -> Any:
+    """Return what the student's outputs are compared with, with the masks of the teacher's.
+
+    Args:
+        function: `teacher_outputs` of a distiller, or `None`.
+        outputs: The teacher's outputs.
+
+    Raises:
+        ValueError: If they are top-k logits, which a function of all logits cannot read.
+    """
+    if function is None:
+        return outputs
+    if has_top_k(outputs):
+        raise ValueError(
+            "`teacher_outputs` is a function of all logits, but the data contains top-k logits. "
+            "Cache them from the Distiller, which applies it before: "
+            "keras_kd.teachers.cache(distiller, ..., top_k=...)."
+        )
+    return with_masks_of(function(outputs), outputs)
 
 
 def unadapted(teacher: Any) -> Any:

@@ -1,3 +1,4 @@
+import json
 import warnings
 
 import keras
@@ -6,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
+from keras_kd.caching.checks import teacher_fingerprint
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.teachers import TaughtInputs
 
@@ -274,6 +276,88 @@ def test_a_distiller_brings_its_teacher_and_its_layers(tmp_path):
     )
     with pytest.raises(ValueError, match=r"made by another teacher.*'outputs' of the first batch"):
         cache(other, batches(), tmp_path)
+
+
+@pytest.mark.parametrize("views", [None, 2])
+def test_outputs_cached_from_a_distiller_are_adapted_once(tmp_path, views):
+    def distiller():
+        student = network(4, "student")
+        result = kd.Distiller(
+            teacher(), student, kd.losses.KLDivergence(2.0), teacher_outputs=lambda y: y[:, ::-1]
+        )
+        result.compile("sgd", SparseCE(from_logits=True), evaluate_distillation=True)
+        return result
+
+    keras.utils.set_random_seed(3)
+    live = distiller()
+    expected = live.evaluate(batches(), verbose=0, return_dict=True)
+    ways = {"of distiller": live, "of teacher": teacher()}
+    for name, source in ways.items():
+        taught = cache(source, batches(), tmp_path / name, views=views)
+        again = taught.unbatch().map(lambda x, y: (x._replace(inputs=x.inputs + 0.0), y)).batch(8)
+        for data in (taught, again):
+            found = live.evaluate(data, verbose=0, return_dict=True)
+            assert found["distillation_loss"] == pytest.approx(
+                expected["distillation_loss"], rel=1e-5
+            )
+
+
+def masked_network(mask, outputs=1, units=3):
+    inputs = keras.Input((6,), dtype="int32")
+    hidden = keras.layers.Embedding(9, 4, mask_zero=mask, name="hidden")(inputs)
+    heads = [keras.layers.Dense(units)(hidden) for _ in range(outputs)]
+    return keras.Model(inputs, heads[0] if outputs == 1 else heads)
+
+
+def sequences(teach=None, size=8):
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 9, (24, 6)) * (np.arange(6) < rng.integers(1, 7, (24, 1)))
+    return tf.data.Dataset.from_tensor_slices((x.astype("int32"), x % 3)).batch(size)
+
+
+MASKED = {
+    "one output": (1, kd.losses.KLDivergence(2.0), {}),
+    "two outputs": (2, [None, kd.losses.LogitsMSE()], {}),
+    "hint": (1, kd.Hint("hidden", "hidden", loss=kd.losses.FitNet()), {}),
+    "relation": (1, kd.Hint("hidden", "hidden", loss=kd.losses.SimilarityPreserving()), {}),
+    "float16": (1, kd.losses.KLDivergence(2.0), {"dtype": "float16"}),
+    "top-k": (1, kd.losses.KLDivergence(2.0), {"top_k": 3, "temperature": 2.0}),
+    "views": (1, kd.losses.KLDivergence(2.0), {"views": 2}),
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_the_masks_of_the_teacher_are_kept(tmp_path, kind):
+    outputs, loss, options = MASKED[kind]
+    keras.utils.set_random_seed(0)
+    model, student = masked_network(True, outputs), masked_network(False, outputs)
+    distiller = kd.Distiller(model, student, [loss], None, 0.0)
+    distiller.compile("sgd", evaluate_distillation=True)
+    expected = distiller.evaluate(sequences(), verbose=0, return_dict=True)["loss"]
+    unmasked = masked_network(False, outputs)
+    unmasked.set_weights(model.get_weights())
+    distiller.teacher = unmasked
+    other = distiller.evaluate(sequences(), verbose=0, return_dict=True)["loss"]
+    assert abs(other - expected) > 0.01 * expected  # padding would count
+    distiller.teacher = model
+    for _ in range(2):  # built, then opened
+        taught = cache(distiller, sequences(), tmp_path, **options)
+        for data in (taught, taught.unbatch().batch(8)):
+            found = distiller.evaluate(data, verbose=0, return_dict=True)["loss"]
+            assert found == pytest.approx(expected, rel=1e-2 if "dtype" in options else 1e-5)
+
+
+def test_a_cache_without_the_masks_is_refused(tmp_path):
+    model = masked_network(True)
+    plain = masked_network(False)
+    plain.set_weights(model.get_weights())
+    cache(plain, sequences(), tmp_path)
+    manifest = tmp_path / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["fingerprint"]["teacher"]["config"] = teacher_fingerprint(model)["config"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="does not hold the Keras masks"):
+        cache(model, sequences(), tmp_path)
 
 
 def test_a_function_may_be_the_teacher(tmp_path):

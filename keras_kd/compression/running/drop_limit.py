@@ -117,7 +117,7 @@ def evaluate_teacher(distiller: Any, data: Any) -> dict[str, float]:
                 'write reference="student".'
             )
         if isinstance(x, TaughtInputs):
-            outputs = x.outputs
+            outputs = distiller.objective.taught_signals(x).outputs
         else:
             outputs = distiller.objective.teacher(student_inputs(x), training=False)
         # Counted where the student is counted: a cache, a file or a function has no mask.

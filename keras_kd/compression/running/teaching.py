@@ -103,6 +103,7 @@ class Teaching:
                 objective.distillation_loss_weights,
                 objective.student_loss_weight,
             )
+            trainer.objective.outputs_function = objective.outputs_function
             given = self.measures
             trainer.compile(
                 make_optimizer(),

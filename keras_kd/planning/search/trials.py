@@ -105,6 +105,13 @@ class Trials:
             )  # fmt: skip
             return
         ways = self.space.teachings
+        for name in _OF_TEACHER:
+            if len({id(way.get(name)) for way in ways.values()}) > 1:
+                raise ValueError(
+                    f"The `teachings` differ in `{name}`, and one cache of the teacher's outputs "
+                    f"serves them all. Received: {list(ways)}. Pass cache_teacher=False, or one "
+                    "function for all."
+                )
         distiller = self.distiller(next(iter(self.space.students.values()))(), next(iter(ways)))
         losses = keras.tree.flatten([way["distillation_losses"] for way in ways.values()])
         taught = cache(

@@ -204,6 +204,14 @@ def test_models_stages_and_another_metric(given, tmp_path):
             ValueError,
             r"`teacher_outputs` .* Pass `reference=`",
         ),
+        (
+            {
+                "teachings": {"plain": {}, "turned": {"teacher_outputs": lambda y: y[:, ::-1]}},
+                "students": [network(2, "two")],
+            },
+            ValueError,
+            r"`teachings` differ in `teacher_outputs`.*cache_teacher=False",
+        ),
     ],
 )
 def test_errors(given, tmp_path, changed, error, token):
