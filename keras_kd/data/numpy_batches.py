@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_kd.data.input import Input
+from keras_kd.data.taught_inputs import TaughtInputs
 
 _PATIENCE = 2.0  # seconds until a bar is shown
 
@@ -228,12 +229,18 @@ def _map(structure: Any, function: Any) -> Any:
     if isinstance(structure, Mapping):
         return {key: _map(value, function) for key, value in structure.items()}
     if isinstance(structure, (tuple, list)):
-        return tuple(_map(value, function) for value in structure)
+        parts = [_map(value, function) for value in structure]
+        return TaughtInputs(*parts) if isinstance(structure, TaughtInputs) else tuple(parts)
     return function(structure)
 
 
 def _split(element: Any, inputs: Sequence[Input]) -> tuple[Any, Any, Any]:
-    """Separate `x`, `y` and the sample weights."""
+    """Separate `x`, `y` and the sample weights; of `TaughtInputs`, what the model receives."""
+    if isinstance(element, TaughtInputs):
+        return element.inputs, None, None
+    if isinstance(element, tuple) and element and isinstance(element[0], TaughtInputs):
+        x, y, weight, *_ = (*element, None, None)
+        return x.inputs, y, weight
     if not isinstance(element, tuple) or not element:
         return element, None, None
     several = len(inputs) > 1
@@ -282,13 +289,14 @@ def _as_array(value: Any, target: Input, argument: str) -> np.ndarray:
             f"`{argument}` gives a batch of shape {array.shape} where the model has the input "
             f"{target}."
         )
-    if target.dtype.kind in "iu" and array.dtype != target.dtype:
+    if target.dtype.kind in "iub" and array.dtype != target.dtype:
         with np.errstate(invalid="ignore"):
             whole = array.astype(target.dtype)
         if not np.array_equal(whole, array):
+            kind = "boolean" if target.dtype.kind == "b" else "integer"
             raise TypeError(
                 f"`{argument}` gives fractions, or numbers that are too large or too small, where "
-                f"the model has the integer input {target}. Received: numbers from {array.min()} "
+                f"the model has the {kind} input {target}. Received: numbers from {array.min()} "
                 f"to {array.max()}."
             )
         array = whole

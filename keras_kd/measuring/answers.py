@@ -29,18 +29,26 @@ def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:
     """Return the class that every sample or position is given.
 
     Args:
-        output: An output, `[batch, ..., units]`, or `[batch]` for one number per sample.
+        output: An output, `[batch, ..., units]`, or `[batch]` for one number per sample. An integer
+            per sample or position is the class itself.
         task: `"classification"`, or `"multilabel"` for an answer of every unit.
         threshold: Where the answer of one unit changes from 0 to 1.
 
     Returns:
         Class indices of shape `[batch, ...]`, or of the output's shape if multi-label.
     """
+    if are_answers(output):
+        return (output if output.ndim < 2 else output[..., 0]).astype(np.int64)
     if task == MULTILABEL or output.ndim < 2:
         return (output > threshold).astype(np.int64)
     if output.shape[-1] == 1:
         return (output[..., 0] > threshold).astype(np.int64)
     return np.argmax(output, axis=-1)
+
+
+def are_answers(output: np.ndarray) -> bool:
+    """Return whether a model chooses the class itself: one integer per sample or position."""
+    return output.dtype.kind in "iub" and (output.ndim < 2 or output.shape[-1] == 1)
 
 
 def by_output(
@@ -127,6 +135,8 @@ def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarr
             "`data` has labels that are not whole numbers. Accuracy needs class indices; for "
             f'regression pass `task="{REGRESSION}"` and `metrics=["mae"]`.'
         )
+    if are_answers(output):
+        return indices
     highest = max(classes, 2) - 1
     if indices.size and (indices.min() < 0 or indices.max() > highest):
         wrong = indices[(indices < 0) | (indices > highest)].flat[0]
@@ -169,12 +179,14 @@ def task_of(
 
     Returns:
         `"regression"` with metrics of errors only; `"multilabel"` for a sigmoid of several units
-        with labels of its shape, all 0 or 1, of which a row does not hold exactly one 1; else
-        `"classification"`.
+        with labels of its shape, all 0 or 1, of which a row does not hold exactly one 1, and for
+        yes and no of several units without labels of one class; else `"classification"`.
     """
     if measures_errors:
         return REGRESSION
     several = output.ndim > 1 and output.shape[-1] > 1
+    if several and output.dtype.kind == "b":
+        return MULTILABEL if labels is None or labels.shape == output.shape else CLASSIFICATION
     if sigmoid and several and labels is not None and labels.shape == output.shape:
         zeros_and_ones = labels.dtype.kind in "fiub" and np.isin(labels, (0, 1)).all()
         if zeros_and_ones and (labels.sum(axis=-1) != 1).any():

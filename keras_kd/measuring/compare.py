@@ -277,7 +277,7 @@ def compare(
     position = output_position(names, output)
     answer = Reference(model, names, position, path)
     end = file_end(runtime.file, position) or answer.end
-    scores = Scores(names[position], end, from_logits, task or "classification")
+    scores = Scores(names[position], end, from_logits, task)
     positions = Positions(position)
     layers = LayerComparison(model, path) if per_layer else None
 

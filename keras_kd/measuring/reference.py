@@ -74,9 +74,11 @@ class Reference:
         return end
 
     def __call__(self, x: Any) -> tuple[np.ndarray, list[np.ndarray | None]]:
-        """Return the output as float32, and the Keras mask of every output of the file."""
+        """Return the output, numbers as float32, and the Keras mask of every output of the file."""
         x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
         with without_retracing_warnings():
             outputs, masks = self._run(x)
-        chosen = keras.ops.cast(outputs[self._position], "float32")
+        chosen = outputs[self._position]
+        if keras.backend.is_float_dtype(chosen.dtype):
+            chosen = keras.ops.cast(chosen, "float32")
         return np.asarray(chosen), [None if mask is None else np.asarray(mask) for mask in masks]

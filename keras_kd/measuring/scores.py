@@ -10,6 +10,7 @@ from keras_kd.measuring.answers import (
     MULTILABEL,
     REGRESSION,
     answers,
+    are_answers,
     class_indices,
     task_of,
     unit_labels,
@@ -41,6 +42,7 @@ class Scores:
         name: The output.
         samples: How many samples were added.
         not_finite: How many of them have a NaN or infinite output.
+        without_model: For how many of them the model alone has one, as integers have none.
         task: What the output was taken for.
         differences: Between the model's outputs and the file's.
     """
@@ -64,7 +66,7 @@ class Scores:
         self._readings = {way: _Reading(name, way, bins) for way in ways}
         self._probable = True
         self.differences = Differences()
-        self.samples = self.not_finite = 0
+        self.samples = self.not_finite = self.without_model = 0
 
     def add(
         self,
@@ -93,6 +95,9 @@ class Scores:
         self.samples += len(output)
         finite = np.isfinite(output.reshape(len(output), -1)).all(axis=1)
         self.not_finite += int(np.sum(~finite))
+        if reference is not None:
+            known = np.isfinite(reference.reshape(len(reference), -1)).all(axis=1)
+            self.without_model += int(np.sum(finite & ~known))
         if counted is not None:
             if labels is not None and labels.shape[: counted.ndim] == counted.shape:
                 labels = labels[counted]
@@ -117,9 +122,14 @@ class Scores:
             reading.add(output, labels, reference, self.task)
 
     def warn_of_not_finite(self, path: Any) -> None:
-        """Warn of samples for which the file gives no numbers."""
+        """Warn of samples for which the file or its model gives no numbers."""
         if self.not_finite:
             warn_user(f"'{path}' gives NaN or infinite outputs for {self.not_finite} samples.")
+        if self.without_model:
+            warn_user(
+                f"The model gives NaN or infinite outputs for {self.without_model} samples, for "
+                f"which '{path}' gives numbers: they count as different. Check `data` for NaN."
+            )
 
     @property
     def _reading(self) -> _Reading:
@@ -171,13 +181,17 @@ class _Reading:
         expected = None if reference is None else answers(reference, task, self._threshold)
         answered = _are_numbers(output, given)
         if expected is not None:
-            self.same += int(np.sum((expected == given) & answered))
+            both = answered & _are_numbers(reference, expected)
+            self.same += int(np.sum((expected == given) & both))
             self.compared += given.size
         if labels is None:
             return
         units = output.shape[-1] if output.ndim > 1 else 1
+        chosen = are_answers(output) and task != MULTILABEL
         if self.counts is None or self.model_counts is None:
             classes = units if task == MULTILABEL else max(units, 2)
+            # Of how many classes a model chooses, its output does not tell.
+            classes = 0 if chosen else classes
             self.counts, self.model_counts = ClassCounts(classes), ClassCounts(classes)
         if task == MULTILABEL:
             indices = unit_labels(labels, output)
@@ -189,6 +203,8 @@ class _Reading:
         self.counts.add(indices, given, answered)
         if expected is not None:
             self.model_counts.add(indices, expected, _are_numbers(reference, expected))
+        if chosen:
+            return
         self.calibration.add(confidences(output, self._from_logits), indices == given)
 
 
@@ -203,7 +219,7 @@ class ClassCounts:
     An output that is NaN counts as a wrong answer, of no class.
 
     Args:
-        classes: Number of classes.
+        classes: Number of classes; 0 where it is not known, which counts right answers alone.
 
     Attributes:
         right: How many answers were right.
@@ -229,6 +245,9 @@ class ClassCounts:
             answered: Which of them are answers.
         """
         self.total += labels.size
+        if not self._classes:
+            self.right += int(np.sum((labels == answers) & answered))
+            return
         self._labels += np.bincount(labels.ravel(), minlength=self._classes)
         labels, answers = labels[answered], answers[answered]
         right = labels[labels == answers]
@@ -258,7 +277,7 @@ class ClassCounts:
 
     def per_class(self) -> list[dict[str, Any]] | None:
         """Return `label`, `samples`, `accuracy` and `precision` of every class."""
-        if not self.total or self._classes > MOST_CLASSES:
+        if not self.total or not self._classes or self._classes > MOST_CLASSES:
             return None
         counts = zip(self._labels, self._answers, self._right, strict=True)
         return [
@@ -273,7 +292,7 @@ class ClassCounts:
 
     def confusion(self) -> list[list[int]] | None:
         """Return the samples by label (row) and answer (column)."""
-        if not self.total or self._pairs is None:
+        if not self.total or not self._classes or self._pairs is None:
             return None
         matrix: list[list[int]] = self._pairs.reshape(self._classes, self._classes).tolist()
         return matrix

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_kd.data.input import Input
 from keras_kd.data.numpy_batches import iterate, joined
+from keras_kd.data.taught_inputs import TaughtInputs
 
 IMAGE = Input("image", (None, 4), np.dtype("float32"))
 TOKENS = Input("tokens", (None, 3), np.dtype("int32"))
@@ -125,3 +126,32 @@ def test_some_samples_of_arrays_cover_all_of_them():
     batches = [(X[i : i + 3], np.arange(i, i + 3)) for i in (0, 3, 6)]
     found = list(iterate(batches, [IMAGE], 32, "data", 4))
     np.testing.assert_array_equal(np.concatenate([b.y for b in found]), [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("values", [0.5, np.nan, 2, -1])
+def test_a_boolean_input_takes_zeros_and_ones(values):
+    target = Input("known", (None, 3), np.dtype("bool"))
+    with pytest.raises(TypeError, match="the boolean input 'known'"):
+        list(iterate(np.full((2, 3), values), [target], 32, "data"))
+    (batch,) = iterate(np.array([[0.0, 1.0, 1.0]]), [target], 32, "data")
+    np.testing.assert_array_equal(batch.inputs["known"], [[False, True, True]])
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+@pytest.mark.parametrize("form", ["arrays", "batches", "examples", "iterable", "function"])
+def test_the_outputs_of_a_teacher_are_no_labels(labeled, form):
+    taught = TaughtInputs(X, np.ones((10, 2), np.float32), {"hidden": X})
+    data = (taught, np.arange(10)) if labeled else taught
+    element = data if labeled else (data,)
+    examples = tf.data.Dataset.from_tensor_slices(element)
+    data = {
+        "arrays": data,
+        "batches": examples.batch(10),
+        "examples": examples,
+        "iterable": [element],
+        "function": lambda: iter([element]),
+    }[form]
+    (batch,) = iterate(data, [IMAGE], 32, "data")
+    np.testing.assert_array_equal(batch.inputs["image"], X)
+    np.testing.assert_array_equal(batch.x, X)
+    assert batch.y is None if not labeled else (batch.y == np.arange(10)).all()

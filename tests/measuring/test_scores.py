@@ -149,3 +149,47 @@ def test_what_is_not_a_number_is_no_right_answer() -> None:
     scores.add(output, np.array([[1, 0], [0, 0], [0, 1], [0, 0]]), None)
     assert scores.accuracy == 5 / 8
     assert [row["accuracy"] for row in scores.counts.per_class()] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 2), (2, 2, 1)])
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8"])
+def test_integers_are_the_classes_that_a_model_chooses(shape, dtype):
+    output = np.array([3, 7, 1, 0], dtype).reshape(shape)
+    reference = np.array([3, 2, 1, 1], dtype).reshape(shape)
+    labels = np.array([3, 7, 2, 0])
+    labels = labels.reshape(shape[:-1] if shape[-1] == 1 else shape)
+    scores = Scores("out", end="linear")
+    if shape == (2, 2):  # units of a sample
+        scores.add(output, np.array([1, 0]), reference)
+        assert (scores.accuracy, scores.agreement) == (1.0, 0.5)
+        return
+    for _ in range(2):
+        scores.add(output, labels, reference)
+    assert (scores.accuracy, scores.model_accuracy) == (0.75, 0.25)
+    assert scores.agreement == 0.5
+    assert scores.differences.largest == 5.0
+    assert scores.counts.per_class() is None and scores.counts.confusion() is None
+    assert scores.calibration.result() is None
+
+
+def test_yes_and_no_of_units_are_compared_unit_by_unit():
+    output = np.array([[True, True, False], [False, False, True]])
+    reference = np.array([[True, False, False], [False, True, True]])
+    scores = Scores("out", task=None)
+    scores.add(output, None, reference)
+    assert (scores.task, scores.agreement) == ("multilabel", pytest.approx(4 / 6))
+    scores = Scores("out")
+    scores.add(output, reference.astype(int), None)
+    assert scores.accuracy == pytest.approx(4 / 6)
+    assert accuracy((output, np.array([0, 2]))) == 1.0  # one class per sample
+
+
+def test_a_model_without_numbers_agrees_with_nothing():
+    output = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    reference = np.array([[np.nan, np.nan], [0.0, 1.0], [np.inf, 0.0]])
+    scores = Scores("out", end="linear")
+    scores.add(output, None, reference)
+    assert (scores.not_finite, scores.without_model) == (0, 2)
+    assert scores.agreement == pytest.approx(1 / 3)
+    with pytest.warns(UserWarning, match=r"The model gives NaN .* 2 samples, .*'a\.tflite'"):
+        scores.warn_of_not_finite("a.tflite")
