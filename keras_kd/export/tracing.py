@@ -46,7 +46,9 @@ def masks_in_range() -> Iterator[None]:
         if i is None or tf.get_static_value(inputs[i]).max() > 0 or inputs[3 - i].shape.rank == 0:
             return None
         branches = list(inputs[1:])
-        branches[i - 1] = tf.reduce_min(branches[2 - i], -1, keepdims=True) - _HIDDEN
+        # Of the whole sample: a maximum may be taken along any axis.
+        axes = list(range(1, branches[2 - i].shape.rank)) or [-1]
+        branches[i - 1] = tf.reduce_min(branches[2 - i], axes, keepdims=True) - _HIDDEN
         return [tf.where(inputs[0], *branches)]
 
     with changed_outputs(change):

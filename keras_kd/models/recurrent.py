@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
+from keras_kd.losses.shared.base import zero_masked
 from keras_kd.models.graph import flat_layers
 
 CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
@@ -17,13 +19,46 @@ CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell
 def unrolled(model: keras.Model, active: bool) -> Iterator[None]:
     """Let recurrent layers write one copy of their cell per step for the duration of a trace."""
     changed = [layer for layer in recurrent_layers(model) if not layer.unroll] if active else []
+    reversing = [
+        layer
+        for layer in changed
+        if layer.go_backwards and layer.zero_output_for_mask and "inner_loop" not in vars(layer)
+    ]
     try:
         for layer in changed:
             layer.unroll = True
+        for layer in reversing:
+            object.__setattr__(layer, "inner_loop", _reversed_by_mask(layer))
         yield
     finally:
         for layer in changed:
             layer.unroll = False
+        for layer in reversing:
+            object.__delattr__(layer, "inner_loop")
+
+
+def _reversed_by_mask(layer: Any) -> Callable[..., Any]:
+    """Return a layer's loop with zeros at masked steps of the reversed sequence.
+
+    Unrolled, Keras sets them to zero by the mask of the sequence before it is reversed.
+    """
+    loop = layer.inner_loop
+
+    def inner_loop(*args: Any, **kwargs: Any) -> Any:
+        layer.zero_output_for_mask = False
+        try:
+            last, outputs, states = loop(*args, **kwargs)
+        finally:
+            layer.zero_output_for_mask = True
+        mask = inspect.signature(loop).bind(*args, **kwargs).arguments.get("mask")
+        mask = mask[0] if isinstance(mask, (list, tuple)) else mask
+        if mask is not None:
+            mask = keras.ops.flip(keras.ops.cast(mask, "bool"), axis=1)
+            last = zero_masked(last, mask[:, -1])
+            outputs = zero_masked(outputs, mask)
+        return last, outputs, states
+
+    return inner_loop
 
 
 def recurrent_layers(model: keras.Model) -> list[Any]:

@@ -81,3 +81,35 @@ def test_only_large_negative_numbers_are_masks(number, expected, last):
             return tf.where(mask, x, number) if last else tf.where(~mask, number, x)
 
     np.testing.assert_allclose(select(), [[1.0, -3.0, expected]])
+
+
+@pytest.mark.parametrize("axis", [1, 2, (1, 2)])
+def test_a_maximum_leaves_masked_numbers_out_along_every_axis(axis):
+    x = np.random.default_rng(0).normal(size=(4, 5, 6)).astype("float32")
+    mask = np.ones(x.shape, bool)
+    mask[:, 3:], mask[:, :, 4:] = False, False
+    x[~mask] = 50.0
+
+    @tf.function
+    def largest():
+        with masks_in_range():
+            return tf.reduce_max(tf.where(mask, x, -1e9), axis)
+
+    expected, given = np.where(mask, x, -1e9).max(axis), largest().numpy()
+    np.testing.assert_array_equal(given[expected > -1e8], expected[expected > -1e8])
+    assert (given[expected < -1e8] < -8.0).all()  # less than the sample's smallest number
+
+
+def test_the_int8_file_of_a_maximum_over_unmasked_steps(tmp_path):
+    x, known = keras.Input((6, 4), name="x"), keras.Input((6,), name="known")
+    kept = keras.ops.where(keras.ops.expand_dims(known > 0, -1), x, -1e9)
+    model = keras.Model([x, known], keras.ops.max(kept, axis=1))
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(64, 6, 4)).astype("float32")}
+    data["known"] = (np.arange(6) < rng.integers(2, 7, (64, 1))).astype("float32")
+    data["x"][data["known"] == 0] = 9.0
+    path = kd.export_tflite(
+        model, tmp_path / "a.tflite", "int8", data, calibration="minmax", verbose=False
+    )
+    (given,) = LiteRuntime(path).predict(data).values()
+    np.testing.assert_allclose(given, model([data["x"], data["known"]]), atol=0.1)
