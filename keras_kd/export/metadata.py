@@ -162,11 +162,12 @@ def check_fits(
 def _check_channels(
     preprocessing: Mapping[str, Any], name: str, shape: Sequence[int | None]
 ) -> None:
-    if None in shape[1:2] or None in shape[-1:]:
+    sizes = tuple(shape[1:]) or (1,)  # of a sample, which may be one number
+    if (last := sizes[-1]) is None:
         return
-    channels = {shape[-1] if len(shape) > 1 else 1}
-    if len(shape) == 4 and shape[1] < shape[-1]:  # type: ignore[operator]
-        channels.add(shape[1])  # channels first
+    channels = {last}
+    if len(sizes) == 3 and sizes[0] is not None and sizes[0] < last:
+        channels.add(sizes[0])  # channels first
     for key in ("scale", "mean", "std"):
         count = np.size(preprocessing.get(key, 0.0))
         if count != 1 and count not in channels:
