@@ -57,7 +57,8 @@ class Distiller(Trainer):
             `keras_kd.teachers.Ensemble`. A dictionary with a single entry counts as that entry,
             unless the student returns a dictionary too. `None` if the data contains the
             teacher's outputs, as `keras_kd.teachers.TaughtInputs`.
-        student: The `keras.Model` to train; it ends in logits of the same shape.
+        student: The `keras.Model` to train; it ends in logits of the same shape. Its loss is that
+            of `compile`: a `train_step` or `compute_loss` of its own class is not used.
         distillation_losses: One of, or a list of: losses of `keras_kd.losses` on the outputs,
             `keras_kd.Hint`s, losses of `keras.distillation`. For models with several outputs an
             element may be a structure of losses like the outputs', with `None` where an output
