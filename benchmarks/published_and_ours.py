@@ -110,39 +110,68 @@ def losses_table(measured):
     return markdown_table(rows)
 
 
-# The rows that are compared, by example: the same student, alone and taught.
-PAIRS = {
-    "image_classification": ("student alone", "distilled"),
-    "image_segmentation": ("student alone", "distilled"),
-    "object_detection": ("student alone", "distilled"),
-    "text_classification": ("two layers, alone", "two layers, distilled"),
-    "language_model_perplexity": ("student alone", "distilled"),
-    "speech_commands": ("student alone", "distilled"),
-    "ranking": ("student alone", "distilled"),
-    "regression": ("student alone", "regressed to the teacher"),
-    "compress_a_pretrained_model": ("shrunk, alone", "shrunk, distilled"),
-}
+# What is compared: the example, what its row is called, the same student alone and taught.
+PAIRS = (
+    ("image_classification", "image classification", "student alone", "distilled"),
+    ("image_segmentation", "image segmentation, a tenth has masks", "student alone", "distilled"),
+    (
+        "image_segmentation",
+        "image segmentation, int8, alone with all masks",
+        "student alone, all masks, int8",
+        "distilled, int8",
+    ),
+    ("object_detection", "object detection, a tenth has boxes", "student alone", "distilled"),
+    ("text_classification", "text, 1,000 labels", "two layers, alone", "two layers, distilled"),
+    ("language_model_perplexity", "language model", "student alone", "distilled"),
+    ("speech_commands", "speech commands", "student alone", "distilled"),
+    ("ranking", "ranking", "student alone", "distilled"),
+    ("regression", "regression", "student alone", "regressed to the teacher"),
+    (
+        "compress_a_pretrained_model",
+        "compress a pretrained model",
+        "shrunk, alone",
+        "shrunk, distilled",
+    ),
+)
 SMALLER_IS_BETTER = ("perplexity", "rmse")
+
+
+def task_row(title, metric, teacher, alone, taught):
+    """Return the row of a task, from the values of its seeds."""
+    sign = -1 if metric in SMALLER_IS_BETTER else 1
+    gains = interval([sign * (a - b) for a, b in zip(taught, alone, strict=True)])
+    digits = 3 if metric == "rmse" else 2
+    cells = [f"{statistics.mean(values):.{digits}f}" for values in (teacher, alone, taught)]
+    shown = metric.replace("_", " ") + ("" if metric in SMALLER_IS_BETTER else ", %")
+    return (title, shown, *cells, as_text(gains, digits), verdict(gains))
 
 
 def tasks_table(folder):
     """Return the table of the examples: what teaching was worth on each task."""
     rows = [("example", "metric", "teacher", "student alone", "taught", "gain", "a gain?")]
-    for name, titles in PAIRS.items():
+    for name, row, *titles in PAIRS:
         kept = json.loads((folder / f"{name}.json").read_text())
         metric = kept["metric"]
         scale = 1.0 if metric in SMALLER_IS_BETTER else 100.0
-        teacher, alone, taught = (
+        values = (
             [scale * value for value in kept["files"][title]["values"]]
             for title in ("teacher", *titles)
         )
-        sign = -1 if metric in SMALLER_IS_BETTER else 1
-        gains = interval([sign * (a - b) for a, b in zip(taught, alone, strict=True)])
-        digits = 2 if scale == 100.0 or metric == "perplexity" else 3
-        cells = [f"{statistics.mean(values):.{digits}f}" for values in (teacher, alone, taught)]
-        title = name.removesuffix("_perplexity").replace("_", " ")
-        shown = metric.replace("_", " ") + (", %" if scale == 100.0 else "")
-        rows.append((title, shown, *cells, as_text(gains, digits), verdict(gains)))
+        rows.append(task_row(row, metric, *values))
+    return markdown_table(rows)
+
+
+def reviews_table(measured):
+    """Return the table of the students of IMDB, all of whose reviews have labels."""
+    rows = [("student", "metric", "teacher", "student alone", "taught", "gain", "a gain?")]
+    students = measured["students"]
+    kinds = dict.fromkeys(key.split("_")[0] for key in students)
+    for kind in kinds:
+        alone, taught = (
+            [files["int8"]["test"] for key, files in students.items() if key.startswith(start)]
+            for start in (f"{kind}_alone_", f"{kind}_taught_")
+        )
+        rows.append(task_row(kind, "accuracy", [measured["teacher"]["test"]], alone, taught))
     return markdown_table(rows)
 
 
@@ -164,13 +193,14 @@ def bits_table(files):
 
 def tables(folder=KEPT):
     """Return the tables of the page, by what each is made from."""
-    losses, bits = (
+    losses, reviews, bits = (
         json.loads((folder / f"{name}.json").read_text())
-        for name in ("losses_fashion_mnist", "quantize_resnet8")
+        for name in ("losses_fashion_mnist", "imdb_students", "quantize_resnet8")
     )
     return {
         "losses_fashion_mnist.json": losses_table(losses),
         "examples": tasks_table(folder / "examples"),
+        "imdb_students.json": reviews_table(reviews),
         "quantize_resnet8.json": bits_table(bits),
     }
 

@@ -9,6 +9,7 @@ def test_runs_in_quick_mode(run_quick):
         "teacher",
         "student alone",
         "student alone, int8",
+        "student alone, all masks, int8",
         "distilled",
         "distilled, int8",
         "distilled, quantization-aware, int8",
