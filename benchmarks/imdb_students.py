@@ -93,11 +93,10 @@ def teacher_of(encoder, length, frozen):
 
 
 def narrow_embedding(backbone, columns):
-    """Return an embedding of the table's largest principal components, and their directions."""
+    """Return an embedding of the table's largest principal components."""
     table = backbone.token_embedding.get_weights()[0]
-    directions = np.linalg.eigh(table.T @ table)[1][:, -columns:]
-    table = table @ directions
-    return keras.layers.Embedding(*table.shape, weights=table), directions
+    table = table @ np.linalg.eigh(table.T @ table)[1][:, -columns:]
+    return keras.layers.Embedding(*table.shape, weights=table)
 
 
 def transformer(backbone, length, columns):
@@ -105,7 +104,7 @@ def transformer(backbone, length, columns):
     import keras_hub
 
     tokens = keras.Input((length,), dtype="int32", name="tokens")
-    x = narrow_embedding(backbone, columns)[0](tokens)
+    x = narrow_embedding(backbone, columns)(tokens)
     x = keras.layers.Dropout(0.2)(x)
     x = keras.layers.Conv1D(128, 5, padding="same", activation="relu")(x)
     x = keras.layers.MaxPooling1D(4)(x)
@@ -125,7 +124,7 @@ def transformer(backbone, length, columns):
 def convolutions(backbone, length, columns):
     """Return two convolutions over a narrow embedding."""
     tokens = keras.Input((length,), dtype="int32", name="tokens")
-    x = narrow_embedding(backbone, columns)[0](tokens)
+    x = narrow_embedding(backbone, columns)(tokens)
     x = keras.layers.Dropout(0.2)(x)
     for _ in range(2):
         x = keras.layers.Conv1D(64, 5, padding="same", activation="relu")(x)

@@ -134,6 +134,7 @@ PAIRS = (
     ),
 )
 SMALLER_IS_BETTER = ("perplexity", "rmse")
+TASK_COLUMNS = ("metric", "teacher", "student alone", "taught", "gain", "a gain?")
 
 
 def task_row(title, metric, teacher, alone, taught):
@@ -148,7 +149,7 @@ def task_row(title, metric, teacher, alone, taught):
 
 def tasks_table(folder):
     """Return the table of the examples: what teaching was worth on each task."""
-    rows = [("example", "metric", "teacher", "student alone", "taught", "gain", "a gain?")]
+    rows = [("example", *TASK_COLUMNS)]
     for name, row, *titles in PAIRS:
         kept = json.loads((folder / f"{name}.json").read_text())
         metric = kept["metric"]
@@ -163,10 +164,9 @@ def tasks_table(folder):
 
 def reviews_table(measured):
     """Return the table of the students of IMDB, all of whose reviews have labels."""
-    rows = [("student", "metric", "teacher", "student alone", "taught", "gain", "a gain?")]
+    rows = [("student", *TASK_COLUMNS)]
     students = measured["students"]
-    kinds = dict.fromkeys(key.split("_")[0] for key in students)
-    for kind in kinds:
+    for kind in dict.fromkeys(key.split("_")[0] for key in students):
         alone, taught = (
             [files["int8"]["test"] for key, files in students.items() if key.startswith(start)]
             for start in (f"{kind}_alone_", f"{kind}_taught_")

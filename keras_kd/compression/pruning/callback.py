@@ -228,7 +228,7 @@ class PruningCallback(keras.callbacks.Callback):
         )
 
     def _warn(self, text: str) -> None:
-        """Warn of zeros that are missing; of kernels that are NaN or infinite the loss tells."""
+        """Warn about missing zeros, unless a kernel is NaN or infinite: the loss shows that."""
         weights = [weight for found in self.kernels.values() for weight in found]
         values = [keras.ops.convert_to_numpy(weight.variable.value) for weight in weights]
         if all(np.isfinite(value.astype("float32")).all() for value in values):
