@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_kd.distilling.hints import Hint
 from keras_kd.losses.kl_divergence import kl_divergence
 from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.losses.shared.masks import get_keras_mask
-from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
+from keras_kd.losses.shared.weighting import spread, weighted_mean, weights_by_sample
 from keras_kd.models.structures import at, leaves
 from keras_kd.system.names import snake_case
 
@@ -202,11 +203,22 @@ def compute_keras_loss(loss: Any, teacher: Any, student: Any, sample_weight: Any
             mask = get_keras_mask(at(student, path))
             if mask is not None and len(mask.shape) > len(values.shape):
                 mask = None
-            value = weighted_mean(values, weight, mask)
-            if getattr(part, "reduction", None) == "sum":
-                value = value * ops.cast(ops.size(values), value.dtype)
-            total += value
+            total += _reduced(values, weight, mask, getattr(part, "reduction", None))
     return total
+
+
+def _reduced(values: Any, weight: Any, mask: Any, reduction: str | None) -> Any:
+    """Reduce values as the `reduction` of a loss of Keras says; all but two are a mean.
+
+    An objective divides by the number of replicas: what these sum is a sum all the same.
+    """
+    mean, ones = weighted_mean(values, weight, mask), ops.ones_like(values)
+    if reduction == "sum":
+        counted = ones if mask is None else ones * spread(ops.cast(mask, ones.dtype), ones, "mask")
+        return mean * ops.sum(counted) * tf.distribute.get_strategy().num_replicas_in_sync
+    if reduction == "mean_with_sample_weight" and weight is not None:
+        return ops.divide_no_nan(mean, weighted_mean(ones, weight, mask))
+    return mean
 
 
 def _values(part: Any, teacher: Any, student: Any, temperature: float | None) -> Any:

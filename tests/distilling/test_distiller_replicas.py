@@ -51,8 +51,8 @@ def ours():
     ]
 
 
-def of_keras():
-    kl = keras.losses.KLDivergence()
+def of_keras(reduction="sum_over_batch_size"):
+    kl = keras.losses.KLDivergence(reduction=reduction)
     return [keras.distillation.LogitsDistillation(2.0, kl), kd.Hint("hidden", "hidden")]
 
 
@@ -77,6 +77,7 @@ def run_peers():
 for name, train in (
     ("ours", lambda: run(ours, [0.5])),
     ("of_keras", lambda: run(of_keras, [0.5])),
+    ("of_keras_sum", lambda: run(lambda: of_keras("sum"), [0.5])),
     ("mutual", run_peers),
 ):
     single = train()
@@ -96,7 +97,7 @@ def results(run_on_two_devices):
     return run_on_two_devices(SCRIPT)
 
 
-@pytest.mark.parametrize("losses", ["ours", "of_keras", "mutual"])
+@pytest.mark.parametrize("losses", ["ours", "of_keras", "of_keras_sum", "mutual"])
 @pytest.mark.promise
 def test_two_devices_train_as_one(results, losses):
     result = results[losses]
@@ -104,7 +105,7 @@ def test_two_devices_train_as_one(results, losses):
     assert result["weights"] < 1e-5
 
 
-@pytest.mark.parametrize("losses", ["ours", "of_keras", "mutual"])
+@pytest.mark.parametrize("losses", ["ours", "of_keras", "of_keras_sum", "mutual"])
 @pytest.mark.promise
 def test_two_devices_log_as_one(results, losses):
     result = results[losses]

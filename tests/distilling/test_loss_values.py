@@ -177,6 +177,25 @@ def test_a_sum_stays_a_sum():
     assert float(compute_keras_loss(loss, teacher, student)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [Logits, Feature], ids=["logits", "feature"])
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight", "mean", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_reductions_are_those_of_keras(loss, reduction, weighted, masked):
+    part = keras.losses.MeanSquaredError(reduction=reduction)
+    teacher, student = map(keras.ops.convert_to_tensor, rng_arrays(6, 5, 4))
+    weight = np.linspace(0.5, 2, 30).reshape(6, 5).astype("float32") if weighted else None
+    mask = np.arange(30).reshape(6, 5) % 3 != 1
+    temperature = {"temperature": 1.0} if loss is Logits else {}
+    if masked:
+        keras.src.backend.set_keras_mask(student, keras.ops.convert_to_tensor(mask))
+    # Without a reduction Keras's distillation takes the mean.
+    like = keras.losses.MeanSquaredError(reduction="mean" if reduction == "none" else reduction)
+    expected = like(teacher, student, sample_weight=weight)
+    found = compute_keras_loss(loss(loss=part, **temperature), teacher, student, weight)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
 def test_structures_with_none_to_skip():
     teacher, student = rng_arrays(6, 4)
     loss = Logits(2.0, {"a": None, "b": "kl_divergence"})
