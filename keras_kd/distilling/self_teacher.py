@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_kd.losses.shared.base import widened
 from keras_kd.models.copying import clone_uncompiled, copy_state
 from keras_kd.system.arguments import number
 
@@ -75,6 +76,8 @@ class SelfTeacher(keras.callbacks.Callback):
         self.teacher = clone_uncompiled(student)
         copy_state(student, self.teacher)
         self.teacher.trainable = False
+        # In half precision a step of the average would round to nothing: its sum is kept wide.
+        self._wide: dict[int, Any] = {}
         self._started = False
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -94,8 +97,12 @@ class SelfTeacher(keras.callbacks.Callback):
             self._move(0.0)
 
     def _move(self, momentum: float) -> None:
-        for mean, new in zip(self.teacher.weights, self.student.weights, strict=True):
-            if keras.backend.is_float_dtype(mean.dtype):
-                mean.assign(momentum * mean + (1.0 - momentum) * keras.ops.cast(new, mean.dtype))
-            else:
+        pairs = zip(self.teacher.weights, self.student.weights, strict=True)
+        for i, (mean, new) in enumerate(pairs):
+            if not keras.backend.is_float_dtype(mean.dtype):
                 mean.assign(new)
+                continue
+            exact = momentum * self._wide.get(i, widened(mean)) + (1.0 - momentum) * widened(new)
+            if mean.dtype in ("float16", "bfloat16"):
+                self._wide[i] = exact
+            mean.assign(keras.ops.cast(exact, mean.dtype))

@@ -61,6 +61,24 @@ def test_the_teacher_is_the_exponential_average_of_the_student():
     assert np.abs(recorded.students[-1][-2] - first[-2]).max() > 0.05
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("momentum", [0.9, 0.999])
+def test_the_average_moves_in_half_precision_too(dtype, momentum):
+    keras.utils.set_random_seed(0)
+    student = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype=dtype)])
+    average = kd.SelfTeacher(student, momentum)
+    first = [np.array(keras.ops.cast(w, "float64")) for w in student.weights]
+    average.on_train_batch_begin(0)
+    for weight in student.weights:
+        weight.assign(weight + 0.5)
+    later = [np.array(keras.ops.cast(w, "float64")) for w in student.weights]
+    for step in range(300):
+        average.on_train_batch_end(step)
+    for mean, before, after in zip(average.teacher.weights, first, later, strict=True):
+        expected = after + momentum**300 * (before - after)
+        np.testing.assert_allclose(keras.ops.cast(mean, "float64"), expected, rtol=5e-3, atol=1e-4)
+
+
 def test_without_momentum_it_is_the_student_of_the_epoch_before():
     _, _, first, recorded = run(None)
     for step, expected in ((0, first), (1, first), (2, recorded.students[1])):
