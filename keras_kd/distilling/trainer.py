@@ -198,7 +198,8 @@ class Trainer(keras.Model):
         of_keras = argument_names(keras.layers.Layer.__init__)
         known = [*constructor_arguments(type(self)), *of_keras]
         refuse_unknown(type(self).__name__, kwargs, dict.fromkeys(known))
-        super().__init__(**kwargs)
+        # With a policy of half precision Keras would round inputs before the student sees them.
+        super().__init__(**{"autocast": False, **kwargs})
 
     @property
     def by_epoch(self) -> bool:

@@ -209,7 +209,8 @@ class Ensemble:
 
 class _Evaluated(keras.Model):
     def __init__(self, ensemble: Ensemble) -> None:
-        super().__init__(name=ensemble.name)
+        # The members decide what their inputs are rounded to.
+        super().__init__(name=ensemble.name, autocast=False)
         # Keras would take the members for layers of this model.
         object.__setattr__(self, "ensemble", ensemble)
         self.built = True

@@ -160,3 +160,36 @@ def test_single_weights_without_decay_are_of_one_model_only():
     optimizer.exclude_from_weight_decay(var_list=network().trainable_weights[:1])
     with pytest.raises(ValueError, match="var_names="):
         fresh_optimizer(optimizer)
+
+
+def in_policy(policy, make):
+    keras.config.set_dtype_policy(policy)
+    try:
+        return make()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("kind", ["distiller", "mutual"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
+def test_inputs_are_not_rounded_before_the_student_sees_them(kind, policy):
+    def scaled(width):
+        # Numbers above 65,504 are infinite in float16.
+        scaling = keras.layers.Rescaling(1e-5, offset=-3.0, dtype="float32")
+        layers = [keras.Input((4,), dtype="float32"), scaling, keras.layers.Dense(width)]
+        return keras.Sequential([*layers, keras.layers.Dense(2, dtype="float32")])
+
+    def make():
+        losses = kd.losses.KLDivergence()
+        if kind == "mutual":
+            return kd.MutualDistiller([scaled(4), scaled(3)], losses)
+        return kd.Distiller(scaled(6), scaled(4), losses)
+
+    keras.utils.set_random_seed(0)
+    model = in_policy(policy, make)
+    student = model.peers[0] if kind == "mutual" else model.student
+    x = np.random.default_rng(0).normal(3e5, 1e3, (16, 4)).astype("float32")
+    expected = student.predict(x, verbose=0)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+    np.testing.assert_array_equal(model(x), student(x))

@@ -199,6 +199,21 @@ def test_evaluate_gives_accuracy_and_loss_of_the_combined_logits():
     assert results == {"loss": pytest.approx(-np.log(p[np.arange(50), y]).mean(), rel=1e-5)}
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_evaluate_does_not_round_the_inputs_of_the_members(policy):
+    rng = np.random.default_rng(0)
+    x = rng.normal(3e5, 1e3, (64, 4)).astype("float32")
+    keras.utils.set_random_seed(0)
+    scaling = keras.layers.Rescaling(1e-3, offset=-300.0)
+    member = keras.Sequential([keras.Input((4,)), scaling, keras.layers.Dense(3)])
+    y = member.predict(x, verbose=0).argmax(-1)
+    keras.config.set_dtype_policy(policy)
+    try:
+        assert Ensemble([member]).evaluate(x, y, verbose=0)["accuracy"] == 1.0
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def test_evaluate_of_one_unit_answers_above_zero():
     z = np.array([[-1.0], [0.3], [0.7], [2.0]], "float32")
     ensemble = Ensemble([lambda x: x, lambda x: x], combine="logits")
