@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_kd.losses.kl_divergence import kl_divergence
 from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.system.arguments import number, scheduled
 
 
@@ -109,13 +110,30 @@ class LocalizationDistillation(DistillationLoss):
                 f"Received: edges of shape {edges}, classes of shape {shapes[1]}."
             )
 
+    def compute_loss(
+        self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any
+    ) -> Any:
+        """Return the mean weighed by the confidence of the positions that count."""
+        values, confidence = self._values(teacher, student)
+        if sample_weight is not None:
+            sample_weight = weights_by_sample(sample_weight, values)
+        if confidence is None:
+            return weighted_mean(values, sample_weight, mask)
+        # Zero confidence everywhere is zero loss.
+        total = ops.maximum(weighted_mean(confidence, mask=mask), 1e-12)
+        return weighted_mean(values * confidence, sample_weight, mask) / total
+
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return values `[batch, ...]` of which the mean is the loss."""
+        values, confidence = self._values(teacher, student)
+        if confidence is None:
+            return values
+        return values * confidence / ops.maximum(ops.mean(confidence), 1e-12)
+
+    def _values(self, teacher: Any, student: Any) -> tuple[Any, Any]:
+        """Return the loss and the confidence of each position; `None` without classes."""
         values = localization_distillation(teacher[0], student[0], self.bins, self.temperature)
         if len(teacher) < 2:
-            return values
+            return values, None
         confidence = ops.max(teacher[1], axis=-1)
-        if self.from_logits:
-            confidence = ops.sigmoid(confidence)
-        # Zero confidence everywhere is zero loss.
-        return values * confidence / ops.maximum(ops.mean(confidence), 1e-12)
+        return values, ops.sigmoid(confidence) if self.from_logits else confidence

@@ -6,6 +6,7 @@ import inspect
 import pathlib
 
 import keras
+import numpy as np
 import pytest
 
 from keras_kd import losses
@@ -94,3 +95,53 @@ def test_says_what_it_takes_and_where_it_comes_from(loss):
 def test_what_it_reads(loss):
     assert loss.reads_features == (loss.__name__ in FEATURE | RELATION)
     assert loss.uses_logits == (loss.__name__ in RESPONSE - {"BoundedRegression"})
+
+
+# Losses of one vector per sample, of maps with two sides, and of labels of whole samples.
+NO_SEQUENCES = {"CRD", "ClassConsistency", "ForegroundWeighted", "ReviewKD"}
+MADE = {
+    "AttentionRelation": {"heads": 2},
+    "LocalizationDistillation": {"bins": 2},
+    "MaskedGenerative": {"mask_ratio": 0.0},
+}
+
+
+def made(loss, shape):
+    """A loss for features of this shape, its variables made."""
+    arguments = dict(MADE.get(loss.__name__, {}))
+    if loss is losses.SRRL:
+        arguments["classifier"] = keras.layers.Dense(3)
+        arguments["classifier"].build((None, shape[-1]))
+    result = loss(**arguments)
+    if hasattr(result, "build"):
+        result.build((None, *shape[1:]), (None, *shape[1:]))
+    return result
+
+
+@pytest.mark.parametrize("side", ["teacher", "student"])
+@pytest.mark.parametrize(
+    "loss", [loss for loss in LOSSES if loss.__name__ not in NO_SEQUENCES], ids=lambda x: x.__name__
+)
+def test_what_stands_at_masked_positions_does_not_count(loss, side):
+    rng = np.random.default_rng(0)
+    teacher, student, noise = (rng.normal(size=(4, 6, 4)).astype("float32") for _ in range(3))
+    mask = np.arange(6) < np.array([[6], [3], [2], [5]])
+    labels = student if loss is losses.BoundedRegression else rng.integers(0, 4, (4, 6))
+    tested = made(loss, teacher.shape)
+
+    def value(teacher, student):
+        tensors = {"teacher": [teacher, 0.5 * teacher], "student": [student, student**2]}
+        if loss.__name__.startswith("Attention") and tested.several_layers:
+            split = lambda x: x.reshape(4, 6, 2, 2)  # noqa: E731
+            tensors = {key: [split(x) for x in (*y, y[0])] for key, y in tensors.items()}
+        if loss is losses.LocalizationDistillation:
+            tensors["student"] = [student]
+        tensors = {k: list(map(keras.ops.convert_to_tensor, v)) for k, v in tensors.items()}
+        for tensor in tensors[side]:
+            keras.src.backend.set_keras_mask(tensor, keras.ops.convert_to_tensor(mask))
+        pair = tensors["teacher"], tensors["student"]
+        pair = pair if tested.several_layers else (pair[0][0], pair[1][0])
+        return float(tested(*pair, labels=labels))
+
+    garbage = [np.where(mask[..., None], x, 30 * noise) for x in (teacher, student)]
+    assert value(*garbage) == pytest.approx(value(teacher, student), rel=1e-4)

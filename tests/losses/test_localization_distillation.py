@@ -97,6 +97,23 @@ def test_probabilities_and_sample_weights(check):
     )
 
 
+@pytest.mark.parametrize("side", ["teacher", "student"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_confidence_of_masked_positions_does_not_count(check, side, weighted):
+    teacher, student = check.normal(2, 4, 4 * BINS), check.normal(2, 4, 4 * BINS)
+    classes = check.normal(2, 4, 3) if weighted else None
+    mask = np.array([[True, True, True, False], [True, True, False, False]])
+    kept = [x[mask][None] for x in (teacher, student)]
+    expected = formula(*kept, None if classes is None else classes[mask][None])
+    tensors = [np.where(mask[..., None], x, 9.0) for x in (teacher, student)]
+    tensors = [keras.ops.convert_to_tensor(x) for x in tensors]
+    keras.src.backend.set_keras_mask(tensors[side == "student"], keras.ops.convert_to_tensor(mask))
+    if classes is not None:
+        classes = np.where(mask[..., None], classes, 9.0)
+    value = both(LocalizationDistillation(BINS))(*tensors, classes)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
 def test_serialization():
     loss = LocalizationDistillation(16, 4.0, False, name="edges")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
