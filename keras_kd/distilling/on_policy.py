@@ -37,7 +37,8 @@ class OnPolicyDistiller(Distiller):
     `seed` and the optimizer's step decide which batches these are, and what is sampled: a training
     resumed by `keras_kd.BackupAndRestore` ends as an uninterrupted one. In the published algorithm
     each batch is the student's with probability `student_fraction`; here the batches are spread
-    evenly, so that the share holds in every part of the training.
+    evenly, so that the share holds in every part of the training. With `steps_per_execution=k`
+    the `k` batches of an execution are of one kind.
 
     Batches are `(inputs, labels, sample_weight)`, the last two optional, as a preprocessor of
     KerasHub makes them: `inputs` are `[batch, time]` token numbers, or a dictionary with
@@ -147,11 +148,14 @@ class OnPolicyDistiller(Distiller):
         """Return whether the student writes the batch of a step of the optimizer.
 
         Args:
-            step: Number of the step, counted from 0.
+            step: Number of the step, counted from 0; with `steps_per_execution` above 1, of the
+                first step of an execution.
         """
-        # Multiples of the golden ratio fill the interval evenly, whatever the length of an epoch.
+        # Multiples of the golden ratio fill the interval evenly, whatever the length of an epoch;
+        # those of every 21st, 34th or 55th step would stay where they begin.
         start = np.random.default_rng(self.seed).random()
-        return (start + step * 0.6180339887498949) % 1.0 < self.student_fraction
+        execution = step // self.steps_per_execution
+        return (start + execution * 0.6180339887498949) % 1.0 < self.student_fraction
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make two steps, on the data and on what the student writes, of which one is taken."""

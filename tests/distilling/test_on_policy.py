@@ -138,6 +138,29 @@ def test_the_share_holds_in_every_part_of_a_training(fraction):
         assert [other.writes_at(step) for step in range(99)] != written[:99]
 
 
+@pytest.mark.parametrize(("several", "seed"), [(1, 0), (8, 3), (13, 3), (34, 0), (34, 3)])
+def test_the_share_holds_with_several_steps_per_execution(several, seed):
+    written = tf.Variable(0)
+
+    def same(prompt, seeds):
+        written.assign_add(1)
+        return {**prompt, "padding_mask": keras.ops.ones_like(prompt["padding_mask"])}
+
+    student = keras.Sequential(
+        [keras.Input((2,), dtype="int32"), keras.layers.Embedding(VOCABULARY, VOCABULARY)]
+    )
+    teacher = keras.Sequential([keras.layers.Embedding(VOCABULARY, VOCABULARY)])
+    trainer = distiller(student, teacher=teacher, generate=same, seed=seed)
+    trainer.compile("sgd", CE, steps_per_execution=several)
+    executions = 20
+    steps = executions * several
+    tokens = np.ones((steps, 2), "int32")
+    trainer.fit(tokens, tokens, batch_size=1, shuffle=False, verbose=0)
+    assert abs(int(written) / steps - 0.5) <= 0.05
+    begun = [trainer.writes_at(step) for step in range(0, steps, several)]
+    assert int(written) == several * sum(begun)
+
+
 def test_a_step_is_that_of_the_loss_computed_by_hand():
     """SGD on the divergence at the written tokens, from the same weights, in float64."""
     student, teacher = network(0), network(1, scale=4.0)
