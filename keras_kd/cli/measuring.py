@@ -31,6 +31,7 @@ from keras_kd.litert.runtime import LiteRuntime
 from keras_kd.measuring.answers import CLASSIFICATION
 from keras_kd.measuring.reference import Reference
 from keras_kd.measuring.scores import Scores
+from keras_kd.models.outputs import name_outputs
 from keras_kd.report.numbers import ratio_text
 from keras_kd.system.text_table import text_table
 
@@ -201,7 +202,7 @@ class Measuring:
 
 def _scores(loaded: LoadedModel, data: Any) -> Scores:
     """Return what a model answers, counted as the answers of files are."""
-    name = loaded.keras_model.output_names[0]
+    (name,) = name_outputs(loaded.keras_model, loaded.keras_model.outputs)
     answer = Reference(loaded.model, [name], 0, loaded.path)
     scores = Scores(name, answer.end, task=CLASSIFICATION)
     for x, y in data:

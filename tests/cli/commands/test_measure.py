@@ -48,6 +48,27 @@ def test_files_beside_model_and_teacher(keras_kd_json, exported, distilled, work
     assert "max_bytes = 100000" in (work / "measured/recipe.toml").read_text()
 
 
+@pytest.mark.parametrize("units", [3, 1])
+@pytest.mark.parametrize("activation", [None, "probabilities"])
+def test_a_sequential_model_is_measured(keras_kd_json, tmp_path, units, activation):
+    if activation is not None:
+        activation = "sigmoid" if units == 1 else "softmax"
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(units, activation=activation)])
+    model.save(tmp_path / "model.keras")
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
+    logits = x @ model.weights[0].numpy()
+    y = (logits[:, 0] > 0).astype(int) if units == 1 else logits.argmax(-1)
+    y[:10] = 1 - np.minimum(y[:10], 1)
+    right = ((logits[:, 0] > 0) == y) if units == 1 else (logits.argmax(-1) == y)
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    words = ["measure", str(tmp_path / "model.keras"), "--data", str(tmp_path / "data.npz")]
+    code, result = keras_kd_json(*words)
+    assert code == 0
+    assert result["files"][0]["accuracy"] == right.mean() < 1
+    assert result["files"][0]["samples"] == 40
+
+
 def test_sizes_are_compared_with_the_teachers_own_file(keras_kd, exported):
     words = ["measure", exported, "--data", "test.npz", "--teacher", "big.keras"]
     _, out, _ = keras_kd(*words)
