@@ -369,7 +369,9 @@ def _candidates(run: Trials) -> list[Candidate]:
         if not sizes:
             raise ValueError(f"No candidate can be exported: {next(iter(errors.values()))}")
         run.not_exported = errors
+        measured = len(sizes)
         for name, (key, limit, by) in limits.items():
+            left_out = len(sizes) < measured
             sizes = {file: entry for file, entry in sizes.items() if entry[key] is not None}
             if not sizes:
                 raise ValueError(
@@ -377,12 +379,14 @@ def _candidates(run: Trials) -> list[Candidate]:
                     f"{options['device']}. Received: formats={list(options['formats'])}. Give "
                     '"int8" among the `formats`.'
                 )
-            smallest = min(sizes, key=lambda file: sizes[file][key])
-            if sizes[smallest][key] > limit * by:
-                unit = "ms" if key == "latency_ms" else "bytes"
+            least = min(sizes, key=lambda file: sizes[file][key])
+            if sizes[least][key] > limit * by:
+                what, unit = ("fastest", "ms") if key == "latency_ms" else ("smallest", "bytes")
+                # What another limit leaves out may be faster.
+                both = " together with `max_bytes`" if left_out else ""
                 raise ValueError(
-                    f"No candidate can keep `{name}`: the smallest file, of an untrained student "
-                    f"({smallest}), has {sizes[smallest][key]:,.5g} {unit}. Received: "
+                    f"No candidate can keep `{name}`{both}: the {what} file, of an untrained "
+                    f"student ({least}), has {sizes[least][key]:,.5g} {unit}. Received: "
                     f"{name}={limit:,}. Raise it, or give smaller `widths`, other `students` or "
                     "`formats` of fewer bits."
                 )

@@ -15,9 +15,9 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.planning.search import results, trials
-from keras_kd.planning.search.candidates import Space, make_space
+from keras_kd.planning.search.candidates import Candidate, Space, make_space
 from keras_kd.planning.search.results import finish
-from keras_kd.planning.search.search import _refuse_others, _seconds
+from keras_kd.planning.search.search import _candidates, _refuse_others, _seconds
 from keras_kd.planning.search.trials import Trials
 from keras_kd.report.pareto import pareto_front
 
@@ -238,6 +238,30 @@ def test_untrained_files_are_timed_as_trained_ones(monkeypatch):
     options = {"max_latency_ms": 2.0, "device": None, "measuring": {"threads": 2, "task": None}}
     assert Trials._latency(SimpleNamespace(options=options), pathlib.Path("a.tflite")) == 1.0
     assert given == {"threads": 2}
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_bytes": 50}, r"`max_bytes`: the smallest file.*\(small \|.*has 100 bytes"),
+        ({"max_latency_ms": 0.5}, r"`max_latency_ms`: the fastest file.*\(large \|.*has 1 ms"),
+        (
+            {"max_latency_ms": 2.0, "max_bytes": 150},
+            r"`max_latency_ms` together with `max_bytes`: the fastest file.*\(small \|.*has 9 ms",
+        ),
+    ],
+)
+def test_the_file_that_comes_nearest_to_a_limit_is_called_what_it_is(limits, said):
+    files = {"small": (100, 9.0), "large": (200, 1.0)}
+    made = [Candidate(name, "way", "none", "int8") for name in files]
+    figures = {name: {"bytes": b, "latency_ms": t} for name, (b, t) in files.items()}
+    run = SimpleNamespace(
+        options={**OPTIONS, "device": None, "formats": ["int8"], **limits},
+        space=SimpleNamespace(teachings={"way": {}}, candidates=lambda way: made),
+        untrained=lambda candidate: figures[candidate.student],
+    )
+    with pytest.raises(ValueError, match=said):
+        _candidates(run)
 
 
 def test_the_best_file_is_tested_beside_the_front_too(tmp_path, monkeypatch):
