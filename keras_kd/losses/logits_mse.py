@@ -33,7 +33,7 @@ class LogitsMSE(DistillationLoss):
     Args:
         name: Name of the loss. Defaults to `"logits_mse"`.
         standardize: Whether the mean and the spread of each row of logits are removed first, as
-            `StandardizedKL` does. Defaults to `False`.
+            `StandardizedKL` does; of two outputs or more. Defaults to `False`.
 
     Example:
 
@@ -51,6 +51,17 @@ class LogitsMSE(DistillationLoss):
     def __init__(self, name: str | None = None, standardize: bool = False) -> None:
         super().__init__(name)
         self.standardize = standardize
+
+    def check_shapes(self, teacher: Any, student: Any) -> None:
+        """Refuse unequal shapes, and a single output to standardize: it has no spread."""
+        super().check_shapes(teacher, student)
+        shape = tuple(student.shape)
+        if self.standardize and (len(shape) < 2 or shape[-1] == 1):
+            raise ValueError(
+                "LogitsMSE(standardize=True) divides by the spread over outputs of shape "
+                f"[batch, ..., classes], two or more. Received: shape {shape}. Leave out "
+                "`standardize`."
+            )
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the mean squared difference of each sample or position, `[batch, ...]`."""

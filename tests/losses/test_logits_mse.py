@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from keras_kd.losses import LogitsMSE
 
@@ -25,3 +26,11 @@ def test_sample_weights_and_positions(check):
 def test_outputs_without_an_axis_of_classes(check):
     teacher, student = check.normal(5), check.normal(5)
     np.testing.assert_allclose(LogitsMSE()(teacher, student), formula(teacher, student))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 1)])
+def test_one_output_is_compared_but_not_standardized(shape):
+    teacher, student = np.zeros(shape, "float32"), np.ones(shape, "float32")
+    assert float(LogitsMSE()(teacher, student)) == 1.0
+    with pytest.raises(ValueError, match=r"two or more. Received: shape \(4"):
+        LogitsMSE(standardize=True)(teacher, student)
