@@ -25,20 +25,23 @@ def check_task(task: str | None) -> None:
     one_of("task", task, [*TASKS, None])
 
 
-def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:
+def answers(
+    output: np.ndarray, task: str, threshold: float, chosen: bool | None = None
+) -> np.ndarray:
     """Return the class that every sample or position is given.
 
     Args:
-        output: An output, `[batch, ..., units]`, or `[batch]` for one number per sample. An integer
-            per sample or position is the class itself.
+        output: An output, `[batch, ..., units]`, or `[batch]` for one number per sample.
         task: `"classification"`, or `"multilabel"` for an answer of every unit.
         threshold: Where the answer of one unit changes from 0 to 1.
+        chosen: Whether its numbers are the classes themselves. Defaults to `None`: as
+            `are_answers` says.
 
     Returns:
-        Class indices of shape `[batch, ...]`, or of the output's shape if multi-label.
+        Class indices of shape `[batch, ...]`, or of the output's shape if multi-label or chosen.
     """
-    if are_answers(output):
-        return (output if output.ndim < 2 else output[..., 0]).astype(np.int64)
+    if are_answers(output, task) if chosen is None else chosen:
+        return (output[..., 0] if _is_one_unit(output) else output).astype(np.int64)
     if task == MULTILABEL or output.ndim < 2:
         return (output > threshold).astype(np.int64)
     if output.shape[-1] == 1:
@@ -46,9 +49,32 @@ def answers(output: np.ndarray, task: str, threshold: float) -> np.ndarray:
     return np.argmax(output, axis=-1)
 
 
-def are_answers(output: np.ndarray) -> bool:
-    """Return whether a model chooses the class itself: one integer per sample or position."""
-    return output.dtype.kind in "iub" and (output.ndim < 2 or output.shape[-1] == 1)
+def are_answers(output: np.ndarray, task: str, labels: np.ndarray | None = None) -> bool:
+    """Return whether a model chooses the classes itself: its output holds integers.
+
+    Args:
+        output: An output, `[batch, ..., units]`, a map of classes `[batch, ...]`, or `[batch]`.
+        task: What it is for.
+        labels: The labels, or `None`. If they give one class for all units, integers are scores.
+    """
+    if output.dtype.kind not in "iub":
+        return False
+    if output.ndim < 2 or _is_one_unit(output):
+        return True
+    if output.dtype.kind == "b" or task == MULTILABEL:
+        return False
+    return labels is None or not _of_all_units(labels, output)
+
+
+def _is_one_unit(output: np.ndarray) -> bool:
+    return output.ndim > 1 and output.shape[-1] == 1
+
+
+def _of_all_units(labels: np.ndarray, output: np.ndarray) -> bool:
+    """Return whether labels give one class for all units: its index, or one-hot."""
+    if labels.shape == output.shape:
+        return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=-1) == 1).all())
+    return labels.shape in (output.shape[:-1], (*output.shape[:-1], 1))
 
 
 def by_output(
@@ -94,7 +120,9 @@ def _array(value: Any) -> np.ndarray | None:
     return None if value is None else np.asarray(value)
 
 
-def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarray:
+def class_indices(
+    labels: np.ndarray, output: np.ndarray, name: str, chosen: bool = False
+) -> np.ndarray:
     """Return labels as class indices, one for every sample or position.
 
     Args:
@@ -102,13 +130,15 @@ def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarr
             labels of the output's shape.
         output: The output which they are about, `[batch, ..., units]` or `[batch]`.
         name: Its name, for error messages.
+        chosen: Whether the output's numbers are classes. Defaults to `False`.
 
     Raises:
         TypeError: If they are not numbers.
         ValueError: If they do not fit the output.
     """
-    classes = output.shape[-1] if output.ndim > 1 else 1
-    positions = output.shape[:-1] if output.ndim > 1 else output.shape
+    several = output.ndim > 1 and not (chosen and not _is_one_unit(output))
+    classes = output.shape[-1] if several else 1
+    positions = output.shape[:-1] if several else output.shape
     if labels.dtype.kind not in "fiub":
         raise TypeError(f"`data` gives labels of type {labels.dtype}. Pass class indices.")
     if labels.shape == output.shape and classes > 1:
@@ -126,8 +156,8 @@ def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarr
     if labels.shape != positions:
         raise ValueError(
             f"`data` gives labels of shape {labels.shape} for an output of shape "
-            f"{output.shape}. Pass class indices of shape {positions} or one-hot labels of "
-            f"shape {output.shape}."
+            f"{output.shape}. Pass class indices of shape {positions}"
+            f"{'' if chosen else f' or one-hot labels of shape {output.shape}'}."
         )
     indices = labels.astype(np.int64)
     if not np.array_equal(indices, labels):
@@ -135,7 +165,7 @@ def class_indices(labels: np.ndarray, output: np.ndarray, name: str) -> np.ndarr
             "`data` has labels that are not whole numbers. Accuracy needs class indices; for "
             f'regression pass `task="{REGRESSION}"` and `metrics=["mae"]`.'
         )
-    if are_answers(output):
+    if chosen:
         return indices
     highest = max(classes, 2) - 1
     if indices.size and (indices.min() < 0 or indices.max() > highest):

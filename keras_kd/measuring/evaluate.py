@@ -59,9 +59,10 @@ def evaluate_tflite(
             elements, or such arrays. With several inputs, `x` is a dict by input name or a tuple in
             the model's order. Labels are class indices, of shape `[batch, ...]` or
             `[batch, ..., 1]`, or one-hot (or soft), of the output's shape `[batch, ..., classes]`;
-            for an output of one unit they are 0 or 1; an output of one integer is a class. With
-            several outputs, `y` may be a dict or a tuple by output; one array holds the labels of
-            `output`, or the weights of all.
+            for an output of one unit they are 0 or 1. Integers in an output are classes, also in a
+            map of them, `[batch, height, width]`, unless the labels give one class for several.
+            With several outputs, `y` may be a dict or a tuple by output; one array holds the labels
+            of `output`, or the weights of all.
             Without `y`, accuracy is `None`. Sample weights are for `weighted_metrics`; all other
             figures count every sample once. Positions of a sequence or an image which the model's
             Keras mask leaves out, or whose sample weight is 0, count nowhere.

@@ -10,17 +10,23 @@ from keras_kd.data.numpy_batches import Batch
 from keras_kd.system.user_warning import warn_user
 
 
+def _positions(output: np.ndarray) -> tuple[int, ...]:
+    """Return the sizes of the axes of positions; each integer or boolean is one of them."""
+    units = output.dtype.kind not in "iub" or output.shape[-1:] == (1,)
+    return output.shape[:-1] if units else output.shape
+
+
 def counted_positions(
     output: np.ndarray, mask: np.ndarray | None, weight: np.ndarray | None
 ) -> np.ndarray | None:
     """Return which positions of an output count, of its leading axes; `None` if all do.
 
     Args:
-        output: The output, `[batch, ..., units]`.
+        output: The output, `[batch, ..., units]`, or `[batch, ...]` of integers.
         mask: Its Keras mask, or `None`.
         weight: Its sample weights, or `None`. Weights of whole samples leave no position out.
     """
-    positions = output.shape[:-1]
+    positions = _positions(output)
     found = []
     if mask is not None and mask.shape == positions[: mask.ndim]:
         found.append(mask.astype(bool))
@@ -61,7 +67,7 @@ class Positions:
         """
         mask = None if masks is None else masks[self._position]
         counted = counted_positions(output, mask, weights[self._position])
-        if counted is None and output.ndim > 2:
+        if counted is None and len(_positions(output)) > 1:
             self._padded += sum(_padded(array, output) for array in batch.inputs.values())
         return counted
 

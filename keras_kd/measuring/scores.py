@@ -175,10 +175,14 @@ class _Reading:
         self.counts: ClassCounts | None = None
         self.model_counts: ClassCounts | None = None
         self.calibration = ConfidenceBins(bins)
+        self._chosen: bool | None = None
 
     def add(self, output: Any, labels: Any, reference: Any, task: str) -> None:
-        given = answers(output, task, self._threshold)
-        expected = None if reference is None else answers(reference, task, self._threshold)
+        if self._chosen is None:
+            self._chosen = are_answers(output, task, labels)
+        chosen = self._chosen
+        given = answers(output, task, self._threshold, chosen)
+        expected = None if reference is None else answers(reference, task, self._threshold, chosen)
         answered = _are_numbers(output, given)
         if expected is not None:
             both = answered & _are_numbers(reference, expected)
@@ -187,11 +191,10 @@ class _Reading:
         if labels is None:
             return
         units = output.shape[-1] if output.ndim > 1 else 1
-        chosen = are_answers(output) and task != MULTILABEL
         if self.counts is None or self.model_counts is None:
             classes = units if task == MULTILABEL else max(units, 2)
             # Of how many classes a model chooses, its output does not tell.
-            classes = 0 if chosen else classes
+            classes = 0 if chosen and task != MULTILABEL else classes
             self.counts, self.model_counts = ClassCounts(classes), ClassCounts(classes)
         if task == MULTILABEL:
             indices = unit_labels(labels, output)
@@ -199,7 +202,7 @@ class _Reading:
             if expected is not None:
                 self.model_counts.add_units(indices, expected, _are_numbers(reference, expected))
             return
-        indices = class_indices(labels, output, self._name)
+        indices = class_indices(labels, output, self._name, chosen)
         self.counts.add(indices, given, answered)
         if expected is not None:
             self.model_counts.add(indices, expected, _are_numbers(reference, expected))

@@ -6,6 +6,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from keras_kd.export.tflite import export_tflite
@@ -68,6 +69,48 @@ def test_masks_and_weights_of_fewer_or_more_axes():
     np.testing.assert_array_equal(counted, mask[..., None] & (weight != 0))
     np.testing.assert_array_equal(counted_positions(output, weight != 0, mask), counted)
     assert counted_positions(output, None, np.zeros(2)) is None
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool"])
+def test_positions_of_integers_have_no_units(dtype):
+    output, mask = np.zeros((2, 3), dtype), np.eye(2, 3, dtype=bool)
+    np.testing.assert_array_equal(counted_positions(output, mask, None), mask)
+    np.testing.assert_array_equal(counted_positions(output[..., None], mask, None), mask)
+    weight = np.array([[1.0, 0.0, 2.0], [1.0, 1.0, 0.0]])
+    counted = counted_positions(output, mask, weight)
+    np.testing.assert_array_equal(counted, mask & (weight != 0))
+    assert counted_positions(output.astype("float32"), mask, weight) is None
+
+
+class Chosen(layers.Layer):
+    """The largest of the scores at each position, whose mask it keeps."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, scores):
+        return tf.argmax(scores, axis=-1, output_type=tf.int32)
+
+
+def test_padding_in_a_map_of_classes_is_not_counted(tagger, tmp_path):
+    model = keras.Model(tagger.input, Chosen()(tagger.output))
+    path = export_tflite(model, tmp_path / "chosen.tflite", verbose=False)
+    result, said = evaluate(path, (IDS, LABELS), model)
+    assert (result.accuracy, result.model_accuracy, result.agreement) == (1.0, 1.0, 1.0)
+    assert not said
+    copy = shutil.copy(path, tmp_path / "copy.tflite")
+    result, said = evaluate(copy, (IDS, LABELS, WEIGHTS))
+    assert result.accuracy == 1.0
+    assert not said
+    result, said = evaluate(copy, (IDS, LABELS))
+    assert result.accuracy == pytest.approx(np.mean(IDS != 0))
+    assert len(said) == 1
+    other = keras.models.clone_model(model)
+    other.set_weights([np.eye(3, dtype="float32")[[0, 1, 2, 2]], np.eye(3, dtype="float32")])
+    # They differ for the id 3 alone, of which there are three at ten positions that count.
+    assert evaluate(path, IDS, other)[0].agreement == pytest.approx(0.7)
+    assert compare(path, IDS, other).agreement == pytest.approx(0.7)
 
 
 def test_a_warning_says_that_padding_was_counted(foreign):

@@ -193,3 +193,35 @@ def test_a_model_without_numbers_agrees_with_nothing():
     assert scores.agreement == pytest.approx(1 / 3)
     with pytest.warns(UserWarning, match=r"The model gives NaN .* 2 samples, .*'a\.tflite'"):
         scores.warn_of_not_finite("a.tflite")
+
+
+@pytest.mark.parametrize("shape", [(2, 6), (2, 3, 2)])
+@pytest.mark.parametrize("column", [False, True])
+def test_each_integer_of_a_map_is_a_class(shape, column):
+    random = np.random.default_rng(0)
+    output, reference, labels = random.integers(0, 4, (3, *shape))
+    given = labels[..., None] if column else labels
+    scores = Scores("out")
+    for part in (slice(0, 1), slice(1, 2)):
+        scores.add(output[part], given[part], reference[part])
+    assert scores.accuracy == np.mean(output == labels)
+    assert scores.model_accuracy == np.mean(reference == labels)
+    assert scores.agreement == np.mean(output == reference)
+    unlabeled = Scores("out")
+    unlabeled.add(output, None, reference)
+    assert unlabeled.agreement == scores.agreement
+    counted = random.random(shape) < 0.5
+    padded = Scores("out")
+    padded.add(output, given, reference, counted)
+    assert padded.accuracy == np.mean((output == labels)[counted])
+    assert padded.agreement == np.mean((output == reference)[counted])
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 2], [[1], [0], [2]], np.eye(3)[[1, 0, 2]]])
+def test_integers_with_one_label_for_all_are_scores(labels):
+    votes = np.array([[2, 5, 3], [9, 0, 1], [4, 6, 0]])
+    reference = np.array([[3, 4, 3], [8, 1, 1], [1, 0, 9]])
+    scores = Scores("out")
+    scores.add(votes, np.asarray(labels), reference)
+    assert scores.accuracy == scores.agreement == pytest.approx(2 / 3)
+    assert scores.model_accuracy == 1.0
