@@ -88,6 +88,8 @@ class LiteRuntime:
                 f"'{path}' is damaged: a name in it is not UTF-8 ({error}). Export the model again."
             ) from None
         self.file = open_file(self.path, content)
+        graphs = self.file.model.subgraphs
+        self._keeps_state = any(t.isVariable for graph in graphs for t in graph.tensors or ())
         named_inputs, named_outputs = self.file.signature()
         self._input_details = self._interpreter.get_input_details()
         self._output_details = self._interpreter.get_output_details()
@@ -135,7 +137,8 @@ class LiteRuntime:
         """Run one batch of any size.
 
         A file with a fixed batch is run as often as needed, its last run filled up by repeating
-        a sample.
+        a sample. Operators that keep a state, such as fused LSTMs, begin every run anew, so that
+        no output depends on what was run before.
 
         Args:
             inputs: Arrays by input name, as `keras_kd.data.numpy_batches.iterate` gives them.
@@ -157,6 +160,8 @@ class LiteRuntime:
 
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.set_inputs(inputs)
+        if self._keeps_state:
+            self._interpreter.reset_all_variables()
         self.invoke()
         # Output shapes can depend on the inputs: they are read after the run.
         details = self._output_details

@@ -26,6 +26,8 @@ if __name__ == "__main__":
         with np.load(inputs_path) as inputs:
             for number in range(len(inputs.files)):
                 position = number % int(input_count)
+                if number and not position:
+                    interpreter.reset()  # what operators keep of the sample before
                 interpreter.set_input(inputs[f"arr_{number}"], position)
                 if position == int(input_count) - 1:
                     start = time.perf_counter()
