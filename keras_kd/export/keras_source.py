@@ -265,8 +265,10 @@ class KerasSource:
             for i in self.inputs
         }
         function = tf.function(serve, autograph=False).get_concrete_function(**specs)
-        shapes = tuple(_shape(function.structured_outputs[name]) for name in names)
-        return function, Signature(self.inputs, tuple(names), shapes, tuple(origins))
+        outputs = [function.structured_outputs[name] for name in names]
+        shapes = tuple(_shape(tensor) for tensor in outputs)
+        types = tuple(tensor.dtype.name for tensor in outputs)
+        return function, Signature(self.inputs, tuple(names), shapes, tuple(origins), types)
 
     @property
     def recurrent_layers(self) -> list[str]:

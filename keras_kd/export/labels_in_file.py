@@ -21,8 +21,10 @@ LABELS_FILE = "labels.txt"
 _BUFFER_NAME = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
 _PARSER_VERSION = "1.0.0"
-# Numbers of the metadata schema: the type of a labels file, of an image, of a normalization.
-_AXIS_LABELS, _IMAGE, _NORMALIZATION = 2, 2, 1
+# Numbers of the metadata schema: the type of a labels file (of units, or of what an output holds),
+# of an image, of a normalization.
+_AXIS_LABELS, _VALUE_LABELS = 2, 3
+_IMAGE, _NORMALIZATION = 2, 1
 _COLORS = {"RGB": 1, "GRAYSCALE": 2}
 
 
@@ -32,6 +34,7 @@ def embed(
     outputs: Sequence[str],
     class_names: Sequence[str] | None,
     preprocessing: Mapping[str, Any] | str | None,
+    gives_classes: bool = False,
 ) -> None:
     """Put class names and preprocessing into a file.
 
@@ -41,10 +44,13 @@ def embed(
         outputs: Names of its outputs; the class names belong to the first one.
         class_names: Names of the classes, or `None`.
         preprocessing: What was done to the input before the model saw it, or `None`.
+        gives_classes: Whether the first output holds classes, not a number for each. Defaults to
+            `False`.
     """
     if class_names is None and preprocessing is None:
         return
-    described = _describe(inputs, outputs, class_names is not None, preprocessing)
+    labels = _VALUE_LABELS if gives_classes else _AXIS_LABELS
+    described = _describe(inputs, outputs, None if class_names is None else labels, preprocessing)
     buffer = file.add_buffer(np.frombuffer(described, np.uint8))
     entry = file.schema.MetadataT(_BUFFER_NAME, buffer)
     file.model.metadata = [*(file.model.metadata or ()), entry]
@@ -65,14 +71,14 @@ def with_labels(content: bytes, class_names: Sequence[str] | None) -> bytes:
 def _describe(
     inputs: Sequence[str],
     outputs: Sequence[str],
-    labeled: bool,
+    labels: int | None,
     preprocessing: Mapping[str, Any] | str | None,
 ) -> bytes:
     builder = flatbuffers.Builder(512)
     ins = [
         _tensor(builder, name, preprocessing if i == 0 else None) for i, name in enumerate(inputs)
     ]
-    outs = [_tensor(builder, name, None, labeled and i == 0) for i, name in enumerate(outputs)]
+    outs = [_tensor(builder, name, None, None if i else labels) for i, name in enumerate(outputs)]
     graph = _table(
         builder, 7, {2: _reference(_vector(builder, ins)), 3: _reference(_vector(builder, outs))}
     )
@@ -87,7 +93,7 @@ def _tensor(
     builder: flatbuffers.Builder,
     name: str,
     preprocessing: Mapping[str, Any] | str | None,
-    labeled: bool = False,
+    labels: int | None = None,
 ) -> int:
     slots = {0: _reference(builder.CreateString(name))}
     if isinstance(preprocessing, str):
@@ -104,10 +110,10 @@ def _tensor(
             options = _table(builder, 2, {0: _reference(mean), 1: _reference(std)})
             unit = _table(builder, 2, {0: _byte(_NORMALIZATION), 1: _reference(options)})
             slots[4] = _reference(_vector(builder, [unit]))
-    if labeled:
+    if labels is not None:
         file = builder.CreateString(LABELS_FILE)
-        labels = _table(builder, 4, {0: _reference(file), 2: _byte(_AXIS_LABELS)})
-        slots[6] = _reference(_vector(builder, [labels]))
+        described = _table(builder, 4, {0: _reference(file), 2: _byte(labels)})
+        slots[6] = _reference(_vector(builder, [described]))
     return _table(builder, 7, slots)
 
 

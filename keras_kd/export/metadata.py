@@ -147,14 +147,13 @@ def check_fits(
         ValueError: If there is not one name per unit, or not one number per channel.
     """
     first = next(iter(signatures.values()))
-    if class_names is not None and first.output_shapes and first.output_shapes[0]:
-        units = first.output_shapes[0][-1]
-        if units is not None and len(class_names) != (2 if units == 1 else units):
-            raise ValueError(
-                f"`class_names` has {len(class_names)} names, but the output "
-                f"'{first.outputs[0]}' has {units} unit{'s' if units > 1 else ''}. "
-                f"Pass {2 if units == 1 else units} names."
-            )
+    units = None if class_names is None else first.units
+    if class_names and units and len(class_names) != (2 if units == 1 else units):
+        raise ValueError(
+            f"`class_names` has {len(class_names)} names, but the output "
+            f"'{first.outputs[0]}' has {units} unit{'s' if units > 1 else ''}. "
+            f"Pass {2 if units == 1 else units} names."
+        )
     if isinstance(preprocessing, Mapping) and first.inputs:
         _check_channels(preprocessing, first.inputs[0].name, first.inputs[0].shape)
 

@@ -93,8 +93,10 @@ class SavedModelSource:
         inputs = tuple(
             Input(n, tuple(specs[n].shape), np.dtype(specs[n].dtype.as_numpy_dtype)) for n in order
         )
-        shapes = tuple(tuple(function.structured_outputs[name].shape) for name in names)
-        return {DEFAULT_SIGNATURE: Signature(inputs, tuple(names), shapes)}
+        outputs = [function.structured_outputs[name] for name in names]
+        shapes = tuple(tuple(tensor.shape) for tensor in outputs)
+        types = tuple(tensor.dtype.name for tensor in outputs)
+        return {DEFAULT_SIGNATURE: Signature(inputs, tuple(names), shapes, (), types)}
 
     def predict(
         self, inputs: Mapping[str, np.ndarray]

@@ -27,12 +27,27 @@ class Signature:
         outputs: Names of its outputs.
         output_shapes: Their shapes, batch dimension first; `None` where a size is not known.
         origins: Names of the operations of TensorFlow that make them, where they are known.
+        output_types: Their types, as `"float32"`, where they are known.
     """
 
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
     output_shapes: tuple[tuple[int | None, ...], ...] = ()
     origins: tuple[str, ...] = ()
+    output_types: tuple[str, ...] = ()
+
+    @property
+    def gives_classes(self) -> bool:
+        """Whether the first output holds integers, classes of which it does not tell how many."""
+        return bool(self.output_types) and "float" not in self.output_types[0]
+
+    @property
+    def units(self) -> int | None:
+        """How many numbers the first output has per answer; `None` where that is not known."""
+        shape = self.output_shapes[0] if self.output_shapes else ()
+        if not shape or self.gives_classes:
+            return None
+        return shape[-1] if len(shape) > 1 else 1
 
 
 def check_signatures(signatures: Any) -> dict[str, Target]:

@@ -184,8 +184,8 @@ def export_tflite(
             file is read again; an excluded layer in integers is an error. Layers excluded by
             `keras_kd.QuantizeAware` are excluded here too. Defaults to `None`: none.
         class_names: Names of the classes, one per unit of the first output (two for a single
-            unit). They are stored in the file as TFLite Metadata (`labels.txt`) and in the JSON.
-            Defaults to `None`.
+            unit; of integers, which are classes, as many as there are). They are stored in the file
+            as TFLite Metadata (`labels.txt`) and in the JSON. Defaults to `None`.
         preprocessing: The preprocessing of the inputs, a string or a dict, stored like the class
             names. Readers of TFLite Metadata know the keys `"scale"`, `"mean"` and `"std"`, numbers
             or lists by channel, for `(x * scale - mean) / std`, and `"color"` (`"RGB"` or
@@ -290,7 +290,7 @@ def export_tflite(
         said.append(sentence)
     first = next(iter(converted.signatures.values()))
     inputs = [i.name for i in first.inputs]
-    embed(file, inputs, first.outputs, names, preprocessing)
+    embed(file, inputs, first.outputs, names, preprocessing, first.gives_classes)
     content = with_labels(file.packed(keep_names), names)
     units = _units(first)
     ran = True
@@ -415,7 +415,7 @@ def _units(signature: Signature) -> int | None:
     """How many numbers the first output has for a sample, or `None` where it is no vector."""
     if not signature.output_shapes or len(signature.output_shapes[0]) != 2:
         return None
-    return signature.output_shapes[0][1]
+    return signature.units
 
 
 def _line(

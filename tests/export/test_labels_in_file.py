@@ -9,6 +9,9 @@ import zipfile
 import flatbuffers
 import keras
 import numpy as np
+import pytest
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
 from keras import layers
 
 import keras_kd as kd
@@ -52,9 +55,17 @@ class Table:
         return list(struct.unpack_from(f"<{count}f", self._table.Bytes, start))
 
 
-def test_labels_and_normalization_are_in_the_file(tmp_path):
-    from ai_edge_litert import schema_py_generated as schema
+def metadata_of(content):
+    file = schema.Model.GetRootAs(content, 0)
+    entries = {
+        file.Metadata(i).Name(): file.Metadata(i).Buffer() for i in range(file.MetadataLength())
+    }
+    data = file.Buffers(entries[b"TFLITE_METADATA"]).DataAsNumpy().tobytes()
+    assert data[4:8] == b"M001"
+    return Table(data, struct.unpack_from("<I", data)[0])
 
+
+def test_labels_and_normalization_are_in_the_file(tmp_path):
     keras.utils.set_random_seed(0)
     i = keras.Input((3,), name="x")
     model = keras.Model(i, layers.Dense(4, name="y")(i))
@@ -69,13 +80,7 @@ def test_labels_and_normalization_are_in_the_file(tmp_path):
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         assert archive.namelist() == ["labels.txt"]
         assert archive.read("labels.txt").decode("utf-8").split("\n") == NAMES
-    file = schema.Model.GetRootAs(content, 0)
-    entries = {
-        file.Metadata(i).Name(): file.Metadata(i).Buffer() for i in range(file.MetadataLength())
-    }
-    data = file.Buffers(entries[b"TFLITE_METADATA"]).DataAsNumpy().tobytes()
-    assert data[4:8] == b"M001"
-    root = Table(data, struct.unpack_from("<I", data)[0])
+    root = metadata_of(content)
     assert root.text(7) == "1.0.0"
     (graph,) = root.tables(3)
     (given,), (output,) = graph.tables(2), graph.tables(3)
@@ -101,3 +106,23 @@ def test_nothing_is_put_in_where_nothing_is_given():
     before = file.packed()
     embed(file, ["x"], ["y"], None, None)
     assert file.packed() == before == with_labels(before, None)
+
+
+class Chosen(layers.Layer):
+    def call(self, scores):
+        return tf.argmax(scores, axis=-1, output_type=tf.int32)
+
+
+@pytest.mark.parametrize("shape", [(3,), (8, 8, 3)])
+def test_names_of_what_an_output_of_integers_holds(tmp_path, shape):
+    i = keras.Input(shape, name="x")
+    model = keras.Model(i, Chosen()(layers.Dense(4)(i)))
+    path = kd.export_tflite(
+        model, tmp_path / "a.tflite", class_names=NAMES, batch_size=1, verbose=False
+    )
+    assert kd.read_metadata(path)["class_names"] == NAMES
+    (graph,) = metadata_of(path.read_bytes()).tables(3)
+    (labels,) = graph.tables(3)[0].tables(6)
+    assert labels.byte(2) == 3  # of the values, not of an axis
+    written = kd.export_c_array(path, tmp_path / "a.h", trial=False)
+    assert "constexpr int kClassCount = 4;" in written.header.read_text()

@@ -116,6 +116,28 @@ def signature(*shape):
     return {"serving_default": Signature((given,), ("y",), ((None, 4),))}
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind", "fits", "other"),
+    [
+        ((None, 4), "float32", 4, 5),
+        ((None, 1), "float32", 2, 1),
+        ((None, 8, 8, 5), "float32", 5, 8),
+        ((None,), "float32", 2, 3),
+        ((8,), "float32", 2, 8),  # of a fixed batch
+        ((None, 8, 8), "int32", 5, None),
+        ((1,), "int64", 10, None),
+        ((), "float32", 3, None),
+    ],
+)
+def test_how_many_classes_an_output_has(shape, kind, fits, other):
+    given = Input("x", (None, 3), np.dtype("float32"))
+    found = {"f": Signature((given,), ("y",), (shape,), (), (kind,))}
+    check_fits([str(i) for i in range(fits)], None, found)
+    if other is not None:
+        with pytest.raises(ValueError, match=f"has {other} names"):
+            check_fits([str(i) for i in range(other)], None, found)
+
+
 @pytest.mark.parametrize("key", ["scale", "mean", "std"])
 @pytest.mark.parametrize("shape", [(8, 8, 3), (3, 8, 8), (16, 3), (3,)])
 def test_there_is_one_number_per_channel(key, shape):

@@ -17,7 +17,7 @@ from keras_kd.export.micro.source import MARK, Facts, c_type, header_text, sourc
 from keras_kd.export.micro.trial import Trial, available, run_trial
 from keras_kd.litert.loading import probe_file
 from keras_kd.litert.metadata import described
-from keras_kd.litert.model_file import Graph, ModelFile, Tensor
+from keras_kd.litert.model_file import FLOATS, Graph, ModelFile, Tensor
 from keras_kd.system.arguments import number
 from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.names import suggests_arguments
@@ -307,8 +307,10 @@ def _class_names(
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
         raise ValueError(f"`class_names` must be a list of strings. Received: {names!r}.")
     # One unit answers with the first or the second of two classes.
-    classes = [max(tensor.shape[-1], 2) for tensor in outputs if tensor.shape]
-    if len(names) in classes:
+    floats = [tensor for tensor in outputs if tensor.scales or tensor.kind in FLOATS]
+    classes = [max(tensor.shape[-1], 2) for tensor in floats if tensor.shape]
+    # Of how many classes an integer is one, a file does not tell.
+    if len(names) in classes or len(floats) < len(outputs):
         return tuple(names)
     text = (
         f"There are {len(names)} class names, and the outputs have "
