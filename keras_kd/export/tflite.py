@@ -244,7 +244,8 @@ def export_tflite(
     way = way_of(calibration, quantization)
     target = check_target(path)
     names, preprocessing = check_labels(class_names, preprocessing)
-    source = source_of(model, check_signatures(signatures), quantization)
+    targets = check_signatures(signatures)
+    source = source_of(model, targets, quantization)
     check_finite_weights(getattr(model, "model", model), "model")
     check_data(options, source.quantization_aware, representative_data)
     said: list[str | None] = []
@@ -331,7 +332,8 @@ def export_tflite(
                 if on_disagreement == "error":
                     raise ValueError(f"{sentence} The file was not written.")
                 said.append(sentence)
-    remember_origin(target, model)
+    if next(iter(targets.values())) is None:  # what the file is measured on are the model's outputs
+        remember_origin(target, model)
     if quantization != "float32" and source.recurrent_layers:
         said.append(_larger_than_float(model, len(content), options, job, converted))
     said += warnings_of(file, target, quantization, integer_io, asked)

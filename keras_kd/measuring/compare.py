@@ -265,8 +265,9 @@ def compare(
     model = origin(path) if model is None else model
     if model is None:
         raise TypeError(
-            f"`model` is the model that '{path}' was made from, and this process did not export "
-            "it. Received: model=None. Pass a Keras model or a compressed one."
+            f"`model` is the model whose outputs '{path}' gives, and this process did not export "
+            "it as its first signature. Received: model=None. Pass a Keras model or a compressed "
+            "one with these outputs."
         )
     number("batch_size", batch_size, least=1, whole=True)
     number("max_samples", max_samples, least=1, whole=True, optional=True)
