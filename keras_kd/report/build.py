@@ -51,7 +51,8 @@ def model_result(
 
     Args:
         key: Unique among the rows. `"teacher"` is what all others are compared with;
-            `"student_alone"` and `"distilled"` are compared in the headline.
+            `"student_alone"` and `"distilled"` are compared in the headline if they have as many
+            parameters.
         title: What the model is called on the page.
         keras_model: The model: a Keras model, a `tf_keras` model, what `kd.compress` returned, or
             any callable, of which the number of parameters is not known. Defaults to `None`.

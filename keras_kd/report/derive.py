@@ -169,8 +169,8 @@ def headline(models: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"The least accurate student is {worst['title']}: {_facts(worst, teacher)}."
             )
     by_key = {model["key"]: model for model in measured}
-    if "student_alone" in by_key and "distilled" in by_key:
-        sentences.append(_distilled_sentence(by_key["student_alone"], by_key["distilled"]))
+    if (pair := _alone_and_taught(by_key)) is not None:
+        sentences.append(_distilled_sentence(*pair))
     if len(students) > 1:
         sentences.append(
             f"They were selected from {len(students)} students by the figures shown here, which "
@@ -212,8 +212,8 @@ def lead(result: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
         )
     ]
     sentence = f"{shown['title']}: {_facts(shown, teacher)}."
-    if "student_alone" in by_key and "distilled" in by_key:
-        alone, taught = by_key["student_alone"], by_key["distilled"]
+    if (pair := _alone_and_taught(by_key)) is not None:
+        alone, taught = pair
         sentence = _distilled_sentence(alone, taught)
         gain = 100 * (taught["accuracy"]["mean"] - alone["accuracy"]["mean"])
         figures.append((f"{gain:+.1f}".replace("-", "−"), "points from the teacher"))
@@ -326,6 +326,17 @@ def _facts(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
     if count == 1:
         parts.append("one seed")
     return ", ".join(parts)
+
+
+def _alone_and_taught(
+    by_key: Mapping[str, Mapping[str, Any]],
+) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """Return the student trained alone and the same one taught, `None` if they are not the same."""
+    alone, taught = by_key.get("student_alone"), by_key.get("distilled")
+    if alone is None or taught is None:
+        return None
+    sizes = {model["parameters"] for model in (alone, taught)} - {None}
+    return None if len(sizes) > 1 else (alone, taught)
 
 
 def _distilled_sentence(alone: Mapping[str, Any], distilled: Mapping[str, Any]) -> str:

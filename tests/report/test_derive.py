@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from keras_kd.report import complete_result
+from keras_kd.report import complete_result, merge
 from keras_kd.report.derive import lead
 
 
@@ -216,3 +216,22 @@ def test_the_page_begins_with_the_only_student(result):
         for seed in model["seeds"].values():
             seed["accuracy"] = None
     assert lead(complete_result(result)) == ("", [])
+
+
+def test_what_the_teacher_is_worth_is_said_of_one_student_alone(result):
+    alone = by_key(result, "student_alone")
+    for parameters, said in ((alone["parameters"], True), (None, True), (7, False)):
+        alone["parameters"] = parameters
+        full = complete_result(result)
+        sentences = [*full["headline"], lead(full)[0]]
+        assert sum("the same student trained alone" in text for text in sentences) == 2 * said
+        captions = [caption for _, caption in lead(full)[1]]
+        assert ("points from the teacher" in captions) == said
+
+
+def test_runs_with_different_students_are_not_one_student(result):
+    other = copy.deepcopy(result)
+    result["models"] = [by_key(result, key) for key in ("teacher", "student_alone")]
+    other["models"] = [by_key(other, key) for key in ("teacher", "distilled")]
+    by_key(other, "distilled")["parameters"] //= 2
+    assert not any("the same student" in text for text in merge([result, other])["headline"])
