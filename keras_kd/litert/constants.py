@@ -122,16 +122,27 @@ def _zeros(tensor: Tensor) -> int | None:
         return None
     if tensor.kind not in FLOATS and not tensor.scales:
         return None
-    stored, zeros = count_zeros(tensor.data, tensor.kind, next(iter(tensor.zero_points), 0))
+    count = None if tensor.sparse else tensor.elements
+    zero_point = next(iter(tensor.zero_points), 0)
+    stored, zeros = count_zeros(tensor.data, tensor.kind, zero_point, count)
     return min(zeros + (tensor.elements - stored if tensor.sparse else 0), tensor.elements)
 
 
-def count_zeros(data: np.ndarray, kind: str, zero_point: int) -> tuple[int, int]:
-    """Return how many numbers the bytes of a tensor hold, and how many of them stand for zero."""
+def count_zeros(
+    data: np.ndarray, kind: str, zero_point: int, count: int | None = None
+) -> tuple[int, int]:
+    """Return how many numbers the bytes of a tensor hold, and how many of them stand for zero.
+
+    Args:
+        data: The bytes.
+        kind: The type of the numbers.
+        zero_point: The number that stands for zero.
+        count: How many there are, without what fills up the last byte. Defaults to `None`: all.
+    """
     bits = BITS[kind]
     if bits < 8:
         fields = [(data >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)]
-        values = np.stack(fields, axis=-1).ravel()
+        values = np.stack(fields, axis=-1).ravel()[:count]
         return values.size, int(np.sum(values == (zero_point & ((1 << bits) - 1))))
     if kind in FLOATS:
         unsigned = data.view(f"<u{bits // 8}")

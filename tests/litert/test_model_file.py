@@ -8,8 +8,9 @@ import pytest
 from keras import layers
 
 from keras_kd.export.tflite import export_tflite
+from keras_kd.litert.constants import _zeros as zeros_of
 from keras_kd.litert.constants import count_constants, count_zeros
-from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.model_file import ModelFile, Tensor
 
 
 def pruned(path: pathlib.Path, quantization: str) -> ModelFile:
@@ -56,6 +57,22 @@ def test_zeros_of_every_type(
     data: np.ndarray, kind: str, zero_point: int, expected: tuple[int, int]
 ) -> None:
     assert count_zeros(data.view(np.uint8), kind, zero_point) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "shape", "zeros"),
+    [
+        ([0x21, 0x03], "INT4", (1, 3), 0),  # 1, 2, 3 and half a byte to fill up
+        ([0x20, 0x03], "INT4", (3, 1), 1),
+        ([0x20, 0x03], "INT4", (2, 2), 2),
+        ([0b01], "INT2", (1, 1), 0),
+        ([0b0100_0100, 0b01], "INT2", (5, 1), 2),
+    ],
+)
+def test_what_fills_up_a_byte_is_no_zero(data, kind, shape, zeros):
+    stored = np.array(data, np.uint8)
+    tensor = Tensor("w", kind, shape, shape, (1.0,), (0,), data=stored)
+    assert zeros_of(tensor) == zeros
 
 
 def test_operators_of_quantized_files(tmp_path: pathlib.Path) -> None:
