@@ -243,12 +243,17 @@ def likely_task(
         first: Whether it is the first output.
 
     Returns:
-        What labels of classes say; `"regression"` for other labels and losses of errors, for
-        outputs of an input's shape (autoencoders), of rows of length 1 (embeddings), of one unit
-        on one side of 0, and for further outputs that are no probabilities; else
-        `"classification"`.
+        What labels of classes say, and classification for integers that are the classes
+        themselves; `"regression"` for other labels and losses of errors, for outputs of an input's
+        shape (autoencoders), of rows of length 1 (embeddings), of one unit on one side of 0, and
+        for further outputs that are no probabilities; else `"classification"`.
     """
-    if labels is not None and labels.dtype.kind in "fiub":
+    if labels is not None and labels.dtype.kind not in "fiub":
+        labels = None
+    if are_answers(output, CLASSIFICATION, labels):
+        whole = labels is None or bool(np.equal(labels, np.floor(labels)).all())
+        return CLASSIFICATION if whole else REGRESSION
+    if labels is not None:
         if not _are_classes(labels, output, end):
             return REGRESSION
         return task_of(labels, output, False, sigmoid=True)

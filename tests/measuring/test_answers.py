@@ -88,3 +88,11 @@ def test_likely_tasks(output, labels, end, first, expected) -> None:
 def test_an_output_of_the_inputs_shape_is_a_reconstruction() -> None:
     assert likely_task(LOGITS, None, "linear", [OUTPUT], False, True) == "regression"
     assert likely_task(OUTPUT, None, "softmax", [OUTPUT], False, True) == "classification"
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (2, 3), (2, 3, 4)])
+def test_integers_that_a_model_chose_are_classes(shape) -> None:
+    chosen = np.arange(np.prod(shape)).reshape(shape)
+    for labels in (None, chosen, chosen.astype("float32")):
+        assert likely_task(chosen, labels, None, [], False, True) == "classification"
+    assert likely_task(chosen, chosen + 0.5, None, [], False, True) == "regression"
