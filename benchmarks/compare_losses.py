@@ -2,7 +2,7 @@
 
     python benchmarks/compare_losses.py
     python benchmarks/compare_losses.py --dataset cifar10 --views 4 --epochs 4 --teacher-epochs 8 \
-        --rates 0.02 0.05 0.1 0.2 --losses alone KLDivergence RKD
+        --rates 0.02 0.05 0.1 0.2 0.4 --losses alone KLDivergence RKD
 
 The teacher is trained on all images but the held-out ones, shifted and mirrored at random; the
 students on the first 10,000, as they are or in `--views` shifted and mirrored copies, from the same

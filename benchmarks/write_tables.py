@@ -38,6 +38,7 @@ TABLES = {
         "export_variants": export_variants.table,
         "imdb_students": imdb_students.table_of,
         "integer_kernels": integer_kernels.table,
+        "losses_cifar10": compare_losses.report,
         "losses_fashion_mnist": compare_losses.report,
         "mlperf_tiny": mlperf_tiny.table,
         "search_digits": lambda kept: search_digits.table(kept["results"]),

@@ -73,8 +73,9 @@ def test_goes_on_where_it_stopped_and_refuses_other_settings(benchmark, tmp_path
         benchmark.main([*command, "--epochs", "2", "--losses", "alone"])
 
 
-def test_the_guide_quotes_the_kept_results(benchmark):
-    kept = json.loads((ROOT / "exports/reference/losses_fashion_mnist.json").read_text())
+@pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
+def test_the_guide_quotes_the_kept_results(benchmark, dataset):
+    kept = json.loads((ROOT / f"exports/reference/losses_{dataset}.json").read_text())
     guide = (ROOT / "docs/measured/losses.md").read_text()
     assert benchmark.report(kept) in guide
     assert set(kept["results"]) <= set(benchmark.LOSSES)
