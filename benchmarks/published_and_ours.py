@@ -92,9 +92,9 @@ def our_cells(name, results):
 
 def our_losses_table(measured):
     """Return the table of the losses that were measured, best first."""
-    results = {name: runs for name, runs in measured["results"].items() if name != "alone"}
-    best = sorted(results, key=lambda name: -gain(results[name], measured["results"]["alone"])[0])
-    rows = [(f"`{name}`", *our_cells(name, measured["results"])) for name in best]
+    results = measured["results"]
+    best = sorted(results, key=lambda name: -gain(results[name], results["alone"])[0])
+    rows = [(f"`{name}`", *our_cells(name, results)) for name in best if name != "alone"]
     return markdown_table([("loss", *OURS_COLUMNS), *rows])
 
 

@@ -137,7 +137,7 @@ class LiteRuntime:
         """Run one batch of any size.
 
         A file with a fixed batch is run as often as needed, its last run filled up by repeating
-        a sample. Operators that keep a state, such as fused LSTMs, begin every run anew, so that
+        a sample. The state of operators such as fused LSTMs is reset before each run, so that
         no output depends on what was run before.
 
         Args:

@@ -25,22 +25,20 @@ def check_task(task: str | None) -> None:
     one_of("task", task, [*TASKS, None])
 
 
-def answers(
-    output: np.ndarray, task: str, threshold: float, chosen: bool | None = None
-) -> np.ndarray:
+def answers(output: np.ndarray, task: str, threshold: float, chosen: bool = False) -> np.ndarray:
     """Return the class that every sample or position is given.
 
     Args:
         output: An output, `[batch, ..., units]`, or `[batch]` for one number per sample.
         task: `"classification"`, or `"multilabel"` for an answer of every unit.
         threshold: Where the answer of one unit changes from 0 to 1.
-        chosen: Whether its numbers are the classes themselves. Defaults to `None`: as
-            `are_answers` says.
+        chosen: Whether its numbers are the classes themselves, as `are_answers` tells. Defaults to
+            `False`.
 
     Returns:
         Class indices of shape `[batch, ...]`, or of the output's shape if multi-label or chosen.
     """
-    if are_answers(output, task) if chosen is None else chosen:
+    if chosen:
         return (output[..., 0] if _is_one_unit(output) else output).astype(np.int64)
     if task == MULTILABEL or output.ndim < 2:
         return (output > threshold).astype(np.int64)
@@ -246,7 +244,7 @@ def likely_task(
         What labels of classes say, and classification for integers that are the classes
         themselves; `"regression"` for other labels and losses of errors, for outputs of an input's
         shape (autoencoders), of rows of length 1 (embeddings), of one unit on one side of 0, and
-        for further outputs that are no probabilities; else `"classification"`.
+        for further outputs that are not probabilities; else `"classification"`.
     """
     if labels is not None and labels.dtype.kind not in "fiub":
         labels = None
