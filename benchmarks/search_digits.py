@@ -73,6 +73,11 @@ def teacher(path, train, seed):
     return keras.models.load_model(path)
 
 
+def decaying_adam(steps):
+    """Return the optimizer of a training of so many steps."""
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.003, steps))
+
+
 def search(folder, seed, way, seconds):
     """Return the front of one search on the test images, and its hypervolume."""
     train, validation, test = data()
@@ -84,7 +89,7 @@ def search(folder, seed, way, seconds):
         test_data=test,
         depths=(1.0,),
         epochs=9,
-        optimizer=keras.optimizers.Adam(0.003),
+        optimizer=decaying_adam,
         budget=seconds,
         seed=seed,
         path=folder / f"{seed}_{list(WAYS).index(way)}",

@@ -44,7 +44,6 @@ class Task:
     Attributes:
         teacher: The teacher.
         train: Labeled batches of all views, the same in every pass.
-        steps: Number of these batches.
         validation: What files are chosen by.
         test: What the files of the front are measured on.
         student: Returns an untrained student of a width and a depth.
@@ -54,7 +53,6 @@ class Task:
 
     teacher: keras.Model
     train: tf.data.Dataset
-    steps: int
     validation: Any
     test: Any
     student: Callable
@@ -84,7 +82,6 @@ def fashion_mnist(teacher, folder):
     return Task(
         models.teacher()[0] if teacher is None else keras.models.load_model(teacher),
         parts[0].concatenate(parts[1]),
-        recipe.views * -(-len(labels) // BATCH),
         evaluation_dataset(data.validation),
         models.test,
         fashion_student,
@@ -108,7 +105,6 @@ def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
     return Task(
         keras.models.load_model(teacher),
         batches.map(lambda image, label: (tf.cast(image, "float32"), label)),
-        len(y) // BATCH,
         validation,
         cifar10_teacher.load("test", "float32"),
         lambda width, depth: cifar10_students.student_of((width, 2 * width, 4 * width), depth),
@@ -138,7 +134,7 @@ def search(task, folder, budget, trials=None):
         },
         formats=("int8",),
         epochs=EPOCHS,
-        optimizer=momentum_optimizer(0.1, task.weight_decay, EPOCHS * task.steps),
+        optimizer=lambda steps: momentum_optimizer(0.1, task.weight_decay, steps),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         budget=budget,
         trials=trials,

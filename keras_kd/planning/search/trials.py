@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import math
@@ -22,6 +23,7 @@ from keras_kd.caching.build import inputs_of, samples_in
 from keras_kd.caching.outputs import cache
 from keras_kd.compression.compress import compress
 from keras_kd.compression.running.student_files import as_json
+from keras_kd.compression.running.teaching import count_batches
 from keras_kd.data.batches import PassOrder, as_batches, shuffled_batches, shuffled_by_pass
 from keras_kd.distilling.backup import BackupAndRestore
 from keras_kd.distilling.distiller import Distiller
@@ -86,14 +88,50 @@ class Trials:
         self.batches = as_batches(train, "train")
         self.train: Any = None  # until `prepare`
         self.not_exported: dict[str, str] = {}  # errors of candidates that are not tried for them
-        self._optimizer = fresh_optimizer(keras.optimizers.get(options["optimizer"]))
+        given = options["optimizer"]
+        # A function of the steps: no training is the beginning of a longer one.
+        self._apart = given is None or (callable(given) and not isinstance(given, type))
         self._seconds: list[float] = []
 
-    def distiller(self, student: keras.Model, teaching: str) -> Distiller:
-        """Return a compiled distiller of a student."""
+    @functools.cached_property
+    def _steps(self) -> int:
+        return count_batches(self.batches)
+
+    def optimizer(self, epochs: int) -> keras.optimizers.Optimizer:
+        """Return the optimizer of a training.
+
+        Args:
+            epochs: Epochs of the training.
+
+        Raises:
+            TypeError: If the function that was given returns no optimizer.
+        """
+        given = self.options["optimizer"]
+        if self._apart:
+            made = (given or _decaying_adam)(epochs * self._steps)
+            if not isinstance(made, keras.optimizers.Optimizer):
+                raise TypeError(
+                    "`optimizer` must be a keras.optimizers.Optimizer, its name, or a function "
+                    "that returns one for a number of steps. Received: "
+                    f"optimizer({epochs * self._steps})={made!r}."
+                )
+            given = made
+        return fresh_optimizer(keras.optimizers.get(given))
+
+    def distiller(
+        self, student: keras.Model, teaching: str, epochs: int | None = None
+    ) -> Distiller:
+        """Return a compiled distiller of a student.
+
+        Args:
+            student: The student.
+            teaching: Name of the way of teaching.
+            epochs: Epochs of the training. Defaults to `None`: those of a whole one.
+        """
         arguments = self.space.distiller_arguments(teaching)
         distiller = Distiller(self.teacher, student, **arguments)
-        distiller.compile(fresh_optimizer(self._optimizer), loss=self.options["loss"])
+        optimizer = self.optimizer(epochs or self.options["epochs"])
+        distiller.compile(optimizer, loss=self.options["loss"])
         return distiller
 
     def prepare(self) -> None:
@@ -210,19 +248,20 @@ class Trials:
     def _taught(self, candidate: Candidate, epochs: int) -> keras.Model:
         """Return the student after so many epochs, trained by whoever needs it first."""
         seed = seed_of(self.options["seed"], candidate.student, candidate.teaching)
-        folder = self.folder / "trainings" / folder_name(candidate.student, candidate.teaching)
+        what = (candidate.student, candidate.teaching, *([epochs] if self._apart else []))
+        folder = self.folder / "trainings" / folder_name(*what)
         make = self.space.students[candidate.student]
         file = folder / f"{epochs:05d}.npz"
         with held_folder(folder, wait_for=""):
             backup = BackupAndRestore(folder / "backup", delete_checkpoint=False)
-            for rung in rungs(self.options["epochs"]):
+            for rung in [epochs] if self._apart else rungs(self.options["epochs"]):
                 reached = folder / f"{rung:05d}.npz"
                 if rung > epochs or file.exists() or reached.exists():
                     continue
                 keras.utils.set_random_seed(seed)  # from which a copy draws the seeds of Dropout
                 student = make()
                 keras.utils.set_random_seed(seed)
-                distiller = self.distiller(student, candidate.teaching)
+                distiller = self.distiller(student, candidate.teaching, rung)
                 batches = self.train
                 if isinstance(batches, PassOrder):
                     batches = batches.make(seed, backup.epochs_done())
@@ -308,7 +347,7 @@ class Trials:
                     "candidate": vars(candidate),
                     "epochs": epochs,
                     "search": {key: self.options[key] for key in keys},
-                    "optimizer": keras.optimizers.serialize(self._optimizer),
+                    "optimizer": keras.optimizers.serialize(self.optimizer(epochs)),
                     "teaching": self.space.teachings[candidate.teaching],
                     "stages": stages_to_json(stages),
                     "quantization": candidate.quantization,
@@ -363,6 +402,10 @@ class Trials:
         if left is None:
             return text
         return f"{text}, ends about {time.strftime('%H:%M', time.localtime(time.time() + left))}"
+
+
+def _decaying_adam(steps: int) -> keras.optimizers.Optimizer:
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps))
 
 
 def _latency_on(cost: DeviceCost) -> float | None:

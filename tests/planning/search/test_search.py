@@ -14,6 +14,7 @@ from conftest_of_search import images, network
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.distilling.distiller import Distiller
 from keras_kd.planning.search import results, trials
 from keras_kd.planning.search.candidates import Candidate, Space, make_space
 from keras_kd.planning.search.results import finish
@@ -314,6 +315,44 @@ def test_an_optimizer_is_the_same_whatever_keras_calls_it(tmp_path):
     _refuse_others(tmp_path / "search.json", plans[0], plans[1])
     with pytest.raises(ValueError, match="other arguments: optimizer"):
         _refuse_others(tmp_path / "search.json", plans[0], plans[2])
+
+
+def decaying(steps):
+    return keras.optimizers.Adam(keras.optimizers.schedules.PolynomialDecay(0.03, steps, 0.0))
+
+
+@pytest.mark.promise
+@pytest.mark.parametrize("optimizer", [decaying, None])
+def test_every_training_ends_with_a_rate_of_zero(given, tmp_path, optimizer, monkeypatch):
+    few = {**given, "optimizer": optimizer, "trials": 4}  # three of one epoch, the best of three
+    trained = []
+    fit = Distiller.fit
+
+    def recorded(distiller, *args, **kwargs):
+        history = fit(distiller, *args, **kwargs)
+        steps = int(distiller.optimizer.iterations)
+        trained.append((kwargs["epochs"], steps, float(distiller.optimizer.learning_rate)))
+        return history
+
+    monkeypatch.setattr(Distiller, "fit", recorded)
+    found = kd.search(**few, path=tmp_path / "a")
+    assert {epochs for epochs, _, _ in trained} == {1, 3}
+    for epochs, steps, rate in trained:
+        assert steps == 3 * epochs  # 96 examples; each training from its own beginning
+        assert rate == pytest.approx(0.0, abs=1e-9)
+    longest = max(found.tried, key=lambda file: file.epochs)
+    recipe = json.loads(longest.recipe.read_text())
+    schedule = recipe["optimizer"]["config"]["learning_rate"]["config"]
+    assert schedule["decay_steps"] == 3 * longest.epochs
+    again = kd.search(**few, path=tmp_path / "b", recipe=longest.recipe)
+    assert again.tried[0].file.read_bytes() == longest.file.read_bytes()
+
+
+def test_a_function_that_returns_no_optimizer_is_refused_before_training(given, tmp_path):
+    for wrong in (lambda steps: None, keras.optimizers.schedules.CosineDecay(0.1, 5)):
+        with pytest.raises(TypeError, match=r"Received: optimizer\(9\)="):
+            kd.search(**{**given, "optimizer": wrong}, path=tmp_path / "run")
+    assert not (tmp_path / "run" / "teacher_cache").exists()
 
 
 def test_students_that_differ_in_what_they_compute_are_others():
