@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.util
 import json
@@ -43,6 +44,23 @@ def _seeds():
     # Keras costs seconds to import: tests that do not use it do not pay for it.
     if "keras" in sys.modules and hasattr(sys.modules["keras"], "utils"):
         sys.modules["keras"].utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def dtype_policy():
+    """Return a context manager under which models are made with a dtype policy."""
+    import keras
+
+    @contextlib.contextmanager
+    def under(name):
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(name)
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
+    return under
 
 
 @pytest.fixture(scope="session")

@@ -431,13 +431,10 @@ def test_a_loss_per_output_and_none_to_skip():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision_student_of_a_float32_teacher(policy):
+def test_mixed_precision_student_of_a_float32_teacher(policy, dtype_policy):
     teacher = network(5)
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         student = network(3)
-    finally:
-        keras.config.set_dtype_policy("float32")
     distiller = compiled(
         kd.Distiller(teacher, student, [kd.losses.KLDivergence(), kd.Hint("features", "features")])
     )

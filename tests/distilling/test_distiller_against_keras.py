@@ -4,6 +4,8 @@ Every check runs on both classes with the same code but for the import: ours pas
 fails. Should a release of Keras mend one, its case fails here and can go.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -177,13 +179,10 @@ def checkpoint_without_the_teacher(cls, folder):
     assert "teacher" not in (folder / "distiller.weights.h5").read_bytes().decode("latin-1")
 
 
-def half_precision_student_of_a_float32_teacher(cls):
+def half_precision_student_of_a_float32_teacher(cls, dtype_policy):
     teacher = network(5, "t")
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
+    with dtype_policy("mixed_float16"):
         student = network(3, "s")
-    finally:
-        keras.config.set_dtype_policy("float32")
     logs = trained(cls(teacher, student, LogitsDistillation()), *examples())
     assert np.isfinite(logs["distillation_loss"][0])
 
@@ -287,8 +286,9 @@ CHECKS = [
 @pytest.mark.parametrize(("check", "failure"), CHECKS, ids=lambda x: getattr(x, "__name__", ""))
 @pytest.mark.parametrize("cls", CLASSES)
 @pytest.mark.promise
-def test_ours_does_what_keras_does_not(cls, check, failure, tmp_path):
-    arguments = [tmp_path] if check is checkpoint_without_the_teacher else []
+def test_ours_does_what_keras_does_not(cls, check, failure, tmp_path, dtype_policy):
+    needed = {"folder": tmp_path, "dtype_policy": dtype_policy}
+    arguments = [needed[name] for name in inspect.signature(check).parameters if name != "cls"]
     if cls is kd.Distiller:
         check(cls, *arguments)
     elif isinstance(failure, str):

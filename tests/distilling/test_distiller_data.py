@@ -180,19 +180,12 @@ def test_missing_labels_are_refused_where_they_weigh():
 # Precision
 
 
-def half(policy, make):
-    keras.config.set_dtype_policy(policy)
-    try:
-        return make()
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
-def updates(policy, weight, rate):
-    """Return by how much one step of a student of this policy changes its first kernel."""
+def updates(under_policy, weight, rate):
+    """Return by how much one step of a student of a policy changes its first kernel."""
     keras.utils.set_random_seed(3)
     teacher = network(6, "teacher")
-    student = half(policy, lambda: network(4, "student"))
+    with under_policy:
+        student = network(4, "student")
     before = student.get_layer("hidden").kernel.numpy()
     distiller = kd.Distiller(teacher, student, [kd.losses.KLDivergence()], [weight], 0.0)
     distiller.compile(keras.optimizers.SGD(rate))
@@ -201,23 +194,24 @@ def updates(policy, weight, rate):
     return distiller, student.get_layer("hidden").kernel.numpy() - before
 
 
-def test_small_gradients_of_a_float16_student_do_not_vanish():
+def test_small_gradients_of_a_float16_student_do_not_vanish(dtype_policy):
     # Unscaled, a gradient of some 1e-9 is zero in float16.
-    distiller, change = updates("mixed_float16", 1e-8, 1e6)
-    _, expected = updates("float32", 1e-8, 1e6)
+    distiller, change = updates(dtype_policy("mixed_float16"), 1e-8, 1e6)
+    _, expected = updates(dtype_policy("float32"), 1e-8, 1e6)
     assert isinstance(distiller.optimizer, keras.optimizers.LossScaleOptimizer)
     np.testing.assert_allclose(change, expected, atol=0.02 * np.abs(expected).max())
 
 
-def test_bfloat16_needs_no_loss_scale():
-    distiller, change = updates("mixed_bfloat16", 1.0, 0.1)
-    _, expected = updates("float32", 1.0, 0.1)
+def test_bfloat16_needs_no_loss_scale(dtype_policy):
+    distiller, change = updates(dtype_policy("mixed_bfloat16"), 1.0, 0.1)
+    _, expected = updates(dtype_policy("float32"), 1.0, 0.1)
     assert isinstance(distiller.optimizer, keras.optimizers.SGD)
     np.testing.assert_allclose(change, expected, atol=0.05 * np.abs(expected).max())
 
 
-def test_loss_scale_can_be_left_out_and_stays_when_given():
-    student = half("mixed_float16", lambda: network(4))
+def test_loss_scale_can_be_left_out_and_stays_when_given(dtype_policy):
+    with dtype_policy("mixed_float16"):
+        student = network(4)
     distiller = kd.Distiller(network(6), student, kd.losses.KLDivergence(), None, 0.0)
     distiller.compile("sgd", auto_scale_loss=False)
     assert isinstance(distiller.optimizer, keras.optimizers.SGD)
@@ -238,16 +232,14 @@ def test_without_labels_the_metrics_are_those_of_the_validation_data():
     )
 
 
-def test_half_precision_student_with_hint_regularizer_and_schedule():
-    def make():
+def test_half_precision_student_with_hint_regularizer_and_schedule(dtype_policy):
+    with dtype_policy("mixed_float16"):
         student = network(4, "student")
-        student.get_layer("hidden").activity_regularizer = keras.regularizers.L2(0.1)
-        return student
-
+    student.get_layer("hidden").activity_regularizer = keras.regularizers.L2(0.1)
     schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 4, 0.0)
     distiller = kd.Distiller(
         network(6),
-        half("mixed_float16", make),
+        student,
         [kd.losses.KLDivergence(), kd.Hint("hidden", "hidden")],
         [schedule, 1.0],
     )

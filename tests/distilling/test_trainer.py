@@ -162,17 +162,9 @@ def test_single_weights_without_decay_are_of_one_model_only():
         fresh_optimizer(optimizer)
 
 
-def in_policy(policy, make):
-    keras.config.set_dtype_policy(policy)
-    try:
-        return make()
-    finally:
-        keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.parametrize("kind", ["distiller", "mutual"])
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
-def test_inputs_are_not_rounded_before_the_student_sees_them(kind, policy):
+def test_inputs_are_not_rounded_before_the_student_sees_them(kind, policy, dtype_policy):
     def scaled(width):
         # Numbers above 65,504 are infinite in float16.
         scaling = keras.layers.Rescaling(1e-5, offset=-3.0, dtype="float32")
@@ -186,7 +178,8 @@ def test_inputs_are_not_rounded_before_the_student_sees_them(kind, policy):
         return kd.Distiller(scaled(6), scaled(4), losses)
 
     keras.utils.set_random_seed(0)
-    model = in_policy(policy, make)
+    with dtype_policy(policy):
+        model = make()
     student = model.peers[0] if kind == "mutual" else model.student
     x = np.random.default_rng(0).normal(3e5, 1e3, (16, 4)).astype("float32")
     expected = student.predict(x, verbose=0)

@@ -200,18 +200,15 @@ def test_evaluate_gives_accuracy_and_loss_of_the_combined_logits():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_evaluate_does_not_round_the_inputs_of_the_members(policy):
+def test_evaluate_does_not_round_the_inputs_of_the_members(policy, dtype_policy):
     rng = np.random.default_rng(0)
     x = rng.normal(3e5, 1e3, (64, 4)).astype("float32")
     keras.utils.set_random_seed(0)
     scaling = keras.layers.Rescaling(1e-3, offset=-300.0)
     member = keras.Sequential([keras.Input((4,)), scaling, keras.layers.Dense(3)])
     y = member.predict(x, verbose=0).argmax(-1)
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         assert Ensemble([member]).evaluate(x, y, verbose=0)["accuracy"] == 1.0
-    finally:
-        keras.config.set_dtype_policy("float32")
 
 
 def test_evaluate_of_one_unit_answers_above_zero():

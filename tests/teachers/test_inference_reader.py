@@ -57,12 +57,9 @@ def test_other_ranks_and_axes_stay_as_they_are(rank):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
-def test_other_precisions(policy):
-    keras.config.set_dtype_policy(policy)
-    try:
+def test_other_precisions(policy, dtype_policy):
+    with dtype_policy(policy):
         model = network()
-    finally:
-        keras.config.set_dtype_policy("float32")
     x = batch(model)
     outputs, _ = InferenceReader(model).run(model, x)
     expected = model(x)
