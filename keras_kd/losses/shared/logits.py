@@ -71,8 +71,6 @@ class LogitsLoss(DistillationLoss):
         self.from_logits = from_logits
         self.standardize = standardize
         self.class_weight = _weights_of_classes(type(self).__name__, class_weight)
-        given = class_weight is None or isinstance(class_weight, Mapping)
-        self._number_of_weights = None if given else len(self.class_weight or {})
 
     def __call__(
         self, teacher: Any, student: Any, labels: Any = None, sample_weight: Any = None
@@ -113,14 +111,15 @@ class LogitsLoss(DistillationLoss):
         Raises:
             ValueError: If `class_weight` names a class that the outputs do not have.
         """
-        if self._number_of_weights not in (None, classes):
+        given = self.class_weight or {}
+        if isinstance(given, list) and len(given) != classes:
             raise ValueError(
-                f"{type(self).__name__}: `class_weight` has {self._number_of_weights} weights, but "
+                f"{type(self).__name__}: `class_weight` has {len(given)} weights, but "
                 f"the outputs have {classes} classes. Pass one per class, or a "
                 "dictionary {class: weight} of those other than 1."
             )
         weights = [1.0] * classes
-        for label, weight in dict(self.class_weight or {}).items():
+        for label, weight in _by_class(given):
             if label >= classes:
                 raise ValueError(
                     f"{type(self).__name__}: `class_weight` names class {label}, but the outputs "
@@ -162,13 +161,17 @@ class TemperatureLoss(LogitsLoss):
         self.temperature = scheduled("temperature", temperature, above=0, owner=type(self).__name__)
 
 
-def _weights_of_classes(loss: str, given: Any) -> dict[int, float] | None:
+def _by_class(given: Any) -> list[tuple[Any, Any]]:
+    return [*(given.items() if isinstance(given, Mapping) else enumerate(given))]
+
+
+def _weights_of_classes(loss: str, given: Any) -> dict[int, float] | list[float] | None:
+    """Return weights in the form in which they were given, of which the loss is made again."""
     if given is None:
         return None
     try:
-        pairs = given.items() if isinstance(given, Mapping) else enumerate(given)
         # The keys of a saved dictionary are text.
-        weights = {int(label): float(weight) for label, weight in pairs}
+        weights = {int(label): float(weight) for label, weight in _by_class(given)}
     except (TypeError, ValueError):
         raise TypeError(
             f"{loss}: `class_weight` must be a dictionary such as {{0: 1.0, 1: 19.0}} or a list "
@@ -177,4 +180,4 @@ def _weights_of_classes(loss: str, given: Any) -> dict[int, float] | None:
     for label, weight in weights.items():
         number("class_weight", label, least=0, owner=loss, advice="It is a class.")
         number(f"class_weight[{label}]", weight, least=0, owner=loss)
-    return weights
+    return weights if isinstance(given, Mapping) else [*weights.values()]

@@ -85,11 +85,12 @@ def test_class_weight_of_positions_and_of_those_without_a_label(check):
     np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
-def test_class_weight_is_saved():
-    loss = losses.KLDivergence(2.0, class_weight={1: 19.0})
+@pytest.mark.parametrize("class_weight", [{1: 19.0}, [1.0, 19.0]])
+def test_class_weight_is_saved(class_weight):
+    loss = losses.KLDivergence(2.0, class_weight=class_weight)
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(loss)))
     copy = keras.saving.deserialize_keras_object(config)
-    assert copy.class_weight == {1: 19.0}
+    assert copy.class_weight == class_weight
     assert copy.get_config() == loss.get_config()
     assert "class_weight" not in repr(losses.KLDivergence())
 
@@ -122,8 +123,9 @@ def test_refuses_a_class_weight_of_a_class_that_is_not_there():
 
 def test_refuses_a_list_of_another_length_than_the_classes():
     loss = losses.KLDivergence(class_weight=[1.0, 2.0])
-    with pytest.raises(ValueError, match="has 2 weights, but the outputs have 3 classes"):
-        loss(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))
+    for each in (loss, loss.fresh()):
+        with pytest.raises(ValueError, match="has 2 weights, but the outputs have 3 classes"):
+            each(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2))
 
 
 STANDARDIZING = [
