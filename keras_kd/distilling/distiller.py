@@ -294,10 +294,10 @@ class Distiller(Trainer):
     def _supports_xla(self) -> bool:
         return supports_jit(self.objective.teacher) and super()._supports_xla()
 
-    def get_compile_config(self) -> dict[str, Any] | None:
+    def get_compile_config(self) -> dict[str, Any]:
         """Return the arguments of `compile`, serialized."""
         config = super().get_compile_config()
-        if config is not None:
+        if config:
             config["evaluate_distillation"] = self.evaluate_distillation
         return config
 
@@ -460,7 +460,7 @@ class Distiller(Trainer):
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, without the teacher."""
         return {
-            "name": self.name,
+            **super().get_config(),
             "teacher": None,
             "student": keras.saving.serialize_keras_object(self.student),
             **self.objective.get_config(),

@@ -320,7 +320,8 @@ class MutualDistiller(Trainer):
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, with the peers."""
         peers = [serialize(peer) for peer in self.peers]
-        return {"name": self.name, "peers": peers, **self.distillers[0].objective.get_config()}
+        losses = self.distillers[0].objective.get_config()
+        return {**super().get_config(), "peers": peers, **losses}
 
 
 def _check_peers(peers: Any) -> None:

@@ -147,6 +147,29 @@ def with_loss_scale(optimizer: Any, student: keras.Model) -> Any:
     return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
 
 
+def without_decay(optimizer: Any, variables: Sequence[Any]) -> dict[str, Any] | None:
+    """Return which weights an optimizer leaves out of weight decay; `None` where it leaves none.
+
+    Keras's configuration does not hold them.
+
+    Args:
+        optimizer: An optimizer, or `None`.
+        variables: The variables that it trains.
+
+    Returns:
+        `"var_names"`, patterns of names, and `"positions"`, those of single variables.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    pattern = getattr(optimizer, "_exclude_from_weight_decay_pattern", None)
+    single = getattr(optimizer, "_exclude_from_weight_decay", None) or ()
+    if pattern is None and not single:
+        return None
+    return {
+        "var_names": None if pattern is None else [pattern.pattern],
+        "positions": [i for i, v in enumerate(variables) if optimizer._var_key(v) in single],
+    }
+
+
 def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """Return an optimizer without a state that takes the same steps.
 
@@ -161,14 +184,16 @@ def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
     """
     copy: keras.optimizers.Optimizer = made_again(optimizer)
     given, made = (getattr(each, "inner_optimizer", each) for each in (optimizer, copy))
-    if getattr(given, "_exclude_from_weight_decay", None):
+    excluded = without_decay(given, ())
+    if excluded is None:
+        return copy
+    if given._exclude_from_weight_decay:
         raise ValueError(
             "An optimizer that excludes single variables from weight decay cannot train another "
             f"model. Received: optimizer={given.name!r}. Name them by "
             '`exclude_from_weight_decay(var_names=["bias", "gamma"])`.'
         )
-    if (pattern := getattr(given, "_exclude_from_weight_decay_pattern", None)) is not None:
-        made.exclude_from_weight_decay(var_names=[pattern.pattern])
+    made.exclude_from_weight_decay(var_names=excluded["var_names"])
     return copy
 
 
@@ -226,15 +251,36 @@ class Trainer(keras.Model):
         kept["output_names"] = getattr(self, "output_names", None)
         self.compile_arguments = CompileArguments(**kept)
         optimizer_rate(self.optimizer, "compile")
-        if arguments.get("auto_scale_loss", True):
+        self._auto_scale_loss = arguments.get("auto_scale_loss", True)
+        if self._auto_scale_loss:
             for learner in self.learners():
                 self.optimizer = with_loss_scale(self.optimizer, learner.student)
 
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return the arguments of `compile`, serialized, with those that Keras leaves out."""
+        config: dict[str, Any] = super().get_compile_config()
+        if config:
+            config["auto_scale_loss"] = self._auto_scale_loss
+            if excluded := without_decay(self.optimizer, self.trainable_variables):
+                config["without_decay"] = excluded
+        return config
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile with the arguments of `get_compile_config()`."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        arguments = keras.saving.deserialize_keras_object(config)
+        excluded = arguments.pop("without_decay", None)
+        self.compile(**arguments)
+        if excluded is not None:
+            optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+            single = [self.trainable_variables[i] for i in excluded["positions"]]
+            optimizer.exclude_from_weight_decay(single, excluded["var_names"])
         if self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of `keras.Model`."""
+        policy = keras.dtype_policies.serialize(self.dtype_policy)
+        return {"name": self.name, "dtype": policy, "autocast": self.autocast}
 
     def schedules(self) -> list[list[Schedules]]:
         """Return the schedules that each learner is trained with, all of the same values."""

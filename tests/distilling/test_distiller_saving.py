@@ -311,3 +311,40 @@ def test_a_loaded_distiller_has_the_weights_of_the_last_epoch(tmp_path):
     loaded.teacher = teacher
     values = [model.evaluate(x, y, verbose=0, return_dict=True) for model in (distiller, loaded)]
     assert values[1] == pytest.approx(values[0], rel=1e-5)
+
+
+def _given(change):
+    arguments, compiled = {}, {}
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    if change == "policy":
+        arguments = {"dtype": "mixed_float16", "autocast": True}
+    if change == "no loss scale":
+        compiled = {"auto_scale_loss": False}
+    if change == "names without decay":
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    return arguments, compiled, optimizer
+
+
+@pytest.mark.parametrize(
+    "change", ["policy", "no loss scale", "names without decay", "weights without decay"]
+)
+def test_what_keras_leaves_out_of_configurations_is_loaded(tmp_path, change, dtype_policy):
+    arguments, compiled, optimizer = _given(change)
+    teacher = network(6, "teacher")
+    with dtype_policy("mixed_float16" if change == "no loss scale" else "float32"):
+        student = network(4, "student")
+    distiller = kd.Distiller(teacher, student, kd.losses.KLDivergence(), **arguments)
+    if change == "weights without decay":
+        optimizer.exclude_from_weight_decay([student.get_layer("hidden").kernel])
+    distiller.compile(optimizer, SparseCE(from_logits=True), **compiled)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.models.load_model(tmp_path / "distiller.keras")
+    loaded.teacher = teacher
+    assert type(loaded.optimizer) is type(distiller.optimizer)
+    assert loaded.dtype_policy.name == distiller.dtype_policy.name
+    assert loaded.autocast == distiller.autocast
+    for each in (distiller, loaded):
+        keras.utils.set_random_seed(0)
+        each.fit(*examples(), epochs=1, **FIT)
+    for a, b in zip(distiller.student.weights, loaded.student.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
