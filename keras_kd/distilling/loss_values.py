@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_kd.distilling.hints import Hint
 from keras_kd.losses.kl_divergence import kl_divergence
-from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.base import DistillationLoss, require_equal_sizes
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.losses.shared.weighting import spread, weighted_mean, weights_by_sample
 from keras_kd.models.structures import at, leaves
@@ -198,6 +198,7 @@ def compute_keras_loss(loss: Any, teacher: Any, student: Any, sample_weight: Any
     for part, path in leaves(loss.loss):
         if part is not None:
             t, s = (ops.cast(at(side, path), "float32") for side in (teacher, student))
+            require_equal_sizes(loss, t, s)
             values = _values(part, ops.stop_gradient(t), s, temperature)
             weight = None if sample_weight is None else weights_by_sample(sample_weight, values)
             mask = get_keras_mask(at(student, path))

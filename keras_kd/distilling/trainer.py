@@ -15,7 +15,7 @@ from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 from keras_kd.data.first_batch import first_batch, without_losing_the_first
 from keras_kd.distilling.balancing import Data, balance
 from keras_kd.distilling.callbacks import check_tensorboard, with_epoch_begin, with_progress_line
-from keras_kd.distilling.checks.labels import short_label_errors, with_checked_labels
+from keras_kd.distilling.checks.labels import short_errors, with_checked_labels
 from keras_kd.distilling.checks.student_loss import check_validation, label_ranges
 from keras_kd.distilling.dot import stacked
 from keras_kd.distilling.schedules import Schedules, deserialize, deserialize_loss
@@ -356,7 +356,7 @@ class Trainer(keras.Model):
             arguments["callbacks"] = with_epoch_begin(self, arguments.get("callbacks"))
         if arguments.get("verbose", "auto"):
             arguments["callbacks"] = with_progress_line(arguments.get("callbacks"))
-        with short_label_errors():
+        with short_errors():
             return super().fit(**arguments)
 
     def check_validation(self, data: Any) -> None:

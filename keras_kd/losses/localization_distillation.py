@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.kl_divergence import kl_divergence
-from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.base import DistillationLoss, require_equal_sizes
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.system.arguments import number, scheduled
 
@@ -104,6 +104,7 @@ class LocalizationDistillation(DistillationLoss):
                 f"LocalizationDistillation(bins={self.bins}) compares edges of equal shape "
                 f"[batch, ..., edges * bins]. Received: teacher {edges}, student {shapes[-1]}."
             )
+        require_equal_sizes(self, teacher[0], student[0])
         if len(teacher) == 2 and shapes[1][:-1] != edges[:-1]:
             raise ValueError(
                 "LocalizationDistillation weighs the edges by the classes at the same positions. "

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_kd.data.batches import WrappedPyDataset
 from keras_kd.data.labels import class_labels
+from keras_kd.losses.shared.base import UNEQUAL_SIZES
 from keras_kd.models.structures import at
 
 
@@ -72,15 +73,21 @@ def with_checked_labels(data: Any, ranges: Sequence[LabelRange]) -> Any:
 
 
 @contextlib.contextmanager
-def short_label_errors() -> Iterator[None]:
-    """Turn TensorFlow's errors at a label out of range into a sentence.
+def short_errors() -> Iterator[None]:
+    """Turn TensorFlow's errors at a label out of range, or at unequal sizes, into a sentence.
 
     Raises:
-        ValueError: Naming the label and the range.
+        ValueError: Naming the label and the range, or the sizes.
     """
     try:
         yield
     except (tf.errors.OpError, ValueError) as error:
+        if (sizes := _SIZES.search(str(error))) is not None:
+            raise ValueError(
+                f"{sizes[1]}. Received: a tensor of shape ({', '.join(sizes[2].split())}) of the "
+                f"teacher and ({', '.join(sizes[3].split())}) of the student. Name layers, or "
+                "outputs, that have equal sizes for each batch."
+            ) from None
         found = _MESSAGE.search(str(error))
         if found is None:
             raise
@@ -97,6 +104,11 @@ def short_label_errors() -> Iterator[None]:
 _MESSAGE = re.compile(
     r"Received a label value of (\S+) which is outside the valid range of \[0, (\d+)\)"
 )
+
+
+_SIZES = re.compile(
+    rf"\[(\w+ {UNEQUAL_SIZES}):\]\s*\[([\d ]*)\]\s*\[([\d ]*)\]"
+)  # fmt: skip
 
 
 def _message(label: Any, classes: int) -> str:

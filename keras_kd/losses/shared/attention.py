@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_kd.losses.shared.base import DistillationLoss
+from keras_kd.losses.shared.base import DistillationLoss, require_equal_sizes
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.losses.shared.weighting import weighted_mean
 
@@ -64,6 +64,7 @@ class AttentionLoss(DistillationLoss):
                 f"{shapes[0]}, student {shapes[1]}. Name the projections in a Hint, or use "
                 "keras_kd.transformer_hints."
             )
+        require_equal_sizes(self, teacher[0], student[0], axes=2)
 
 
 def scaled_products(first: Any, second: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from keras_kd.losses.shared.masks import get_keras_mask
@@ -140,7 +141,10 @@ class DistillationLoss(SuggestsArguments):
         Raises:
             ValueError: If they differ in shape although they are compared element by element.
         """
-        if not self.equal_shapes or _same_shape(teacher.shape, student.shape):
+        if not self.equal_shapes:
+            return
+        if _same_shape(teacher.shape, student.shape):
+            require_equal_sizes(self, teacher, student)
             return
         advice = (
             "Name the layers in a keras_kd.Hint, which projects the student's feature."
@@ -225,6 +229,36 @@ class DistillationLoss(SuggestsArguments):
                 "(x, y), or use a loss without labels, such as KLDivergence."
             )
         return ops.convert_to_tensor(labels)
+
+
+UNEQUAL_SIZES = "compares tensors of equal shape, but at run time they differ"
+
+
+def require_equal_sizes(loss: Any, teacher: Any, student: Any, axes: int | None = None) -> None:
+    """Refuse sizes that only a step knows, and that differ there: they would be broadcast.
+
+    Two unknown batch sizes are those of one batch. A step that is compiled by XLA does not look.
+
+    Args:
+        loss: The loss.
+        teacher: A tensor of the teacher.
+        student: The tensor of the student that it is compared with.
+        axes: Number of leading axes that are compared. Defaults to `None`, all of those that both
+            have.
+
+    Raises:
+        tf.errors.InvalidArgumentError: In the step, if they differ.
+    """
+    axes = min(len(x.shape) for x in (teacher, student)) if axes is None else axes
+    sides = [tuple(x.shape)[:axes] for x in (teacher, student)]
+    unknown = [i for i, pair in enumerate(zip(*sides, strict=False)) if None in pair]
+    if not unknown or (unknown == [0] and sides[0][0] == sides[1][0]):
+        return
+    if teacher is student or not (tf.is_tensor(teacher) and tf.is_tensor(student)):
+        return  # the latter are specifications of tensors
+    sizes = [tf.shape(x)[:axes] for x in (teacher, student)]
+    equal = tf.reduce_all(tf.equal(*sizes))
+    tf.debugging.Assert(equal, [f"{type(loss).__name__} {UNEQUAL_SIZES}:", *sizes])
 
 
 def widened(tensor: Any) -> Any:

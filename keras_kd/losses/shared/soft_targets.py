@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_kd.losses.shared.base import widened
+from keras_kd.losses.shared.base import require_equal_sizes, widened
 from keras_kd.losses.shared.chunks import in_chunks
 from keras_kd.losses.shared.logits import TemperatureLoss
 from keras_kd.losses.top_k_logits import TopKLogits, log_sum_exp_of_others
@@ -112,6 +112,7 @@ class SoftTargetsLoss(TemperatureLoss):
                 f"not fit a student of shape {expected}. They must be made of logits of the "
                 "student's shape."
             )
+        require_equal_sizes(self, teacher.values, student, axes=len(kept) - 1)
 
     def _prepare(self, teacher: Any, student: Any) -> tuple[Any, Any]:
         if not isinstance(teacher, TopKLogits):
