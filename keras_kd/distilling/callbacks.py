@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,11 +68,15 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         super().on_epoch_end(epoch, _shown(logs))
 
 
+# The losses on labels in the logs, those of peers included.
+_ON_LABELS = re.compile(r"(val_)?(peer_\d+_)?student_loss")
+
+
 def _shown(logs: Mapping[str, Any] | None) -> dict[str, Any]:
     def place(name: str) -> tuple[bool, bool, bool]:
         return name.startswith("val_"), name != "loss", not name.endswith("loss")
 
-    names = [name for name in logs or () if not name.endswith("student_loss")]
+    names = [name for name in logs or () if not _ON_LABELS.fullmatch(name)]
     return {name: (logs or {})[name] for name in sorted(names, key=place)}
 
 

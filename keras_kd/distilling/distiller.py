@@ -24,10 +24,17 @@ from keras_kd.distilling.checks.compatibility import (
     check_teacher,
 )
 from keras_kd.distilling.checks.student_loss import check_batch, require_labels, resolve_losses
-from keras_kd.distilling.loss_values import LossMeans, metric_names, unique_names
+from keras_kd.distilling.loss_values import (
+    LOGGED,
+    LossMeans,
+    names_of_keras,
+    refuse_names,
+    unique_names,
+)
 from keras_kd.distilling.objective import NO_TEACHER, Objective
 from keras_kd.distilling.schedules import Scheduled, serialize
 from keras_kd.distilling.trainer import Trainer
+from keras_kd.models.graph import flat_layers
 from keras_kd.models.outputs import output_names
 from keras_kd.models.views import View
 from keras_kd.models.weights import check_apart, check_finite_weights
@@ -135,6 +142,8 @@ class Distiller(Trainer):
         (`stop_distillation_at`).
     """
 
+    sums: Sequence[str] = LOGGED
+
     def __init__(
         self,
         teacher: Any,
@@ -231,6 +240,11 @@ class Distiller(Trainer):
         """The names of the student's outputs, by which losses and metrics may be given."""
         return output_names(self.student)
 
+    @property
+    def own_names(self) -> list[str]:
+        """The names of the distiller's own losses in the logs."""
+        return [*self.sums, *self.objective.names]
+
     def learners(self) -> list[Distiller]:
         """Return this distiller, as a list."""
         return [self]
@@ -268,7 +282,8 @@ class Distiller(Trainer):
             ValueError: If there is no loss although `student_loss_weight` is above 0, or its
                 `from_logits` contradicts the student's last activation, or `jit_compile` is
                 `True` although a loss has a `chunk_size`, or the optimizer's learning rate is
-                negative or not finite, or a metric has the name of a sum of losses.
+                negative or not finite, or a metric or the loss of an output has the name of a
+                sum of losses in the logs.
         """
         if loss is None and self.student_loss_weight != 0:
             raise ValueError(
@@ -277,18 +292,22 @@ class Distiller(Trainer):
                 "SparseCategoricalCrossentropy(from_logits=True), or build the Distiller with "
                 "student_loss_weight=0.0 to learn from the teacher alone."
             )
+        loss = resolve_losses(loss, self.student)
+        others = names_of_keras(self.output_names, loss, metrics, weighted_metrics)
+        inner = [x for x in flat_layers(self.student) if not isinstance(x, keras.Model)]
+        others += [metric.name for layer in inner for metric in layer.metrics]
+        refuse_names(others, self.sums)
         self.evaluate_distillation = evaluate_distillation
         super().compile(
             optimizer=optimizer,
-            loss=resolve_losses(loss, self.student),
+            loss=loss,
             loss_weights=loss_weights,
             metrics=metrics,
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
         self.objective.student_loss = self.student_loss()
-        taken = metric_names(self.output_names, metrics, weighted_metrics)
-        self.objective.names = unique_names(self.distillation_losses, taken)
+        self.objective.names = unique_names(self.distillation_losses, [*others, *self.sums])
         self.loss_means.names[2:] = self.objective.names
 
     def _supports_xla(self) -> bool:

@@ -13,6 +13,7 @@ from keras_kd.losses.shared.base import DistillationLoss, widened, zero_masked
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.losses.shared.pooling import adaptive_average_pool
 from keras_kd.losses.shared.weighting import spread
+from keras_kd.system.names import scope_name
 from keras_kd.system.remaking import made_again
 
 Shape = tuple[int | None, ...]
@@ -212,7 +213,8 @@ class Hint:
         if teacher[-1] is None or student[-1] is None:
             raise ValueError(f"{where}: the number of channels must be known, but is None.")
         kind = OrthogonalProjection if orthogonal else keras.layers.Dense
-        with_channels = kind(teacher[-1], dtype="float32", name=f"{self.name}_projection")
+        name = scope_name(f"{self.name}_projection")
+        with_channels = kind(teacher[-1], dtype="float32", name=name)
         with_channels.build(student)
         return with_channels
 

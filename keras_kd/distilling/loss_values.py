@@ -110,21 +110,20 @@ def layer_paths_of(losses: Sequence[Any], side: str) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-# The names of the sums of losses, in logs and in the results of an objective.
-SUMS = (
-    *("loss", "student_loss", "distillation_loss"),
-    *("weighted_student_loss", "weighted_distillation_loss"),
-)
+# The sums of losses in the logs; the results of an objective hold two more.
+LOGGED = ("loss", "student_loss", "distillation_loss")
+SUMS = (*LOGGED, "weighted_student_loss", "weighted_distillation_loss")
 
 
-def unique_names(losses: Sequence[Any], metrics: Sequence[str] = ()) -> list[str]:
+def unique_names(losses: Sequence[Any], others: Sequence[str] = ()) -> list[str]:
     """Return a name for every loss, numbered from the second of the same name on.
 
     Args:
         losses: The distillation losses.
-        metrics: Names of metrics, which are taken, as those of the sums are. Defaults to none.
+        others: Other names in the logs, which are taken, as those of the sums are. Defaults to
+            none.
     """
-    taken = [*SUMS, *metrics]
+    taken = [*SUMS, *others]
     names: list[str] = []
     for loss in losses:
         parts = [part for part, _ in leaves(loss) if part is not None] or [loss]
@@ -132,41 +131,79 @@ def unique_names(losses: Sequence[Any], metrics: Sequence[str] = ()) -> list[str
         every = [getattr(p, "name", None) or snake_case(type(p).__name__) for p in parts]
         name = "_and_".join(dict.fromkeys(every))
         unique, count = name, 1
-        while unique in [*taken, *names]:
+        while _meets(unique, [*taken, *names]):
             count += 1
             unique = f"{name}_{count}"
         names.append(unique)
     return names
 
 
-def metric_names(output_names: Sequence[str] | None, *metrics: Any) -> list[str]:
-    """Return the names of metrics in the logs.
+def _meets(name: str, others: Sequence[str]) -> bool:
+    """Return whether a name is another one in the logs, of training or of validation."""
+    return any(each in others for each in (name, f"val_{name}", name.removeprefix("val_")))
+
+
+def refuse_names(names: Sequence[str], own: Sequence[str]) -> None:
+    """Refuse names in the logs that are a distiller's own: one would overwrite the other.
 
     Args:
-        output_names: The names of the student's outputs, or `None`. With several outputs, Keras
-            puts them before the names of metrics, and none is returned.
-        metrics: Metrics as `compile` takes them.
+        names: The names of Keras's metrics and of its losses by output, and those of layers.
+        own: The names of the distiller.
 
     Raises:
-        ValueError: If a metric has the name of a sum of losses, which it would overwrite.
+        ValueError: If so.
     """
-    if len(output_names or ()) > 1:
-        return []
-    names = [
-        snake_case(metric) if isinstance(metric, str) else _name_of(metric)
-        for metric in keras.tree.flatten(metrics)
-        if metric is not None
-    ]
-    if taken := [name for name in names if name in SUMS]:
+    if taken := [name for name in names if _meets(name, own)]:
         raise ValueError(
-            f"A metric has the name of a loss in the logs. Received: {taken[0]!r}. Give it another "
-            "`name`."
+            "A metric, or the loss `<output>_loss` of an output, has the name of a loss of the "
+            f"distiller in the logs. Received: {taken[0]!r}. Give the metric another `name`, or "
+            'the output: keras.Model(student.inputs, {"other_name": student.outputs[0], ...}).'
         )
-    return names
+
+
+def names_of_keras(
+    output_names: Sequence[str] | None, losses: Any, metrics: Any, weighted_metrics: Any
+) -> list[str]:
+    """Return the names that Keras gives to losses of outputs and to metrics in the logs.
+
+    Args:
+        output_names: The names of the student's outputs, or `None`: these, and outputs in nested
+            structures, are only known in the first step, which refuses them itself.
+        losses: The losses on labels as `compile` takes them.
+        metrics: Metrics as `compile` takes them.
+        weighted_metrics: Metrics that use sample weights.
+    """
+    names = [*(output_names or ())]
+    several = len(names) > 1
+    parts = _by_output(losses, names) if several else {}
+    found = [f"{name}_loss" for name, loss in parts.items() if loss is not None]
+    found = found if len(found) > 1 else []
+    of_metrics: list[str] = []
+    for kind in (metrics, weighted_metrics):
+        for output, part in (_by_output(kind, names) if several else {"": kind}).items():
+            for metric in keras.tree.flatten(part):
+                if metric is None:
+                    continue
+                prefix, name = f"{output}_" if output else "", _name_of(metric)
+                if again := of_metrics.count(f"{prefix}{name}"):
+                    of_metrics += [f"{prefix}{name}_{again}", f"{prefix}weighted_{name}"]
+                of_metrics.append(f"{prefix}{name}")
+    return [*found, *of_metrics]
+
+
+def _by_output(parts: Any, names: Sequence[str]) -> dict[str, Any]:
+    if isinstance(parts, Mapping):
+        return {name: parts.get(name) for name in names}
+    if isinstance(parts, (list, tuple)):
+        return dict(zip(names, parts, strict=True)) if len(parts) == len(names) else {}
+    return dict.fromkeys(names, parts)
 
 
 def _name_of(metric: Any) -> str:
-    return str(getattr(metric, "name", None) or getattr(metric, "__name__", metric))
+    if isinstance(metric, str):
+        return metric
+    name = getattr(metric, "name", None)
+    return name or snake_case(getattr(metric, "__name__", type(metric).__name__))
 
 
 def is_known(loss: Any) -> bool:

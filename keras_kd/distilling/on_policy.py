@@ -12,6 +12,7 @@ from keras import ops
 from keras_kd.data.first_batch import FirstBatch
 from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.distiller import Distiller
+from keras_kd.distilling.loss_values import LOGGED
 from keras_kd.distilling.schedules import serialize
 from keras_kd.models.structures import leaves
 from keras_kd.system.arguments import number
@@ -91,6 +92,8 @@ class OnPolicyDistiller(Distiller):
         Agarwal et al., On-Policy Distillation of Language Models: Learning from Self-Generated
         Mistakes (GKD), 2023, arXiv:2306.13649.
     """
+
+    sums = (*LOGGED, "on_policy_loss")
 
     def __init__(
         self,

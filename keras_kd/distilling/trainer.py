@@ -15,9 +15,11 @@ from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 from keras_kd.data.first_batch import first_batch, without_losing_the_first
 from keras_kd.distilling.balancing import Data, balance
 from keras_kd.distilling.callbacks import check_tensorboard, with_epoch_begin, with_progress_line
+from keras_kd.distilling.checks.arguments import check_name
 from keras_kd.distilling.checks.labels import short_errors, with_checked_labels
 from keras_kd.distilling.checks.student_loss import check_validation, label_ranges
 from keras_kd.distilling.dot import stacked
+from keras_kd.distilling.loss_values import refuse_names
 from keras_kd.distilling.schedules import Schedules, deserialize, deserialize_loss
 from keras_kd.models.graph import flat_layers
 from keras_kd.system.arguments import constructor_arguments, optimizer_rate
@@ -225,6 +227,12 @@ class Trainer(keras.Model):
         refuse_unknown(type(self).__name__, kwargs, dict.fromkeys(known))
         # With a policy of half precision Keras would round inputs before the student sees them.
         super().__init__(**{"autocast": False, **kwargs})
+        check_name(self, "distiller")
+
+    @property
+    def own_names(self) -> Sequence[str]:
+        """The names in the logs that no metric may have."""
+        return ()
 
     @property
     def by_epoch(self) -> bool:
@@ -487,14 +495,23 @@ class Trainer(keras.Model):
         return self.metrics_result()
 
     def metrics_result(self, labels: bool = True) -> dict[str, Any]:
-        """Return the present values of all metrics, or of those alone that need no labels."""
+        """Return the present values of all metrics, or of those alone that need no labels.
+
+        Raises:
+            ValueError: If one has the name of a loss of the distiller.
+        """
         found: dict[str, Any] = {}
-        on_labels = self._compile_metrics
+        others: list[str] = []
+        on_labels, own = self._compile_metrics, [self._loss_tracker, *self._metrics]
         for metric in self.metrics:
             if metric is on_labels and not (labels and on_labels.built):
                 continue
             result = metric.result()
-            found.update(result if isinstance(result, dict) else {metric.name: result})
+            result = result if isinstance(result, dict) else {metric.name: result}
+            found.update(result)
+            if all(metric is not each for each in own):
+                others += result
+        refuse_names(others, self.own_names)
         return found
 
     @classmethod

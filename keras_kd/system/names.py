@@ -20,6 +20,11 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
+def scope_name(name: str) -> str:
+    """Return a name like another one under which a layer may run: TensorFlow refuses `"_a b"`."""
+    return re.sub(r"[^A-Za-z0-9_.\\>-]", "_", name).lstrip("_\\>-") or "unnamed"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'int8'?"` with the known name nearest to another, or `""`."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)

@@ -10,7 +10,7 @@ from keras_kd.distilling.loss_values import (
     evaluate_loss,
     is_known,
     layer_paths_of,
-    metric_names,
+    names_of_keras,
     unique_names,
 )
 from keras_kd.losses import DistillationLoss, KLDivergence
@@ -98,13 +98,27 @@ def test_no_loss_takes_the_name_of_a_sum():
     assert unique_names(named) == ["loss_2", "loss_3", "student_loss_2"]
 
 
+def test_a_name_of_validation_is_taken():
+    named = [Hint("a", "b", name=name) for name in ("val_loss", "fit", "val_fit")]
+    assert unique_names(named) == ["val_loss_2", "fit", "val_fit_2"]
+
+
 def test_names_of_metrics_are_taken():
-    names = metric_names(None, ["accuracy", keras.metrics.KLDivergence()], [max])
-    assert names == ["accuracy", "kl_divergence", "max"]
-    assert unique_names([KLDivergence()], names) == ["kl_divergence_2"]
-    assert metric_names(["a", "b"], {"a": "kl_divergence"}) == []
-    with pytest.raises(ValueError, match="Received: 'student_loss'"):
-        metric_names(None, [keras.metrics.Mean("student_loss")])
+    metrics = ["accuracy", "accuracy", keras.metrics.KLDivergence()]
+    names = names_of_keras(None, "mse", metrics, [max, "accuracy"])
+    assert {"accuracy", "accuracy_1", "weighted_accuracy", "kl_divergence", "max"} <= set(names)
+    losses = [KLDivergence(), KLDivergence(name="weighted_accuracy")]
+    assert unique_names(losses, names) == ["kl_divergence_2", "weighted_accuracy_2"]
+
+
+@pytest.mark.parametrize(("losses", "metrics", "expected"), [
+    ("mse", {"b": "divergence"}, ["a_loss", "b_loss", "b_divergence"]),
+    ({"a": "mse"}, [["x"], ["y", max]], ["a_x", "b_y", "b_max"]),
+    (["mse", "mse"], None, ["a_loss", "b_loss"]),
+    (["mse", None], None, []),
+])  # fmt: skip
+def test_names_of_several_outputs(losses, metrics, expected):
+    assert names_of_keras(["a", "b"], losses, metrics, None) == expected
 
 
 def test_keras_losses_leave_out_masked_positions_and_smooth_labels():

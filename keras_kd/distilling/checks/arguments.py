@@ -14,10 +14,29 @@ from keras_kd.models.graph import output_structure
 from keras_kd.models.outputs import output_names
 from keras_kd.models.structures import arrange, leaves
 from keras_kd.system.arguments import is_number, scheduled
+from keras_kd.system.names import scope_name
+
+
+def check_name(layer: keras.layers.Layer, role: str) -> None:
+    """Refuse a name under which Keras cannot run a model: TensorFlow takes it for no scope.
+
+    Args:
+        layer: The model, or a layer that stands for one.
+        role: What it is called in the error.
+
+    Raises:
+        ValueError: If so.
+    """
+    if scope_name(layer.name) != layer.name:
+        raise ValueError(
+            "The name of a model must begin with a letter, a digit or a dot, and hold none but "
+            f"letters from a to z, digits, '_', '.' and '-': Keras cannot run it otherwise. "
+            f"Received: {role} {layer.name!r}. Rename it: model.name = {scope_name(layer.name)!r}."
+        )
 
 
 def check_model(model: Any, role: str) -> None:
-    """Refuse what is not a Keras model.
+    """Refuse what is not a Keras model, or one whose name Keras cannot run.
 
     Raises:
         ValueError: Saying what was received.
@@ -38,6 +57,7 @@ def check_model(model: Any, role: str) -> None:
         raise ValueError(
             f"`{role}` must be a keras.Model. Received: {type(model).__name__}: {model!r}."
         )
+    check_name(model, role)
 
 
 def check_losses(losses: Any, student: keras.Model, student_loss_weight: Any) -> list[Any]:

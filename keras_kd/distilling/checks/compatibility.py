@@ -9,6 +9,7 @@ import keras
 
 from keras_kd.data.finite import check_finite
 from keras_kd.data.taught_inputs import TaughtInputs
+from keras_kd.distilling.checks.arguments import check_name
 from keras_kd.distilling.hints import Hint
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.losses.binary_kl_divergence import BinaryKLDivergence
@@ -34,10 +35,12 @@ def check_teacher(teacher: Any, student: keras.Model, losses: list[Any]) -> None
     """Refuse a teacher that does not fit the student, as far as can be told without a pass.
 
     Raises:
-        ValueError: If inputs or outputs differ in shape, or a softmax stands before a loss on
-            logits.
+        ValueError: If inputs or outputs differ in shape, a softmax stands before a loss on
+            logits, or Keras cannot run a model of this name.
     """
     adapted = isinstance(teacher, AdaptedTeacher)
+    for layer in _layers_that_run(teacher):
+        check_name(layer, "teacher")
     for model in _models_of_student_inputs(teacher):
         _check_inputs(model, student)
     for role, model in (("teacher", teacher), ("student", student)):
@@ -55,6 +58,19 @@ def _check_ends(role: str, ends: Any, losses: list[Any]) -> None:
                 raise ValueError(_softmax_message(role, end, part))
             if _reads_logits(part) is False and end == "linear":
                 raise ValueError(_logits_message(role, part))
+
+
+def _layers_that_run(teacher: Any) -> list[Any]:
+    parts: list[Any] = []
+    if isinstance(teacher, Ensemble):
+        parts = [*teacher.members]
+    elif isinstance(teacher, CallableTeacher):
+        parts = [teacher.teacher]
+    elif isinstance(teacher, AdaptedTeacher):
+        parts = [teacher.inputs_function, teacher.teacher, teacher.outputs_function]
+    elif isinstance(teacher, keras.layers.Layer):
+        return [teacher]
+    return [layer for part in parts for layer in _layers_that_run(part)]
 
 
 def _models_of_student_inputs(teacher: Any) -> list[Any]:

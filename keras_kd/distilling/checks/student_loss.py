@@ -30,8 +30,16 @@ def resolve_losses(loss: Any, student: keras.Model) -> Any:
     """Return the losses on labels, cross-entropies by name or function read as the student ends.
 
     Raises:
-        ValueError: If a loss contradicts the student's last activation.
+        ValueError: If a loss contradicts the student's last activation, or there are several for
+            one output, of which Keras would compute the first alone.
     """
+    outputs = output_structure(student)
+    several = isinstance(loss, (list, tuple)) and len(loss) > 1
+    if several and outputs is not None and not keras.tree.is_nested(outputs):
+        raise ValueError(
+            f"`loss` holds {len(loss)} losses, but the student has one output, which has one loss. "
+            f"Received: loss={loss!r}. Write a function (y_true, y_pred) that returns their sum."
+        )
     activations = last_activation(student)
     if loss is None or activations is None:
         one = loss is not None and not keras.tree.is_nested(loss)
