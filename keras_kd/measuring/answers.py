@@ -64,6 +64,17 @@ def are_answers(output: np.ndarray, task: str, labels: np.ndarray | None = None)
     return labels is None or not _of_all_units(labels, output)
 
 
+def positions_of(output: np.ndarray, chosen: bool) -> tuple[int, ...]:
+    """Return the sizes of the axes of samples and positions, all but that of the units.
+
+    Args:
+        output: An output, `[batch, ..., units]`, a map of classes `[batch, ...]`, or `[batch]`.
+        chosen: Whether its numbers are classes or answers themselves, and not one per unit.
+    """
+    units = output.ndim > 1 and (not chosen or _is_one_unit(output))
+    return output.shape[:-1] if units else output.shape
+
+
 def _is_one_unit(output: np.ndarray) -> bool:
     return output.ndim > 1 and output.shape[-1] == 1
 
@@ -134,9 +145,8 @@ def class_indices(
         TypeError: If they are not numbers.
         ValueError: If they do not fit the output.
     """
-    several = output.ndim > 1 and not (chosen and not _is_one_unit(output))
-    classes = output.shape[-1] if several else 1
-    positions = output.shape[:-1] if several else output.shape
+    positions = positions_of(output, chosen)
+    classes = 1 if positions == output.shape else output.shape[-1]
     if labels.dtype.kind not in "fiub":
         raise TypeError(f"`data` gives labels of type {labels.dtype}. Pass class indices.")
     if labels.shape == output.shape and classes > 1:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_kd.data.numpy_batches import Batch
+from keras_kd.measuring.answers import positions_of
 from keras_kd.system.user_warning import warn_user
 
 
 def _positions(output: np.ndarray) -> tuple[int, ...]:
     """Return the sizes of the axes of positions; each integer or boolean is one of them."""
-    units = output.dtype.kind not in "iub" or output.shape[-1:] == (1,)
-    return output.shape[:-1] if units else output.shape
+    return positions_of(output, chosen=output.dtype.kind in "iub")
 
 
 def counted_positions(
