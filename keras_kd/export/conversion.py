@@ -164,6 +164,14 @@ class Conversion:
 
     def _with_batch(self, flex: bool) -> Converted:
         wanted = self._options.batch_sizes(list(self._source.signature_names))
+        if (size := self._batch_of_state(wanted)) is not None:
+            if None in wanted.values():
+                raise ValueError(
+                    f"The model keeps state from one call to the next, for {size} sample(s): its "
+                    "file cannot take a batch of any size. Received: batch_size=None. Leave "
+                    "`batch_size` out."
+                )
+            wanted = {name: size if given == "auto" else given for name, given in wanted.items()}
         open_sizes, fixed_sizes = _sizes(wanted, None), _sizes(wanted, 1)
         if open_sizes == fixed_sizes:
             try:
@@ -186,12 +194,26 @@ class Conversion:
         return fixed if _costly(fixed) < _costly(converted) else converted
 
     def _needs_batch_size(self, batch_sizes: dict[str, int | None]) -> bool:
+        return isinstance(self._source, KerasSource) and self._is_so(
+            self._source.needs_batch_size, batch_sizes
+        )
+
+    def _batch_of_state(self, wanted: Mapping[str, BatchSize]) -> int | None:
+        """Return of how many samples the model keeps state, or `None`."""
         if not isinstance(self._source, KerasSource):
-            return False
+            return None
+        own = next((i.shape[0] for i in self._source.inputs if i.shape), None)
+        return (own or 1) if self._is_so(self._source.keeps_state, _sizes(wanted, own)) else None
+
+    def _is_so(
+        self,
+        question: Callable[[Mapping[str, int | None], bool], bool],
+        batch_sizes: dict[str, int | None],
+    ) -> bool:
         with warnings.catch_warnings(), capture_output(False):
             warnings.simplefilter("ignore")
             try:
-                return self._source.needs_batch_size(batch_sizes, self._unroll)
+                return question(batch_sizes, self._unroll)
             except Exception:  # the conversion says what is wrong
                 return False
 

@@ -33,7 +33,7 @@ from keras_kd.models.graph import flat_layers, input_tensors, named_for_files, s
 from keras_kd.models.layers import leaf_operations
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
-from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled
+from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled, without_state
 
 
 class KerasSource:
@@ -185,6 +185,12 @@ class KerasSource:
             tf.saved_model.save(module, os.fspath(folder), signatures=functions, options=options)
         return signatures
 
+    def keeps_state(self, batch_sizes: Mapping[str, int | None], unroll: bool) -> bool:
+        """Whether a file of these batch sizes assigns to variables; see `write`."""
+        functions, _ = self._traced(batch_sizes, unroll)
+        graphs = [function.graph for function in functions.values()]
+        return any(o.type.startswith("Assign") for graph in graphs for o in graph.get_operations())
+
     def needs_batch_size(self, batch_sizes: Mapping[str, int | None], unroll: bool) -> bool:
         """Whether a file of these batch sizes surely computes one while running; see `write`."""
         functions, _ = self._traced(batch_sizes, unroll)
@@ -195,7 +201,7 @@ class KerasSource:
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return outputs of the first signature, in float32, and their Keras masks, by name."""
         target = next(iter(self._targets.values()))
-        with as_float32(self.model), self._applied():
+        with as_float32(self.model), self._applied(), without_state(self.model):
             outputs = call_target(self.model, target, self.structure(inputs))
         named = {safe_name(name): tensor for name, tensor in outputs.items()}
         masks = {name: get_keras_mask(tensor) for name, tensor in named.items()}

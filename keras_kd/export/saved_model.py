@@ -81,6 +81,9 @@ class SavedModelSource:
             return {name: outputs[own] for name, own in zip(names, written, strict=True)}
 
         self._serve = serve
+        # The state of layers, which each batch starts with.
+        stateful = getattr(getattr(self.model, "model", self.model), "stateful", False)
+        self._kept = [(v, v.numpy()) for v in signature.variables] if stateful else []
 
         fixed = {
             name: tf.TensorSpec((batch_size, *specs[name].shape[1:]), specs[name].dtype, name=name)
@@ -104,6 +107,8 @@ class SavedModelSource:
         """Return the outputs by name, after `write`, without masks; see `KerasSource.predict`."""
         tensors = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
         outputs = self._serve(**tensors)
+        for variable, value in self._kept:
+            variable.assign(value)
         return {name: np.asarray(tensor) for name, tensor in outputs.items()}, {}
 
     def ends(self) -> dict[str, str | None]:

@@ -163,7 +163,8 @@ def export_tflite(
             batch 1 until its inputs are resized. `"auto"` leaves it open unless the graph then
             needs operators that compute shapes at run time (recurrent layers, `Flatten`, `Reshape`,
             attention), and fixes it to 1 otherwise: this converts most operators and keeps the
-            graph in one piece for LiteRT's delegates. Pass a dict for one size per signature.
+            graph in one piece for LiteRT's delegates. A model that keeps state from call to call (a
+            stateful recurrent layer) keeps its own. Pass a dict for one size per signature.
             Defaults to `"auto"`.
         signatures: Functions of the file by name, for LiteRT's `get_signature_runner`: `None` for
             the model's own outputs, the name of a layer or a list of names for their outputs, or a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,6 +41,7 @@ class LiteRuntime:
         file: Its `ModelFile`.
         inputs: Its inputs, as `Input`s, in the file's order.
         output_names: Its outputs' names, in the file's order.
+        batch: The number of samples of a run; `None` for any.
         threads: Number of threads.
         probed: What was seen when the file was loaded for the first time.
         xnnpack: Whether LiteRT was given its default delegate.
@@ -72,14 +74,16 @@ class LiteRuntime:
         if self.xnnpack or reference:
             resolver = OpResolverType.AUTO if self.xnnpack else OpResolverType.BUILTIN_REF
         content = self.path.read_bytes()
+        self._load = functools.partial(
+            Interpreter,
+            model_content=content,
+            num_threads=threads,
+            experimental_op_resolver_type=resolver,
+            experimental_preserve_all_tensors=preserve_all_tensors,
+        )
         try:
             with capture_output():
-                self._interpreter = Interpreter(
-                    model_content=content,
-                    num_threads=threads,
-                    experimental_op_resolver_type=resolver,
-                    experimental_preserve_all_tensors=preserve_all_tensors,
-                )
+                self._interpreter = self._load()
                 with contextlib.suppress(probe.InputsRefusedError):  # they were made up
                     probe.run_once(self._interpreter)
                 self.delegate = self._delegate()
@@ -90,6 +94,7 @@ class LiteRuntime:
         self.file = open_file(self.path, content)
         graphs = self.file.model.subgraphs
         self._keeps_state = any(t.isVariable for graph in graphs for t in graph.tensors or ())
+        self._keeps_resources = any(o.name == "ASSIGN_VARIABLE" for o in self.file.operators())
         named_inputs, named_outputs = self.file.signature()
         self._input_details = self._interpreter.get_input_details()
         self._output_details = self._interpreter.get_output_details()
@@ -103,6 +108,9 @@ class LiteRuntime:
             _as_plain_numbers(*end) for end in zip(self._input_details, names, strict=True)
         ]
         self.output_names = _names(self._output_details, named_outputs)
+        self.batch = self.inputs[0].shape[0] if self.inputs[0].shape else None
+        if self._keeps_resources and self.inputs[0].shape:  # they hold as many samples as stated
+            self.batch = int(self._input_details[0]["shape"][0])
 
     def _delegate(self) -> str:
         # The interpreter has no public list of its delegated nodes.
@@ -137,8 +145,8 @@ class LiteRuntime:
         """Run one batch of any size.
 
         A file with a fixed batch is run as often as needed, its last run filled up by repeating
-        a sample. The state of operators such as fused LSTMs is reset before each run, so that
-        no output depends on what was run before.
+        a sample. State, of operators such as fused LSTMs and in variables of the file, starts
+        again before each run, so that no output depends on what was run before.
 
         Args:
             inputs: Arrays by input name, as `keras_kd.data.numpy_batches.iterate` gives them.
@@ -146,19 +154,22 @@ class LiteRuntime:
         Returns:
             Arrays by output name; float32 where the file's output is quantized.
         """
-        fixed = self.inputs[0].shape[0] if self.inputs[0].shape else None
-        size = len(inputs[self.inputs[0].name])
-        if fixed is None or not self.inputs[0].shape:
+        if self.batch is None:
             return self._run(inputs)
+        size = len(inputs[self.inputs[0].name])
         parts = []
-        for start in range(0, size, fixed):
-            chosen = np.minimum(np.arange(start, start + fixed), size - 1)
+        for start in range(0, size, self.batch):
+            chosen = np.minimum(np.arange(start, start + self.batch), size - 1)
             outputs = self._run({name: array[chosen] for name, array in inputs.items()})
-            kept = min(fixed, size - start)
+            kept = min(self.batch, size - start)
             parts.append({name: array[:kept] for name, array in outputs.items()})
         return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def _run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if self._keeps_resources:  # `reset_all_variables` leaves them as they are
+            self._interpreter = self._load()
+            self._interpreter.allocate_tensors()
+            self._input_details = self._interpreter.get_input_details()
         self.set_inputs(inputs)
         if self._keeps_state:
             self._interpreter.reset_all_variables()
@@ -177,6 +188,11 @@ class LiteRuntime:
             tuple(d["shape"]) != array.shape
             for d, array in zip(self._input_details, arrays, strict=True)
         ]
+        if self._keeps_resources and len(arrays[0]) != self.batch:  # LiteRT would not tell
+            raise ValueError(
+                f"'{self.path}' keeps state for {self.batch} sample(s). Received: inputs of shape "
+                f"{arrays[0].shape}. Pass as many samples."
+            )
         if any(resize):
             # Not under capture_output, which holds the whole process's output: as a teacher, this
             # runs while others print, and in several threads.

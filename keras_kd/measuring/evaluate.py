@@ -186,8 +186,8 @@ def _result(
     runs: int,
     warmup: int,
 ) -> TFLiteResult:
-    fixed = runtime.inputs[0].shape[0] if runtime.inputs[0].shape else None
-    sample = {name: np.repeat(array, fixed or 1, axis=0) for name, array in first.items()}
+    size = runtime.batch or 1
+    sample = {name: np.repeat(array, size, axis=0) for name, array in first.items()}
     latency = measure([runtime], runs, warmup, sample)[0]
     plain, without = runtime, None
     if runtime.xnnpack:
@@ -234,7 +234,7 @@ def _result(
         outputs=outputs,
         tensor_types=runtime.file.tensor_types(),
         parameters=constants.parameters,
-        macs=macs.total // (fixed or 1),
+        macs=macs.total // size,
         macs_not_counted=macs.not_counted,
         constants=constants.elements,
         zero_constants=constants.zeros,

@@ -16,6 +16,7 @@ from keras_kd.measuring.differences import Differences
 from keras_kd.measuring.layer_names import LayerNames
 from keras_kd.models.features import FeatureReader, layer_paths
 from keras_kd.models.outputs import name_outputs
+from keras_kd.models.recurrent import without_state
 
 # What 8 bits cost any layer; below it, growth says nothing.
 _FLOOR = 0.01
@@ -97,10 +98,9 @@ class LayerComparison:
 
     def add(self, batches: Iterable[Batch]) -> None:
         """Run model and file on batches."""
-        fixed = self._runtime.inputs[0].shape[0] if self._runtime.inputs[0].shape else None
         for batch in batches:
             features, outputs = self._features(batch.x)
-            step = fixed or batch.size
+            step = self._runtime.batch or batch.size
             for start in range(0, batch.size, step):
                 rows = np.minimum(np.arange(start, start + step), batch.size - 1)
                 kept = min(step, batch.size - start)
@@ -118,7 +118,7 @@ class LayerComparison:
         """Return the output of every layer in the order of the calls, and that of every output."""
         x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
         calls = _Calls()
-        with self._reader.reading(calls) as features:
+        with without_state(self._model), self._reader.reading(calls) as features:
             named = name_outputs(self._model, self._model(x, training=False))
         nested = {path.rpartition("/")[0] for path in self._paths}
         leaves = {

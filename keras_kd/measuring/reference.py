@@ -13,6 +13,7 @@ from keras_kd.data.numpy_batches import safe_name
 from keras_kd.losses.shared.masks import get_keras_mask
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
+from keras_kd.models.recurrent import without_state
 from keras_kd.system.quiet import without_retracing_warnings
 
 
@@ -76,7 +77,7 @@ class Reference:
     def __call__(self, x: Any) -> tuple[np.ndarray, list[np.ndarray | None]]:
         """Return the output, numbers as float32, and the Keras mask of every output of the file."""
         x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
-        with without_retracing_warnings():
+        with without_retracing_warnings(), without_state(self._model):
             outputs, masks = self._run(x)
         chosen = outputs[self._position]
         if keras.backend.is_float_dtype(chosen.dtype):

@@ -1,4 +1,4 @@
-"""Recurrent layers of a model: found, and unrolled over time for a trace."""
+"""Recurrent layers of a model: found, unrolled over time for a trace, and run without a state."""
 
 from __future__ import annotations
 
@@ -59,6 +59,21 @@ def _reversed_by_mask(layer: Any) -> Callable[..., Any]:
         return last, outputs, states
 
     return inner_loop
+
+
+@contextlib.contextmanager
+def without_state(model: Any) -> Iterator[None]:
+    """Let a model forget what its layers assign, such as the state of a recurrent layer.
+
+    So no output depends on what was computed before.
+    """
+    layers = flat_layers(model) if getattr(model, "stateful", False) else []  # of tf_keras
+    states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
+    kept = [(state, state.numpy()) for state in states if state is not None]
+    with keras.StatelessScope():
+        yield
+    for state, value in kept:
+        state.assign(value)
 
 
 def recurrent_layers(model: keras.Model) -> list[Any]:

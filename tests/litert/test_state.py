@@ -9,6 +9,7 @@ import tf_keras
 from ai_edge_litert import schema_py_generated as schema
 
 import keras_kd as kd
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.packing import pack
 from keras_kd.litert.runtime import LiteRuntime
 
@@ -107,3 +108,80 @@ def test_a_fused_lstm_agrees_with_its_model(tmp_path, recwarn):
     for order in (slice(None), slice(None, None, -1)):
         given = keras.ops.convert_to_numpy(teacher(x[order]))
         np.testing.assert_allclose(given, expected[order], atol=1e-5)
+
+
+class Stream(keras.layers.Layer):
+    """Keeps half of what it knew before, in a variable."""
+
+    def build(self, shape):
+        self.state = self.add_weight(shape=(1, shape[-1]), trainable=False, initializer="ones")
+
+    def call(self, x):
+        self.state.assign(self.state / 2 + x)
+        return self.state + 0.0
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+def streaming():
+    x = keras.Input(batch_shape=(1, 3))
+    return keras.Model(x, Stream()(x)), X[:, 0], lambda x: x + 0.5
+
+
+def stateful():
+    x = keras.Input(batch_shape=(1, 4, 3))
+    layer = keras.layers.SimpleRNN(2, stateful=True)
+    model = keras.Model(x, layer(x))
+    layer.set_weights([KERNEL.T, RECURRENT.T, BIAS])
+    return model, X, lambda x: rnn(x)[:, -1]
+
+
+def legacy():
+    layer = tf_keras.layers.SimpleRNN(2, stateful=True, batch_input_shape=(1, 4, 3))
+    model = tf_keras.Sequential([layer])
+    layer.set_weights([KERNEL.T, RECURRENT.T, BIAS])
+    return model, X, lambda x: rnn(x)[:, -1]
+
+
+@pytest.mark.parametrize("make", [streaming, stateful, legacy])
+def test_nor_does_one_remember_those_before_in_a_variable(tmp_path, make):
+    model, x, formula = make()
+    before = model.get_weights()
+    data = [row[None] for row in x]
+    file = kd.export_tflite(model, tmp_path / "a.tflite", representative_data=data, verbose=False)
+    assert kd.read_metadata(file)["operators"]["ASSIGN_VARIABLE"]
+    assert file.fidelity.worst.relative_error < 1e-5
+    for xnnpack in (True, False):
+        runtime = LiteRuntime(file, xnnpack=xnnpack)
+        for order in (slice(None), slice(None, None, -1)):
+            (given,) = runtime.predict({runtime.inputs[0].name: x[order]}).values()
+            np.testing.assert_allclose(given, formula(x[order]), rtol=1e-5, atol=1e-6)
+    for order in (data, data[::-1]):
+        compared = kd.compare(file, order, model, per_layer=make is streaming, verbose=False)
+        assert compared.max_difference < 1e-5
+        assert make is not streaming or compared.worst.relative_error < 1e-5
+        result = kd.evaluate_tflite(file, order, model, runs=1, warmup=0, verbose=False)
+        assert result.max_difference < 1e-5
+    for kept, weight in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, weight)
+
+
+def test_a_variable_of_one_sample_is_never_given_more(tmp_path):
+    x = keras.Input((3,))
+    model = keras.Model(x, Stream()(x))
+    file = kd.export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    assert kd.read_metadata(file)["inputs"][0]["shape"] == [1, 3]
+    with pytest.raises(ValueError, match="batch_size"):
+        kd.export_tflite(model, tmp_path / "b.tflite", batch_size=None, verbose=False)
+    open_ = ModelFile(file.read_bytes())  # as other programs write it
+    for tensor in open_.model.subgraphs[0].tensors:
+        tensor.shapeSignature = [-1, 3] if tensor.type == 0 else None
+    (tmp_path / "open.tflite").write_bytes(open_.packed())
+    runtime = LiteRuntime(tmp_path / "open.tflite")
+    (given,) = runtime.predict({runtime.inputs[0].name: X[:, 0]}).values()
+    np.testing.assert_allclose(given, X[:, 0] + 0.5, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"1 sample.*\(7, 3\)"):
+        kd.benchmark_tflite(
+            tmp_path / "open.tflite", 1, 0, inputs={runtime.inputs[0].name: X[:, 0]}
+        )
