@@ -276,7 +276,7 @@ def compare(
     runtime = LiteRuntime(path, threads, xnnpack=None)
     names = runtime.output_names
     position = output_position(names, output)
-    answer = Reference(model, names, position, path)
+    answer = Reference(model, names, position, path, runtime.file)
     end = file_end(runtime.file, position) or answer.end
     scores = Scores(names[position], end, from_logits, task)
     positions = Positions(position)

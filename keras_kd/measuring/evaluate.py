@@ -138,7 +138,7 @@ def evaluate_tflite(
     measures_errors = asked is not None and asked.measures_errors(position)
     joint = None if joint_metrics is None else JointMetrics(joint_metrics)
     model = origin(path) if model is None else model
-    answer = None if model is None else Reference(model, names, position, path)
+    answer = None if model is None else Reference(model, names, position, path, runtime.file)
     end = file_end(runtime.file, position)
     scores = Scores(
         names[position],

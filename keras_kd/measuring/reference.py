@@ -10,11 +10,14 @@ import keras
 import numpy as np
 
 from keras_kd.data.numpy_batches import safe_name
+from keras_kd.litert.model_file import ModelFile
 from keras_kd.losses.shared.masks import get_keras_mask
+from keras_kd.models.graph import flat_layers, is_graph, origin_of, output_structure
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
 from keras_kd.models.recurrent import without_state
 from keras_kd.system.quiet import without_retracing_warnings
+from keras_kd.system.user_warning import warn_user
 
 
 class Reference:
@@ -25,12 +28,20 @@ class Reference:
         output_names: The outputs of the file at `path`.
         position: Which of them is asked for.
         path: The file, for error messages.
+        file: What it holds. Defaults to `None`: `path` is another model.
 
     Raises:
         TypeError: If `model` is something else.
     """
 
-    def __init__(self, model: Any, output_names: Sequence[str], position: int, path: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        output_names: Sequence[str],
+        position: int,
+        path: Any,
+        file: ModelFile | None = None,
+    ) -> None:
         import tensorflow as tf
 
         if isinstance(model, keras.Model) or hasattr(model, "predict_on_batch"):
@@ -46,6 +57,9 @@ class Reference:
         self._names = list(output_names)
         self._position = position
         self._path = path
+        self._file = file
+        if file is not None:
+            self._warn_of_inner_outputs()
 
         def outputs_and_masks(x: Any) -> tuple[list[Any], list[Any]]:
             outputs = self._ordered(run(x))
@@ -62,8 +76,39 @@ class Reference:
                 "the file was not made from this model."
             )
         by_name = {safe_name(name): output for name, output in named.items()}
+        if self._file is not None and not set(by_name) & set(self._names):
+            self._check_first_signature(self._file, set(by_name))
         in_order = zip(self._names, named.values(), strict=True)
         return [by_name.get(name, output) for name, output in in_order]
+
+    def _check_first_signature(self, file: ModelFile, names: set[str]) -> None:
+        """Refuse a model that gives what another signature of the file does than the first."""
+        graphs = file.signature_graphs()
+        first = next((key for key, graph in graphs.items() if not graph), "")
+        for key, graph in graphs.items():
+            if graph and set(file.signature(key)[1]) == names:
+                raise ValueError(
+                    f"`model` has the outputs of the signature '{key}', but '{self._path}' is "
+                    f"measured on its first signature, '{first}', which gives {self._names}. Pass "
+                    f"a model with these outputs, or export '{key}' first in `signatures`."
+                )
+
+    def _warn_of_inner_outputs(self) -> None:
+        """Warn where the file's outputs have the names of layers which are not the model's last."""
+        structure = output_structure(self._model)
+        if structure is None or not is_graph(self._model):
+            return
+        self._ordered(structure)  # it may refuse them
+        last = {origin_of(tensor).operation.name for tensor in keras.tree.flatten(structure)}
+        own = {*last, *name_outputs(self._model, structure)}
+        inner = {layer.name for layer in flat_layers(self._model, include_self=False)} - own
+        named = sorted({safe_name(name) for name in inner} & set(self._names))
+        if named and not {safe_name(name) for name in own} & set(self._names):
+            warn_user(
+                f"'{self._path}' gives the outputs of the layers {named}, and is compared with "
+                f"the outputs of `model`, {sorted(own)}. Pass keras.Model(model.inputs, "
+                f"model.get_layer({named[0]!r}).output) to compare the same."
+            )
 
     @property
     def end(self) -> str | None:
