@@ -38,6 +38,7 @@ from keras_kd.export.tracing import loops
 from keras_kd.export.weight_only import to_weight_only
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.packing import numbers
+from keras_kd.measuring.answers import check_not_empty
 from keras_kd.system.quiet import capture_output
 
 # What is made from a file of float32, not by the converter.
@@ -260,6 +261,9 @@ class Conversion:
                     f"The model could not be saved for the conversion in '{folder.parent}': "
                     f"{reason}. Free some space there, or set TMPDIR to another folder."
                 ) from None
+            for signature in signatures.values():
+                for output, shape in zip(signature.outputs, signature.output_shapes, strict=False):
+                    check_not_empty(output, shape)
             self._check(signatures)
             self._prepare(next(iter(signatures.values())), folder)
 

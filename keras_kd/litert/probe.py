@@ -122,6 +122,12 @@ def _run(
     except RuntimeError as error:
         raise InputsRefusedError(str(error)) from None
     for detail in interpreter.get_output_details():
+        if 0 in detail["shape_signature"]:
+            shape = tuple(map(int, detail["shape_signature"]))
+            raise ValueError(
+                f"The output '{detail['name']}' is empty. Received: shape {shape}. Remove it from "
+                "the model, and export that."
+            )
         interpreter.get_tensor(detail["index"])
 
 

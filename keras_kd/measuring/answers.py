@@ -75,6 +75,19 @@ def positions_of(output: np.ndarray, chosen: bool) -> tuple[int, ...]:
     return output.shape[:-1] if units else output.shape
 
 
+def check_not_empty(name: str, shape: Sequence[int | None]) -> None:
+    """Refuse an output without any numbers.
+
+    Raises:
+        ValueError: If a size is 0.
+    """
+    if 0 in shape:
+        raise ValueError(
+            f"The output '{name}' is empty: it holds no numbers to measure. Received: shape "
+            f"{tuple(shape)}. Remove it from the model, and export that."
+        )
+
+
 def _is_one_unit(output: np.ndarray) -> bool:
     return output.ndim > 1 and output.shape[-1] == 1
 

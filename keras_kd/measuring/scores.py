@@ -11,6 +11,7 @@ from keras_kd.measuring.answers import (
     REGRESSION,
     answers,
     are_answers,
+    check_not_empty,
     class_indices,
     task_of,
     unit_labels,
@@ -87,6 +88,8 @@ class Scores:
         Raises:
             ValueError: If shapes or labels do not fit.
         """
+        for values in (output, reference):
+            check_not_empty(self.name, () if values is None else values.shape)
         if reference is not None and reference.shape != output.shape:
             raise ValueError(
                 f"`model` gives an output of shape {reference.shape} where the file gives "

@@ -69,3 +69,22 @@ def test_kernels_of_zeros_are_named_where_a_file_does_not_run(tmp_path, monkeypa
     ) as e:
         kd.export_tflite(keras.Model(image, x), tmp_path / "a.tflite", verbose=False)
     assert "kept" not in str(e.value)
+
+
+class Nothing(keras.layers.Layer):
+    def call(self, x):
+        return x[:, :0]
+
+    def compute_output_shape(self, shape):
+        return (shape[0], 0)
+
+
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_an_empty_output_is_refused(tmp_path, form):
+    i = keras.Input((4,))
+    z = keras.layers.Dense(3)(i)
+    model = keras.Model(i, {"full": z, "nothing": Nothing()(z)})
+    x = np.ones((40, 4), "float32")
+    with pytest.raises(ValueError, match=r"'nothing' is empty.*shape \(None, 0\)"):
+        kd.export_tflite(model, tmp_path / "a.tflite", form, x, verbose=False)
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.litert.loading import check_file, probe_file
+from keras_kd.litert.runtime import LiteRuntime
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,24 @@ def test_a_file_is_tried_once(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
     first = probe_file(path)
     monkeypatch.setattr("subprocess.run", lambda *a, **k: pytest.fail("tried again"))
     assert probe_file(path) == first
+
+
+def converted(function, *shape) -> bytes:
+    traced = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32, "x"))
+    return tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module()).convert()
+
+
+def test_a_file_with_an_empty_output_is_refused(tmp_path):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(converted(lambda x: {"full": x + 1, "nothing": x[:, :0]}, 1, 4))
+    with pytest.raises(ValueError, match=r"is empty.*shape \(1, 0\)"):
+        probe_file(path)
+
+
+def test_an_output_that_is_empty_for_some_inputs_is_not(tmp_path):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(converted(lambda x: tf.cast(tf.where(x > 5), "float32"), 4))
+    runtime = LiteRuntime(path)
+    for x, count in ((0.0, 0), (9.0, 4)):
+        (found,) = runtime.predict({"x": np.full(4, x, "float32")}).values()
+        assert found.shape == (count, 1)

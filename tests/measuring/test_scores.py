@@ -225,3 +225,12 @@ def test_integers_with_one_label_for_all_are_scores(labels):
     scores.add(votes, np.asarray(labels), reference)
     assert scores.accuracy == scores.agreement == pytest.approx(2 / 3)
     assert scores.model_accuracy == 1.0
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 4)])
+def test_an_output_without_numbers_is_refused(shape):
+    for output, reference in ((shape, None), ((3, 4), shape)):
+        with pytest.raises(ValueError, match="'boxes' is empty"):
+            Scores("boxes").add(
+                np.ones(output), None, None if reference is None else np.ones(reference)
+            )
