@@ -16,7 +16,7 @@ from keras_kd.export.calibration import Samples
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.litert.runtime import LiteRuntime
-from keras_kd.measuring.answers import REGRESSION, by_output, likely_task
+from keras_kd.measuring.answers import are_answers, by_output, likely_task
 from keras_kd.measuring.per_layer import LayerComparison, LayerDifference
 from keras_kd.measuring.positions import Positions
 from keras_kd.measuring.scores import Scores
@@ -48,16 +48,17 @@ class OutputFidelity:
         agreement: Fraction of samples (or positions) for which file and model give the same
             answer; `None` for an output that is not classes.
         signal_to_noise_db: `10 log10(sum(output²) / sum(difference²))` in decibels; infinite if
-            nothing differs, negative infinity if the file gives NaN.
+            nothing differs, negative infinity if the file gives NaN; `None` for an output that
+            holds classes or booleans, which only agree or differ.
         relative_error: Root mean square of the difference, divided by the standard deviation of the
-            model's output; infinite if the file gives NaN.
+            model's output; infinite if the file gives NaN; `None` as above.
     """
 
     output: str
     kernels: str
     agreement: float | None
-    signal_to_noise_db: float
-    relative_error: float
+    signal_to_noise_db: float | None
+    relative_error: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,19 +93,20 @@ class Fidelity:
         return min((o.agreement for o in self.outputs if o.agreement is not None), default=None)
 
     @property
-    def signal_to_noise_db(self) -> float:
-        """The smallest signal-to-noise ratio of all outputs and kernels."""
-        return min(output.signal_to_noise_db for output in self.outputs)
+    def signal_to_noise_db(self) -> float | None:
+        """The smallest signal-to-noise ratio of all outputs and kernels; `None` without any."""
+        found = (o.signal_to_noise_db for o in self.outputs if o.signal_to_noise_db is not None)
+        return min(found, default=None)
 
     @property
     def worst(self) -> OutputFidelity:
         """The output and kernels with the largest relative error."""
-        return max(self.outputs, key=lambda output: output.relative_error)
+        return max(self.outputs, key=lambda o: -1 if o.relative_error is None else o.relative_error)
 
     def is_poor(self, min_agreement: float | None) -> bool:
         """Whether fewer answers are equal, or an error exceeds 30 % of its output's spread."""
         few = self.agreement is not None and self.agreement < (min_agreement or 0.0)
-        return few or any(output.relative_error > _POOR for output in self.outputs)
+        return few or (self.worst.relative_error or 0.0) > _POOR
 
     def to_dict(self) -> dict[str, Any]:
         """Return all attributes as a dict for JSON, with `None` for infinite numbers."""
@@ -120,9 +122,10 @@ class Fidelity:
     def __str__(self) -> str:
         """Return agreement, signal-to-noise ratio and samples, as the line of an export."""
         agreement, noise = self.agreement, self.signal_to_noise_db
-        same = "" if agreement is None else f"{agreement:.1%} of the model's answers, "
+        parts = [] if agreement is None else [f"{agreement:.1%} of the model's answers"]
+        parts += [] if noise is None else [f"{noise:.1f} dB"]
         samples = "held-out samples" if self.held_out else "samples that calibrated it"
-        return f"{same}{noise:.1f} dB on {self.samples} {samples}"
+        return f"{', '.join(parts)} on {self.samples} {samples}"
 
 
 if TYPE_CHECKING:
@@ -223,7 +226,7 @@ def measure_fidelity(
 def _is_true(output: OutputFidelity) -> bool:
     agreement, error = _TRUE
     return (output.agreement is None or output.agreement >= agreement) and (
-        output.relative_error <= error
+        (output.relative_error or 0.0) <= error
     )
 
 
@@ -235,7 +238,6 @@ class _Output:
         self._of_errors = source.minimizes_errors(name)
         self._positions = Positions(position)
         self._scores = Scores(name, end)
-        self._same = self._compared = 0
 
     def add(
         self,
@@ -248,28 +250,24 @@ class _Output:
     ) -> None:
         given = given.reshape(expected.shape)
         counted = self._positions.counted(batch, expected, masks, weights)
-        if expected.dtype.kind != "f":  # classes, or yes and no
-            equal = (expected == given) if counted is None else (expected == given)[counted]
-            self._same, self._compared = self._same + int(equal.sum()), self._compared + equal.size
-            self._scores.task = REGRESSION
         if self._scores.task is None:
             floats = [x for x in batch.inputs.values() if x.dtype.kind == "f"]
-            self._scores.task = likely_task(
+            task = self._scores.task = likely_task(
                 expected, labels, self._end, floats, self._of_errors, self._position == 0
             )
-        self._scores.add(given.astype("float64"), None, expected.astype("float64"), counted)
+            self._scores.chosen = are_answers(expected, task, labels)
+        self._scores.add(given, None, expected, counted)
 
     def result(self, kernels: str) -> OutputFidelity:
         sums = self._scores.differences
-        agreement = self._same / self._compared if self._compared else self._scores.agreement
         noise, error = sums.signal_to_noise_db, sums.root_mean_square
-        if noise is None or error is None:  # no position counted
-            noise, error = math.inf, 0.0
+        if noise is None or error is None:  # it holds answers, or no position counted
+            noise = error = None
         elif math.isnan(error):
             noise, error = -math.inf, math.inf
         else:  # of a constant, nothing is known
             error = sums.relative_error or 0.0
-        return OutputFidelity(self._name, kernels, agreement, noise, error)
+        return OutputFidelity(self._name, kernels, self._scores.agreement, noise, error)
 
 
 def _by_output(
@@ -306,19 +304,23 @@ def shortfall(fidelity: Fidelity, target: Any, quantization: str, limit: float |
     """
     worst = fidelity.worst
     samples = "held-out samples" if fidelity.held_out else "samples that calibrated it"
-    answers = "the error of "
+    parts = []
     if fidelity.agreement is not None:
-        answers = f"{fidelity.agreement:.1%} of its answers agree, and the error of "
+        parts.append(f"{fidelity.agreement:.1%} of its answers agree")
+    if worst.relative_error is not None:
+        kernels = "XNNPACK" if worst.kernels == "xnnpack" else "LiteRT's built-in kernels"
+        parts.append(
+            f"the error of output '{worst.output}' is {worst.relative_error:.0%} of its spread "
+            f"({worst.signal_to_noise_db:.1f} dB, {kernels})"
+        )
     grows = ""
     if fidelity.layers:
         grows = f" The error grows most in '{' + '.join(fidelity.layers[0].layers)}'."
     calibration = ""
     if fidelity.calibration is not None:
         calibration = f", calibration={fidelity.calibration!r}"
-    kernels = "XNNPACK" if worst.kernels == "xnnpack" else "LiteRT's built-in kernels"
     return (
-        f"'{target}' differs from its model: on {fidelity.samples} {samples}, {answers}output "
-        f"'{worst.output}' is {worst.relative_error:.0%} of its spread "
-        f"({worst.signal_to_noise_db:.1f} dB, {kernels}).{grows} Received: "
+        f"'{target}' differs from its model: on {fidelity.samples} {samples}, "
+        f"{', and '.join(parts)}.{grows} Received: "
         f"quantization={quantization!r}, min_agreement={limit}{calibration}."
     )

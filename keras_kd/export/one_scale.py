@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_kd.export.fidelity import Fidelity
+from keras_kd.export.fidelity import Fidelity, OutputFidelity
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.packing import numbers
 
@@ -90,9 +91,13 @@ def merge_scales(
 def _is_as_true(fidelity: Fidelity, before: Fidelity) -> bool:
     return all(
         (now.agreement or 0.0) >= (then.agreement or 0.0)
-        and now.signal_to_noise_db >= then.signal_to_noise_db - _NOISE_DB
+        and _decibels(now) >= _decibels(then) - _NOISE_DB
         for now, then in zip(fidelity.outputs, before.outputs, strict=True)
     )
+
+
+def _decibels(output: OutputFidelity) -> float:
+    return math.inf if output.signal_to_noise_db is None else output.signal_to_noise_db
 
 
 class _StoredKernel:

@@ -281,7 +281,7 @@ class _Search:
         found = self._best
         if found is None:
             return False
-        agreement, error = _agreement(found), found.worst.relative_error
+        agreement, error = _agreement(found), found.worst.relative_error or 0.0
         return any(
             agreement + _noise(least, found.samples) >= least and error <= most
             for least, most in _GOOD
@@ -325,5 +325,6 @@ def _is_better(new: Fidelity, old: Fidelity, factor: float, deviations: float) -
     """Whether a way has more equal answers than chance explains, or as many and less error."""
     gain = _agreement(new) - _agreement(old)
     noise = max(_noise(_agreement(old), old.samples), 1.0 / old.samples)
-    less = new.worst.relative_error < factor * old.worst.relative_error
+    errors = [found.worst.relative_error or 0.0 for found in (new, old)]
+    less = errors[0] < factor * errors[1]
     return gain > deviations * noise or (gain >= -noise and less)

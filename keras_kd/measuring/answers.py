@@ -75,6 +75,17 @@ def positions_of(output: np.ndarray, chosen: bool) -> tuple[int, ...]:
     return output.shape[:-1] if units else output.shape
 
 
+def are_amounts(output: np.ndarray, task: str, chosen: bool) -> bool:
+    """Return whether errors of an output mean something: not those of classes, nor of yes and no.
+
+    Args:
+        output: An output.
+        task: What it is for.
+        chosen: Whether its numbers are the classes themselves, as `are_answers` tells.
+    """
+    return task == REGRESSION or not (chosen or output.dtype.kind == "b")
+
+
 def check_not_empty(name: str, shape: Sequence[int | None]) -> None:
     """Refuse an output without any numbers.
 
@@ -271,6 +282,8 @@ def likely_task(
     """
     if labels is not None and labels.dtype.kind not in "fiub":
         labels = None
+    if output.dtype.kind == "b" and labels is None:
+        return task_of(labels, output, False, sigmoid=False)
     if are_answers(output, CLASSIFICATION, labels):
         whole = labels is None or bool(np.equal(labels, np.floor(labels)).all())
         return CLASSIFICATION if whole else REGRESSION

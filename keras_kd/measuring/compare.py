@@ -44,7 +44,8 @@ class Comparison:
         output: The output that the figures refer to.
         agreement: Share of equal answers of samples (or positions, or units); `None` for
             regression.
-        max_difference: Largest absolute difference of the outputs.
+        max_difference: Largest absolute difference of the outputs; `None`, as the next two, for
+            an output that holds classes.
         mean_difference: Mean absolute difference.
         signal_to_noise_db: `10 log10(sum(output²) / sum(difference²))` in decibels, infinite if
             nothing differs.
@@ -60,9 +61,9 @@ class Comparison:
     samples: int
     output: str
     agreement: float | None
-    max_difference: float
-    mean_difference: float
-    signal_to_noise_db: float
+    max_difference: float | None
+    mean_difference: float | None
+    signal_to_noise_db: float | None
     layers: tuple[LayerDifference, ...] | None = None
     not_found: tuple[str, ...] = ()
     float_layers: bool = False
@@ -147,11 +148,11 @@ class Comparison:
         lines = [self.path]
         if self.agreement is not None:
             lines.append(f"agreement   {self.agreement:.2%} of {self.samples:,} samples")
-        mean, largest = self.mean_difference, self.max_difference
-        lines.append(
-            f"difference  {mean:.2g} on average, at most {largest:.2g}; "
-            f"signal to noise {self.signal_to_noise_db:.1f} dB"
-        )
+        if self.mean_difference is not None:
+            lines.append(
+                f"difference  {self.mean_difference:.2g} on average, at most "
+                f"{self.max_difference:.2g}; signal to noise {self.signal_to_noise_db:.1f} dB"
+            )
         return "\n".join([*lines, *self._table()])
 
     def _table(self) -> list[str]:
@@ -293,10 +294,9 @@ def compare(
     scores.warn_of_not_finite(path)
     positions.warn_of_padding(scores.agreement is not None)
     differences = scores.differences
-    if differences.largest is None or differences.mean is None:
+    if differences.largest is None and scores.agreement is None:
         what = "leaves every position out" if scores.samples else "is empty"
         raise ValueError(f"`data` {what}. Pass at least one batch to compare.")
-    noise = differences.signal_to_noise_db
     return Comparison(
         path=os.fspath(path),
         samples=scores.samples,
@@ -304,7 +304,7 @@ def compare(
         agreement=scores.agreement,
         max_difference=differences.largest,
         mean_difference=differences.mean,
-        signal_to_noise_db=0.0 if noise is None else noise,
+        signal_to_noise_db=differences.signal_to_noise_db,
         layers=None if layers is None else layers.result(),
         not_found=() if layers is None else tuple(layers.not_found),
         float_layers=layers is not None and bool(getattr(model, "quantization", None)),

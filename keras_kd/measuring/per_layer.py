@@ -33,7 +33,8 @@ class LayerDifference:
         tensor: The tensor's name.
         kind: Its type, as `"INT8"`.
         relative_error: Root mean square of the difference, divided by the standard deviation of
-            the layer's output: 0 is equal, 1 is as wrong as its mean. `None` if that is constant.
+            the layer's output: 0 is equal, 1 is as wrong as its mean. `None` if that is constant,
+            or integers or yes and no, which are not amounts.
         signal_to_noise_db: `10 log10(sum(output²) / sum(difference²))`, infinite if equal.
         max_difference: Largest absolute difference.
         growth: The relative error divided by the largest of those which come in, both counted as
@@ -93,6 +94,7 @@ class LayerComparison:
         self._tensors: dict[str, int] = {}  # layer -> tensor
         self._fused: dict[str, tuple[str, ...]] = {}
         self._sums: dict[str, Differences] = {}
+        self._amounts: set[str] = set()  # layers that do not give integers or yes and no
         self._repeated: list[str] = []
         self.not_found: list[str] = []
 
@@ -134,6 +136,8 @@ class LayerComparison:
             for path, feature in leaves.items()
             if feature is tensor
         }
+        floats = keras.backend.is_float_dtype
+        self._amounts = {path for path, f in leaves.items() if floats(f.dtype)}
         return {path: np.asarray(f, np.float32) for path, f in leaves.items()}, made_by
 
     def _match(
@@ -218,7 +222,7 @@ class LayerComparison:
             sums = self._sums[layer]
             if sums.root_mean_square is None or sums.largest is None:
                 continue
-            errors[index] = error = sums.relative_error
+            errors[index] = error = sums.relative_error if layer in self._amounts else None
             incoming = max((errors.get(i) or 0.0 for i in before[index]), default=0.0)
             tensor = self._runtime.file.tensor(0, index)
             rows.append(

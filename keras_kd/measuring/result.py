@@ -80,7 +80,8 @@ class TFLiteResult:
         agreement: Share of samples (positions, for dense prediction; units, if multi-label) for
             which the file and the Keras model give the same answer; `None` without a model and for
             regression.
-        max_difference: Largest absolute difference between the outputs of the two, or `None`.
+        max_difference: Largest absolute difference between the outputs of the two, or `None`, also
+            for outputs that hold classes.
         mean_difference: Mean absolute difference between the outputs of the two, or `None`.
         metrics: The values of the requested Keras metrics, by their names in Keras.
         per_class: One dict for every class, in order: `label` (its index), `samples`, `accuracy`

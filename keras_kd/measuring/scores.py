@@ -10,6 +10,7 @@ from keras_kd.measuring.answers import (
     MULTILABEL,
     REGRESSION,
     answers,
+    are_amounts,
     are_answers,
     check_not_empty,
     class_indices,
@@ -45,7 +46,8 @@ class Scores:
         not_finite: How many of them have a NaN or infinite output.
         without_model: For how many of them the model alone has one, as integers have none.
         task: What the output was taken for.
-        differences: Between the model's outputs and the file's.
+        chosen: Whether its numbers are classes; `None` lets the first batch tell.
+        differences: Between the model's outputs and the file's, if they are not answers themselves.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Scores:
     ) -> None:
         self.name = name
         self.task = task
+        self.chosen: bool | None = None
         self._end, self._measures_errors, self._step = end, measures_errors, step
         if from_logits is None and end is not None:
             from_logits = end not in PROBABILITIES
@@ -114,7 +117,9 @@ class Scores:
             if self._end is None:
                 sigmoid = look_like_probabilities(values, each_unit=True, step=step)
             self.task = task_of(labels, output, self._measures_errors, sigmoid)
-        if reference is not None:
+        if self.chosen is None:
+            self.chosen = are_answers(output, self.task, labels)
+        if reference is not None and are_amounts(output, self.task, self.chosen):
             self.differences.add(reference, output)
         if self.task == REGRESSION:
             return
@@ -122,7 +127,7 @@ class Scores:
             each = self.task == MULTILABEL
             self._probable = look_like_probabilities(values, each_unit=each, step=step)
         for reading in self._readings.values():
-            reading.add(output, labels, reference, self.task)
+            reading.add(output, labels, reference, self.task, self.chosen)
 
     def warn_of_not_finite(self, path: Any) -> None:
         """Warn of samples for which the file or its model gives no numbers."""
@@ -178,12 +183,8 @@ class _Reading:
         self.counts: ClassCounts | None = None
         self.model_counts: ClassCounts | None = None
         self.calibration = ConfidenceBins(bins)
-        self._chosen: bool | None = None
 
-    def add(self, output: Any, labels: Any, reference: Any, task: str) -> None:
-        if self._chosen is None:
-            self._chosen = are_answers(output, task, labels)
-        chosen = self._chosen
+    def add(self, output: Any, labels: Any, reference: Any, task: str, chosen: bool) -> None:
         given = answers(output, task, self._threshold, chosen)
         expected = None if reference is None else answers(reference, task, self._threshold, chosen)
         answered = _are_numbers(output, given)

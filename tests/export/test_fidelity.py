@@ -12,10 +12,21 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_kd.export.fidelity import ExportedFile, Fidelity, OutputFidelity
+from keras_kd.export.calibration import to_measure
+from keras_kd.export.fidelity import (
+    Expected,
+    ExportedFile,
+    Fidelity,
+    OutputFidelity,
+    measure_fidelity,
+    shortfall,
+)
+from keras_kd.export.saved_model import source_of
 from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.metadata import read_metadata
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.measuring.compare import compare
+from keras_kd.measuring.evaluate import evaluate_tflite
 
 
 def images(count: int = 64) -> np.ndarray:
@@ -262,3 +273,49 @@ def test_infinite_numbers_are_null_in_json():
     assert content["outputs"][0]["signal_to_noise_db"] is None
     assert content["outputs"][1]["relative_error"] is None and content["agreement"] == 1.0
     assert fidelity.is_poor(None) and fidelity.worst is rows[1]
+
+
+class Classes(layers.Layer):
+    """Gives class 9 above a threshold, and class 0 below."""
+
+    def __init__(self, threshold, dtype="int32"):
+        super().__init__(name="classes")
+        self.threshold, self.kind = threshold, dtype
+
+    def call(self, x):
+        return keras.ops.cast(x > self.threshold, self.kind) * keras.ops.cast(9, self.kind)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, self.kind)
+
+
+def threshold(value):
+    x = keras.Input((1,), name="x")
+    return keras.Model(x, Classes(value)(layers.Dense(1, kernel_initializer="ones")(x)))
+
+
+def test_class_numbers_have_no_error(tmp_path):
+    x = np.linspace(0, 1, 200, dtype="float32")[:, None]  # of them 10 and 6 are above
+    model, path = threshold(0.951), tmp_path / "a.tflite"
+    export_tflite(threshold(0.971), path, verbose=False)
+    source = source_of(model)
+    measured = to_measure(x, source.inputs, "validation_data", None)
+    fidelity = measure_fidelity(Expected(source, measured), path)
+    rows = fidelity.outputs
+    assert 0.95 < fidelity.agreement < 1.0 and not fidelity.is_poor(0.95)
+    assert {(row.relative_error, row.signal_to_noise_db) for row in rows} == {(None, None)}
+    assert fidelity.is_poor(0.999) and fidelity.layers == () and "dB" not in str(fidelity)
+    assert json.dumps(fidelity.to_dict(), allow_nan=False)
+    assert "answers agree" in shortfall(fidelity, path, "float32", 0.999)
+    assert "spread" not in shortfall(fidelity, path, "float32", 0.999)
+    for per_layer in (False, True):
+        compared = compare(path, x, model, per_layer=per_layer, verbose=False)
+        assert compared.agreement == 0.98 and "difference" not in str(compared)
+        assert compared.max_difference is compared.signal_to_noise_db is None
+    assert [row.relative_error for row in compared.layers if row.layer == "classes"] == [None]
+    result = evaluate_tflite(path, x, model, runs=1, warmup=0, verbose=False)
+    assert result.agreement == 0.98 and result.max_difference is None
+    fractions = (x, x + 0.5)  # what labels say is no class is a number
+    measured = to_measure(fractions, source.inputs, "validation_data", None)
+    (row, _) = measure_fidelity(Expected(source, measured), path).outputs
+    assert row.agreement is None and row.relative_error > 0.3
