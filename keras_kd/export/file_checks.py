@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.export.int4 import WITH_WEIGHTS, weights_above_4_bits
+from keras_kd.export.int4 import WITH_WEIGHTS, larger_weights
 from keras_kd.export.signatures import Signature
 from keras_kd.litert import probe
+from keras_kd.litert.constants import LEAST_WEIGHTS
 from keras_kd.litert.model_file import ModelFile, Operator
 from keras_kd.litert.runtime import check_file
 from keras_kd.system.quiet import capture_output
@@ -238,10 +239,8 @@ def warnings_of(
         integer_io: Whether integer inputs and outputs were.
         asked: Names of the outputs of operators that were to be otherwise. Defaults to none.
     """
-    if quantization == "int4":
-        return _above_4_bits(file, target, asked)
     if quantization not in ("int8", "int16x8"):
-        return []
+        return _larger(file, target, _BITS_OF_WEIGHTS[quantization], asked)
     sentences = []
     kept = [o for o in file.float_operators() if not set(o.outputs) & set(asked)]
     if kept:
@@ -258,15 +257,21 @@ def warnings_of(
     return sentences
 
 
-def _above_4_bits(file: ModelFile, target: pathlib.Path, asked: Collection[str]) -> list[str]:
-    kept = weights_above_4_bits(file, asked)
+_BITS_OF_WEIGHTS = {"float32": 32, "float16": 16, "weight_only": 8, "dynamic": 8, "int4": 4}
+
+
+def _larger(file: ModelFile, target: pathlib.Path, bits: int, asked: Collection[str]) -> list[str]:
+    kept, some = larger_weights(file, bits, asked)
     if not kept:
         return []
     parts = [
         f"the weights of {counted(counts)} in {'8 bits' if kind == 'INT8' else 'float'}"
         for kind, counts in kept.items()
     ]
-    return [
-        f"'{target}' stores {' and '.join(parts)}: LiteRT has no 4-bit kernels for "
-        "them. All other weights have 4 bits."
-    ]
+    why = f"LiteRT or the converter has no {bits}-bit form of them"
+    rest = f"All other weights of {LEAST_WEIGHTS:,} numbers or more have {bits} bits."
+    if not some:
+        why = f"they have fewer than {LEAST_WEIGHTS:,} numbers, or {why}"
+        rest = f"No weight has {bits} bits."
+        rest += " The file is not smaller than as float32." if list(kept) == ["FLOAT32"] else ""
+    return [f"'{target}' stores {' and '.join(parts)}: {why}. {rest}"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_kd.litert.constants import LEAST_WEIGHTS
-from keras_kd.litert.model_file import ModelFile
+from keras_kd.litert.model_file import BITS, FLOATS, ModelFile
 
 # Where LiteRT has kernels for weights in 4 bits, and those where it has them for 8 bits only.
 _FOUR = ("CONV_2D", "EMBEDDING_LOOKUP", "FULLY_CONNECTED")
@@ -102,24 +102,34 @@ def to_int4(
     return ModelFile(bytes(quantized))
 
 
-def weights_above_4_bits(file: ModelFile, asked: Collection[str] = ()) -> dict[str, Counter[str]]:
-    """Return which operators kept weights of more than 4 bits.
+def larger_weights(
+    file: ModelFile, bits: int, asked: Collection[str] = ()
+) -> tuple[dict[str, Counter[str]], bool]:
+    """Return which operators kept weights of more bits.
 
     Args:
         file: A quantized file.
+        bits: The bits that were asked for.
         asked: Names of the outputs of operators that do not count. Defaults to none.
 
     Returns:
-        By type of the weights (`"INT8"`, `"FLOAT32"`), how often each operator occurs. Kernels of
-        fewer than 1,024 numbers do not count.
+        By type of the weights (`"INT8"`, `"FLOAT32"`), how often each operator occurs, and whether
+        others have fewer bits. If there are, kernels of fewer than 1,024 numbers do not count.
     """
+    found = [
+        (name, kind, size)
+        for name, output, kind, size in _weights(file)
+        if name in WITH_WEIGHTS and output not in asked and kind in ("INT8", "FLOAT32")
+    ]
+    # Behind a DEQUANTIZE, too; integers without a scale are shapes and indices.
+    stored = (tensor for graph in file.graphs() for tensor in graph.tensors if tensor.constant)
+    small = (t.kind for t in stored if t.scales or t.kind in FLOATS)
+    some = any(BITS.get(kind, 64) <= bits for kind in small)
     kept: dict[str, Counter[str]] = {}
-    for name, output, kind, size in _weights(file):
-        if output in asked:
-            continue
-        if name in WITH_WEIGHTS and size >= LEAST_WEIGHTS and kind in ("INT8", "FLOAT32"):
+    for name, kind, size in found:
+        if BITS[kind] > bits and (size >= LEAST_WEIGHTS or not some):
             kept.setdefault(kind, Counter())[name] += 1
-    return kept
+    return kept, some
 
 
 def _kernels(file: ModelFile) -> list[tuple[str, str, int]]:

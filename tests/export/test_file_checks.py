@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
 import keras_kd as kd
 from keras_kd.export import file_checks
@@ -69,6 +70,50 @@ def test_kernels_of_zeros_are_named_where_a_file_does_not_run(tmp_path, monkeypa
     ) as e:
         kd.export_tflite(keras.Model(image, x), tmp_path / "a.tflite", verbose=False)
     assert "kept" not in str(e.value)
+
+
+def fused_lstm() -> tf_keras.Model:
+    return tf_keras.Sequential(
+        [tf_keras.Input((4, 16)), tf_keras.layers.LSTM(32), tf_keras.layers.Dense(3)]
+    )
+
+
+def mixed() -> keras.Model:
+    i = keras.Input((4, 4, 4, 8))
+    z = keras.layers.Flatten()(keras.layers.Conv3D(16, 2, name="conv")(i))
+    return keras.Model(i, keras.layers.Dense(8, name="dense")(z))
+
+
+def tiny() -> keras.Model:
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
+
+
+@pytest.mark.parametrize(
+    ("make", "form", "kept", "smaller"),
+    [
+        (fused_lstm, "dynamic", "UNIDIRECTIONAL_SEQUENCE_LSTM", False),
+        (mixed, "dynamic", "CONV_3D", True),
+        (tiny, "dynamic", "FULLY_CONNECTED", False),
+        (tiny, "weight_only", "FULLY_CONNECTED", False),
+        (fused_lstm, "weight_only", None, True),
+        (tiny, "float16", None, True),
+        (mixed, "float16", None, True),
+        (mixed, "weight_only", None, True),
+        (tiny, "float32", None, True),
+    ],
+)
+def test_weights_that_do_not_get_smaller_are_named(tmp_path, recwarn, make, form, kept, smaller):
+    kd.export_tflite(make(), tmp_path / "a.tflite", form, verbose=False)
+    said = [str(w.message) for w in recwarn if "stores the weights" in str(w.message)]
+    assert len(said) == (kept is not None)
+    for text in said:
+        assert f"the weights of {kept}" in text and "in float" in text
+        assert ("No weight has 8 bits" in text) != smaller
+
+
+def test_layers_that_are_to_stay_in_float_are_not(tmp_path, recwarn):
+    kd.export_tflite(tiny(), tmp_path / "a.tflite", "int4", exclude="*", verbose=False)
+    assert not [w for w in recwarn if "stores the weights" in str(w.message)]
 
 
 class Nothing(keras.layers.Layer):
