@@ -1,11 +1,14 @@
 """The recipe of small students for CIFAR-10: its parts, without training."""
 
 import json
+import os
 import pathlib
 
 import keras
 import numpy as np
 import pytest
+
+import keras_kd as kd
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -64,6 +67,23 @@ def test_the_first_layer_of_the_teacher_whitens_patches(load_script):
     np.testing.assert_allclose(np.cov(answers, rowvar=False), np.eye(12), atol=0.05)
 
 
+def test_steps_of_kernels_are_orthogonal_whatever_the_gradient(load_script):
+    script = load_script("benchmarks/cifar10_teacher.py")
+    generator = np.random.default_rng(0)
+    start = generator.normal(size=(3, 3, 8, 16)).astype("float32")
+    kernel, bias = keras.Variable(start), keras.Variable(np.ones(16, "float32"))
+    optimizer = script.Muon(0.1, momentum=0.5, nesterov=True)
+    gradient = generator.normal(size=start.shape).astype("float32")
+    optimizer.apply([gradient, np.ones(16, "float32")], [kernel, bias])
+    np.testing.assert_allclose(bias.numpy(), 1 - 0.1 * 1.5, rtol=1e-6)  # Nesterov's first step
+    scaled = start * (16**0.5 / np.linalg.norm(start))
+    step = ((scaled - kernel.numpy()) / 0.1).reshape(-1, 16)
+    left, _, right = np.linalg.svd(gradient.reshape(-1, 16), full_matrices=False)
+    values = np.linalg.svd(step, compute_uv=False)
+    assert values.min() > 0.6 and values.max() < 1.3
+    assert np.sum(step * (left @ right)) / 16 > 0.8  # of at most about 1: the same directions
+
+
 def test_student_takes_bytes_and_ends_in_logits(benchmark):
     student = benchmark.student_of((8, 16, 16), 1)
     assert student.output_shape == (None, 10)
@@ -80,9 +100,25 @@ def test_the_page_quotes_the_kept_results(benchmark):
     )
     page = (ROOT / "docs/measured/cifar10.md").read_text()
     assert benchmark.table_of(students) in page
-    for text in (f"{teacher['parameters']:,} parameters", f"{teacher['held_out']} %"):
+    for text in (f"{teacher['parameters']:,} parameters", f"for {teacher['epochs']} epochs"):
         assert text in page
-    assert f"{teacher['test']} % of the test images" in page
+    words = " ".join(page.split())
+    assert (
+        f"{teacher['held_out']} % of the held-out images right and {teacher['test']} % of the test "
+        "images; together with its answers to the mirrored images "
+        f"{teacher['held_out_mirrored_too']} % and {teacher['test_mirrored_too']} %"
+    ) in words
     int4 = students["taught_0"]["int4"]
     assert f"{98_496 - int4['bytes']} bytes smaller" in page
     assert f"{int4['test'] - 86.97:.2f} percentage points more" in page
+
+
+def test_the_kept_teacher_has_its_accuracy_on_a_part_of_the_test_images(load_script):
+    data = pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    if not (data / "cifar10").is_dir():
+        pytest.skip("'cifar10' is not in TFDS_DATA_DIR")
+    images, labels = load_script("benchmarks/cifar10_teacher.py").load("test", "float32")
+    kept = json.loads((ROOT / "exports/reference/cifar10_teacher.json").read_text())
+    teacher = kd.teachers.load(ROOT / "exports/reference/cifar10_teacher.tflite")
+    right = np.mean(np.argmax(teacher(images[:500]), -1) == labels[:500])
+    assert abs(100 * right - kept["test"]) < 3.0
