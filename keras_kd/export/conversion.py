@@ -38,7 +38,7 @@ from keras_kd.export.tracing import loops
 from keras_kd.export.weight_only import to_weight_only
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.packing import numbers
-from keras_kd.measuring.answers import check_not_empty
+from keras_kd.litert.probe import check_not_empty
 from keras_kd.system.quiet import capture_output
 
 # What is made from a file of float32, not by the converter.

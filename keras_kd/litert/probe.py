@@ -122,13 +122,21 @@ def _run(
     except RuntimeError as error:
         raise InputsRefusedError(str(error)) from None
     for detail in interpreter.get_output_details():
-        if 0 in detail["shape_signature"]:
-            shape = tuple(map(int, detail["shape_signature"]))
-            raise ValueError(
-                f"The output '{detail['name']}' is empty. Received: shape {shape}. Remove it from "
-                "the model, and export that."
-            )
+        check_not_empty(detail["name"], tuple(map(int, detail["shape_signature"])))
         interpreter.get_tensor(detail["index"])
+
+
+def check_not_empty(name: str, shape: Sequence[int | None]) -> None:
+    """Refuse an output without any numbers.
+
+    Raises:
+        ValueError: If a size is 0.
+    """
+    if 0 in shape:
+        raise ValueError(
+            f"The output '{name}' is empty: it holds no numbers to measure. Received: shape "
+            f"{tuple(shape)}. Remove it from the model, and export that."
+        )
 
 
 def _resident(key: str) -> int | None:

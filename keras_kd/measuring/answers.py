@@ -32,7 +32,7 @@ def answers(output: np.ndarray, task: str, threshold: float, chosen: bool = Fals
         output: An output, `[batch, ..., units]`, or `[batch]` for one number per sample.
         task: `"classification"`, or `"multilabel"` for an answer of every unit.
         threshold: Where the answer of one unit changes from 0 to 1.
-        chosen: Whether its numbers are the classes themselves, as `are_answers` tells. Defaults to
+        chosen: Whether its values are class indices; see `are_answers`. Defaults to
             `False`.
 
     Returns:
@@ -81,22 +81,9 @@ def are_amounts(output: np.ndarray, task: str, chosen: bool) -> bool:
     Args:
         output: An output.
         task: What it is for.
-        chosen: Whether its numbers are the classes themselves, as `are_answers` tells.
+        chosen: Whether its values are class indices; see `are_answers`.
     """
     return task == REGRESSION or not (chosen or output.dtype.kind == "b")
-
-
-def check_not_empty(name: str, shape: Sequence[int | None]) -> None:
-    """Refuse an output without any numbers.
-
-    Raises:
-        ValueError: If a size is 0.
-    """
-    if 0 in shape:
-        raise ValueError(
-            f"The output '{name}' is empty: it holds no numbers to measure. Received: shape "
-            f"{tuple(shape)}. Remove it from the model, and export that."
-        )
 
 
 def _is_one_unit(output: np.ndarray) -> bool:

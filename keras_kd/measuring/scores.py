@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_kd.litert.probe import check_not_empty
 from keras_kd.measuring.answers import (
     MULTILABEL,
     REGRESSION,
     answers,
     are_amounts,
     are_answers,
-    check_not_empty,
     class_indices,
     task_of,
     unit_labels,

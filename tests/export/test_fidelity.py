@@ -315,7 +315,7 @@ def test_class_numbers_have_no_error(tmp_path):
     assert [row.relative_error for row in compared.layers if row.layer == "classes"] == [None]
     result = evaluate_tflite(path, x, model, runs=1, warmup=0, verbose=False)
     assert result.agreement == 0.98 and result.max_difference is None
-    fractions = (x, x + 0.5)  # what labels say is no class is a number
+    fractions = (x, x + 0.5)  # with fractional labels, the output is not classes
     measured = to_measure(fractions, source.inputs, "validation_data", None)
     (row, _) = measure_fidelity(Expected(source, measured), path).outputs
     assert row.agreement is None and row.relative_error > 0.3

@@ -123,11 +123,11 @@ def search(
         formats: Formats of students that no stage quantized; the others have the format that they
             were trained for. Defaults to `("int8", "dynamic", "float16")`.
         epochs: Epochs of a whole training. Defaults to `9`.
-        optimizer: A function of the number of steps that returns the optimizer of a training, such
-            as one whose learning rate decays to zero in these steps; each training then begins
-            anew. An optimizer, or its name, is for all: a longer training continues the shorter
-            one, so its learning rate should be constant. Defaults to `None`: Adam, whose learning
-            rate decays along a cosine.
+        optimizer: A function that takes the number of steps of a training and returns its
+            optimizer, such as one whose learning rate decays to zero in these steps. Every
+            training then starts from the beginning. With an optimizer or its name, a longer
+            training continues the shorter one; its learning rate should be constant. Defaults to
+            `None`: Adam with a cosine decay.
         loss: The loss on labels. Defaults to `None`: the cross-entropy for integer labels.
         metric: What files are chosen by: `"accuracy"`, or the name of one of the `metrics` in
             `measuring`. Defaults to `"accuracy"`.
