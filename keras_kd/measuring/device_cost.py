@@ -10,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -155,9 +156,12 @@ def device_cost(
         )  # fmt: skip
         summaries = list((folder / "out").glob("model_summary_*.csv"))
         if done.returncode or not summaries:
+            four_bits = "INT4" in file.tensor_types()
             raise ValueError(
-                f"Vela does not compile '{path}' for {device}: {_reason(done.stderr)}. "
+                f"Vela does not compile '{path}' for {device}: {_reason(done)}. "
                 f"Received: system_config={system_config!r}, memory_mode={memory_mode!r}."
+                + ' The file has weights of 4 bits. Export with quantization="int8".'
+                * four_bits
             )
         summary = _rows(summaries[0])[0]
         layers = _rows(folder / "out" / "model_per-layer.csv")
@@ -186,11 +190,14 @@ def device_cost(
     )
 
 
-def _reason(printed: str) -> str:
-    """Return the error at the end of what Vela printed, on one line."""
-    lines = printed.strip().splitlines()
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the error at the end of what Vela printed, on one line, or how it ended."""
+    lines = done.stderr.strip().splitlines()
     errors = [i for i, line in enumerate(lines) if "Error" in line.split(":")[0]]
-    return " ".join(line.strip() for line in lines[errors[-1] if errors else -1 :]).rstrip(".")
+    if done.returncode < 0:
+        return f"its process crashed ({signal.Signals(-done.returncode).name})"
+    last = lines[errors[-1] if errors else -1 :]
+    return " ".join(line.strip() for line in last).rstrip(".") or "it gave no reason"
 
 
 def _rows(path: pathlib.Path) -> list[dict[str, str]]:

@@ -102,6 +102,12 @@ def test_files_that_are_missing_or_damaged(tmp_path):
         kd.device_cost(damaged, "ethos-u55-128")
 
 
+def test_a_crash_of_vela_is_told_with_the_cure():
+    file = INT8.parents[3] / "zoo/cifar10_98kb/student.tflite"
+    with pytest.raises(ValueError, match=r'crashed \(SIGFPE\)\. .* 4 bits.*quantization="int8"'):
+        kd.device_cost(file, "ethos-u55-128")
+
+
 def test_without_vela_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"keras-kd\[vela\]"):
