@@ -1,14 +1,14 @@
 """Small students for CIFAR-10, in 8 and in 4 bits, taught and alone.
 
-    python benchmarks/cifar10_students.py --teacher exports/cifar10_teacher/teacher.keras
+    python benchmarks/cifar10_students.py --teacher exports/reference/cifar10_teacher.tflite
 
-The teacher is that of `benchmarks/cifar10_teacher.py`, or any file that `kd.teachers.load` reads,
-such as MLPerf Tiny's larger network (91.28 % of the test images). It answers once, for `--views`
-augmented passes over 45,000 training images. The last 5,000 are held out: settings are chosen on
-them. A student is trained with and without the teacher, with the same images, epochs and seeds,
-then exported to int8 and, after `kd.QuantizeAware(weight_bits=4)`, to int4. Every file is measured
-on all 10,000 test images. Each part is kept in `--out`; the same command resumes. Prints a Markdown
-table.
+The teacher is the kept file of `benchmarks/cifar10_teacher.py`, or any other that
+`kd.teachers.load` reads. It answers once, for `--views` augmented passes over 45,000 training
+images. The last 5,000 are held out: settings are chosen on them. The student is the teacher's
+network with fewer channels. It is trained with and without the teacher, with the same images,
+epochs and seeds, then exported to int8 and, after `kd.QuantizeAware(weight_bits=4)`, to int4. Every
+file is measured on all 10,000 test images. Each part is kept in `--out`; the same command resumes.
+Prints a Markdown table.
 """
 
 import argparse
@@ -17,22 +17,18 @@ import time
 
 import keras
 import tensorflow as tf
-from cifar10_teacher import LOSS, augmented, load
+from cifar10_teacher import LOSS, Muon, augmented, load, network
 from kept_results import check_settings, once, spread, write_results
 
 import keras_kd as kd
-from keras_kd.demo.networks import residual_network
 
-BATCH = 128
+BATCH = 256
 CALIBRATION = 640
 
 
-def student_of(widths, blocks):
-    """Return a residual network on images from 0 to 255, which ends in logits."""
-    network = residual_network((32, 32, 3), 10, widths, [blocks] * len(widths), "residual")
-    inputs = keras.Input((32, 32, 3), name="image")
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
-    return keras.Model(inputs, network(scaled), name="student")
+def student_of(images, widths, depth=1):
+    """Return the teacher's network with fewer channels and ReLU, which microcontrollers run too."""
+    return network(images, widths, depth, "relu", "student")
 
 
 def log_teacher(path):
@@ -89,14 +85,10 @@ class Run:
         if path.exists():
             return keras.models.load_model(path)
         keras.utils.set_random_seed(seed)
-        student = student_of(self.chosen.widths, self.chosen.blocks)
+        student = student_of(self.train[0], self.chosen.widths)
         steps = self.chosen.epochs * (len(self.train[0]) // BATCH)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0, steps - steps // 20, warmup_target=0.1, warmup_steps=steps // 20
-        )
-        optimizer = keras.optimizers.SGD(
-            rate, momentum=0.9, nesterov=True, weight_decay=self.chosen.weight_decay
-        )
+        rate = keras.optimizers.schedules.PolynomialDecay(self.chosen.rate, steps, 0.0)
+        optimizer = Muon(rate, momentum=0.8, nesterov=True)
         distiller = compiled(self.teacher, student, optimizer, 0.1 if taught else 1.0)
         data = self.taught()
         distiller(next(iter(data))[0])
@@ -167,12 +159,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("exports/cifar10"))
-    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 78])
     parser.add_argument("--views", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--quantize-epochs", type=int, default=4)
-    parser.add_argument("--weight-decay", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=0.04)
     parser.add_argument("--held-out", type=int, default=5_000)
     parser.add_argument("--examples", type=int, help="training images [all but the held-out ones]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -100,30 +100,39 @@ def orthogonal(matrix):
     return matrix
 
 
-def network(images, widths):
-    """Return a residual network on images from 0 to 255, which ends in logits."""
+def network(images, widths, depth=1, activation="gelu", name="teacher"):
+    """Return a residual network on images from 0 to 255, which ends in logits.
+
+    Args:
+        images: Training images, whose mean, variance and patches the first two layers take over.
+        widths: The channels of each stage. Its first convolution halves both sides.
+        depth: The further convolutions of each stage, each with a connection around it.
+        activation: The function behind each convolution.
+        name: The name of the model.
+    """
     scale = keras.layers.Normalization(
         mean=images.mean((0, 1, 2)), variance=images.var((0, 1, 2)), name="scale"
     )
-    first = keras.layers.Conv2D(24, 2, activation="gelu", name="whitening")
+    first = keras.layers.Conv2D(24, 2, activation=activation, name="whitening")
 
     def block(x, width, pool):
         x = keras.layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
         x = keras.layers.MaxPooling2D()(x) if pool else x
         x = keras.layers.BatchNormalization(momentum=0.9)(x)
-        return keras.layers.Activation("gelu")(x)
+        return keras.layers.Activation(activation)(x)
 
     inputs = keras.Input((32, 32, 3), name="image")
     x = first(scale(inputs))
     for width in widths:
         x = block(x, width, pool=True)
-        x = keras.layers.Add()([x, block(x, width, pool=False)])
+        for _ in range(depth):
+            x = keras.layers.Add()([x, block(x, width, pool=False)])
     x = keras.layers.GlobalMaxPooling2D()(x)
     outputs = keras.layers.Rescaling(1 / 9)(keras.layers.Dense(10, use_bias=False)(x))
     some = np.asarray(scale(images[:5_000].astype("float32")))
     first.set_weights([whitening(some), np.zeros(24)])
     first.trainable = False
-    return keras.Model(inputs, outputs, name="teacher")
+    return keras.Model(inputs, outputs, name=name)
 
 
 def trained(chosen):

@@ -127,8 +127,8 @@ RECIPES = {
         "images of ten kinds of things (CIFAR-10), 32x32, color",
         "float32 images, 32x32x3, from 0 to 255 (airplane, automobile, bird, cat, deer, dog, frog, "
         "horse, ship, truck)",
-        "python benchmarks/cifar10_teacher.py && python benchmarks/cifar10_students.py "
-        "--teacher exports/cifar10_teacher/teacher.keras --kinds taught",
+        "python benchmarks/cifar10_students.py "
+        "--teacher exports/reference/cifar10_teacher.tflite --kinds taught",
         "exports/cifar10/taught_0_int4.tflite",
         "exports/cifar10/taught_0_4_bits/stage_1_quantize_aware.keras",
         of_split("cifar10"),
