@@ -31,6 +31,12 @@ def student_of(images, widths, depth=1):
     return network(images, widths, depth, "relu", "student")
 
 
+def optimizer(steps, rate=0.04):
+    """Return the optimizer of a student, whose rate decays to zero."""
+    decay = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
+    return Muon(decay, momentum=0.8, nesterov=True)
+
+
 def log_teacher(path):
     """Return a teacher that gives logits, where the file gives probabilities."""
     file = kd.teachers.load(path)
@@ -87,9 +93,8 @@ class Run:
         keras.utils.set_random_seed(seed)
         student = student_of(self.train[0], self.chosen.widths)
         steps = self.chosen.epochs * (len(self.train[0]) // BATCH)
-        rate = keras.optimizers.schedules.PolynomialDecay(self.chosen.rate, steps, 0.0)
-        optimizer = Muon(rate, momentum=0.8, nesterov=True)
-        distiller = compiled(self.teacher, student, optimizer, 0.1 if taught else 1.0)
+        muon = optimizer(steps, self.chosen.rate)
+        distiller = compiled(self.teacher, student, muon, 0.1 if taught else 1.0)
         data = self.taught()
         distiller(next(iter(data))[0])
         distiller.fit(

@@ -1,14 +1,14 @@
 """What `kd.search` finds on Fashion-MNIST or CIFAR-10, beside the students made by hand.
 
     python benchmarks/search_images.py fashion_mnist --budget 2h
-    python benchmarks/search_images.py cifar10 --budget 12h --teacher teacher.keras
+    python benchmarks/search_images.py cifar10 --budget 12h
 
 The students are of the family of the hand-made one, in several widths and two depths. All see the
 same augmented views of the training images, with the optimizer that the hand-made student had.
 Files are chosen by the last 5,000 training images; the test images are used once, for the files of
 the front. Without `--teacher` the teacher of `benchmarks/fashion_mnist.py` is trained for 6 epochs;
-that of CIFAR-10 is the file of `benchmarks/cifar10_teacher.py`. Prints a Markdown table. Rerun the
-command to resume it; a larger budget continues it.
+that of CIFAR-10 is the kept file of `benchmarks/cifar10_teacher.py`. Prints a Markdown table. Rerun
+the command to resume it; a larger budget continues it.
 """
 
 import argparse
@@ -48,16 +48,16 @@ class Task:
         test: What the files of the front are measured on.
         student: Returns an untrained student of a width and a depth.
         widths: The widths.
-        weight_decay: Weight decay of the hand-made student.
+        optimizer: Returns the optimizer of the hand-made student for a number of steps.
     """
 
-    teacher: keras.Model
+    teacher: Any
     train: tf.data.Dataset
     validation: Any
     test: Any
     student: Callable
     widths: tuple[int, ...]
-    weight_decay: float
+    optimizer: Callable
 
 
 def fashion_student(width, depth):
@@ -86,32 +86,30 @@ def fashion_mnist(teacher, folder):
         models.test,
         fashion_student,
         (8, 12, 16, 24),
-        recipe.student_weight_decay,
+        lambda steps: momentum_optimizer(0.1, recipe.student_weight_decay, steps),
     )
 
 
 def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
     """Four views of 45,000 images: 36 passes, as many as the hand-made student had with stages."""
-    if teacher is None:
-        raise SystemExit("cifar10 needs --teacher, the file of benchmarks/cifar10_teacher.py.")
     images, labels = cifar10_teacher.load("train")
     validation = images[-held_out:].astype("float32"), labels[-held_out:]
     train = images[:-held_out][:examples], labels[:-held_out][:examples]
     keras.utils.set_random_seed(0)
-    data = cifar10_teacher.augmented(*train, BATCH)
+    data = cifar10_teacher.augmented(*train, cifar10_students.BATCH)
     seen = [batch for _ in range(views) for batch in data]
     x, y = (np.concatenate(part) for part in zip(*seen, strict=True))
-    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(cifar10_students.BATCH)
     return Task(
-        keras.models.load_model(teacher),
+        cifar10_students.log_teacher(teacher or KEPT / "cifar10_teacher.tflite"),
         batches.map(lambda image, label: (tf.cast(image, "float32"), label)),
         validation,
         cifar10_teacher.load("test", "float32"),
         lambda width, depth: cifar10_students.student_of(
-            train[0], (width, 2 * width, 5 * width // 2), depth
+            train[0], (width, 2 * width, 39 * width // 16), depth
         ),
-        (8, 12, 16),
-        2e-3,
+        (12, 16, 24, 32),
+        cifar10_students.optimizer,
     )
 
 
@@ -136,7 +134,7 @@ def search(task, folder, budget, trials=None):
         },
         formats=("int8",),
         epochs=EPOCHS,
-        optimizer=lambda steps: momentum_optimizer(0.1, task.weight_decay, steps),
+        optimizer=task.optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         budget=budget,
         trials=trials,
@@ -152,7 +150,11 @@ def hand_made(task):
         rows = [files["int4"] for name, files in students.items() if name.startswith("taught")]
         found = next(row for row in resnet8 if row["file"] == "int4, taught")
         return [
-            ("by hand: 7 convolutions, 4 bits", rows[0]["bytes"], [row["test"] / 100 for row in rows]),
+            (
+                "by hand: 7 convolutions, 4 bits",
+                rows[0]["bytes"],
+                [row["test"] / 100 for row in rows],
+            ),
             ("by hand: ResNet8, 4 bits", found["bytes"], [found["test"] / 100]),
         ]
     models = json.loads((KEPT / "report.json").read_text())["models"]
@@ -203,7 +205,7 @@ def main(argv=None):
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--budget", default="2h")
     parser.add_argument("--trials", type=int, help="number of trials [no limit]")
-    parser.add_argument("--teacher", type=pathlib.Path, help="a .keras file")
+    parser.add_argument("--teacher", type=pathlib.Path, help="its file")
     parser.add_argument("--out", type=pathlib.Path, help="folder [exports/search_<task>]")
     chosen = parser.parse_args(argv)
     folder = chosen.out or pathlib.Path(f"exports/search_{chosen.task}")
