@@ -17,24 +17,20 @@ import time
 
 import keras
 import tensorflow as tf
-from cifar10_teacher import LOSS, Muon, augmented, load, network
+from cifar10_teacher import LOSS, augmented, decaying_muon, load, network
 from kept_results import check_settings, once, spread, write_results
 
 import keras_kd as kd
 
+WIDTHS = [32, 64, 78]
+RATE = 0.04
 BATCH = 256
 CALIBRATION = 640
 
 
 def student_of(images, widths, depth=1):
-    """Return the teacher's network with fewer channels and ReLU, which microcontrollers run too."""
+    """Return the teacher's network with fewer channels, and ReLU instead of GELU."""
     return network(images, widths, depth, "relu", "student")
-
-
-def optimizer(steps, rate=0.04):
-    """Return the optimizer of a student, whose rate decays to zero."""
-    decay = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
-    return Muon(decay, momentum=0.8, nesterov=True)
 
 
 def log_teacher(path):
@@ -93,8 +89,8 @@ class Run:
         keras.utils.set_random_seed(seed)
         student = student_of(self.train[0], self.chosen.widths)
         steps = self.chosen.epochs * (len(self.train[0]) // BATCH)
-        muon = optimizer(steps, self.chosen.rate)
-        distiller = compiled(self.teacher, student, muon, 0.1 if taught else 1.0)
+        optimizer = decaying_muon(steps, self.chosen.rate)
+        distiller = compiled(self.teacher, student, optimizer, 0.1 if taught else 1.0)
         data = self.taught()
         distiller(next(iter(data))[0])
         distiller.fit(
@@ -142,6 +138,11 @@ class Run:
         return {**found, "seconds": round(time.time() - start)}
 
 
+def files_of(results, kind, form="int4"):
+    """Return the files of all seeds in one form; `kind` is `"taught"` or `"alone"`."""
+    return [files[form] for key, files in results.items() if key.startswith(kind)]
+
+
 def table_of(results):
     """Return the Markdown table of `{"taught_0": files, ...}`."""
     lines = [
@@ -150,9 +151,10 @@ def table_of(results):
         "| published ResNet8 | int8 | 98,496 |  | 86.97 | 1 |",
     ]
     for kind in ("alone", "taught"):
-        seeds = [files for key, files in results.items() if key.startswith(kind)]
-        for form in ("float32", "int8", "int4") if seeds else ():
-            rows = [files[form] for files in seeds]
+        for form in ("float32", "int8", "int4"):
+            rows = files_of(results, kind, form)
+            if not rows:
+                continue
             size = max(row["bytes"] for row in rows)
             means = [spread([row[part] for row in rows]) for part in ("held_out", "test")]
             cells = [kind, form, f"{size:,}", *means, str(len(rows))]
@@ -164,11 +166,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("exports/cifar10"))
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 78])
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--quantize-epochs", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=0.04)
+    parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--held-out", type=int, default=5_000)
     parser.add_argument("--examples", type=int, help="training images [all but the held-out ones]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -87,6 +87,12 @@ class Muon(keras.optimizers.SGD):
         return None
 
 
+def decaying_muon(steps, rate, momentum=0.8):
+    """Return the optimizer of a training, whose rate decays to zero."""
+    decay = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
+    return Muon(decay, momentum=momentum, nesterov=True)
+
+
 def orthogonal(matrix):
     """Return the orthogonal matrix that is nearest to a wide `matrix`, roughly.
 
@@ -152,8 +158,7 @@ def trained(chosen):
             model = keras.models.load_model(path, compile=False)
             continue
         steps = epochs * (len(train[0]) // chosen.batch_size)
-        decay = keras.optimizers.schedules.PolynomialDecay(rate, steps, 0.0)
-        optimizer = Muon(decay, momentum=chosen.momentum, nesterov=True)
+        optimizer = decaying_muon(steps, rate, chosen.momentum)
         model.compile(optimizer, LOSS, metrics=["accuracy"], jit_compile=False)
         model.fit(
             augmented(*train, chosen.batch_size, erased=8),

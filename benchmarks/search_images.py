@@ -91,7 +91,7 @@ def fashion_mnist(teacher, folder):
 
 
 def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
-    """Four views of 45,000 images: 36 passes, as many as the hand-made student had with stages."""
+    """Four views of 45,000 images: 36 passes, where the hand-made student had 20 with stages."""
     images, labels = cifar10_teacher.load("train")
     validation = images[-held_out:].astype("float32"), labels[-held_out:]
     train = images[:-held_out][:examples], labels[:-held_out][:examples]
@@ -106,10 +106,10 @@ def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
         validation,
         cifar10_teacher.load("test", "float32"),
         lambda width, depth: cifar10_students.student_of(
-            train[0], (width, 2 * width, 39 * width // 16), depth
+            train[0], [width * of_32 // 32 for of_32 in cifar10_students.WIDTHS], depth
         ),
         (12, 16, 24, 32),
-        cifar10_students.optimizer,
+        lambda steps: cifar10_teacher.decaying_muon(steps, cifar10_students.RATE),
     )
 
 
@@ -147,7 +147,7 @@ def hand_made(task):
     if task == "cifar10":
         students = json.loads((KEPT / "cifar10_students.json").read_text())
         resnet8 = json.loads((KEPT / "quantize_resnet8.json").read_text())
-        rows = [files["int4"] for name, files in students.items() if name.startswith("taught")]
+        rows = cifar10_students.files_of(students, "taught")
         found = next(row for row in resnet8 if row["file"] == "int4, taught")
         return [
             (

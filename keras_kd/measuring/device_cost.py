@@ -10,7 +10,6 @@ import importlib.util
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -156,12 +155,12 @@ def device_cost(
         )  # fmt: skip
         summaries = list((folder / "out").glob("model_summary_*.csv"))
         if done.returncode or not summaries:
-            four_bits = "INT4" in file.tensor_types()
+            cure = ""
+            if "INT4" in file.tensor_types():
+                cure = ' The file has weights of 4 bits. Export with quantization="int8".'
             raise ValueError(
                 f"Vela does not compile '{path}' for {device}: {_reason(done)}. "
-                f"Received: system_config={system_config!r}, memory_mode={memory_mode!r}."
-                + ' The file has weights of 4 bits. Export with quantization="int8".'
-                * four_bits
+                f"Received: system_config={system_config!r}, memory_mode={memory_mode!r}.{cure}"
             )
         summary = _rows(summaries[0])[0]
         layers = _rows(folder / "out" / "model_per-layer.csv")
@@ -192,10 +191,10 @@ def device_cost(
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
     """Return the error at the end of what Vela printed, on one line, or how it ended."""
+    if done.returncode < 0:
+        return f"its process crashed (signal {-done.returncode})"
     lines = done.stderr.strip().splitlines()
     errors = [i for i, line in enumerate(lines) if "Error" in line.split(":")[0]]
-    if done.returncode < 0:
-        return f"its process crashed ({signal.Signals(-done.returncode).name})"
     last = lines[errors[-1] if errors else -1 :]
     return " ".join(line.strip() for line in last).rstrip(".") or "it gave no reason"
 

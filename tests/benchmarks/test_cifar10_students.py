@@ -113,7 +113,7 @@ def test_the_page_quotes_the_kept_results(benchmark):
         "images; together with its answers to the mirrored images "
         f"{teacher['held_out_mirrored_too']} % and {teacher['test_mirrored_too']} %"
     ) in words
-    int4 = [made["int4"] for name, made in students.items() if name.startswith("taught")]
+    int4 = benchmark.files_of(students, "taught")
     assert f"{98_496 - max(file['bytes'] for file in int4):,} bytes smaller" in page
     more = statistics.mean(file["test"] for file in int4) - 86.97
     assert f"{more:.2f} percentage points more" in page
