@@ -26,6 +26,7 @@ def small_model():
     return keras.Model(image, layers.Dense(10, name="logits")(x))
 
 
+@pytest.mark.promise
 def test_measures_a_model_and_writes_its_row(benchmark, tmp_path, monkeypatch):
     images = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32")
     monkeypatch.setattr(benchmark, "build", lambda model, seed=0: (small_model(), images))

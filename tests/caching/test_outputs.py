@@ -326,6 +326,7 @@ MASKED = {
 }
 
 
+@pytest.mark.fast_cases("one output", "views")
 @pytest.mark.parametrize("kind", MASKED)
 def test_the_masks_of_the_teacher_are_kept(tmp_path, kind):
     outputs, loss, options = MASKED[kind]

@@ -105,6 +105,7 @@ def own_loss(y_true, y_pred):
     return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
 
 
+@pytest.mark.fast_cases("False-lambda", "True-lambda")
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -34,6 +34,7 @@ def forbid_calls(model):
     object.__setattr__(model, "call", call)
 
 
+@pytest.mark.promise
 def test_outputs_brought_along_teach_as_the_teacher_does_without_running_it():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(32, 5)).astype("float32")
@@ -75,6 +76,7 @@ def without_teacher(losses, student=None):
     return distiller
 
 
+@pytest.mark.promise
 def test_no_teacher_is_needed_where_the_data_brings_its_outputs():
     losses = [kd.losses.KLDivergence(2.0), kd.Hint("hidden", "hidden")]
     distiller = without_teacher(losses)
@@ -126,6 +128,7 @@ def loss_of(distiller, data):
     return distiller.evaluate(data, verbose=0, return_dict=True)["distillation_loss"]
 
 
+@pytest.mark.fast_cases("no teacher")
 @pytest.mark.parametrize("given", ["teacher", "no teacher", "loaded"])
 def test_teacher_outputs_is_applied_to_outputs_brought_along(given, tmp_path):
     rng = np.random.default_rng(0)
@@ -164,6 +167,7 @@ def test_max_drop_measures_the_adapted_outputs():
     assert evaluate_teacher(distiller, data)["accuracy"] == 1.0
 
 
+@pytest.mark.promise
 def test_stages_apply_teacher_outputs():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(16, 5)).astype("float32"), rng.integers(0, 3, 16)

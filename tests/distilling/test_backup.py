@@ -200,6 +200,7 @@ def test_a_backup_of_keras_is_refused_with_a_sentence(tmp_path):
         fit(plain(), kd.BackupAndRestore(tmp_path))
 
 
+@pytest.mark.promise
 def test_the_arguments_are_those_of_keras(tmp_path):
     kept = kd.BackupAndRestore(str(tmp_path), "epoch", True, False)
     model = plain()
@@ -231,6 +232,7 @@ def test_no_backup_is_written_where_none_is_asked_for(tmp_path):
     assert not list(tmp_path.rglob("*.zip"))
 
 
+@pytest.mark.promise
 def test_what_an_evaluation_draws_does_not_change_a_resumed_training(tmp_path):
     def images(channels, seed):
         keras.utils.set_random_seed(seed)
@@ -272,6 +274,7 @@ def test_metrics_with_one_value_per_class_are_backed_up(tmp_path):
     assert np.shape(fit()) == (2, 3)
 
 
+@pytest.mark.fast_cases("backup-False")
 @pytest.mark.parametrize("validated", [True, False])
 @pytest.mark.parametrize("first", ["swap", "backup"])
 def test_weights_that_are_swapped_for_their_averages(tmp_path, first, validated):

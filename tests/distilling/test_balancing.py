@@ -152,6 +152,7 @@ def balanced(x, y, **arguments):
     return distiller.distillation_loss_weights[1]
 
 
+@pytest.mark.promise
 def test_class_weights_count_as_the_sample_weights_that_they_are():
     by_class = {0: 20.0, 1: 0.5, 2: 0.5, 3: 1.0}
     weights = np.array([by_class[label] for label in Y])

@@ -721,6 +721,7 @@ def test_a_view_is_trained_after_the_end_of_distillation():
     assert view.layers[0].kernel.numpy().item() != before
 
 
+@pytest.mark.fast_cases("distiller")
 @pytest.mark.parametrize("kind", ["distiller", "mutual"])
 def test_a_projection_runs_in_training_mode_while_the_student_trains(kind):
     x, y = examples()

@@ -325,6 +325,7 @@ def _given(change):
     return arguments, compiled, optimizer
 
 
+@pytest.mark.fast_cases("no loss scale")
 @pytest.mark.parametrize(
     "change", ["policy", "no loss scale", "names without decay", "weights without decay"]
 )

@@ -30,6 +30,7 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
+@pytest.mark.promise
 def test_steps_are_those_of_two_momentum_buffers_in_float64():
     teacher, kernel = (network(i).get_weights()[0].astype("d") for i in (1, 0))
     of_labels = of_teacher = np.zeros_like(kernel)
@@ -83,6 +84,7 @@ def test_after_the_end_of_distillation_the_labels_alone_count():
     np.testing.assert_allclose(run(kd.DOT(0.1)), run(keras.optimizers.SGD(0.1, 0.825)), rtol=1e-5)
 
 
+@pytest.mark.promise
 def test_a_scaled_loss_and_a_saved_optimizer(tmp_path):
     scaled = keras.optimizers.LossScaleOptimizer(kd.DOT(0.1))
     np.testing.assert_allclose(
@@ -114,6 +116,7 @@ def test_refuses_one_gradient_and_wrong_momentums():
         kd.DOT(momentum=1.0)
 
 
+@pytest.mark.promise
 def test_a_loss_that_remembers_examples_does_so_once_in_a_step():
     def bank(optimizer):
         models = []

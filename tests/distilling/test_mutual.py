@@ -255,6 +255,7 @@ def rising(epoch):
     return 1.0 + 3.0 * epoch
 
 
+@pytest.mark.promise
 def test_a_loaded_distiller_has_the_values_of_the_last_epoch(tmp_path):
     peers = [network(4, f"peer_{i}") for i in range(3)]
     distiller = kd.MutualDistiller(peers, kd.losses.KLDivergence(rising), student_loss_weight=0.0)

@@ -205,6 +205,7 @@ def compiled(student, eagerly=False, **arguments):
     return trainer
 
 
+@pytest.mark.promise
 def test_labels_and_metrics_count_the_batches_of_the_data_alone():
     student = network(0)
     trainer = compiled(student, student_fraction=0.5)
@@ -273,6 +274,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(tmp_path):
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.promise
 def test_cached_outputs_serve_the_data_and_the_teacher_what_the_student_writes(tmp_path):
     student, teacher = network(0), network(1, scale=4.0)
     taught = kd.teachers.cache(teacher, data(), tmp_path, top_k=4, temperature=1.0, verbose=False)

@@ -42,6 +42,7 @@ def test_the_matrix_is_orthogonal_and_keeps_inner_products(width, units):
         np.testing.assert_allclose(projected @ projected.T, x @ x.T, atol=1e-3)
 
 
+@pytest.mark.promise
 def test_it_stays_orthogonal_while_it_is_trained_and_learns_a_rotation():
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
     rotation[:, 0] *= np.sign(np.linalg.det(rotation))

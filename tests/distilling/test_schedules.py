@@ -305,6 +305,7 @@ LOSSES = [
 ]
 
 
+@pytest.mark.fast_cases("falling-CorrelationCongruence-gamma")
 @pytest.mark.parametrize(("kind", "name"), LOSSES)
 @pytest.mark.parametrize("schedule", [falling, Polynomial(0.5, 1, 0.25)])
 def test_every_argument_that_may_be_scheduled_is_what_it_is_then(kind, name, schedule):

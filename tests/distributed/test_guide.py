@@ -21,6 +21,7 @@ def network(width=3, tokens=False):
     return keras.Model(inputs, keras.layers.Dense(width)(x))
 
 
+@pytest.mark.fast_cases("2")
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_code_of_the_guide_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 TASKS = ["hints", "subclassed", "cache", "top_k", "prune", "cluster", "quantize", "minmax"]
 
 
+@pytest.mark.promise
 def test_two_workers_train_as_one_device(start, assert_equal):
     workers, one = start("workers", "hints"), start("one", "hints")
     expected = one.results()[0]

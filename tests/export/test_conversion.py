@@ -16,6 +16,7 @@ from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
 
 
+@pytest.mark.promise
 def test_the_order_is_changed_only_for_known_names(tmp_path: pathlib.Path) -> None:
     i = keras.Input((2,), name="x")
     model = keras.Model(i, [layers.Dense(3, name="a")(i), layers.Dense(4, name="b")(i)])
@@ -45,6 +46,7 @@ def dense():
     return keras.Model(image, layers.Dense(2)(layers.Reshape((32,))(image)))
 
 
+@pytest.mark.fast_cases("kept")
 @pytest.mark.parametrize(
     ("model", "known", "batch", "conversions"),
     [(squeezing(True), True, 1, 1), (squeezing(False), False, None, 1), (dense(), False, 1, 2)],

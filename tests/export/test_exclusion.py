@@ -47,6 +47,7 @@ def float_names(file):
     return [name for operator in file.float_operators() for name in operator.outputs]
 
 
+@pytest.mark.promise
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("exclude", "kernels"),
@@ -69,11 +70,13 @@ def test_only_what_is_excluded_is_in_float(network, tmp_path, exclude, kernels):
     assert kd.compare(network, path, IMAGES, verbose=False).signal_to_noise_db > 20
 
 
+@pytest.mark.promise
 def test_what_was_asked_for_is_not_warned_of(network, tmp_path, recwarn):
     export(network, tmp_path, "int8", IMAGES, exclude="logits")
     assert not [w for w in recwarn if "integer throughout" in str(w.message)]
 
 
+@pytest.mark.fast_cases("weight_only")
 @pytest.mark.parametrize("quantization", ["dynamic", "weight_only", "int16x8"])
 def test_other_formats(network, tmp_path, quantization):
     _, file = export(network, tmp_path, quantization, IMAGES, exclude=["hidden"])
@@ -88,6 +91,7 @@ def test_4_bits(text, tmp_path):
     assert (kinds[50, 32], kinds[5, 384], kinds[32, 32]) == ("FLOAT32", "INT8", "INT4")
 
 
+@pytest.mark.promise
 @pytest.mark.filterwarnings("ignore")
 def test_layers_in_16_bits(network, tmp_path):
     plain, _ = export(network, tmp_path, "int8", IMAGES)
@@ -99,6 +103,7 @@ def test_layers_in_16_bits(network, tmp_path):
     assert kd.compare(network, path, IMAGES, verbose=False).signal_to_noise_db > before + 3
 
 
+@pytest.mark.promise
 @pytest.mark.filterwarnings("ignore")
 def test_a_layer_of_layers_is_in_float_as_a_whole(text, tmp_path):
     _, file = export(text, tmp_path, "int8", TOKENS, exclude="attention")
@@ -134,6 +139,11 @@ def test_a_planted_outlier_no_longer_costs_the_others(tmp_path):
     assert found[False].agreement > 0.95
 
 
+@pytest.mark.fast_cases(
+    "arguments0-`exclude` names 'logit'.*no such layer",
+    "arguments3-quantization='float32'",
+    "arguments4-no layers in 'int4'",
+)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -155,6 +165,7 @@ def test_other_kinds_are_refused(network, tmp_path):
         export(network, tmp_path, "int8", IMAGES, exclude=3)
 
 
+@pytest.mark.fast_cases("logits")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("layer", ["hidden", "logits", "conv"])
 def test_a_file_that_breaks_the_promise_is_refused(network, tmp_path, layer):

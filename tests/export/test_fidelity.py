@@ -58,11 +58,13 @@ def said(model, path, quantization, data) -> list[str]:
     return [str(w.message) for w in found if "differs from its model" in str(w.message)]
 
 
+@pytest.mark.promise
 def test_an_outlier_channel_is_named(tmp_path):
     (text,) = said(outlier_channel(), tmp_path / "a.tflite", "int8", images())
     assert "quantization='int8'" in text and "grows most in 'next + relu'" in text
 
 
+@pytest.mark.promise
 def test_several_outputs(tmp_path):
     model = outlier_channel()
     model = keras.Model(model.input, {"good": model.get_layer("conv").output, "bad": model.output})
@@ -70,6 +72,7 @@ def test_several_outputs(tmp_path):
     assert "output 'bad'" in text
 
 
+@pytest.mark.fast_cases("float16")
 @pytest.mark.parametrize("quantization", ["float16", "dynamic", "int8", "int16x8"])
 def test_nothing_is_said_of_a_true_file(tmp_path, quantization):
     keras.utils.set_random_seed(0)
@@ -80,6 +83,7 @@ def test_nothing_is_said_of_a_true_file(tmp_path, quantization):
     assert not said(model, tmp_path / "a.tflite", quantization, images())
 
 
+@pytest.mark.promise
 def test_a_half_precision_overflow_is_told(tmp_path):
     i = keras.Input((4,))
     model = keras.Model(i, layers.Dense(3, use_bias=False)(i))
@@ -121,6 +125,7 @@ def decibels(expected, given):
     return 10 * math.log10(np.square(expected).sum() / np.square(given - expected).sum())
 
 
+@pytest.mark.promise
 def test_what_is_measured_is_what_numpy_computes(tmp_path):
     model, x = classifier(), images(400)
     path = export_tflite(
@@ -152,6 +157,7 @@ def test_a_file_is_measured_on_what_did_not_calibrate_it(tmp_path):
     assert read_metadata(path)["fidelity"]["held_out"] is False
 
 
+@pytest.mark.promise
 def test_without_data_nothing_is_measured(tmp_path, capsys):
     path = export_tflite(classifier(), tmp_path / "a.tflite", "dynamic")
     assert path.fidelity is None
@@ -162,6 +168,7 @@ def test_without_data_nothing_is_measured(tmp_path, capsys):
     assert path.fidelity.held_out
 
 
+@pytest.mark.promise
 def test_a_file_that_disagrees_is_not_written_if_asked_for(tmp_path):
     path = tmp_path / "a.tflite"
     export_tflite(classifier(), path, verbose=False)
@@ -179,6 +186,7 @@ def test_a_file_that_disagrees_is_not_written_if_asked_for(tmp_path):
     assert [file.read_bytes() for file in sorted(tmp_path.iterdir())] == before
 
 
+@pytest.mark.promise
 def test_the_remedy_was_tried(tmp_path):
     (text,) = said(outlier_channel(), tmp_path / "a.tflite", "int8", images(300))
     assert 'Use quantization="dynamic", which was tried' in text
@@ -188,6 +196,7 @@ def test_the_remedy_was_tried(tmp_path):
     assert f"{path.stat().st_size:,} bytes" in text and path.fidelity.agreement > 0.95
 
 
+@pytest.mark.promise
 def test_limits_are_the_users(tmp_path):
     model, path = outlier_channel(), tmp_path / "a.tflite"
     with warnings.catch_warnings():
@@ -208,6 +217,7 @@ def test_limits_are_the_users(tmp_path):
             export_tflite(model, path, "int8", images(), **wrong)
 
 
+@pytest.mark.promise
 def test_numbers_are_not_answers(tmp_path):
     model = classifier(1)
     x, y = images(80), np.random.default_rng(0).normal(size=80)

@@ -88,6 +88,7 @@ def tiny() -> keras.Model:
     return keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
 
 
+@pytest.mark.fast_cases("tiny-float16-None-True", "tiny-float32-None-True")
 @pytest.mark.parametrize(
     ("make", "form", "kept", "smaller"),
     [

@@ -33,6 +33,7 @@ def kinds(path):
     return {t.shape: t.kind for t in tensors if t.constant and len(t.shape) == 2}
 
 
+@pytest.mark.promise
 def test_well_behaved_kernels_have_4_bits(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -45,6 +46,7 @@ def test_well_behaved_kernels_have_4_bits(tmp_path):
     assert set(kinds(path).values()) == {"INT4"}
 
 
+@pytest.mark.promise
 def test_only_data_tells_which_inputs_are_large(tmp_path):
     model = network(300.0)
     plain = kd.export_tflite(model, tmp_path / "a.tflite", "int4", verbose=False)
@@ -99,6 +101,7 @@ def heavy_tailed(seed=0):
     return model
 
 
+@pytest.mark.fast_cases("20.0-False")
 @pytest.mark.parametrize("shared, clipped", [(0.0, True), (20.0, False)])
 def test_the_outputs_decide_whether_weights_are_clipped(tmp_path, shared, clipped, monkeypatch):
     """What all inputs have in common adds up what was clipped; apart from it clipping is better."""

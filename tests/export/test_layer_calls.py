@@ -157,6 +157,7 @@ class Repeated(layers.Layer):
         return keras.ops.repeat(keras.ops.repeat(x, 2, axis=1), 2, axis=2)
 
 
+@pytest.mark.promise
 def test_what_an_open_batch_makes_worse_gets_a_fixed_one(tmp_path):
     x = samples((16, 3))
     model = network((16, 3), Dilated())
@@ -169,6 +170,7 @@ def test_what_an_open_batch_makes_worse_gets_a_fixed_one(tmp_path):
     assert_same(model, path, x, 1e-5)
 
 
+@pytest.mark.promise
 def test_an_open_batch_that_cannot_be_converted_is_the_reason(tmp_path):
     made = [layers.Conv2D(4, 3), Repeated(), Repeated(), layers.Conv2D(2, 1)]
     model = network((6, 6, 4), *made)
@@ -194,6 +196,7 @@ def test_products_of_many_axes(tmp_path, quantization, tolerance):
     assert_same(model, path, x, tolerance)
 
 
+@pytest.mark.promise
 def test_attention_over_windows_keeps_the_bits_that_it_was_trained_for(tmp_path):
     x = keras.Input((3, 4, 8))
     model = keras.Model(x, layers.Dense(2)(layers.MultiHeadAttention(2, 4)(x, x)))

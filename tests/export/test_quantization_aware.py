@@ -45,6 +45,7 @@ def test_a_normalization_over_an_axis_of_one_runs(tmp_path):
         assert kd.compare(student, path, x, verbose=False).agreement == 1.0
 
 
+@pytest.mark.promise
 def test_without_quantize_aware_such_a_layer_runs(tmp_path):
     i = keras.Input((8, 1))
     model = keras.Model(i, layers.Dense(2)(normalized_over_one(i)))
@@ -54,6 +55,7 @@ def test_without_quantize_aware_such_a_layer_runs(tmp_path):
         kd.export_tflite(model, path, quantization, representative_data=x, verbose=False)
 
 
+@pytest.mark.promise
 def test_a_converter_of_ones_own_writes_integers_from_the_saved_model(tmp_path):
     student, x = compressed((8, 8, 3), small_convolutions)
     student.write_saved_model(tmp_path / "saved")

@@ -25,7 +25,7 @@ MODELS = {
 TOLERANCES = {"float32": 1e-5, "dynamic": 0.05, "int8": 0.15, "int4": 0.35}
 
 
-@pytest.mark.fast_cases("sequences-int8")
+@pytest.mark.promise
 @pytest.mark.parametrize(
     ("name", "quantization"),
     [
@@ -89,6 +89,7 @@ def test_an_unrolled_layer_computes_what_its_loop_does(kind, backwards, zeros, s
     assert "inner_loop" not in vars(layer)
 
 
+@pytest.mark.fast_cases("LSTM")
 @pytest.mark.parametrize("layer", [layers.GRU, layers.LSTM])
 def test_a_bidirectional_layer_leaves_padding_out(tmp_path, layer):
     keras.utils.set_random_seed(0)
@@ -103,6 +104,7 @@ def test_a_bidirectional_layer_leaves_padding_out(tmp_path, layer):
     assert np.abs(given - expected).max() <= 0.05 * np.ptp(expected)
 
 
+@pytest.mark.promise
 def test_an_int8_file_larger_than_float32_is_warned_of(tmp_path):
     def network(steps, units):
         inputs = keras.Input((steps, 4))

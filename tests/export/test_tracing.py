@@ -31,6 +31,7 @@ def multi_head(x):
     return outputs
 
 
+@pytest.mark.fast_cases("False-<lambda>")
 @pytest.mark.parametrize("attention", [multi_head, lambda x: Causal()(x)])
 @pytest.mark.parametrize("aware", [False, True])
 def test_a_mask_leaves_the_scores_their_steps_in_a_calibrated_file(attention, aware, tmp_path):

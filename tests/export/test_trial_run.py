@@ -110,6 +110,7 @@ class Variance(layers.Layer):
         return keras.ops.var(x, axis=-1, keepdims=True)
 
 
+@pytest.mark.promise
 def test_the_layer_that_litert_refuses_is_named(tmp_path):
     model = keras.Sequential([keras.Input((8,)), layers.Dense(4), Variance(name="spread")])
     x = np.random.default_rng(0).normal(size=(40, 8)).astype("float32")

@@ -62,8 +62,8 @@ def masked() -> keras.Model:
     return keras.Model(i, layers.Dense(5)(layers.Flatten()(z)))
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("make", [dead_normalization, channels_apart, masked])
-@pytest.mark.fast_cases("dead_normalization")
 def test_outliers_are_survived(tmp_path, make):
     model, x = make(), images(600)
     before = model.get_weights()
@@ -96,6 +96,7 @@ def test_a_true_file_is_converted_once(tmp_path):
     assert [t["name"] for t in read_metadata(path)["calibration"]["tried"]] == ["minmax"]
 
 
+@pytest.mark.promise
 def test_a_way_is_chosen_and_shown(tmp_path, capsys):
     model, x = channels_apart(), images()
     path = export_tflite(model, tmp_path / "a.tflite", "int8", x, calibration="mse+equalization")
@@ -124,8 +125,8 @@ def test_layers_in_float_stand_beside_any_ranges(tmp_path, calibration):
     assert calibration == "percentile" or path.fidelity.signal_to_noise_db > 30.0
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("quantization", ["dynamic", "weight_only", "int4"])
-@pytest.mark.fast_cases("dynamic")
 def test_files_without_ranges_are_equalized_where_it_helps(tmp_path, quantization):
     model, x = channels_apart(16), images()
     arguments = {"on_disagreement": "ignore", "verbose": False}

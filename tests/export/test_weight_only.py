@@ -18,6 +18,7 @@ def rounded(kernel, axis):
     return np.round(kernel / scale) * scale
 
 
+@pytest.mark.fast_cases("layer2-shape2-2")
 @pytest.mark.parametrize(
     ("layer", "shape", "axis"),
     [

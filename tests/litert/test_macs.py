@@ -68,6 +68,7 @@ def test_matrix_products(tmp_path) -> None:
     assert macs.by_operator["BATCH_MATMUL"] == 2 * 2 * 6 * 6 * 4
 
 
+@pytest.mark.promise
 def test_loops_count_as_often_as_they_run(tmp_path) -> None:
     model = keras.Sequential(
         [keras.Input((6, 4)), layers.LSTM(5, return_sequences=True), layers.GRU(3), layers.Dense(2)]
@@ -79,6 +80,7 @@ def test_loops_count_as_often_as_they_run(tmp_path) -> None:
     assert count_macs(file).total == expected == kd.model_cost(model).macs
 
 
+@pytest.mark.promise
 def test_unrolled_loops(tmp_path) -> None:
     model = keras.Sequential([keras.Input((6, 4)), layers.LSTM(5), layers.Dense(2)])
     x = np.random.default_rng(0).normal(size=(8, 6, 4)).astype(np.float32)

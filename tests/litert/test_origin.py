@@ -23,6 +23,7 @@ def test_agreement_is_measured_with_the_model_that_was_exported(tmp_path):
     assert result.max_difference < 1e-5
 
 
+@pytest.mark.fast_cases("wide")
 @pytest.mark.parametrize("target", ["logits", "wide", lambda x: 2 * x])
 def test_a_file_of_other_outputs_is_not_compared_with_those_of_the_model(tmp_path, target):
     i = keras.Input((3,))

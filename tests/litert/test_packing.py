@@ -173,6 +173,7 @@ def test_more_tables_than_bytes_are_refused(converted):
         ModelFile(bytes(content))
 
 
+@pytest.mark.promise
 def test_names_stand_in_the_json_or_in_the_file(tmp_path):
     model = network()
     slim = kd.export_tflite(model, tmp_path / "slim.tflite", verbose=False)

@@ -64,6 +64,7 @@ def test_missing_file_and_folder(tmp_path: pathlib.Path) -> None:
         check_file(tmp_path)
 
 
+@pytest.mark.fast_cases("sizes0")
 @pytest.mark.parametrize("sizes", [(1,), (5, 2, 5), (1, 3)])
 def test_batches_of_any_size(tmp_path: pathlib.Path, sizes: tuple[int, ...]) -> None:
     keras.utils.set_random_seed(0)

@@ -92,6 +92,7 @@ def test_nor_does_one_on_a_microcontroller(tmp_path):
     assert written.max_difference < 1e-5
 
 
+@pytest.mark.promise
 def test_a_fused_lstm_agrees_with_its_model(tmp_path, recwarn):
     model = tf_keras.Sequential(
         [tf_keras.Input((4, 3)), tf_keras.layers.LSTM(5), tf_keras.layers.Dense(3)]

@@ -30,6 +30,7 @@ def formula(teacher, student, alpha=0.2, beta=0.7, temperature=1.0):
 PAIRS = [(0.2, 0.7), (0.5, 0.5), (1.5, 0.3), (0.4, 0.0), (0.0, 0.6), (0.0, 0.0)]
 
 
+@pytest.mark.fast_cases("pair0", "pair2", "pair5")
 @pytest.mark.parametrize("pair", PAIRS)
 def test_value_and_gradient(check, pair):
     for temperature in (1.0, 3.0):

@@ -43,6 +43,7 @@ def test_value_and_gradient(check, temperatures):
     )
 
 
+@pytest.mark.promise
 def test_standardized_value_and_gradient(check):
     check.golden(
         MultiLevel(standardize=True),

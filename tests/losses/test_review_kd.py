@@ -126,6 +126,7 @@ def test_value_and_gradients(check, maps):
         )
 
 
+@pytest.mark.promise
 def test_the_fusions_are_trained(maps):
     loss = built(maps)
     assert loss.parameters.fusions[0].mid_channels == 4

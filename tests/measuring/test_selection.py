@@ -18,6 +18,7 @@ def end_of(path: pathlib.Path, *last, **options) -> str | None:
     return file_end(ModelFile(path.read_bytes()), 0)
 
 
+@pytest.mark.fast_cases("last0-linear", "last3-softmax", "last6-None")
 @pytest.mark.parametrize(
     ("last", "expected"),
     [

@@ -279,6 +279,7 @@ def check_equal(old, new, x=None):
             np.testing.assert_array_equal(masks[1], masks[0])
 
 
+@pytest.mark.fast_cases("depthwise-.h5", "normalized inside-.h5", "video-.keras")
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_outputs_are_those_of_keras_2(tmp_path, make, suffix):

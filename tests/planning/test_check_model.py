@@ -200,6 +200,7 @@ def recurrent(steps):
     return keras.Model(inputs, layers.Dense(2)(layers.LSTM(40, name="lstm")(inputs)))
 
 
+@pytest.mark.promise
 def test_recurrent_layers(tmp_path):
     keras.backend.clear_session()
     model = recurrent(None)

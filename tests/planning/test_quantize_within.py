@@ -58,6 +58,7 @@ def found(faulty, tmp_path_factory):
     )
 
 
+@pytest.mark.promise
 def test_the_layers_that_suffer_get_more_bits(found, faulty):
     assert found.within and found.drop <= 6.0
     named = {name for names in found.exclude.values() for name in names}
@@ -90,6 +91,7 @@ def test_the_figures_are_those_of_the_written_file(found, faulty):
     assert found.bytes == found.path.stat().st_size
 
 
+@pytest.mark.promise
 def test_the_plan_writes_the_same_file(found, faulty):
     content = json.loads(found.path.with_name("a.tflite.plan.json").read_text())
     assert content["result"]["exclude"] == found.exclude
@@ -187,6 +189,7 @@ class Raw(keras.Model):
         return large * keras.ops.convert_to_tensor([1e-4, 1.0, 1.0, 1.0, 1.0, 1.0])
 
 
+@pytest.mark.promise
 def test_a_limit_that_cannot_be_met_is_said_and_the_nearest_file_kept(tmp_path):
     keras.utils.set_random_seed(0)
     model = Raw()
@@ -234,6 +237,7 @@ def test_a_misspelt_argument_gets_a_suggestion(tmp_path):
         kd.quantize_within(network(), X, tmp_path / "a.tflite", min_agreement=0.9, batch_sise=1)
 
 
+@pytest.mark.promise
 def test_numbers_are_no_answers(tmp_path):
     model = keras.Sequential([keras.Input((16,)), layers.Dense(1)])
     model.compile(loss="mse")
@@ -303,6 +307,7 @@ def assert_decisions_of_the_file(found):
         assert decided == sum(t.kind == kind for t in constants)
 
 
+@pytest.mark.promise
 def test_a_kernel_that_int4_keeps_in_8_bits_is_said_to_have_8(faulty, tmp_path):
     """4 bits change the uneven kernel too much, and those of fewer than 1,024 numbers have 8."""
     with warnings.catch_warnings():
@@ -381,6 +386,7 @@ def test_a_looser_limit_runs_the_kernels_that_a_tighter_one_spared(faulty, tmp_p
     assert len(tried["{}"]) == 2
 
 
+@pytest.mark.promise
 def test_sample_weights_are_a_part_of_what_was_measured(faulty, tmp_path):
     x, y = labeled(faulty)
     settings = []
@@ -394,6 +400,7 @@ def test_sample_weights_are_a_part_of_what_was_measured(faulty, tmp_path):
     assert settings[0] != settings[1]
 
 
+@pytest.mark.promise
 def test_every_output_is_held_to_the_limit(faulty, tmp_path):
     """The second head reads the layer that 8 bits ruin; the first does not."""
     shallow = layers.Dense(6, name="shallow")(faulty.input)

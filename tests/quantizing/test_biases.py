@@ -53,6 +53,7 @@ def result():
     return quantized(network())
 
 
+@pytest.mark.promise
 def test_the_file_computes_exactly_as_the_model(result, tmp_path):
     path = kd.export_tflite(result, tmp_path / "a.tflite", "int8", verbose=False)
     runtime, file = LiteRuntime(path), ModelFile(path.read_bytes())
@@ -63,6 +64,7 @@ def test_the_file_computes_exactly_as_the_model(result, tmp_path):
     assert (np.abs(outputs - result.predict(X)) > 0.5 * scale).mean() < 0.01
 
 
+@pytest.mark.promise
 def test_a_bias_is_a_whole_number_of_steps_of_the_file(result, tmp_path):
     path = kd.export_tflite(result, tmp_path / "a.tflite", "int8", verbose=False)
     file = ModelFile(path.read_bytes())
@@ -74,6 +76,7 @@ def test_a_bias_is_a_whole_number_of_steps_of_the_file(result, tmp_path):
     np.testing.assert_allclose(bias / np.array(stored.scales), integers, atol=0.01)
 
 
+@pytest.mark.promise
 def test_a_kernel_of_4_bits_has_a_bias_on_the_grid_of_the_int8_file(tmp_path):
     keras.utils.set_random_seed(0)
     image = keras.Input((8, 8, 3))

@@ -149,6 +149,7 @@ def steps_apart(result, path):
     return file, np.abs(given - result.predict(X)) / scale
 
 
+@pytest.mark.fast_cases("own kernel")
 @pytest.mark.parametrize(
     "make",
     [
@@ -166,6 +167,7 @@ def test_the_file_computes_in_integers_what_a_custom_layer_computes(make, tmp_pa
     assert (steps <= 1.01).mean() >= 0.95 and steps.max() <= 2.01  # XNNPACK's sums are coarse
 
 
+@pytest.mark.promise
 def test_scores_behind_a_mask_of_large_numbers_stay_float(tmp_path):
     file, steps = steps_apart(quantized(functional(Attention())), tmp_path / "a.tflite")
     floating = {operator.name for operator in file.float_operators()}
@@ -173,6 +175,7 @@ def test_scores_behind_a_mask_of_large_numbers_stay_float(tmp_path):
     assert (steps <= 1.01).mean() >= 0.999
 
 
+@pytest.mark.promise
 def test_a_mask_hides_in_the_file_what_it_hides_in_the_model(tmp_path):
     result = quantized(functional(Masked()))
     file, steps = steps_apart(result, tmp_path / "a.tflite")
@@ -187,6 +190,7 @@ def test_a_mask_hides_in_the_file_what_it_hides_in_the_model(tmp_path):
     assert (before[:, 3:] != after[:, 3:]).any()
 
 
+@pytest.mark.fast_cases("False")
 @pytest.mark.parametrize("training", [False, True])
 def test_what_is_put_together_has_one_scale(training, tmp_path):
     given = keras.Input((6, WIDTH))
@@ -215,6 +219,7 @@ def both_ways(units, **arguments):
     return layers.Bidirectional(layers.LSTM(units, **arguments))
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU, layers.SimpleRNN, backwards, both_ways])
 def test_the_kernels_of_a_cell_have_8_bits_in_the_file(kind, tmp_path):
     given = keras.Input((6, WIDTH))
@@ -238,6 +243,7 @@ def test_a_step_in_eager_mode_rounds_the_same(tmp_path):
     assert np.abs(eagerly - np.asarray(result.model(X))).max() > 1e-4
 
 
+@pytest.mark.promise
 def test_a_custom_layer_is_trained_saved_and_loaded(tmp_path):
     result = quantized(functional(Token(), OwnKernel()), epochs=1)
     result.save(tmp_path / "a.keras")

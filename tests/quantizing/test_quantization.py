@@ -226,7 +226,7 @@ def as_arrays(outputs):
     return [np.asarray(part) for part in keras.tree.flatten(outputs)]
 
 
-@pytest.mark.fast_cases("several", "custom", "lstm")
+@pytest.mark.fast_cases("several")
 @pytest.mark.parametrize("name", [*INTEGER, *PARTLY_FLOAT])
 def test_any_model_is_trained_saved_and_left_as_it_was(name, tmp_path):
     student = {**INTEGER, **PARTLY_FLOAT}[name]()
@@ -257,7 +257,7 @@ def test_any_model_is_trained_saved_and_left_as_it_was(name, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.fast_cases("several")
+@pytest.mark.promise
 @pytest.mark.parametrize("name", INTEGER)
 def test_the_file_computes_as_the_model_does(name, tmp_path):
     student = INTEGER[name]()
@@ -270,7 +270,7 @@ def test_the_file_computes_as_the_model_does(name, tmp_path):
         assert measured.float_operators == {}
 
 
-@pytest.mark.fast_cases("convolutional-prune_cluster")
+@pytest.mark.promise
 @pytest.mark.parametrize("chain", ["prune", "cluster", "prune_cluster", "channel"])
 @pytest.mark.parametrize("name", ["convolutional", "custom", "lstm", "attention"])
 def test_zeros_and_shared_values_stay_through_the_chain(name, chain, tmp_path):
@@ -358,6 +358,7 @@ def test_a_step_moves_statistics_once_and_seeds_on():
     assert len(student.losses) == 2
 
 
+@pytest.mark.fast_cases("arguments1")
 @pytest.mark.parametrize("arguments", [{"jit_compile": True}, {"run_eagerly": True}])
 def test_ways_to_run_a_step_are_equal(arguments):
     results = []

@@ -205,6 +205,7 @@ def test_a_path_that_cannot_be_written(result, tmp_path):
         write_report(result, tmp_path / "file" / "folder")
 
 
+@pytest.mark.promise
 def test_killed_while_writing_leaves_no_half_file(result, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(result))
     (tmp_path / "out").mkdir()

@@ -54,6 +54,7 @@ def test_atomic_path_says_when_nothing_was_written(tmp_path: pathlib.Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.promise
 def test_a_killed_process_leaves_no_file_under_the_final_name(tmp_path: pathlib.Path) -> None:
     target = tmp_path / "a.bin"
     code = (
@@ -153,6 +154,7 @@ def little_space(request, tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.promise
 def test_a_full_disk_is_one_sentence_whatever_library_notices_it(little_space) -> None:
     folder, kind = little_space
     pairs = [(SUFFIXES.get(name, ".bin"), code) for name, code in WRITERS.items()]

@@ -25,6 +25,7 @@ def held_elsewhere(folder):
     return process
 
 
+@pytest.mark.promise
 def test_a_folder_is_held_by_one_process_until_it_is_killed(tmp_path):
     other = held_elsewhere(tmp_path)
     try:

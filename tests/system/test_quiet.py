@@ -71,6 +71,7 @@ def test_log_handlers_are_redirected_and_put_back() -> None:
         logger.removeHandler(handler)
 
 
+@pytest.mark.promise
 def test_a_process_without_stdout_can_use_it() -> None:
     code = (
         "import os; os.close(1)\n"

@@ -131,6 +131,7 @@ def test_a_dictionary_of_one_stays_one_for_a_student_that_returns_one(teacher):
     assert history["distillation_loss"][0] > 0
 
 
+@pytest.mark.promise
 def test_a_student_can_be_taught_by_its_own_last_exit():
     inputs = keras.Input((5,))
     early = keras.layers.Dense(8, activation="relu")(inputs)

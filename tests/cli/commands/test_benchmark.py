@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 
 def test_forms_side_by_side(keras_kd_json, keras_kd, distilled, work):
     student = str(distilled / "student.keras")
@@ -18,6 +20,7 @@ def test_forms_side_by_side(keras_kd_json, keras_kd, distilled, work):
     assert code == 0 and result["table"] in out
 
 
+@pytest.mark.promise
 def test_its_recipe_repeats_it(keras_kd, distilled, work):
     student = str(distilled / "student.keras")
     words = ["--data", "test.npz", "--quantization", "float32", "--quiet"]

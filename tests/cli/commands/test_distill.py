@@ -33,6 +33,7 @@ def test_what_is_written(distilled, materials):
     assert not list(distilled.glob("*backup*"))
 
 
+@pytest.mark.promise
 def test_the_recipe_repeats_the_run(distilled, tmp_path, keras_kd_json):
     code, result = keras_kd_json(
         "run", str(distilled / "recipe.toml"), "--out", str(tmp_path / "again")

@@ -16,6 +16,7 @@ def student(distilled):
     return str(distilled / "student.keras")
 
 
+@pytest.mark.promise
 def test_several_forms(keras_kd_json, student, work):
     code, result = keras_kd_json(
         "export", student, "--quantization", "float32", "int8", "--data", "train.npz"
@@ -51,6 +52,7 @@ def test_the_file_is_calibrated_with_prepared_images(keras_kd_json, student, mat
     assert (np.concatenate(outputs).argmax(-1) == x["y"]).mean() > 0.5
 
 
+@pytest.mark.promise
 def test_within_a_drop_of_accuracy(keras_kd_json, student, work):
     code, result = keras_kd_json(
         "export", student, "--max-drop", "40", "--data", "train.npz", "--quantization", "int8"

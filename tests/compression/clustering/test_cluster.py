@@ -136,6 +136,7 @@ def test_a_channel_may_have_values_of_its_own(data, initialization):
     assert len(np.unique(result.model.get_layer("logits").get_weights()[0])) <= 4
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_zeros_stay_zero(data, per_channel):
     student = _student()
@@ -165,6 +166,7 @@ def test_zeros_stay_zero(data, per_channel):
     assert records["hidden"].not_done[-1] == "not clustered: it is excluded by `exclude`"
 
 
+@pytest.mark.promise
 def test_pruned_and_clustered_in_one_pipeline(data):
     stages = [Prune(0.5), Cluster(4, learning_rate=1e-2)]
     result = compress(_distiller(_student()), data, stages=stages, verbose=0)

@@ -42,6 +42,7 @@ def _sparsities(model):
     return [float((layer.get_weights()[0] == 0).mean()) for layer in model.layers]
 
 
+@pytest.mark.promise
 def test_prunes_in_a_plain_fit_and_leaves_the_model_as_it_was():
     model = _model()
     attributes = set(model.__dict__)
@@ -148,6 +149,7 @@ def test_several_steps_an_execution():
     assert _sparsities(inside) == [0.5, 0.5]
 
 
+@pytest.mark.promise
 def test_eager_steps_and_steps_without_xla_are_those_with_it():
     weights = []
     for arguments in ({"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}):

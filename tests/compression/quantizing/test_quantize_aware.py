@@ -180,6 +180,7 @@ def test_saved_and_loaded(compressed, tmp_path, suffix):
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.promise
 def test_a_pruned_model_is_saved_and_loaded(distiller, data, tmp_path):
     result = compress(distiller, data, stages=[Prune(0.5)], verbose=0)
     result.save(tmp_path / "pruned.keras")
@@ -238,6 +239,7 @@ def _with_rescaling():
     return keras.Sequential([keras.Input((8, 8, 1)), *head])
 
 
+@pytest.mark.fast_cases("0-_with_rescaling", "0-Scaling")
 @pytest.mark.parametrize("make", [_with_rescaling, _of_two_inputs, Scaling])
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_bytes_are_quantized_as_the_same_floats(make, epochs):
@@ -284,6 +286,7 @@ def _words_with_mask():
     return keras.Model(ids, layers.Dense(4)(layers.GlobalAveragePooling1D()(x)))
 
 
+@pytest.mark.fast_cases("0-int32-Words", "1-float32-_words_with_mask")
 @pytest.mark.parametrize("make", [Words, _words_in_float, _words_with_mask])
 @pytest.mark.parametrize("dtype", ["int32", "float32"])
 @pytest.mark.parametrize("epochs", [0, 1])
@@ -352,6 +355,7 @@ def test_numbers_of_rows_given_in_another_type_are_none_of_the_floats(dtype):
     np.testing.assert_allclose(result.predict(x), outputs, atol=0.03 * np.abs(outputs).max())
 
 
+@pytest.mark.promise
 def test_learned_ranges_are_trained(data):
     stages = [QuantizeAware(n, ranges="learned", learning_rate=0.05) for n in (0, 1)]
     results = [
@@ -361,6 +365,7 @@ def test_learned_ranges_are_trained(data):
     assert np.abs(learned - begun).max() > 0.01 and np.isfinite(learned).all()
 
 
+@pytest.mark.promise
 def test_bits_by_pattern_and_layers_that_stay_float(data):
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(16, 3, activation="relu", name="stem")(inputs)
@@ -479,6 +484,7 @@ def test_hints_inside_nested_models_and_projections_learn(data, tmp_path):
     np.testing.assert_array_equal(hint.layers[0].get_weights()[0], projection)
 
 
+@pytest.mark.promise
 def test_without_labels(data):
     student = residual_network((8, 8, 1), 3, [4], [1], "student")
     distiller = make_distiller(student, weight=0.0, loss=None, metrics=())
@@ -708,6 +714,7 @@ def test_equal_weights_learn_by_themselves_unless_they_were_clustered(change):
     assert equal_pairs([kd.Cluster(8, epochs=0), stage]) >= len(before) - 8
 
 
+@pytest.mark.promise
 def test_padding_counts_neither_in_the_history_nor_in_the_record():
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).integers(1, 11, (32, 6))

@@ -77,6 +77,7 @@ def test_ranges_find_their_layers_in_a_model_that_was_loaded(build, tmp_path):
     np.testing.assert_array_equal(loaded.predict(X), result.predict(X))
 
 
+@pytest.mark.promise
 def test_records_of_a_subclassed_student_say_what_was_done():
     student = in_code()
     result = compressed(student, kd.Cluster(4, epochs=1), kd.QuantizeAware(epochs=0))
@@ -178,6 +179,7 @@ class SameNames(layers.Layer):
         return x
 
 
+@pytest.mark.promise
 def test_layers_of_one_name_are_all_quantized(tmp_path):
     given = keras.Input((4,))
     student = keras.Model(given, SameNames()(given))

@@ -201,6 +201,7 @@ def of_two(data, **arguments):
     return kd.compress(model, data, stages=kd.Prune(0.5, epochs=0), verbose=0)
 
 
+@pytest.mark.fast_cases("a metric class-.keras", "wrapped-.keras", "lists-.h5")
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("name", [*MEASURES, *OF_TWO])
 def test_losses_and_metrics_of_the_users_own(data, two, tmp_path, name, suffix, recwarn):

@@ -129,6 +129,7 @@ class Fixed(keras.utils.PyDataset):
         return rng.normal(size=(8, 4)).astype("float32"), rng.normal(size=(8, 1))
 
 
+@pytest.mark.promise
 def test_a_resumed_training_sees_the_orders_of_a_pydataset_again(tmp_path):
     class Kill(keras.callbacks.Callback):
         killed = False

@@ -447,6 +447,7 @@ def test_a_resumed_stage_leaves_the_record_of_the_one_before(tmp_path, monkeypat
     assert [stage["state"] for stage in killed] == [stage["state"] for stage in whole]
 
 
+@pytest.mark.promise
 def test_what_killed_processes_left_is_removed(tmp_path):
     x, y = _whole_arrays()
     _short((x, y), tmp_path)
@@ -584,6 +585,7 @@ def test_what_cannot_be_told_is_not_what_it_was(part, key, missing):
         assert differences(same, same) == differences(before, same) == []
 
 
+@pytest.mark.fast_cases("True-there", "False-here")
 @pytest.mark.parametrize("augmented", ["there", "here"])
 @pytest.mark.parametrize("small", [True, False])
 def test_data_that_were_augmented_since_are_other_data(tmp_path, monkeypatch, augmented, small):
@@ -628,6 +630,7 @@ class Undefined(keras.metrics.SparseCategoricalAccuracy):
         return super().result() * math.nan
 
 
+@pytest.mark.fast_cases("teacher")
 @pytest.mark.parametrize("reference", ["student", "teacher"])
 def test_what_is_not_finite_survives_a_resume(tmp_path, monkeypatch, reference):
     def run(folder):

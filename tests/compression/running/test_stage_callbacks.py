@@ -69,6 +69,7 @@ def test_a_list_runs_in_every_stage():
     assert made.history["prune"]["worse"] == [0.0, 1.0] and "sparsity" in made.history["prune"]
 
 
+@pytest.mark.promise
 def test_a_function_gives_a_list_per_stage():
     watching = {"a": Worse(), "b": Worse()}
     stages = [kd.Prune(0.3, name="a"), kd.Prune(0.5, epochs=2, name="b"), kd.Cluster(4)]
@@ -328,6 +329,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.fast_cases("2-arrays", "3-a function")
 @pytest.mark.parametrize("learners", LEARNERS)
 @pytest.mark.parametrize("killed_in", [1, 2, 3])
 def test_callbacks_know_in_a_resumed_run_what_they_learned_before(tmp_path, learners, killed_in):
@@ -426,6 +428,7 @@ class _Count(keras.callbacks.Callback):
         self._begun += 1
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("end", [1, 3])
 def test_swapped_averages_of_a_killed_run_and_of_the_stage_before(tmp_path, end):
     def run(folder, counting):

@@ -210,6 +210,7 @@ def test_functions_that_cannot_be_serialized_are_told_by_name(distiller, data, t
     assert kd.Shrink(0.6, exclude=spared).gentler().exclude is spared
 
 
+@pytest.mark.promise
 def test_a_stage_that_is_left_out_leaves_the_projections_of_hints():
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     y = np.argmax(x, axis=1)

@@ -62,6 +62,7 @@ def test_without_epochs_it_is_what_shrink_returns(wide):
     assert compressed.history == {"shrink": {}}
 
 
+@pytest.mark.promise
 def test_hints_get_projections_for_the_new_width(wide):
     # As wide as the teacher before, so without a projection; half as wide afterwards.
     hint = kd.Hint("block1_1_out", "block2_2_out")

@@ -97,6 +97,7 @@ def inception_resnet():
     return keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalAveragePooling2D()(x)))
 
 
+@pytest.mark.fast_cases("plain-uniform", "mobile-uniform", "inception_resnet-global")
 @pytest.mark.parametrize("scope", ["uniform", "global"])
 @pytest.mark.parametrize(
     "make", [plain, residual, dense_net, mobile, flattened, vision_transformer, inception_resnet]
@@ -147,6 +148,7 @@ def test_keras_applications(name, assert_exact):
     assert names <= {small.layers[-1].name, "logits", "conv_preds", "normalization", "rescaling"}
 
 
+@pytest.mark.promise
 def test_the_smaller_model_is_an_ordinary_one(tmp_path):
     model = mobile()
     before = [weight.copy() for weight in model.get_weights()]

@@ -100,7 +100,7 @@ class Dilated(keras.layers.Layer):
         return keras.ops.conv(x, self.kernel, padding="same", dilation_rate=self.arguments[1])
 
 
-@pytest.mark.fast_cases("arguments1-False")
+@pytest.mark.promise
 @pytest.mark.parametrize("trial", [True, False])
 @pytest.mark.parametrize("arguments", [(1, 2, 3, 4), (2, 2, 3, 4), (1, 4, 3, 2)])
 def test_dilation_by_batches_is_refused_with_the_cure(tmp_path, arguments, trial):
@@ -115,7 +115,7 @@ def test_dilation_by_batches_is_refused_with_the_cure(tmp_path, arguments, trial
     export_c_array(path, trial=trial)
 
 
-@pytest.mark.fast_cases("softmax-int8", "layer-norm-int8")
+@pytest.mark.fast_cases("layer-norm-int8")
 @pytest.mark.parametrize("quantization", ["float32", "int8"])
 @pytest.mark.parametrize(
     "layer",

@@ -158,6 +158,7 @@ def test_every_loss_of_distributions_standardizes():
     assert found - tested_alone == set(STANDARDIZING)
 
 
+@pytest.mark.fast_cases("AlphaBeta", "LogitsMSE", "SoftCrossEntropy")
 @pytest.mark.parametrize("loss", STANDARDIZING)
 def test_standardized_logits(check, loss):
     teacher, student = check.normal(5, 7), check.normal(5, 7)

@@ -153,6 +153,9 @@ def test_classes_without_mass_teach_that_they_have_none(check):
     np.testing.assert_allclose(gradient, q - p, atol=1e-6)
 
 
+@pytest.mark.fast_cases(
+    "True-True-KLDivergence-4", "False-True-KLDivergence-4", "False-False-KLDivergence-100"
+)
 @pytest.mark.parametrize(
     ("loss", "chunk_size"),
     [*((loss, 4) for loss in LOSSES), (KLDivergence, 1), (KLDivergence, 100)],

@@ -20,6 +20,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.fast_cases("chunks", "map", "keras")
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_unequal_sizes_are_refused(loss):
     step = tf.function(lambda t, s: loss(t, s), input_signature=[UNKNOWN, UNKNOWN])

@@ -105,6 +105,7 @@ def test_once_more_trains_nothing_and_elsewhere_gives_the_same_front(searched, g
     assert only.file.read_bytes() == searched.best.file.read_bytes()
 
 
+@pytest.mark.promise
 def test_limits_that_cannot_be_kept_are_refused_before_training(given, tmp_path, monkeypatch):
     def fit(*arguments, **options):
         raise AssertionError("trained")
@@ -373,6 +374,7 @@ def test_students_that_differ_in_what_they_compute_are_others():
     assert list(space("tanh").students) == ["width 4, depth 2"]  # both depths are one student
 
 
+@pytest.mark.promise
 def test_nothing_on_the_accelerator_is_no_latency(given, tmp_path):
     pytest.importorskip("ethosu")
     few = {**given, "widths": (0.25,), "device": "ethos-u55-128", "path": tmp_path / "run"}
