@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,12 +98,27 @@ def _of_all_units(labels: np.ndarray, output: np.ndarray) -> bool:
     return labels.shape in (output.shape[:-1], (*output.shape[:-1], 1))
 
 
+def places_in_tuple(names: Sequence[str]) -> list[int]:
+    """Return the places of a file's outputs in a tuple in the model's order.
+
+    TensorFlow's own converter numbers the outputs (`Identity`, `Identity_1`), and writes them in
+    another order. Other names stand in the model's order.
+    """
+    ends = [re.fullmatch(r"(.*?)(?:[_:](\d+))?", name) for name in names]
+    found = {int(end[2] or 0): end[1] for end in ends if end}
+    in_order = list(range(len(names)))
+    if sorted(found) != in_order or len(set(found.values())) > 1:
+        return in_order
+    return list(found)
+
+
 def by_output(
     values: Any,
     names: Sequence[str],
     what: str,
     others: bool = False,
     alone: int | None = 0,
+    places: Sequence[int] | None = None,
 ) -> list[np.ndarray | None]:
     """Return the labels or sample weights of every output, `None` where there are none.
 
@@ -112,6 +128,7 @@ def by_output(
         what: What they are, for error messages.
         others: Whether a dict may hold something else, or nothing else. Defaults to `False`.
         alone: The position of the output that one array is of, `None` for all. Defaults to `0`.
+        places: Where each output stands in a tuple. Defaults to `None`: as the names tell.
 
     Raises:
         ValueError: If they do not fit the outputs.
@@ -132,7 +149,8 @@ def by_output(
                 f"`data` gives {len(values)} arrays of {what} and the file has {len(names)} "
                 "outputs."
             )
-        return [_array(value) for value in values]
+        places = places_in_tuple(names) if places is None else places
+        return [_array(values[place]) for place in places]
     return [_array(values) if alone in (i, None) else None for i in range(len(names))]
 
 

@@ -283,11 +283,12 @@ def compare(
     positions = Positions(position)
     layers = LayerComparison(model, path) if per_layer else None
 
-    batches = iterate(data, runtime.inputs, batch_size, "data", max_samples)
+    inputs = answer.in_model_order(runtime.inputs)
+    batches = iterate(data, inputs, batch_size, "data", max_samples)
     for batch in with_progress(batches, "Comparing", verbose):
         given = runtime.predict(batch.inputs)[names[position]]
         reference, masks = answer(batch.x)
-        weights = by_output(batch.sample_weight, names, "sample weights", others=True, alone=None)
+        weights = by_output(batch.sample_weight, names, "sample weights", True, None, answer.places)
         scores.add(given, None, reference, positions.counted(batch, given, masks, weights))
         if layers is not None:
             layers.add([batch])

@@ -15,7 +15,7 @@ from keras_kd.litert.constants import count_constants
 from keras_kd.litert.macs import count_macs, operator_types
 from keras_kd.litert.origin import origin
 from keras_kd.litert.runtime import LiteRuntime
-from keras_kd.measuring.answers import by_output, check_task
+from keras_kd.measuring.answers import REGRESSION, by_output, check_task
 from keras_kd.measuring.benchmark import measure
 from keras_kd.measuring.confidence import DEFAULT_BINS
 from keras_kd.measuring.device_cost import device_cost
@@ -151,15 +151,19 @@ def evaluate_tflite(
     )
     positions = Positions(position)
     first: dict[str, np.ndarray] | None = None
-    batches = iterate(data, runtime.inputs, batch_size, "data", max_samples)
+    inputs = runtime.inputs if answer is None else answer.in_model_order(runtime.inputs)
+    batches = iterate(data, inputs, batch_size, "data", max_samples)
     for batch in with_progress(batches, "Evaluating", verbose):
         if first is None:
             first = {name: array[:1] for name, array in batch.inputs.items()}
         outputs = runtime.predict(batch.inputs)
-        labels = by_output(batch.y, names, "labels", joint is not None, alone=position)
-        # As in Keras, weights that are one array are those of every output.
-        weights = by_output(batch.sample_weight, names, "sample weights", asked is None, alone=None)
         reference, masks = (None, None) if answer is None else answer(batch.x)
+        places = None if answer is None else answer.places
+        labels = by_output(batch.y, names, "labels", joint is not None, position, places)
+        # As in Keras, weights that are one array are those of every output.
+        weights = by_output(
+            batch.sample_weight, names, "sample weights", asked is None, None, places
+        )
         if asked is not None:
             asked.add(labels, [outputs[name] for name in names], weights, masks)
         if joint is not None:
@@ -170,6 +174,8 @@ def evaluate_tflite(
     if first is None:
         raise ValueError("`data` is empty. Pass at least one batch.")
     scores.warn_of_not_finite(runtime.path)
+    if asked is not None and scores.from_logits and scores.task != REGRESSION:
+        asked.warn_of_logits(position)
     positions.warn_of_padding(scores.accuracy is not None or scores.agreement is not None)
     values = {}
     for part in (asked, joint):

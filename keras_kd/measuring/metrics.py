@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_kd.measuring.positions import counted_positions
 from keras_kd.system.names import snake_case
+from keras_kd.system.user_warning import warn_user
 
 # Metrics of distances between numbers: who asks for these only has an output of numbers.
 _OF_ERRORS = {
@@ -20,6 +21,8 @@ _OF_ERRORS = {
 }  # fmt: skip
 # Names which Keras resolves by the shapes of labels and outputs.
 _BY_SHAPE = ("accuracy", "acc", "crossentropy", "ce")
+# What a metric holds that compares probabilities with thresholds.
+_THRESHOLDS = ("threshold", "thresholds", "num_thresholds")
 
 
 class FileMetrics:
@@ -46,6 +49,7 @@ class FileMetrics:
         self._check(metrics, "metrics", output_names)
         self._check(weighted_metrics, "weighted_metrics", output_names)
         self._names = list(output_names)
+        self._units = [shape[-1] if len(shape) > 1 else 1 for shape in shapes]
         # A model which returns what it is given lets Keras itself read these arguments.
         inputs = [keras.Input(shape[1:]) for shape in shapes]
         outputs = [
@@ -93,6 +97,17 @@ class FileMetrics:
         """Return whether all metrics of an output are of errors, as the mean absolute one is."""
         given = self._given[position]
         return bool(given) and all(is_of_errors(metric) for metric in given)
+
+    def warn_of_logits(self, position: int) -> None:
+        """Warn of metrics by name that compare an output with thresholds, where it is logits."""
+        one_unit = self._units[position] == 1
+        named = [metric for metric in self._given[position] if isinstance(metric, str)]
+        if misread := [metric for metric in named if _has_thresholds(metric, one_unit)]:
+            warn_user(
+                f"The output '{self._names[position]}' gives logits, and {misread} of `metrics` "
+                "compare them with thresholds between 0 and 1. Pass "
+                "`keras.metrics.AUC(from_logits=True)`, or a metric with `thresholds=0.0`."
+            )
 
     def add(
         self,
@@ -204,6 +219,16 @@ def _of_output(metrics: Any, name: str, position: int) -> list[Any]:
     if found is None:
         return []
     return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def _has_thresholds(name: str, one_unit: bool) -> bool:
+    if name.lower() in ("accuracy", "acc"):
+        return one_unit  # else it compares units with each other
+    try:
+        found = keras.metrics.get(name)
+    except ValueError:
+        return False
+    return any(getattr(found, attribute, None) is not None for attribute in _THRESHOLDS)
 
 
 def is_of_errors(metric: Any) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.data.numpy_batches import safe_name
+from keras_kd.data.numpy_batches import Input, safe_name
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.losses.shared.masks import get_keras_mask
+from keras_kd.measuring.answers import places_in_tuple
 from keras_kd.models.graph import flat_layers, is_graph, origin_of, output_structure
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
@@ -29,6 +30,9 @@ class Reference:
         position: Which of them is asked for.
         path: The file, for error messages.
         file: What it holds. Defaults to `None`: `path` is another model.
+
+    Attributes:
+        places: Which of the model's outputs each one of the file is, once it has run.
 
     Raises:
         TypeError: If `model` is something else.
@@ -58,6 +62,7 @@ class Reference:
         self._position = position
         self._path = path
         self._file = file
+        self.places = places_in_tuple(self._names)
         if file is not None:
             self._warn_of_inner_outputs()
 
@@ -75,11 +80,30 @@ class Reference:
                 f"`model` has {len(named)} output(s) and '{self._path}' has {len(self._names)}: "
                 "the file was not made from this model."
             )
-        by_name = {safe_name(name): output for name, output in named.items()}
-        if self._file is not None and not set(by_name) & set(self._names):
-            self._check_first_signature(self._file, set(by_name))
-        in_order = zip(self._names, named.values(), strict=True)
-        return [by_name.get(name, output) for name, output in in_order]
+        self.places = self._places([safe_name(name) for name in named])
+        in_order = list(named.values())
+        return [in_order[place] for place in self.places]
+
+    def _places(self, of_model: list[str]) -> list[int]:
+        """Return which of the model's outputs each one of the file is."""
+        if not set(of_model) & set(self._names):
+            if self._file is not None:
+                self._check_first_signature(self._file, set(of_model))
+            return places_in_tuple(self._names)
+        others = [i for i, name in enumerate(of_model) if name not in self._names]
+        if len(others) > 1:
+            raise ValueError(
+                f"The outputs {[of_model[i] for i in others]} of `model` have other names than "
+                f"those of '{self._path}', {self._names}. Pass the model that the file was made "
+                "from, or give its outputs these names."
+            )
+        return [of_model.index(n) if n in of_model else others[0] for n in self._names]
+
+    def in_model_order(self, inputs: Sequence[Input]) -> list[Input]:
+        """Return a file's inputs in the order of the model's, where their names tell."""
+        names = [safe_name(each.name) for each in getattr(self._model, "inputs", None) or ()]
+        by_name = {given.name: given for given in inputs}
+        return [by_name[name] for name in names] if set(names) == set(by_name) else list(inputs)
 
     def _check_first_signature(self, file: ModelFile, names: set[str]) -> None:
         """Refuse a model that gives what another signature of the file does than the first."""

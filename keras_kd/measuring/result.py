@@ -198,16 +198,26 @@ class TFLiteResult:
             rows += self.device_cost.rows()
         return "\n".join([self.path, *(f"{name:<15} {text}" for name, text in rows)])
 
+    def _counted(self) -> str:
+        """Return what the accuracy is a share of."""
+        samples = f"{self.samples:,} samples"
+        answers = sum(entry["samples"] for entry in self.per_class or ())
+        if self.task != "classification" or answers in (0, self.samples):
+            return samples
+        return f"{answers:,} positions in {samples}"
+
     def _quality(self) -> list[tuple[str, str]]:
         rows = []
         if self.accuracy is not None:
-            text = f"{self.accuracy:.2%} of {self.samples:,} samples"
+            text = f"{self.accuracy:.2%} of {self._counted()}"
             if len(self.outputs) > 1:
                 text += f", output '{self.output}'"
             if self.model_accuracy is not None:
                 text += f" (the Keras model: {self.model_accuracy:.2%})"
             rows.append(("accuracy", text))
-        rows += [(name, f"{value:.6g}") for name, value in self.metrics.items()]
+        for name, value in self.metrics.items():
+            # A metric of Keras may have another threshold, or weights.
+            rows.append((f"{name} (Keras)" if name == "accuracy" else name, f"{value:.6g}"))
         if self.calibration is not None:
             error = self.calibration["expected_calibration_error"]
             rows.append(("calibration", f"error {error:.2%} (expected calibration error)"))

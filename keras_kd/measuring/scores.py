@@ -146,6 +146,11 @@ class Scores:
         return self._readings[not self._probable]
 
     @property
+    def from_logits(self) -> bool:
+        """Whether the output was read as logits."""
+        return self._reading.from_logits
+
+    @property
     def counts(self) -> ClassCounts | None:
         """Right and wrong answers of the file by class, or `None` without labels."""
         return self._reading.counts
@@ -177,7 +182,7 @@ class _Reading:
     """What is counted where the output is read as logits, or as probabilities."""
 
     def __init__(self, name: str, from_logits: bool, bins: int) -> None:
-        self._name, self._from_logits = name, from_logits
+        self._name, self.from_logits = name, from_logits
         self._threshold = 0.0 if from_logits else 0.5
         self.same = self.compared = 0
         self.counts: ClassCounts | None = None
@@ -212,7 +217,7 @@ class _Reading:
             self.model_counts.add(indices, expected, _are_numbers(reference, expected))
         if chosen:
             return
-        self.calibration.add(confidences(output, self._from_logits), indices == given)
+        self.calibration.add(confidences(output, self.from_logits), indices == given)
 
 
 def _are_numbers(output: np.ndarray, given: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from keras_kd.report.schema import with_current_names
 
 _FILE_KEYS = (
     "bytes", "zipped_bytes", "operators", "latency_p99_ms",
-    "latency_without_xnnpack_ms", "latency_runs", "threads", "delegate",
+    "latency_without_xnnpack_ms", "latency_runs", "latency_batch", "threads", "delegate",
     "max_difference", "mean_difference", "peak_memory_bytes", "loads_with_xnnpack", "macs",
     "xnnpack_error", "constants", "zero_constants", "constant_types", "float_operators",
 )  # fmt: skip

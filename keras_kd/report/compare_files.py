@@ -76,8 +76,8 @@ def files_table(record: Mapping[str, Any]) -> str:
     """Return the table of a record which `compare_files` wrote as `results.json`.
 
     Args:
-        record: The `metric`, and `files`: by title the metric's `values` per seed, and the means
-            of `bytes`, `zipped_bytes` and `latency_ms`.
+        record: The `metric`, and `files`: by title the metric's `values` per seed, the means of
+            `bytes`, `zipped_bytes` and `latency_ms`, and the `latency_batch`.
 
     Returns:
         A Markdown table without a final newline.
@@ -89,8 +89,9 @@ def files_table(record: Mapping[str, Any]) -> str:
     if not files:
         raise ValueError("There is nothing to compare. Pass at least one result.")
     metric = record["metric"]
-    seeds = max(len(file["values"]) for file in files.values())
-    over = f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+    counts = sorted({len(file["values"]) for file in files.values()})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    over = f", mean ± standard deviation of {seeds} seeds" if counts[-1] > 1 else ""
     first = next(iter(files))
     rows = [
         ("file", f"{metric}{over}", f"against {cell(first)}", "size", "zipped",
@@ -106,7 +107,7 @@ def files_table(record: Mapping[str, Any]) -> str:
                 bytes_text(file["bytes"]),
                 bytes_text(file["zipped_bytes"]),
                 ratio_text(file["bytes"] / files[first]["bytes"]),
-                milliseconds_text(file["latency_ms"]),
+                _latency_text(file),
             )
         )
     return markdown_table(rows)
@@ -121,11 +122,20 @@ def _record(title: str, runs: TFLiteResult | Sequence[TFLiteResult], metric: str
         "bytes": statistics.mean(result.bytes for result in results),
         "zipped_bytes": statistics.mean(result.zipped_bytes for result in results),
         "latency_ms": statistics.mean(result.latency_ms for result in results),
+        "latency_batch": results[0].latency_batch,
     }
 
 
+def _latency_text(file: Mapping[str, Any]) -> str:
+    batch = file.get("latency_batch", 1)
+    of = f" for {batch} samples" if batch > 1 else ""
+    return f"{milliseconds_text(file['latency_ms'])}{of}"
+
+
 def _value(title: str, result: TFLiteResult, metric: str) -> float:
-    known = {"accuracy": result.accuracy, **(getattr(result, "metrics", None) or {})}
+    known = {**(getattr(result, "metrics", None) or {})}
+    if result.accuracy is not None:  # a metric of that name may have another threshold
+        known["accuracy"] = result.accuracy
     known = {name: value for name, value in known.items() if value is not None}
     if metric not in known:
         raise ValueError(

@@ -17,6 +17,7 @@ from keras_kd.report.numbers import (
 )
 from keras_kd.report.pareto import COSTS, cost_of, drawable, front_keys
 from keras_kd.report.schema import SCHEMA_VERSION, check_result, with_current_names
+from keras_kd.system.arguments import exceeds
 from keras_kd.system.json_values import plain
 
 # A file counts as close to the teacher up to this many percentage points.
@@ -111,12 +112,12 @@ def _ratios(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> dict
     def ratio(own: float | None, teachers: float | None) -> float | None:
         return own / teachers if own is not None and teachers else None
 
-    def measured(entry: Mapping[str, Any] | None, key: str) -> float | None:
-        return entry["file"][key] if entry is not None and entry["file"] is not None else None
-
     return {
         "parameters": ratio(model["parameters"], teacher["parameters"] if teacher else None),
-        **{cost: ratio(measured(model, cost), measured(teacher, cost)) for cost in COSTS},
+        **{
+            cost: ratio(cost_of(model, cost), None if teacher is None else cost_of(teacher, cost))
+            for cost in COSTS
+        },
     }
 
 
@@ -203,7 +204,7 @@ def lead(result: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
         close, key=lambda model: (cost_of(model, "bytes"), _points_lost(model)), default=best
     )
     spread = shown["accuracy"]["std"]
-    seeds = f", {_measured_seeds(shown)} seeds" if spread is not None else ""
+    seeds = f", {measured_seeds(shown)} seeds" if spread is not None else ""
     figures = [
         (
             percent_text(shown["accuracy"]["mean"]),
@@ -227,7 +228,7 @@ def lead(result: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     return sentence, figures
 
 
-def _measured_seeds(model: Mapping[str, Any]) -> int:
+def measured_seeds(model: Mapping[str, Any]) -> int:
     """Return the number of seeds that the mean accuracy is of."""
     return sum(value is not None for value in model["accuracy"]["values"])
 
@@ -238,7 +239,7 @@ def _points_lost(model: Mapping[str, Any]) -> float:
 
 
 def _close(students: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [model for model in students if _points_lost(model) <= TOLERATED_DROP]
+    return [model for model in students if not exceeds(_points_lost(model), TOLERATED_DROP)]
 
 
 def _picked(
@@ -302,7 +303,7 @@ def _joined(words: Sequence[str]) -> str:
 def _facts(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
     ratios = model["ratio_to_teacher"]
     accuracy = f"{percent_text(model['accuracy']['mean'], 2)} accuracy"
-    count = _measured_seeds(model)
+    count = measured_seeds(model)
     accuracy += f" as the mean of {count} seeds" if count > 1 else ""
     drop = model["accuracy_drop_points"]
     if teacher is not None and drop is not None:
@@ -322,7 +323,9 @@ def _facts(model: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
             ratio = "" if teacher is None or ratios["latency_ms"] is None else (
                 f" ({ratio_text(ratios['latency_ms'])} of its latency)"
             )  # fmt: skip
-            parts.append(f"{milliseconds_text(file['latency_ms'])} ms{ratio}")
+            batch = file.get("latency_batch", 1)
+            batch = f" for {batch} examples" if batch > 1 else ""
+            parts.append(f"{milliseconds_text(file['latency_ms'])} ms{batch}{ratio}")
     if count == 1:
         parts.append("one seed")
     return ", ".join(parts)
@@ -333,7 +336,7 @@ def _alone_and_taught(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
     """Return the student trained alone and the same one taught, `None` if they are not the same."""
     alone, taught = by_key.get("student_alone"), by_key.get("distilled")
-    if alone is None or taught is None:
+    if alone is None or taught is None or alone.get("run") != taught.get("run"):
         return None
     sizes = {model["parameters"] for model in (alone, taught)} - {None}
     return None if len(sizes) > 1 else (alone, taught)
@@ -341,13 +344,14 @@ def _alone_and_taught(
 
 def _distilled_sentence(alone: Mapping[str, Any], distilled: Mapping[str, Any]) -> str:
     gain = 100 * (distilled["accuracy"]["mean"] - alone["accuracy"]["mean"])
-    count = min(_measured_seeds(alone), _measured_seeds(distilled))
+    counts = sorted({measured_seeds(alone), measured_seeds(distilled)})
     change = f"{abs(gain):.2f} points {'above' if gain >= 0 else 'below'}"
     sentence = f"Taught by the teacher, the student is {change} the same student trained alone"
-    if count == 1:
+    if counts == [1]:
         return f"{sentence} (one seed, so chance is not excluded)."
     spread = 100 * max(alone["accuracy"]["std"] or 0.0, distilled["accuracy"]["std"] or 0.0)
     within = ", which is within that spread" if abs(gain) <= spread else ""
+    seeds = " and ".join(str(count) for count in counts)
     return (
-        f"{sentence} (mean of {count} seeds; standard deviation up to {spread:.2f} points{within})."
+        f"{sentence} (mean of {seeds} seeds; standard deviation up to {spread:.2f} points{within})."
     )

@@ -150,8 +150,9 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
         A completed result whose `runs` tell what each one was.
 
     Raises:
-        ValueError: If there are none, or if they are of different datasets or classes: their
-            accuracies cannot be compared.
+        ValueError: If there are none, or if they are of different datasets or classes, or of
+            different numbers of samples of a dataset without a name: their accuracies cannot be
+            compared.
 
     Example:
 
@@ -172,6 +173,13 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
                     f"'{wholes[0]['title']}' is of {_shown(wholes[0][key])}, '{whole['title']}' "
                     f"of {_shown(whole[key])}. Write a page for each."
                 )
+    counts = {model.get("samples") for whole in wholes for model in whole["models"]} - {None}
+    if len(counts) > 1 and not wholes[0]["dataset"]:
+        raise ValueError(
+            "Results of different numbers of samples, without the name of a dataset, cannot be "
+            f"compared on one page. Received: {sorted(counts)} samples. Pass `dataset=` to "
+            "`make_result`, or write a page for each."
+        )
     models: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
     for whole in wholes:
@@ -194,6 +202,11 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
         "notes": list(dict.fromkeys(notes)),
         "runs": runs,
     }
+    if len(counts) > 1:
+        shown = " and ".join(f"{count:,}" for count in sorted(counts))
+        merged["notes"].append(
+            f"The models were measured on {shown} samples: their accuracies are not of the same."
+        )
     if len({str(run["environment"]) for run in runs}) > 1:
         merged["notes"].append(
             "The runs were made on different machines: their latencies cannot be compared."

@@ -14,10 +14,13 @@ def cost_of(model: Mapping[str, Any], cost: str) -> float | None:
 
     Args:
         model: A model of a result.
-        cost: One of `COSTS`.
+        cost: One of `COSTS`. The latency is that of an example, a part of the file's fixed batch.
     """
-    value: float | None = None if model["file"] is None else model["file"].get(cost)
-    return value
+    file = model["file"]
+    value: float | None = None if file is None else file.get(cost)
+    if value is None or cost != "latency_ms":
+        return value
+    return value / file.get("latency_batch", 1)
 
 
 def drawable(models: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping[str, Any]]:

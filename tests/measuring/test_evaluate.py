@@ -382,3 +382,26 @@ def test_speed_memory_and_cost(path: pathlib.Path) -> None:
     assert result.latency_p90_ms <= result.latency_p99_ms
     for text in ("6 a sample", "without XNNPACK", "peak memory"):
         assert text in str(result)
+
+
+def test_metrics_by_name_on_logits_are_told_of(tmp_path):
+    i = keras.Input((4,))
+    model = keras.Model(i, keras.layers.Dense(1)(i))
+    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    x = np.random.default_rng(0).normal(size=(10, 4)).astype("float32")
+    y = (model.predict(x, verbose=0)[:, 0] > 0).astype("int64")
+    with pytest.warns(UserWarning, match=r"gives logits, and \['auc'\] of `metrics`"):
+        result = evaluate_tflite(path, (x, y), metrics=["auc"], runs=1, warmup=0, verbose=False)
+    assert result.accuracy == 1.0
+
+
+def test_positions_that_were_counted_are_printed(tmp_path):
+    i = keras.Input((5, 4))
+    model = keras.Model(i, keras.layers.Dense(3)(i))
+    path = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
+    y = model.predict(x, verbose=0).argmax(-1)
+    weights = np.repeat([[1.0] * 5, [0.0] * 5], 3, axis=0)
+    data = (x, y, weights)
+    text = str(evaluate_tflite(path, data, model, runs=1, warmup=0, verbose=False))
+    assert "100.00% of 15 positions in 6 samples" in text

@@ -125,3 +125,21 @@ def test_wrong_metrics(metrics, names, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         count = len(names)
         measured(metrics, None, [TARGETS] * count, [NUMBERS] * count, names=names)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "units", "named"),
+    [
+        (["auc", "precision"], 1, "['auc', 'precision']"),
+        (["accuracy"], 1, "['accuracy']"),
+        (["accuracy"], 3, None),
+        (["auc", "mae"], 3, "['auc']"),
+        (["f1_score"], 3, None),
+        ([keras.metrics.AUC(from_logits=True)], 1, None),
+    ],
+)
+def test_metrics_with_thresholds_are_told_of_logits(metrics, units, named, recwarn) -> None:
+    FileMetrics(metrics, None, ["scores"], [(None, units)]).warn_of_logits(0)
+    said = [str(w.message) for w in recwarn if "gives logits" in str(w.message)]
+    assert bool(said) == (named is not None)
+    assert named is None or named in said[0]

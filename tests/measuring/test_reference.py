@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.measuring.answers import places_in_tuple
 
 X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
 
@@ -54,3 +55,77 @@ def test_a_model_with_other_names_is_compared_by_position(tmp_path, model, recwa
     named = keras.Model(model.inputs, {"answers": model.output})
     assert measured(kd.compare, path, named) < 1e-5
     assert not [w for w in recwarn if "compared with the outputs" in str(w.message)]
+
+
+@pytest.fixture(scope="module")
+def two_heads() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    z, a = keras.Input((4,), name="zz"), keras.Input((4,), name="aa")
+    return keras.Model([z, a], [layers.Dense(3, name="zout")(z), layers.Dense(3, name="aout")(a)])
+
+
+@pytest.fixture(scope="module")
+def foreign_file(two_heads, tmp_path_factory):
+    import tensorflow as tf
+
+    path = tmp_path_factory.mktemp("foreign") / "two.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(two_heads).convert())
+    return path
+
+
+@pytest.mark.parametrize("with_model", [False, True])
+@pytest.mark.parametrize("name", ["output_0", "output_1"])
+def test_tuples_are_in_the_models_order_in_files_of_another_converter(
+    two_heads, foreign_file, name, with_model
+):
+    arrays = X, X[::-1].copy()
+    labels = tuple(np.asarray(output).argmax(-1) for output in two_heads(arrays))
+    inputs = arrays if with_model else dict(zip(("zz", "aa"), arrays, strict=True))
+    result = kd.evaluate_tflite(
+        foreign_file,
+        (inputs, labels),
+        two_heads if with_model else None,
+        output=name,
+        runs=1,
+        warmup=0,
+        verbose=False,
+    )
+    assert result.accuracy == 1.0
+    assert result.agreement == (1.0 if with_model else None)
+    if with_model:
+        assert result.max_difference < 1e-5
+
+
+def test_one_output_of_another_name_is_the_one_that_is_left(two_heads, tmp_path):
+    path = kd.export_tflite(two_heads, tmp_path / "a.tflite", verbose=False)
+    zout, aout = two_heads.outputs
+    renamed = layers.Activation("linear", name="new")(zout)
+    model = keras.Model(two_heads.inputs, [aout, renamed])
+    for output in ("zout", "aout"):
+        compared = kd.compare(path, (X, X), model, output=output, verbose=False)
+        assert compared.agreement == 1.0 and compared.max_difference < 1e-5
+
+
+def test_several_outputs_of_other_names_are_refused(tmp_path):
+    i = keras.Input((4,))
+    heads = [layers.Dense(3, name=name)(i) for name in "abc"]
+    path = kd.export_tflite(keras.Model(i, heads), tmp_path / "a.tflite", verbose=False)
+    others = [layers.Activation("linear", name=f"new_{k}")(heads[k]) for k in (1, 2)]
+    with pytest.raises(ValueError, match=r"\['new_1', 'new_2'\] of `model` have other names"):
+        kd.compare(path, X, keras.Model(i, [heads[0], *others]), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["output_1", "output_0"], [1, 0]),
+        (["Identity_2", "Identity", "Identity_1"], [2, 0, 1]),
+        (["StatefulPartitionedCall:1", "StatefulPartitionedCall:0"], [1, 0]),
+        (["b", "a"], [0, 1]),
+        (["conv_3", "conv_1"], [0, 1]),
+        (["a_1", "b_0"], [0, 1]),
+        (["output_0"], [0]),
+    ],
+)
+def test_numbers_of_outputs_tell_their_places(names, places):
+    assert places_in_tuple(names) == places

@@ -71,3 +71,14 @@ def test_a_model_that_is_not_there(result, tmp_path):
     with pytest.raises(ValueError, match=r"`model` must be one of \"teacher\".*'int4'"):
         model_card(result, tmp_path / "CARD.md", model="int4")
     assert not (tmp_path / "CARD.md").exists()
+
+
+def test_seeds_are_those_of_the_models(result, tmp_path):
+    def sentence():
+        text = model_card(result, tmp_path / "CARD.md", overwrite=True).read_text()
+        return next(line for line in text.splitlines() if line.startswith("Accuracy is"))
+
+    assert "over the seeds of each model, 1 to 3." in sentence()
+    for model in result["models"]:
+        model["seeds"] = dict(list(model["seeds"].items())[:1])
+    assert sentence().startswith("Accuracy is that of one seed.")

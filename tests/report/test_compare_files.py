@@ -6,9 +6,14 @@ import pytest
 from keras_kd.report import compare_files, files_table
 
 
-def result(accuracy, size, metrics=None):
+def result(accuracy, size, metrics=None, batch=1):
     return types.SimpleNamespace(
-        accuracy=accuracy, metrics=metrics, bytes=size, zipped_bytes=size // 2, latency_ms=0.5
+        accuracy=accuracy,
+        metrics=metrics,
+        bytes=size,
+        zipped_bytes=size // 2,
+        latency_ms=0.5,
+        latency_batch=batch,
     )
 
 
@@ -36,6 +41,20 @@ def test_mean_and_spread_over_the_seeds(tmp_path):
     record = json.loads((tmp_path / "new" / "results.json").read_text())
     assert record["files"]["teacher"]["values"] == [0.5, 0.7]
     assert (tmp_path / "new" / "table.md").read_text() == text + "\n" == files_table(record) + "\n"
+
+
+def test_the_accuracy_is_that_of_the_file_and_not_a_metric_of_that_name():
+    runs = {"a": result(0.95, 100), "b": result(0.94, 100, {"accuracy": 0.6})}
+    assert rows(compare_files(runs))[3][1:3] == ["94.00 %", "−1.00"]
+
+
+def test_seeds_are_counted_for_all_files():
+    runs = {"a": result(0.9, 100), "b": [result(0.9, 100)] * 3}
+    assert rows(compare_files(runs))[0][1] == "accuracy, mean ± standard deviation of 1 to 3 seeds"
+
+
+def test_the_latency_of_a_fixed_batch_says_so():
+    assert rows(compare_files({"a": result(0.9, 100, batch=4)}))[2][6] == "0.500 for 4 samples"
 
 
 def test_sizes_are_divided_by_that_of_the_first_file():

@@ -235,3 +235,35 @@ def test_runs_with_different_students_are_not_one_student(result):
     other["models"] = [by_key(other, key) for key in ("teacher", "distilled")]
     by_key(other, "distilled")["parameters"] //= 2
     assert not any("the same student" in text for text in merge([result, other])["headline"])
+
+
+def test_a_point_below_is_within_a_point(result):
+    for key, accuracy in (("teacher", 0.95), ("student_alone", 0.90), ("int8", 0.94)):
+        model = by_key(result, key)
+        model["seeds"] = {"0": {**next(iter(model["seeds"].values())), "accuracy": accuracy}}
+    result["models"] = [by_key(result, key) for key in ("teacher", "student_alone", "int8")]
+    assert 100 * (0.95 - 0.94) > 1
+    words = " ".join(complete_result(result)["headline"])
+    assert "No student is within" not in words
+
+
+def test_latencies_are_compared_by_the_example(result):
+    teacher, student = by_key(result, "teacher")["file"], by_key(result, "int8")["file"]
+    teacher["latency_ms"], student["latency_ms"], student["latency_batch"] = 2.0, 4.0, 8
+    full = complete_result(result)
+    assert by_key(full, "int8")["ratio_to_teacher"]["latency_ms"] == pytest.approx(0.25)
+    assert any("4.00 ms for 8 examples (1/4.00 of its latency)" in s for s in full["headline"])
+    assert full["pareto_fronts"]["latency_ms"][0] == "int8"
+
+
+def test_seeds_of_both_are_stated(result):
+    seeds = by_key(result, "student_alone")["seeds"]
+    by_key(result, "distilled")["seeds"] = dict(list(seeds.items())[:2])
+    words = " ".join(complete_result(result)["headline"])
+    assert "(mean of 2 and 3 seeds; " in words
+
+
+def test_students_of_two_runs_are_not_the_same_student(result):
+    by_key(result, "distilled")["run"] = 1
+    words = " ".join(complete_result(result)["headline"])
+    assert "Taught by the teacher" not in words

@@ -396,6 +396,16 @@ def test_other_data_is_refused(result, other):
         merge([result, other])
 
 
+def test_other_numbers_of_samples_are_told_or_refused(result, other):
+    for whole, samples in ((result, 10_000), (other, 50)):
+        for model in whole["models"]:
+            model["samples"] = samples
+    assert any("50 and 10,000 samples" in note for note in merge([result, other])["notes"])
+    result["dataset"] = other["dataset"] = ""
+    with pytest.raises(ValueError, match=r"different numbers of samples.*\[50, 10000\]"):
+        merge([result, other])
+
+
 def test_nothing_to_merge():
     with pytest.raises(ValueError, match="no results to merge"):
         merge([])

@@ -99,7 +99,7 @@ def _plot(curves: list[Any], key: str, title: str) -> dict[str, str] | None:
     parts = (
         (accuracies, "accuracy, %"),
         (on_labels, "loss on labels"),
-        (losses, "loss"),
+        (losses, "loss" if all("loss" in name for name in losses) else "losses and metrics"),
         (zeros, "zeros, %"),
     )
     panels = [(part, label) for part, label in parts if part]
