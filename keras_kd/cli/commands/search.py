@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import click
@@ -43,8 +44,8 @@ stages: kd.search in Python.""",
                "--trials is given)", metavar="TIME"),
         Option("trials", "number of trials", type=Number(int, least=1), metavar="NUMBER"),
         Option("epochs", "epochs of a whole training", type=Number(int, least=1), default=9),
-        Option("learning_rate", "of the teaching, with Adam", type=Number(above=0.0),
-               default=1e-3, metavar="RATE"),
+        Option("learning_rate", "of Adam at the begin of each training; it decays to zero",
+               type=Number(above=0.0), default=1e-3, metavar="RATE"),
         Option("widths", "the part of the teacher's channels that stays",
                type=Number(above=0.0, most=1.0), default=[0.75, 0.5, 0.35, 0.25, 0.125],
                metavar="PART", multiple=True),
@@ -76,6 +77,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         warn_of_training_data,
     )
     from keras_kd.cli.teaching import damaged_images_named, notes_of, task_data
+    from keras_kd.planning.search.trials import decaying_adam
 
     folder = OutFolder(COMMAND, settings, [settings["teacher"]])
     if (done := folder.done(console)) is not None:
@@ -102,7 +104,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             batches(data.source, data.indices, data.preprocessing, size),
             data.validation,
             test_data=test,
-            optimizer=keras.optimizers.Adam(settings["learning_rate"]),
+            optimizer=functools.partial(decaying_adam, rate=settings["learning_rate"]),
             exporting={
                 "class_names": data.class_names,
                 "preprocessing": data.preprocessing.to_dict(),

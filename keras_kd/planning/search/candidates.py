@@ -18,13 +18,14 @@ from keras_kd.compression.clustering.cluster import Cluster
 from keras_kd.compression.compress import copy_model
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
-from keras_kd.compression.running.student_files import as_json, config_of
+from keras_kd.compression.running.student_files import config_of
 from keras_kd.compression.shrinking.shrink_model import shrink
 from keras_kd.compression.stages.order import check_order, check_stages
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.export.tflite import QUANTIZATIONS
 from keras_kd.models.layers import hash_of_architecture, identity_of
 from keras_kd.models.probabilities import PROBABILITIES, answers_each_unit, last_activation
+from keras_kd.planning.search.described import as_plan
 from keras_kd.system.arguments import number
 from keras_kd.system.names import one_of
 
@@ -97,6 +98,10 @@ class Space:
             for stages, quantization in self.pairs
         ]
 
+    def all_candidates(self) -> list[Candidate]:
+        """Return the candidates of all ways of teaching."""
+        return [candidate for way in self.teachings for candidate in self.candidates(way)]
+
     def distiller_arguments(self, teaching: str) -> dict[str, Any]:
         """Return the arguments of `Distiller`, with losses that no other distiller has."""
         arguments = dict(self.teachings[teaching])
@@ -105,23 +110,20 @@ class Space:
 
     def described(self) -> dict[str, Any]:
         """Return all choices as JSON can hold them; students by hashes."""
-        content: dict[str, Any] = as_json(
+        content: dict[str, Any] = as_plan(
             {
                 "students": {name: identity_of(make()) for name, make in self.students.items()},
                 "teachings": self.teachings,
-                "stages": {name: stages_to_json(stages) for name, stages in self.stages.items()},
+                "stages": {name: configs_of_stages(stages) for name, stages in self.stages.items()},
                 "pairs": self.pairs,
             }
         )
         return content
 
 
-def stages_to_json(stages: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Return stages as JSON can hold them."""
-    found: list[dict[str, Any]] = as_json(
-        [{"class": type(stage).__name__, "config": config_of(stage)} for stage in stages]
-    )
-    return found
+def configs_of_stages(stages: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Return the classes of stages and their arguments."""
+    return [{"class": type(stage).__name__, "config": config_of(stage)} for stage in stages]
 
 
 def make_space(

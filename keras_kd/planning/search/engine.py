@@ -7,8 +7,9 @@ import importlib.util
 import math
 import os
 import pathlib
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from keras_kd.system.names import one_of
 ENGINES = ("hyperband", "random", "bayesian", "grid")
 # What a failed trial reports; the largest of float32, in which KerasTuner's workers report.
 _WORST = float(np.finfo(np.float32).max)
-_ROUND = ("tuner/bracket", "tuner/round")
+_CHOICES = ("file", "teaching")
 
 
 def role() -> str:
@@ -108,7 +109,13 @@ def ranked(points: Sequence[tuple[float, float]]) -> list[int]:
     return order
 
 
-def _oracle(engine: str, epochs: int, budget: float | None, **arguments: Any) -> Any:
+def _oracle(
+    engine: str,
+    known: Collection[tuple[str, str]],
+    epochs: int,
+    budget: float | None,
+    **arguments: Any,
+) -> Any:
     """Return an oracle of KerasTuner that ranks trials by cost and score."""
     import keras_tuner
     from keras_tuner import oracles
@@ -123,6 +130,33 @@ def _oracle(engine: str, epochs: int, budget: float | None, **arguments: Any) ->
     class Oracle(kinds[engine]):  # type: ignore[misc, valid-type]
         """The oracle; a trial's score is its rank among those that it is compared with."""
 
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            # Iteration, bracket and round of each trial: those of one round are compared.
+            self._rounds: dict[str, tuple[Any, ...]] = {}
+
+        def _untried(self) -> list[dict[str, str]]:
+            every = (dict(zip(_CHOICES, choices, strict=True)) for choices in known)
+            return [values for values in every if not self._duplicate(values)]
+
+        def _random_values(self) -> dict[str, Any] | None:
+            """Return a candidate that was not tried yet, or `None` if there is none.
+
+            KerasTuner gives up after 20 draws of what was tried, wherever most of it was.
+            """
+            values: dict[str, Any] | None = super()._random_values()
+            if values is None and (left := self._untried()):
+                values = random.Random(f"{self.seed} {len(self.trials)}").choice(left)
+            return values
+
+        def _get_size(self, bracket_num: int, round_num: int) -> int:
+            """Return the trials of a round of Hyperband, fewer once no candidate is left."""
+            if not self._untried():
+                for bracket in self._brackets:
+                    if bracket["bracket_num"] == bracket_num:
+                        return math.ceil(len(bracket["rounds"][0]) / FACTOR**round_num)
+            return int(super()._get_size(bracket_num, round_num))
+
         def populate_space(self, trial_id: str) -> dict[str, Any]:
             """Return the next trial, or that there is none (yet)."""
             done = [trial for trial in self.trials.values() if trial.status == "COMPLETED"]
@@ -131,7 +165,7 @@ def _oracle(engine: str, epochs: int, budget: float | None, **arguments: Any) ->
                 return {"status": "STOPPED"}
             groups: dict[tuple[Any, ...], list[Any]] = {}
             for trial in done:
-                groups.setdefault(_round_of(trial.hyperparameters.values), []).append(trial)
+                groups.setdefault(self._rounds[trial.trial_id], []).append(trial)
             for group in groups.values():
                 figures = [
                     tuple(t.metrics.get_best_value(name) for name in ("cost", "score"))
@@ -143,15 +177,22 @@ def _oracle(engine: str, epochs: int, budget: float | None, **arguments: Any) ->
                     trial.score = -float(order.index(i) if i in order else len(group))
             before = copy.deepcopy(self.get_state())
             found: dict[str, Any] = super().populate_space(trial_id)
+            values = found.get("values")
+            if engine == "bayesian" and values and self._duplicate(values):
+                values = self._random_values()
+            names = ("tuner/bracket", "tuner/round")
+            iteration = getattr(self, "_current_iteration", 0)
+            begun = (iteration, *map(values.get, names)) if values else None
             # What is promoted, and when a bracket begins, does not depend on which of several
             # workers is the faster: a round begins once the one before is complete.
-            running = [t.hyperparameters.values for t in self.ongoing_trials.values()]
-            if engine == "hyperband" and running:
-                values = found.get("values")
-                if not values or _round_of(values) != _round_of(running[0]):
-                    self.set_state(before)
-                    return {"status": "IDLE"}
-            return found
+            running = [self._rounds[trial.trial_id] for trial in self.ongoing_trials.values()]
+            if engine == "hyperband" and running and begun != running[0]:
+                self.set_state(before)
+                return {"status": "IDLE"}
+            if begun is None:
+                return {"status": "STOPPED" if found["status"] == "RUNNING" else found["status"]}
+            self._rounds[trial_id] = begun
+            return {"status": "RUNNING", "values": values}
 
     own: dict[str, Any] = {"max_trials": arguments.pop("trials")}
     if engine == "hyperband":
@@ -164,10 +205,6 @@ def _oracle(engine: str, epochs: int, budget: float | None, **arguments: Any) ->
     if engine == "hyperband":
         oracle.max_trials = most
     return oracle
-
-
-def _round_of(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(values.get(name) for name in _ROUND)
 
 
 def run_engine(
@@ -204,7 +241,7 @@ def run_engine(
 
     space = keras_tuner.HyperParameters()
     known = {(candidate.file, candidate.teaching): candidate for candidate in candidates}
-    for name, values in zip(("file", "teaching"), zip(*known, strict=True), strict=True):
+    for name, values in zip(_CHOICES, zip(*known, strict=True), strict=True):
         space.Choice(name, list(dict.fromkeys(values)))
     distributed = role() == "worker"
 
@@ -219,8 +256,14 @@ def run_engine(
         def run_trial(self, trial: Any, **unused: Any) -> dict[str, float]:
             """Return the figures of a trial."""
             values = trial.hyperparameters.values
-            candidate = known[values["file"], values["teaching"]]
+            choices = tuple(values[name] for name in _CHOICES)
             try:
+                if choices not in known:
+                    raise ValueError(
+                        f"The chief asks for the candidate {', '.join(choices)}, which is none of "
+                        "this process. Every process of a search must make the same call."
+                    )
+                candidate = known[choices]
                 record = run(candidate, values.get("tuner/epochs", epochs), int(trial.trial_id) + 1)
             except Exception as error:  # which KerasTuner would take for a poor candidate
                 raise errors.FatalError(str(error)) from error
@@ -232,7 +275,8 @@ def run_engine(
             }
             return {name: float(np.float32(value)) for name, value in figures.items()}
 
-    oracle = _oracle(engine, epochs, budget, trials=trials, hyperparameters=space, seed=seed + 1)
+    of_tuner = {"trials": trials, "hyperparameters": space, "seed": seed + 1}
+    oracle = _oracle(engine, known, epochs, budget, **of_tuner)
     name = os.environ.get("KERASTUNER_TUNER_ID", "alone")
     tuner = Tuner(oracle, directory=folder / "engine", project_name=name, overwrite=True)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -131,11 +132,12 @@ def finish(run: Trials, teacher_score: float | None, test_data: Any, writes: boo
     options = run.options
     sign = 1 if options["mode"] == "max" else -1
     size = "zipped_bytes" if options["zipped"] else "bytes"
-    tried, measured = [], {}
+    tried, measured, seconds = [], {}, 0.0
     failed = list(run.not_exported.items())
     for file in sorted((run.folder / "trials").glob("*/record.json")):
         record = read_json(file)
         candidate = Candidate(**record["candidate"])
+        seconds += record["seconds"]
         if record["error"] is not None:
             failed.append((str(candidate), record["error"]))
             continue
@@ -175,7 +177,7 @@ def finish(run: Trials, teacher_score: float | None, test_data: Any, writes: boo
     )
     if writes:
         write_json(run.folder / "result.json", result.to_dict())
-        write_report(_report(run, result, measured), run.folder)
+        write_report(_report(run, result, measured, seconds), run.folder)
         if options["verbose"]:
             print(result)
     return result
@@ -235,8 +237,8 @@ def _judge(
         others = [f for f in tried if keeps(f, but=name) and getattr(f, key) is not None]
         if others:
             nearest = min(others, key=lambda found: getattr(found, key))
-            value = getattr(nearest, key)
-            ways.append(f"{name}={limit:,} would have to be {value:,.6g} ({nearest.candidate})")
+            needed = rounded_up(getattr(nearest, key))
+            ways.append(f"{name}={limit:,} would have to be {needed} ({nearest.candidate})")
     if not ways:
         ways = ["no single limit is the reason: relax two of them"]
     return None, (
@@ -245,18 +247,41 @@ def _judge(
     )
 
 
+def rounded_up(value: float) -> str:
+    """Return a number as text, one with a fraction rounded up: as a limit it is large enough."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    context = decimal.Context(prec=6, rounding=decimal.ROUND_CEILING)
+    return f"{float(context.create_decimal(repr(float(value)))):,.6g}"
+
+
 def _report(
-    run: Trials, result: SearchResult, measured: Mapping[str, Mapping[str, Any]]
+    run: Trials,
+    result: SearchResult,
+    measured: Mapping[str, Mapping[str, Any]],
+    seconds: float,
 ) -> dict[str, Any]:
     rows = []
+    notes = [
+        result.verdict,
+        "All figures are of the validation data, by which the files were chosen: those of "
+        "the chosen ones are somewhat flattered. Test data were used for no choice.",
+    ]
+    device = run.options["device"]
+    if device is not None:
+        notes.append(f"Latencies are estimates for {device}, by which the files were chosen.")
     teacher = run.reference()["measured"]
     if teacher is not None:
         own = {**teacher, "path": "teacher/teacher.tflite"}
+        if device is not None:
+            own = _with_latency(own, None)
         rows.append(model_result("teacher", "Teacher", None, own, description="The teacher."))
     on_front = {found.folder.name for found in result.front}
     for found in result.tried:
         key, made = found.folder.name, found.candidate
         figures = dict(measured[key])
+        if device is not None:
+            figures = _with_latency(figures, found.latency_ms)
         if key not in on_front:
             figures = {name: value for name, value in figures.items() if name not in _LONG}
         rows.append(
@@ -277,17 +302,19 @@ def _report(
             "Search of the smallest file that is good enough",
             rows,
             recipe={key: run.options["plan"][key] for key in ("teachings", "stages", "options")},
-            seconds={"all trials": sum(found.seconds for found in result.tried)},
-            notes=[
-                result.verdict,
-                "All figures are of the validation data, by which the files were chosen: those of "
-                "the chosen ones are somewhat flattered. Test data were used for no choice.",
-            ],
+            seconds={"all trials": seconds},
+            notes=notes,
             packages=["keras-tuner"],
             **best,
         ),
         "ingredients": _ingredients(result),
     }
+
+
+def _with_latency(measured: Mapping[str, Any], latency: float | None) -> dict[str, Any]:
+    """Return measurements with another latency, without those of this machine."""
+    others = {name: value for name, value in measured.items() if not name.startswith("latency_")}
+    return {**others, "latency_ms": latency}
 
 
 def _ingredients(result: SearchResult) -> list[dict[str, Any]]:

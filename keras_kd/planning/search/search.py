@@ -14,13 +14,13 @@ import keras
 from keras.utils import PyDataset
 
 from keras_kd.compression.running.run_plan import identity_of_data, with_new_arguments
-from keras_kd.compression.running.student_files import as_json
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.data.batches import as_batches, refuse_endless
 from keras_kd.models.layers import identity_of
 from keras_kd.planning.search.candidates import Candidate, make_space
+from keras_kd.planning.search.described import as_plan, with_functions
 from keras_kd.planning.search.engine import choose_engine, role, run_engine
-from keras_kd.planning.search.results import SearchResult, finish
+from keras_kd.planning.search.results import SearchResult, finish, rounded_up
 from keras_kd.planning.search.trials import FORMAT, Trials
 from keras_kd.system.arguments import number
 from keras_kd.system.files import write_json
@@ -91,7 +91,9 @@ def search(
     Args:
         teacher: The teacher, as for `Distiller`.
         train: Training data: a `tf.data.Dataset` of batches, the same in every pass, or a tuple
-            of arrays `(x, y)`. Shuffled by the search.
+            of arrays `(x, y)`. Arrays are shuffled in every epoch; of a dataset 10,000 examples
+            at a time, so sorted ones should be shuffled before. With `cache_teacher=False` also a
+            `keras.utils.PyDataset`, whose batches are shuffled, while a dataset is read as it is.
         validation_data: What files are measured and chosen by, as for `evaluate_tflite`.
         students: A function `build(width, depth)` that returns a built model, or a list of models.
             Defaults to `None`: the teacher, shrunk.
@@ -141,8 +143,9 @@ def search(
         cache_teacher: Whether the teacher runs once. `False` for data that are augmented at
             random; a killed search then need not end with the same front. Defaults to `True`.
         engine: KerasTuner's oracle: `"hyperband"`, `"random"`, `"bayesian"` or `"grid"`; all but
-            the first train every candidate to the end. Defaults to `None`: `"hyperband"`, or where
-            there are too few candidates or trials for it `"grid"` or `"random"`.
+            the first train every candidate to the end. Defaults to `None`: that of the search in
+            `path`; of a new one `"hyperband"`, or where there are too few candidates or trials for
+            it `"grid"` or `"random"`.
         seed: Fixes what is random. Defaults to `0`.
         recipe: The `recipe.json` of a file of an earlier search: it alone is made again, by the
             arguments of that search, in another `path`. Defaults to `None`.
@@ -165,7 +168,7 @@ def search(
         teacher, train, validation, max_bytes=100_000, max_drop=1.0, test_data=test, budget="2h"
     )
     print(found)
-    print(found.front[0].file, found.report)
+    print(found.best.file, found.report)
     ```
 
     Reference:
@@ -209,9 +212,13 @@ def search(
                     "the teacher's metric on it."
                 )
             candidates = _candidates(run)
+            if recipe is None:
+                engine = _engine(folder, engine, len(candidates), epochs, trials)
+        if part == "worker":  # the chief decides on what is tried, by latencies of its own
+            candidates = space.all_candidates()
         if recipe is None:
             run_engine(
-                choose_engine(engine, len(candidates), epochs, trials),
+                str(engine),
                 candidates,
                 run.run,
                 folder,
@@ -269,7 +276,7 @@ def _plan(run: Trials) -> dict[str, Any]:
         "epochs", "loss", "metric", "mode", "measuring", "exporting", "device", "cache_teacher",
         "seed",
     )  # fmt: skip
-    plan: dict[str, Any] = as_json(
+    plan: dict[str, Any] = as_plan(
         {
             "teacher": identity_of(run.teacher),
             "data": identity_of_data(run.batches, arrays),
@@ -304,8 +311,22 @@ def _open(folder: pathlib.Path, plan: Mapping[str, Any]) -> None:
     write_json(file, {"format": FORMAT, "plan": plan})
 
 
+def _engine(
+    folder: pathlib.Path, given: str | None, candidates: int, epochs: int, trials: int | None
+) -> str:
+    """Return the engine of the search in a folder; more trials or time do not change it."""
+    file = folder / "search.json"
+    content = read_json(file)
+    kept = content.get("engine")
+    if kept is None:
+        kept = choose_engine(given, candidates, epochs, trials)
+        write_json(file, {**content, "engine": kept})
+    _refuse_others(file, {"engine": kept}, {"engine": given or kept})
+    return str(kept)
+
+
 def _refuse_others(file: pathlib.Path, kept: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
-    kept = with_new_arguments(kept, plan)
+    kept = with_new_arguments(with_functions(kept, plan), plan)
     differing = [key for key in plan if kept.get(key) != plan[key]]
     if differing:
         raise ValueError(
@@ -332,7 +353,8 @@ def _reference(run: Trials, given: float | None, test_data: Any) -> float | None
         if measured is None or not file.exists():
             file = pathlib.Path(temporary) / "student.tflite"
             candidate = run.space.candidates(next(iter(run.space.teachings)))[0]
-            run.write(candidate, run.space.students[candidate.student](), [], file)
+            student = run.space.students[candidate.student]()
+            run.write(candidate, run.distiller(student, candidate.teaching), [], file)
         if measured is None:
             run.score(run.measure(file, run.validation_data).to_dict())
         if test_data is not None:
@@ -390,10 +412,10 @@ def _candidates(run: Trials) -> list[Candidate]:
                 both = " together with `max_bytes`" if left_out else ""
                 raise ValueError(
                     f"No candidate can keep `{name}`{both}: the {what} file, of an untrained "
-                    f"student ({least}), has {sizes[least][key]:,.5g} {unit}. Received: "
+                    f"student ({least}), has {rounded_up(sizes[least][key])} {unit}. Received: "
                     f"{name}={limit:,}. Raise it, or give smaller `widths`, other `students` or "
                     "`formats` of fewer bits."
                 )
             sizes = {file: entry for file, entry in sizes.items() if entry[key] <= limit * by}
         allowed = set(sizes)
-    return [c for way in space.teachings for c in space.candidates(way) if c.file in allowed]
+    return [candidate for candidate in space.all_candidates() if candidate.file in allowed]

@@ -11,11 +11,10 @@ import pathlib
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_kd._version import __version__
@@ -24,7 +23,14 @@ from keras_kd.caching.outputs import cache
 from keras_kd.compression.compress import compress
 from keras_kd.compression.running.student_files import as_json
 from keras_kd.compression.running.teaching import count_batches
-from keras_kd.data.batches import PassOrder, as_batches, shuffled_batches, shuffled_by_pass
+from keras_kd.data.batches import (
+    PassOrder,
+    ShuffledByPass,
+    as_batches,
+    shuffled_batches,
+    shuffled_by_pass,
+)
+from keras_kd.data.first_batch import first_batch
 from keras_kd.distilling.backup import BackupAndRestore
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.loss_values import layer_paths_of
@@ -37,9 +43,9 @@ from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.planning.search.candidates import (
     Candidate,
     Space,
+    configs_of_stages,
     folder_name,
     seed_of,
-    stages_to_json,
 )
 from keras_kd.system.files import atomic_path, write_json
 from keras_kd.system.folder_lock import held_folder
@@ -48,6 +54,7 @@ from keras_kd.system.reading import read_arrays, read_json
 
 FORMAT = "keras_kd.search 1"
 FACTOR = 3  # of successive halving: of three candidates one is trained three times as long
+_BUFFER = 10_000  # examples of a dataset that are shuffled among each other
 # Arguments of `evaluate_tflite` that decide on a latency.
 _TIMING = ("runs", "warmup", "threads")
 # Arguments of `Distiller` that change what the teacher takes or gives.
@@ -59,8 +66,8 @@ _FAILURES = (ValueError, TypeError, tf.errors.InvalidArgumentError)
 class Trials:
     """Trains, exports and measures candidates.
 
-    Whatever is done is kept in the folder and never done again: `trainings/` holds the students
-    that were taught, shared by all candidates that differ in stages or format alone; `untrained/`
+    Whatever is done is kept in the folder and never done again: `trainings/` holds the distillers
+    that were trained, shared by all candidates that differ in stages or format alone; `untrained/`
     the sizes of files before training; `trials/` a folder for each trial, whose `record.json` is
     written last.
 
@@ -86,7 +93,9 @@ class Trials:
         self.raw, self.validation_data = train, validation_data
         self.options = options
         self.batches = as_batches(train, "train")
-        self.train: Any = None  # until `prepare`
+        # Until `prepare`: what students are trained on, and the same in one order.
+        self.train: Any = None
+        self._examples: Any = self.batches
         self.not_exported: dict[str, str] = {}  # errors of candidates that are not tried for them
         given = options["optimizer"]
         # A function of the steps: no training is the beginning of a longer one.
@@ -108,7 +117,7 @@ class Trials:
         """
         given = self.options["optimizer"]
         if self._apart:
-            made = (given or _decaying_adam)(epochs * self._steps)
+            made = (given or decaying_adam)(epochs * self._steps)
             if not isinstance(made, keras.optimizers.Optimizer):
                 raise TypeError(
                     "`optimizer` must be a keras.optimizers.Optimizer, its name, or a function "
@@ -119,7 +128,7 @@ class Trials:
         return fresh_optimizer(keras.optimizers.get(given))
 
     def distiller(
-        self, student: keras.Model, teaching: str, epochs: int | None = None
+        self, student: keras.Model, teaching: str, epochs: int | None = None, **changed: Any
     ) -> Distiller:
         """Return a compiled distiller of a student.
 
@@ -127,8 +136,9 @@ class Trials:
             student: The student.
             teaching: Name of the way of teaching.
             epochs: Epochs of the training. Defaults to `None`: those of a whole one.
+            **changed: Arguments of `Distiller` in place of those of the way of teaching.
         """
-        arguments = self.space.distiller_arguments(teaching)
+        arguments = self.space.distiller_arguments(teaching) | changed
         distiller = Distiller(self.teacher, student, **arguments)
         optimizer = self.optimizer(epochs or self.options["epochs"])
         distiller.compile(optimizer, loss=self.options["loss"])
@@ -137,10 +147,12 @@ class Trials:
     def prepare(self) -> None:
         """Cache the teacher's outputs for all candidates."""
         if not self.options["cache_teacher"]:
-            arrays = self.raw if isinstance(self.raw, (tuple, list)) else None
-            self.train = self.batches if arrays is None else PassOrder(
-                lambda seed, first: shuffled_batches(arrays, seed, first)
-            )  # fmt: skip
+            if isinstance(self.raw, tf.data.Dataset):
+                self.train = self.raw
+            else:
+                of_batches = isinstance(self.raw, keras.utils.PyDataset)
+                by_pass: Any = ShuffledByPass if of_batches else shuffled_batches
+                self.train = PassOrder(functools.partial(by_pass, self.raw))
             return
         ways = self.space.teachings
         for name in _OF_TEACHER:
@@ -152,7 +164,7 @@ class Trials:
                 )
         distiller = self.distiller(next(iter(self.space.students.values()))(), next(iter(ways)))
         losses = keras.tree.flatten([way["distillation_losses"] for way in ways.values()])
-        taught = cache(
+        self._examples = taught = cache(
             distiller,
             self.batches,
             self.folder / "teacher_cache",
@@ -161,9 +173,11 @@ class Trials:
         )
         sizes = [samples_in(inputs_of(batch)) for batch in self.batches]
         count, examples = sum(sizes), taught.unbatch()
+        # Arrays are in memory already, and may be sorted by class.
+        buffer = min(count, _BUFFER) if isinstance(self.raw, tf.data.Dataset) else count
 
         def shuffled(seed: int, first: int) -> tf.data.Dataset:
-            order = shuffled_by_pass(examples, count, min(count, 10_000), seed, first)
+            order = shuffled_by_pass(examples, count, buffer, seed, first)
             return order.batch(sizes[0]).prefetch(tf.data.AUTOTUNE)
 
         self.train = PassOrder(shuffled)
@@ -210,10 +224,14 @@ class Trials:
         def make() -> dict[str, Any]:
             keras.utils.set_random_seed(seed_of(self.options["seed"], candidate.file))
             stages = [stage.changed(epochs=0) for stage in self.space.stages[candidate.stages]]
+            student = self.space.students[candidate.student]()
             with tempfile.TemporaryDirectory() as temporary:
                 file = pathlib.Path(temporary) / "student.tflite"
                 try:
-                    self.write(candidate, self.space.students[candidate.student](), stages, file)
+                    # Without training there are no weights that "balanced" could measure.
+                    way = {"distillation_loss_weights": None}
+                    distiller = self.distiller(student, candidate.teaching, **way)
+                    self.write(candidate, distiller, stages, file)
                     return {**_sizes(file), "latency_ms": self._latency(file)}
                 except _FAILURES as error:
                     return {"error": str(error)}
@@ -235,45 +253,66 @@ class Trials:
         return _latency_on(device_cost(file, device))
 
     def write(
-        self, candidate: Candidate, student: keras.Model, stages: list[Any], file: pathlib.Path
+        self,
+        candidate: Candidate,
+        distiller: Distiller,
+        stages: list[Any],
+        file: pathlib.Path,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> Any:
         """Run the stages, write the file, and return the model that it was made from."""
-        model: Any = student
+        model: Any = distiller.student
         if stages:
-            distiller = self.distiller(student, candidate.teaching)
-            model = compress(distiller, self.train, stages=stages, verbose=0)
+            model = compress(distiller, self.train, stages=stages, callbacks=callbacks, verbose=0)
         self._export(model, file, candidate.quantization, **self.options["exporting"])
         return model
 
-    def _taught(self, candidate: Candidate, epochs: int) -> keras.Model:
-        """Return the student after so many epochs, trained by whoever needs it first."""
+    def _taught(
+        self,
+        candidate: Candidate,
+        epochs: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ) -> Distiller:
+        """Return the distiller after so many epochs, trained by whoever needs it first.
+
+        The stages go on with it: with its projections, its step, and the weights that it measured.
+        """
         seed = seed_of(self.options["seed"], candidate.student, candidate.teaching)
         what = (candidate.student, candidate.teaching, *([epochs] if self._apart else []))
         folder = self.folder / "trainings" / folder_name(*what)
         make = self.space.students[candidate.student]
-        file = folder / f"{epochs:05d}.npz"
+
+        def begin(epochs: int) -> Distiller:
+            keras.utils.set_random_seed(seed)  # from which a copy draws the seeds of Dropout
+            student = make()
+            keras.utils.set_random_seed(seed)
+            return self.distiller(student, candidate.teaching, epochs)
+
         with held_folder(folder, wait_for=""):
             backup = BackupAndRestore(folder / "backup", delete_checkpoint=False)
             for rung in [epochs] if self._apart else rungs(self.options["epochs"]):
-                reached = folder / f"{rung:05d}.npz"
-                if rung > epochs or file.exists() or reached.exists():
+                if rung > epochs or _is_kept(folder, epochs) or _is_kept(folder, rung):
                     continue
-                keras.utils.set_random_seed(seed)  # from which a copy draws the seeds of Dropout
-                student = make()
-                keras.utils.set_random_seed(seed)
-                distiller = self.distiller(student, candidate.teaching, rung)
+                distiller = begin(rung)
                 batches = self.train
                 if isinstance(batches, PassOrder):
                     batches = batches.make(seed, backup.epochs_done())
-                distiller.fit(batches, epochs=rung, shuffle=False, callbacks=[backup], verbose=0)
-                with atomic_path(reached) as temporary:
-                    weights = {f"{i:06d}": value for i, value in enumerate(student.get_weights())}
-                    np.savez(temporary, **weights)
-        keras.utils.set_random_seed(seed)
-        student = make()
-        arrays = read_arrays(file)
-        student.set_weights([arrays[name] for name in sorted(arrays)])
-        return student
+                watching = [backup, *callbacks]
+                distiller.fit(batches, epochs=rung, shuffle=False, callbacks=watching, verbose=0)
+                with atomic_path(_kept_in(folder, rung)) as temporary:
+                    weights = temporary.with_suffix(".weights.h5")  # which Keras insists on
+                    distiller.save_weights(weights)
+                    os.replace(weights, temporary)
+        distiller = begin(epochs)
+        if (file := _kept_in(folder, epochs)).exists():
+            with distiller.distribute_strategy.scope():
+                distiller.check_data(first_batch(self._examples))  # which builds projections
+                distiller.optimizer.build(distiller.trainable_variables)
+            distiller.load_weights(file)
+        else:
+            arrays = read_arrays(_of_student_alone(folder, epochs))
+            distiller.student.set_weights([arrays[name] for name in sorted(arrays)])
+        return distiller
 
     def run(self, candidate: Candidate, epochs: int, number: int) -> dict[str, Any]:
         """Return the record of a trial, which is run unless it is there.
@@ -289,19 +328,22 @@ class Trials:
                 record: dict[str, Any] = read_json(folder / "record.json")
                 self._seconds.append(record["seconds"])
                 return record
-            start = time.perf_counter()
+            watch = _Stopwatch(folder / "seconds.json")
             try:
-                found = self._run(candidate, epochs, folder)
+                found = self._run(candidate, epochs, folder, watch)
             except _FAILURES as error:
                 found = {"error": str(error), "score": None, "bytes": None, "latency_ms": None}
+            finally:
+                seconds = watch.keep()
             record = {
                 "format": FORMAT,
                 "candidate": vars(candidate),
                 "epochs": epochs,
-                "seconds": time.perf_counter() - start,
+                "seconds": seconds,
                 **found,
             }
             write_json(folder / "record.json", plain(record))
+            (folder / "seconds.json").unlink(missing_ok=True)
         gc.collect()
         self._seconds.append(record["seconds"])
         if self.options["verbose"]:
@@ -312,8 +354,10 @@ class Trials:
         """Return the folder of a trial."""
         return self.folder / "trials" / folder_name(candidate, epochs)
 
-    def _run(self, candidate: Candidate, epochs: int, folder: pathlib.Path) -> dict[str, Any]:
-        student = self._taught(candidate, epochs)
+    def _run(
+        self, candidate: Candidate, epochs: int, folder: pathlib.Path, watch: _Stopwatch
+    ) -> dict[str, Any]:
+        distiller = self._taught(candidate, epochs, [watch])
         seed = seed_of(self.options["seed"], str(candidate), epochs)
         keras.utils.set_random_seed(seed)
         share = epochs / self.options["epochs"]
@@ -322,7 +366,8 @@ class Trials:
             for stage in self.space.stages[candidate.stages]
         ]
         file = folder / "student.tflite"
-        model = self.write(candidate, student, stages, file)
+        model = self.write(candidate, distiller, stages, file, [watch])
+        watch.keep()
         with atomic_path(folder / "student.keras") as temporary:
             model.save(temporary)
         write_json(folder / "recipe.json", plain(self._recipe(candidate, epochs, stages)))
@@ -349,7 +394,7 @@ class Trials:
                     "search": {key: self.options[key] for key in keys},
                     "optimizer": keras.optimizers.serialize(self.optimizer(epochs)),
                     "teaching": self.space.teachings[candidate.teaching],
-                    "stages": stages_to_json(stages),
+                    "stages": configs_of_stages(stages),
                     "quantization": candidate.quantization,
                     "plan": self.options["plan"],
                 }
@@ -404,8 +449,51 @@ class Trials:
         return f"{text}, ends about {time.strftime('%H:%M', time.localtime(time.time() + left))}"
 
 
-def _decaying_adam(steps: int) -> keras.optimizers.Optimizer:
-    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps))
+def decaying_adam(steps: int, rate: float = 1e-3) -> keras.optimizers.Optimizer:
+    """Return Adam whose learning rate decays to zero.
+
+    Args:
+        steps: Steps of the training.
+        rate: The learning rate at its begin. Defaults to `1e-3`.
+    """
+    return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
+
+
+class _Stopwatch(keras.callbacks.Callback):
+    """Counts the seconds of a trial, in a file from which a killed one counts on.
+
+    Args:
+        file: The file.
+    """
+
+    def __init__(self, file: pathlib.Path) -> None:
+        super().__init__()
+        self._file = file
+        self._start = time.perf_counter() - (read_json(file) if file.exists() else 0.0)
+
+    def keep(self) -> float:
+        """Write down the seconds up to now, and return them."""
+        seconds = time.perf_counter() - self._start
+        write_json(self._file, seconds)
+        return seconds
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Write down the seconds up to now."""
+        self.keep()
+
+
+def _kept_in(folder: pathlib.Path, epochs: int) -> pathlib.Path:
+    """Return the file of what was trained for so many epochs."""
+    return folder / f"{epochs:05d}.weights.h5"
+
+
+def _of_student_alone(folder: pathlib.Path, epochs: int) -> pathlib.Path:
+    """Return the file in which earlier versions kept a student, without its distiller."""
+    return folder / f"{epochs:05d}.npz"
+
+
+def _is_kept(folder: pathlib.Path, epochs: int) -> bool:
+    return any(file(folder, epochs).exists() for file in (_kept_in, _of_student_alone))
 
 
 def _latency_on(cost: DeviceCost) -> float | None:

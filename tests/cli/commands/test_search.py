@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 
+import keras_kd as kd
 from keras_kd.cli.out_folder import _data_files
 
 
@@ -34,6 +35,24 @@ def test_a_search(keras_kd_json, keras_kd, work):
     )
     assert code == 0
     assert measured["files"][0]["accuracy"] == result["front"][0]["test"]["accuracy"]
+
+
+def test_the_learning_rate_decays_in_every_training(keras_kd, monkeypatch):
+    given = {}
+
+    def search(*data, **options):
+        given.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(kd, "search", search)
+    code, _, error = keras_kd(
+        "search", "--teacher", "big.keras", "--data", "train.npz", "--scale", "255",
+        "--validation-split", "0.3", "--learning-rate", "0.02", "--quiet",
+    )  # fmt: skip
+    assert code == 1 and "enough" in error
+    rate = given["optimizer"](50)._learning_rate
+    assert float(rate(0)) == pytest.approx(0.02)
+    assert float(rate(50)) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_test_data_of_other_classes_is_refused(keras_kd, work):

@@ -90,11 +90,48 @@ def test_hyperband_trains_the_promising_longer(tmp_path):
 def test_others_train_to_the_end(tmp_path, engine):
     asked = search(tmp_path, engine, trials=7)
     assert [epochs for _, epochs, _ in asked] == [9] * 7
-    # KerasTuner's Bayesian oracle may ask for one again, which costs nothing.
-    assert len({candidate for candidate, *_ in asked}) >= (5 if engine == "bayesian" else 7)
+    assert len({candidate for candidate, *_ in asked}) == 7
     assert search(tmp_path, engine, trials=7) == asked
     if engine == "grid":
         assert {candidate for candidate, *_ in search(tmp_path, engine)} == set(CANDIDATES)
+
+
+def test_every_candidate_is_tried_while_trials_are_left(tmp_path):
+    for seed in range(3):
+        asked = search(tmp_path, "random", trials=30, seed=seed)
+        assert len(asked) == 24 and {candidate for candidate, *_ in asked} == set(CANDIDATES)
+
+
+def test_the_last_bracket_promotes_though_candidates_run_out(tmp_path):
+    asked = search(tmp_path, "hyperband")
+    assert {candidate for candidate, *_ in asked} == set(CANDIDATES)
+    brackets = [1] * 9 + [3] * 3 + [9] + [3] * 5 + [9] * 2 + [9] * 3
+    # Seven candidates are left for the second iteration.
+    assert [epochs for _, epochs, _ in asked] == brackets + [1] * 7 + [3] * 3 + [9]
+    assert search(tmp_path, "hyperband", trials=30) == asked[:30]
+
+
+def test_a_bracket_of_a_later_iteration_has_ranks_of_its_own(tmp_path, monkeypatch):
+    many = [Candidate(f"student {i}", "a", "none", "int8") for i in range(60)]
+    monkeypatch.setattr(sys.modules[__name__], "CANDIDATES", many)
+
+    def noisy(candidate, epochs):
+        size, score = np.random.default_rng(int(candidate.student.split()[1])).uniform(0, 1, 2)
+        return {"error": None, "score": score, "bytes": 1000 + 9000 * size, "seconds": 1.0}
+
+    second = search(tmp_path, "hyperband", noisy, trials=35)[23:]
+    assert [epochs for _, epochs, _ in second] == [1] * 9 + [3] * 3
+    first = [candidate for candidate, *_ in second[:9]]
+    points = [(noisy(c, 1)["bytes"], noisy(c, 1)["score"]) for c in first]
+    assert {c for c, *_ in second[9:]} == {first[i] for i in ranked(points)[:3]}
+
+
+def test_a_candidate_that_this_process_does_not_have_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "CANDIDATES", CANDIDATES[:-1])
+    with pytest.raises(
+        ValueError, match=r"student 11 \| none \| int8, b, which is none of this process"
+    ):
+        search(tmp_path, "grid")
 
 
 def test_a_budget_counts_the_seconds_of_trials(tmp_path):

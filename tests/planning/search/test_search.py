@@ -1,3 +1,4 @@
+import functools
 import json
 import math
 import os
@@ -17,8 +18,9 @@ import keras_kd as kd
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.planning.search import results, trials
 from keras_kd.planning.search.candidates import Candidate, Space, make_space
-from keras_kd.planning.search.results import finish
-from keras_kd.planning.search.search import _candidates, _refuse_others, _seconds
+from keras_kd.planning.search.described import as_plan
+from keras_kd.planning.search.results import _report, finish, rounded_up
+from keras_kd.planning.search.search import _candidates, _engine, _refuse_others, _seconds
 from keras_kd.planning.search.trials import Trials
 from keras_kd.report.pareto import pareto_front
 
@@ -135,7 +137,7 @@ def test_what_is_too_large_is_never_trained(searched, given, tmp_path):
     strict = kd.search(**few, max_bytes=limit, max_drop=0.0, reference=2.0)
     assert strict.best is None
     nearest = min(f.drop for f in strict.tried)
-    assert f"max_drop=0.0 would have to be {nearest:,.6g}" in strict.verdict
+    assert f"max_drop=0.0 would have to be {rounded_up(nearest)}" in strict.verdict
 
 
 @pytest.mark.promise
@@ -245,16 +247,16 @@ def test_untrained_files_are_timed_as_trained_ones(monkeypatch):
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        ({"max_bytes": 50}, r"`max_bytes`: the smallest file.*\(small \|.*has 100 bytes"),
+        ({"max_bytes": 50}, r"`max_bytes`: the smallest file.*\(small \|.*has 1,234,561 bytes"),
         ({"max_latency_ms": 0.5}, r"`max_latency_ms`: the fastest file.*\(large \|.*has 1 ms"),
         (
-            {"max_latency_ms": 2.0, "max_bytes": 150},
+            {"max_latency_ms": 2.0, "max_bytes": 1_300_000},
             r"`max_latency_ms` together with `max_bytes`: the fastest file.*\(small \|.*has 9 ms",
         ),
     ],
 )
 def test_the_file_that_comes_nearest_to_a_limit_is_called_what_it_is(limits, said):
-    files = {"small": (100, 9.0), "large": (200, 1.0)}
+    files = {"small": (1_234_561, 9.0), "large": (2_000_000, 1.0)}
     made = [Candidate(name, "way", "none", "int8") for name in files]
     figures = {name: {"bytes": b, "latency_ms": t} for name, (b, t) in files.items()}
     run = SimpleNamespace(
@@ -289,6 +291,211 @@ def test_the_best_file_is_tested_beside_the_front_too(tmp_path, monkeypatch):
     assert {file.folder.name: file.test["file"] for file in found.tried} == {
         "slow": "slow", "fast": "fast",
     }  # fmt: skip
+
+
+def found_file(candidate="small", **figures):
+    made = Candidate(candidate, "way", "none", "int8")
+    given = {"metric": 0.9, "drop": 0.5, "bytes": 1_234_561, "zipped_bytes": 1, "latency_ms": 0.7}
+    folder = pathlib.Path("x") / candidate
+    return results.FoundFile(made, 1, seconds=10.0, folder=folder, **{**given, **figures})
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(1_234_561, "1,234,561"), (0.1, "0.1"), (1.23456001, "1.23457"), (2.0, "2"), (1e-7 / 3, None)],
+)
+def test_limits_that_are_told_are_large_enough(number, said):
+    text = rounded_up(number)
+    assert number <= float(text.replace(",", "")) <= number * 1.00001
+    assert said is None or text == said
+    limits = {"max_bytes": 1_000_000, "max_drop": 0.1, "max_latency_ms": None}
+    tried = [found_file(bytes=1_234_561, drop=0.01)]
+    _, verdict = results._judge(tried, {**limits, "metric": "accuracy"}, "bytes", 1)
+    assert "max_bytes=1,000,000 would have to be 1,234,561 (small" in verdict
+
+
+def test_the_page_shows_the_latency_that_the_search_used(tmp_path):
+    found = found_file()
+    measured = {
+        "bytes": 10, "zipped_bytes": 9, "latency_ms": 5.0, "latency_p90_ms": 6.0, "latency_runs": 3,
+        "agreement": 1.0, "accuracy": 0.9, "path": "student.tflite", "operators": {},
+    }  # fmt: skip
+    run = SimpleNamespace(
+        reference=lambda: {"measured": measured},
+        options={"plan": {"teachings": {}, "stages": {}, "options": {}}, "device": "u55"},
+    )
+    found = results.SearchResult(
+        tmp_path, (found,), (found,), (("bad", "error"),), found, "Good.", 0.9, tmp_path / "a.html"
+    )
+    page = _report(run, found, {"small": measured}, 110.0)
+    files = [row["file"] for row in page["models"]]
+    assert [file["latency_ms"] for file in files] == [None, 0.7]
+    assert all(file["latency_p90_ms"] is None for file in files)
+    assert "estimates for u55" in page["notes"][-1]
+    assert page["seconds"] == {"all trials": 110.0}  # those that failed as well
+    run.options["device"] = None
+    file = _report(run, found, {"small": measured}, 110.0)["models"][1]["file"]
+    assert (file["latency_ms"], file["latency_p90_ms"], file["latency_runs"]) == (5.0, 6.0, 3)
+    page["notes"].pop()
+    results.write_report(page, tmp_path)
+
+
+def test_more_trials_keep_the_engine(tmp_path):
+    (tmp_path / "search.json").write_text('{"format": "f", "plan": {}}')
+    assert _engine(tmp_path, None, 24, 9, 12) == "random"
+    assert _engine(tmp_path, None, 24, 9, 24) == "random"
+    assert _engine(tmp_path, "random", 24, 9, 24) == "random"
+    with pytest.raises(ValueError, match="other arguments: engine"):
+        _engine(tmp_path, "hyperband", 24, 9, 24)
+    assert json.loads((tmp_path / "search.json").read_text())["plan"] == {}
+
+
+def constant(value):
+    return lambda epoch: value
+
+
+def test_functions_of_one_name_are_told_apart(tmp_path):
+    def plan(*functions):
+        return as_plan({"teachings": {"way": functions}})
+
+    file = tmp_path / "search.json"
+    pairs = [
+        (lambda epoch: 0.1, lambda epoch: 0.9),
+        (constant(0.1), constant(0.9)),
+        (constant(tf.constant(0.1)), constant(tf.constant(0.9))),
+        (lambda epoch, most=1: most, lambda epoch, most=2: most),
+        (functools.partial(constant, 1), functools.partial(constant, 2)),
+    ]
+    for one, other in pairs:
+        _refuse_others(file, plan(one), plan(one))
+        with pytest.raises(ValueError, match="other arguments: teachings"):
+            _refuse_others(file, plan(one), plan(other))
+    same = [lambda epoch: {"a", "b"}, lambda epoch: {"a", "b"}]
+    assert plan(same[0]) == plan(same[1])
+
+    def factorial(n):
+        return n * factorial(n - 1) if n else 1
+
+    assert plan(factorial) == plan(factorial)
+    # A search of before functions had hashes goes on.
+    earlier = {"teachings": {"way": [pairs[0][0].__qualname__, "partial"]}}
+    _refuse_others(file, earlier, plan(pairs[0][0], pairs[-1][0]))
+
+
+def teaching_space(**way):
+    stages = {"8 bits": [kd.QuantizeAware(1)]}
+    ways = {"way": {"distillation_losses": kd.losses.KLDivergence(1.0), **way}}
+    students = {"two": lambda: network(2, "two")}
+    return Space(students, ways, stages, [("8 bits", "int8")], [])
+
+
+def trials_of(folder, space, train, **options):
+    given = {
+        "optimizer": None, "epochs": 1, "seed": 0, "cache_teacher": False, "exporting": {},
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "device": None,
+    }  # fmt: skip
+    run = Trials(
+        folder, network(4, "teacher"), space, train, train, {**OPTIONS, **given, **options}
+    )
+    run.prepare()
+    return run
+
+
+@pytest.mark.promise
+def test_stages_are_taught_by_the_trained_distiller(tmp_path, monkeypatch):
+    def objective_of(distiller):
+        objective = distiller.objective.without_missing_hints(distiller.student)
+        projections = [x for layer in distiller.objective.layers for x in layer.get_weights()]
+        return objective.distillation_loss_weights, objective.student_loss_weight, projections
+
+    falling = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.0)
+    losses = [kd.losses.KLDivergence(1.0), kd.Hint("conv", "conv")]
+    way = {"distillation_losses": losses, "distillation_loss_weights": "balanced"}
+    space = teaching_space(**way, student_loss_weight=falling)
+    run = trials_of(tmp_path, space, images(64, 0))
+    candidate = Candidate("two", "way", "8 bits", "int8")
+    assert "error" not in run.untrained(candidate)
+    trained = []
+    fit = Distiller.fit
+    monkeypatch.setattr(Distiller, "fit", lambda d, *a, **k: trained.append(d) or fit(d, *a, **k))
+    for _ in range(2):  # taught, and read
+        restored = run._taught(candidate, 1)
+        assert len(trained) == 1 and restored is not trained[0]
+        weights, of_labels, projections = objective_of(restored)
+        expected = objective_of(trained[0])
+        assert weights == pytest.approx(expected[0]) and weights[1] not in (0.0, 1.0)
+        assert of_labels == pytest.approx(0.8)  # two of ten steps
+        assert projections
+        for ours, theirs in zip(projections, expected[2], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        for ours, theirs in zip(
+            restored.student.get_weights(), trained[0].student.get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+    file = tmp_path / "student.tflite"
+    run.write(candidate, restored, [kd.QuantizeAware(1)], file)
+    assert file.exists()
+    # An earlier version kept the student alone.
+    (kept,) = tmp_path.glob("trainings/*/00001.weights.h5")
+    kept.unlink()
+    values = restored.student.get_weights()
+    np.savez(kept.with_name("00001.npz"), **{f"{i:06d}": x + 1 for i, x in enumerate(values)})
+    for ours, old in zip(run._taught(candidate, 1).student.get_weights(), values, strict=True):
+        np.testing.assert_array_equal(ours, old + 1)
+
+
+def test_seconds_before_a_kill_count(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(trials.time, "perf_counter", lambda: clock[0])
+    kept = []
+
+    def trial(candidate, epochs, folder, watch):
+        clock[0] += 3.0
+        watch.on_epoch_end(0)
+        kept.append(json.loads((folder / "seconds.json").read_text()))
+        if len(kept) == 1:
+            clock[0] += 1.0
+            raise KeyboardInterrupt
+        return {"error": None, "score": 1.0, "bytes": 1, "zipped_bytes": 1, "latency_ms": 1.0}
+
+    run = SimpleNamespace(
+        trial_folder=lambda candidate, epochs: tmp_path, _seconds=[], _run=trial, options=OPTIONS
+    )
+    candidate = Candidate("a", "b", "c", "d")
+    with pytest.raises(KeyboardInterrupt):
+        Trials.run(run, candidate, 1, 1)
+    clock[0] += 100.0  # in which nothing runs
+    assert Trials.run(run, candidate, 1, 1)["seconds"] == 7.0
+    assert kept == [3.0, 7.0]
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".json"] == ["record.json"]
+
+
+def test_batches_of_a_py_dataset_are_shuffled(tmp_path):
+    class Sorted(keras.utils.PyDataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return np.zeros((2, 8, 8, 1), "float32"), np.full(2, index)
+
+    run = trials_of(tmp_path, teaching_space(), Sorted())
+    orders = [
+        [int(data[i][1][0]) for i in range(8)] for data in map(run.train.make, (1, 1, 2), (0,) * 3)
+    ]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(8)) != orders[0]
+    dataset = tf.data.Dataset.from_tensor_slices(images(6, 0)).batch(3)
+    assert trials_of(tmp_path, teaching_space(), dataset).train is dataset
+
+
+@pytest.mark.promise
+def test_sorted_arrays_are_mixed_beside_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "_BUFFER", 32)
+    x, y = images(960, 0)
+    order = np.argsort(y, kind="stable")
+    run = trials_of(tmp_path, teaching_space(), (x[order], y[order]), cache_teacher=True)
+    labels = [batch[1].numpy() for batch in run.train.make(0, 0)]
+    assert all(len({*batch}) == 3 for batch in labels)
+    assert sorted(np.concatenate(labels)) == sorted(y)
 
 
 def test_other_folders_are_refused(given, tmp_path):
