@@ -4,14 +4,15 @@
 
 The teacher is the kept file of `benchmarks/cifar10_teacher.py`, or any other that
 `kd.teachers.load` reads. It answers once, for `--views` augmented passes over 45,000 training
-images. The last 5,000 are held out: settings are chosen on them. The student is the teacher's
-network with fewer channels. It is trained with and without the teacher, with the same images,
-epochs and seeds, then exported to int8 and, after `kd.QuantizeAware(weight_bits=4)`, to int4. Every
-file is measured on all 10,000 test images. Each part is kept in `--out`; the same command resumes.
-Prints a Markdown table.
+images. The last 5,000 are held out: settings are chosen on them. A student is the teacher's network
+with fewer channels, `32-64-78` in its three stages. It is trained with and without the teacher, on
+the same images, with the same epochs and seeds, then exported to int8 and, after
+`kd.QuantizeAware(weight_bits=4)`, to int4. Every file is measured on all 10,000 test images. Each
+part is kept in `--out`; the same command resumes. Prints a Markdown table.
 """
 
 import argparse
+import itertools
 import pathlib
 import time
 
@@ -22,10 +23,13 @@ from kept_results import check_settings, once, spread, write_results
 
 import keras_kd as kd
 
-WIDTHS = [32, 64, 78]
+# The channels of the stages: below 98,496 bytes, and the smallest file above 85 %.
+STUDENTS = ("32-64-78", "16-32-40")
 RATE = 0.04
 BATCH = 256
 CALIBRATION = 640
+# Arguments on which no result depends.
+FREE = ("out", "students", "seeds", "kinds")
 
 
 def student_of(images, widths, depth=1):
@@ -81,37 +85,37 @@ class Run:
             check_inputs=False,
         )
 
-    def student(self, seed, taught):
-        """Return a trained student."""
-        path = self.folder / f"{'taught' if taught else 'alone'}_{seed}.keras"
+    def trained(self, name, channels, seed, labels):
+        """Return a trained student; `labels` is their weight."""
+        path = self.folder / f"{name}.keras"
         if path.exists():
             return keras.models.load_model(path)
         keras.utils.set_random_seed(seed)
-        student = student_of(self.train[0], self.chosen.widths)
+        student = student_of(self.train[0], [int(width) for width in channels.split("-")])
         steps = self.chosen.epochs * (len(self.train[0]) // BATCH)
         optimizer = decaying_muon(steps, self.chosen.rate)
-        distiller = compiled(self.teacher, student, optimizer, 0.1 if taught else 1.0)
+        distiller = compiled(self.teacher, student, optimizer, labels)
         data = self.taught()
         distiller(next(iter(data))[0])
         distiller.fit(
             data,
             validation_data=self.held_out,
             epochs=self.chosen.epochs,
-            callbacks=[kd.BackupAndRestore(self.folder / f"{path.stem}.backup")],
+            callbacks=[kd.BackupAndRestore(self.folder / f"{name}.backup")],
             verbose=2,
         )
         student.save(path)
         return student
 
-    def quantized(self, seed, taught, student):
+    def quantized(self, name, student, seed, labels):
         """Return the student after training for 4-bit weights."""
         keras.utils.set_random_seed(seed)
         epochs = self.chosen.quantize_epochs
         steps = epochs * (len(self.train[0]) // BATCH)
         rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
         stage = kd.QuantizeAware(epochs=epochs, weight_bits=4, ranges="mse", learning_rate=rate)
-        distiller = compiled(self.teacher, student, "adam", 0.1 if taught else 1.0)
-        folder = self.folder / f"{'taught' if taught else 'alone'}_{seed}_4_bits"
+        distiller = compiled(self.teacher, student, "adam", labels)
+        folder = self.folder / f"{name}_4_bits"
         return kd.compress(distiller, self.taught(), stages=[stage], path=folder, verbose=2)
 
     def measured(self, name, model, quantization):
@@ -125,39 +129,39 @@ class Run:
             for part, data in (("held_out", self.held_out), ("test", self.test))
         }
 
-    def rows(self, seed, taught):
+    def files(self, kind, channels, seed):
         """Return the files of one student."""
         start = time.time()
-        student = self.student(seed, taught)
-        name = f"{'taught' if taught else 'alone'}_{seed}"
+        name, labels = f"{kind}_{channels}_{seed}", 0.1 if kind == "taught" else 1.0
+        student = self.trained(name, channels, seed, labels)
         found = {
             form: self.measured(f"{name}_{form}", student, form) for form in ("float32", "int8")
         }
-        four_bits = self.quantized(seed, taught, student)
+        four_bits = self.quantized(name, student, seed, labels)
         found["int4"] = self.measured(f"{name}_int4", four_bits, "int4")
         return {**found, "seconds": round(time.time() - start)}
 
 
-def files_of(results, kind, form="int4"):
+def files_of(results, kind, channels=STUDENTS[0], form="int4"):
     """Return the files of all seeds in one form; `kind` is `"taught"` or `"alone"`."""
-    return [files[form] for key, files in results.items() if key.startswith(kind)]
+    start = f"{kind}_{channels}_"
+    return [files[form] for key, files in results.items() if key.startswith(start)]
 
 
 def table_of(results):
-    """Return the Markdown table of `{"taught_0": files, ...}`."""
+    """Return the Markdown table of `{"taught_32-64-78_0": files, ...}`."""
     lines = [
-        "| student | file | bytes | held out, % | test, % | seeds |",
-        "|---|---|---|---|---|---|",
-        "| published ResNet8 | int8 | 98,496 |  | 86.97 | 1 |",
+        "| channels | training | file | bytes | held out, % | test, % | seeds |",
+        "|---|---|---|---|---|---|---|",
+        "| ResNet8 | as published | int8 | 98,496 |  | 86.97 | 1 |",
     ]
-    for kind in ("alone", "taught"):
+    names = sorted({tuple(key.split("_")[1::-1]) for key in results}, reverse=True)
+    for channels, kind in names:
         for form in ("float32", "int8", "int4"):
-            rows = files_of(results, kind, form)
-            if not rows:
-                continue
+            rows = files_of(results, kind, channels, form)
             size = max(row["bytes"] for row in rows)
             means = [spread([row[part] for row in rows]) for part in ("held_out", "test")]
-            cells = [kind, form, f"{size:,}", *means, str(len(rows))]
+            cells = [channels, kind, form, f"{size:,}", *means, str(len(rows))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -166,7 +170,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("exports/cifar10"))
-    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--students", nargs="+", default=STUDENTS, metavar="CHANNELS")
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--quantize-epochs", type=int, default=4)
@@ -177,15 +181,13 @@ def main():
     parser.add_argument("--kinds", nargs="+", default=["taught", "alone"])
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    settings = {k: v for k, v in vars(chosen).items() if k not in ("out", "seeds", "kinds")}
+    settings = {k: v for k, v in vars(chosen).items() if k not in FREE}
     check_settings(chosen.out, settings)
     run, results = Run(chosen), {}
-    for seed in chosen.seeds:
-        for kind in chosen.kinds:
-            path = chosen.out / f"{kind}_{seed}.json"
-            results[f"{kind}_{seed}"] = once(
-                path, lambda seed=seed, kind=kind: run.rows(seed, kind == "taught")
-            )
+    for of_one in itertools.product(chosen.kinds, chosen.students, chosen.seeds):
+        name = "_".join(map(str, of_one))
+        path = chosen.out / f"{name}.json"
+        results[name] = once(path, lambda of_one=of_one: run.files(*of_one))
     table = table_of(results)
     print(table)
     write_results(chosen.out, table, results)

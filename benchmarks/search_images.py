@@ -106,7 +106,7 @@ def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
         validation,
         cifar10_teacher.load("test", "float32"),
         lambda width, depth: cifar10_students.student_of(
-            train[0], [width * of_32 // 32 for of_32 in cifar10_students.WIDTHS], depth
+            train[0], [width * of_32 // 32 for of_32 in (32, 64, 78)], depth
         ),
         (12, 16, 24, 32),
         lambda steps: cifar10_teacher.decaying_muon(steps, cifar10_students.RATE),

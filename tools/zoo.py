@@ -128,9 +128,9 @@ RECIPES = {
         "float32 images, 32x32x3, from 0 to 255 (airplane, automobile, bird, cat, deer, dog, frog, "
         "horse, ship, truck)",
         "python benchmarks/cifar10_students.py "
-        "--teacher exports/reference/cifar10_teacher.tflite --kinds taught",
-        "exports/cifar10/taught_0_int4.tflite",
-        "exports/cifar10/taught_0_4_bits/stage_1_quantize_aware.keras",
+        "--teacher exports/reference/cifar10_teacher.tflite --students 32-64-78 --kinds taught",
+        "exports/cifar10/taught_32-64-78_0_int4.tflite",
+        "exports/cifar10/taught_32-64-78_0_4_bits/stage_1_quantize_aware.keras",
         of_split("cifar10"),
     ),
     "digits_5kb": Recipe(

@@ -26,15 +26,17 @@ def files(bytes_, test):
 
 def test_table_has_a_row_for_each_form_with_the_spread_of_the_seeds(benchmark):
     results = {
-        "taught_0": files(100, 89.0),
-        "taught_1": files(102, 90.0),
-        "alone_0": files(98, 88.0),
+        "alone_8-8_0": files(98, 88.0),
+        "taught_8-8_0": files(100, 89.0),
+        "taught_8-8_1": files(102, 90.0),
+        "taught_4-4_0": files(50, 80.0),
     }
     rows = benchmark.table_of(results).splitlines()
-    assert len(rows) == 9
-    assert rows[2] == "| published ResNet8 | int8 | 98,496 |  | 86.97 | 1 |"
-    assert rows[5] == "| alone | int4 | 98 | 89.00 | 88.00 | 1 |"
-    assert rows[8] == "| taught | int4 | 102 | 90.50 ± 0.71 | 89.50 ± 0.71 | 2 |"
+    assert len(rows) == 12
+    assert rows[2] == "| ResNet8 | as published | int8 | 98,496 |  | 86.97 | 1 |"
+    assert rows[5] == "| 8-8 | taught | int4 | 102 | 90.50 ± 0.71 | 89.50 ± 0.71 | 2 |"
+    assert rows[8] == "| 8-8 | alone | int4 | 98 | 89.00 | 88.00 | 1 |"
+    assert rows[11] == "| 4-4 | taught | int4 | 50 | 81.00 | 80.00 | 1 |"
 
 
 def test_augmentation_shifts_and_mirrors_whole_batches_of_bytes(benchmark):
@@ -117,6 +119,11 @@ def test_the_page_quotes_the_kept_results(benchmark):
     assert f"{98_496 - max(file['bytes'] for file in int4):,} bytes smaller" in page
     more = statistics.mean(file["test"] for file in int4) - 86.97
     assert f"{more:.2f} percentage points more" in page
+    alone = benchmark.files_of(students, "alone")
+    gain = statistics.mean(f["test"] for f in int4) - statistics.mean(f["test"] for f in alone)
+    assert f"worth {gain:.2f} percentage points** in the 4-bit file, {len(alone)} seeds" in page
+    (small,) = benchmark.files_of(students, "taught", "16-32-40")
+    assert small["test"] >= 85.0 and f"has {small['bytes']:,} bytes" in page
 
 
 def test_the_kept_teacher_has_its_accuracy_on_a_part_of_the_test_images(load_script):
