@@ -173,7 +173,8 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
                     f"'{wholes[0]['title']}' is of {_shown(wholes[0][key])}, '{whole['title']}' "
                     f"of {_shown(whole[key])}. Write a page for each."
                 )
-    counts = {model.get("samples") for whole in wholes for model in whole["models"]} - {None}
+    several = wholes if len(wholes) > 1 else []
+    counts = {model.get("samples") for whole in several for model in whole["models"]} - {None}
     if len(counts) > 1 and not wholes[0]["dataset"]:
         raise ValueError(
             "Results of different numbers of samples, without the name of a dataset, cannot be "

@@ -402,6 +402,9 @@ def test_other_numbers_of_samples_are_told_or_refused(result, other):
             model["samples"] = samples
     assert any("50 and 10,000 samples" in note for note in merge([result, other])["notes"])
     result["dataset"] = other["dataset"] = ""
+    result["models"][-1]["samples"] = 9_000
+    assert merge([result])["notes"] == result["notes"]  # a run of its own
+    result["models"][-1]["samples"] = 10_000
     with pytest.raises(ValueError, match=r"different numbers of samples.*\[50, 10000\]"):
         merge([result, other])
 

@@ -181,7 +181,7 @@ def _oracle(
             if engine == "bayesian" and values and self._duplicate(values):
                 values = self._random_values()
             names = ("tuner/bracket", "tuner/round")
-            iteration = getattr(self, "_current_iteration", 0)
+            iteration = self._current_iteration if engine == "hyperband" else 0
             begun = (iteration, *map(values.get, names)) if values else None
             # What is promoted, and when a bracket begins, does not depend on which of several
             # workers is the faster: a round begins once the one before is complete.
