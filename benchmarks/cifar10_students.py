@@ -32,6 +32,11 @@ CALIBRATION = 640
 FREE = ("out", "students", "seeds", "kinds")
 
 
+def widths_of(channels):
+    """Return the numbers of `32-64-78`."""
+    return [int(width) for width in channels.split("-")]
+
+
 def student_of(images, widths, depth=1):
     """Return the teacher's network with fewer channels, and ReLU instead of GELU."""
     return network(images, widths, depth, "relu", "student")
@@ -91,7 +96,7 @@ class Run:
         if path.exists():
             return keras.models.load_model(path)
         keras.utils.set_random_seed(seed)
-        student = student_of(self.train[0], [int(width) for width in channels.split("-")])
+        student = student_of(self.train[0], widths_of(channels))
         steps = self.chosen.epochs * (len(self.train[0]) // BATCH)
         optimizer = decaying_muon(steps, self.chosen.rate)
         distiller = compiled(self.teacher, student, optimizer, labels)

@@ -100,13 +100,14 @@ def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
     seen = [batch for _ in range(views) for batch in data]
     x, y = (np.concatenate(part) for part in zip(*seen, strict=True))
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(cifar10_students.BATCH)
+    largest = cifar10_students.widths_of(cifar10_students.STUDENTS[0])
     return Task(
         cifar10_students.log_teacher(teacher or KEPT / "cifar10_teacher.tflite"),
         batches.map(lambda image, label: (tf.cast(image, "float32"), label)),
         validation,
         cifar10_teacher.load("test", "float32"),
         lambda width, depth: cifar10_students.student_of(
-            train[0], [width * of_32 // 32 for of_32 in (32, 64, 78)], depth
+            train[0], [width * each // largest[0] for each in largest], depth
         ),
         (12, 16, 24, 32),
         lambda steps: cifar10_teacher.decaying_muon(steps, cifar10_students.RATE),

@@ -288,7 +288,14 @@ def compare(
     for batch in with_progress(batches, "Comparing", verbose):
         given = runtime.predict(batch.inputs)[names[position]]
         reference, masks = answer(batch.x)
-        weights = by_output(batch.sample_weight, names, "sample weights", True, None, answer.places)
+        weights = by_output(
+            batch.sample_weight,
+            names,
+            "sample weights",
+            others=True,
+            alone=None,
+            places=answer.places,
+        )
         scores.add(given, None, reference, positions.counted(batch, given, masks, weights))
         if layers is not None:
             layers.add([batch])

@@ -159,10 +159,17 @@ def evaluate_tflite(
         outputs = runtime.predict(batch.inputs)
         reference, masks = (None, None) if answer is None else answer(batch.x)
         places = None if answer is None else answer.places
-        labels = by_output(batch.y, names, "labels", joint is not None, position, places)
+        labels = by_output(
+            batch.y, names, "labels", others=joint is not None, alone=position, places=places
+        )
         # As in Keras, weights that are one array are those of every output.
         weights = by_output(
-            batch.sample_weight, names, "sample weights", asked is None, None, places
+            batch.sample_weight,
+            names,
+            "sample weights",
+            others=asked is None,
+            alone=None,
+            places=places,
         )
         if asked is not None:
             asked.add(labels, [outputs[name] for name in names], weights, masks)

@@ -133,7 +133,7 @@ def _latency_text(file: Mapping[str, Any]) -> str:
 
 
 def _value(title: str, result: TFLiteResult, metric: str) -> float:
-    known = {**(getattr(result, "metrics", None) or {})}
+    known = dict(getattr(result, "metrics", None) or {})
     if result.accuracy is not None:  # a metric of that name may have another threshold
         known["accuracy"] = result.accuracy
     known = {name: value for name, value in known.items() if value is not None}

@@ -206,7 +206,7 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
     if len(counts) > 1:
         shown = " and ".join(f"{count:,}" for count in sorted(counts))
         merged["notes"].append(
-            f"The models were measured on {shown} samples: their accuracies are not of the same."
+            f"The models were measured on {shown} samples: compare their accuracies with care."
         )
     if len({str(run["environment"]) for run in runs}) > 1:
         merged["notes"].append(

@@ -9,7 +9,7 @@ import os
 import pathlib
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -135,6 +135,20 @@ def numbers_from_json(content: Any) -> Any:
     return math.nan if content is None else content
 
 
+def object_as_json(value: Any, known: Callable[[Any], Any]) -> Any:
+    """Return an object as its arguments, or as its name where it has none.
+
+    Args:
+        value: The object.
+        known: What becomes of the objects among its arguments.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(vars(value), known)
+    if hasattr(value, "get_config"):
+        return {"class": type(value).__name__, "config": plain(config_of(value), known)}
+    return getattr(value, "__qualname__", None) or type(value).__name__
+
+
 def as_json(content: Any) -> Any:
     """Return `content` as it comes back from a JSON file.
 
@@ -142,10 +156,6 @@ def as_json(content: Any) -> Any:
     """
 
     def known(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return plain(vars(value), known)
-        if hasattr(value, "get_config"):
-            return {"class": type(value).__name__, "config": plain(config_of(value), known)}
-        return getattr(value, "__qualname__", None) or type(value).__name__
+        return object_as_json(value, known)
 
     return plain(content, known)

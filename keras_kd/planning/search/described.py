@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -12,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.compression.running.student_files import config_of
+from keras_kd.compression.running.student_files import object_as_json
 from keras_kd.models.layers import identity_of
 from keras_kd.system.json_values import plain
 
@@ -44,11 +43,7 @@ def as_plan(content: Any) -> Any:
             return plain(value.numpy(), known)
         if open_functions and isinstance(value, keras.Model):  # names of layers are numbered
             return identity_of(value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return plain(vars(value), known)
-        if hasattr(value, "get_config"):
-            return {"class": type(value).__name__, "config": plain(config_of(value), known)}
-        return getattr(value, "__qualname__", None) or type(value).__name__
+        return object_as_json(value, known)
 
     return plain(content, known)
 

@@ -228,7 +228,7 @@ class Trials:
             with tempfile.TemporaryDirectory() as temporary:
                 file = pathlib.Path(temporary) / "student.tflite"
                 try:
-                    # Without training there are no weights that "balanced" could measure.
+                    # "balanced" measures its weights in a training, and there was none.
                     way = {"distillation_loss_weights": None}
                     distiller = self.distiller(student, candidate.teaching, **way)
                     self.write(candidate, distiller, stages, file)
@@ -273,9 +273,9 @@ class Trials:
         epochs: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> Distiller:
-        """Return the distiller after so many epochs, trained by whoever needs it first.
+        """Return the distiller after `epochs` epochs; the first trial that needs it trains it.
 
-        The stages go on with it: with its projections, its step, and the weights that it measured.
+        Stages continue with its projections, its step and its measured weights.
         """
         seed = seed_of(self.options["seed"], candidate.student, candidate.teaching)
         what = (candidate.student, candidate.teaching, *([epochs] if self._apart else []))
@@ -454,7 +454,7 @@ def decaying_adam(steps: int, rate: float = 1e-3) -> keras.optimizers.Optimizer:
 
     Args:
         steps: Steps of the training.
-        rate: The learning rate at its begin. Defaults to `1e-3`.
+        rate: The learning rate at the start. Defaults to `1e-3`.
     """
     return keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(rate, steps))
 

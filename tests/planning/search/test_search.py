@@ -377,7 +377,7 @@ def test_functions_of_one_name_are_told_apart(tmp_path):
         return n * factorial(n - 1) if n else 1
 
     assert plan(factorial) == plan(factorial)
-    # A search of before functions had hashes goes on.
+    # Earlier versions kept the names of functions alone: their searches are resumed.
     earlier = {"teachings": {"way": [pairs[0][0].__qualname__, "partial"]}}
     _refuse_others(file, earlier, plan(pairs[0][0], pairs[-1][0]))
 
