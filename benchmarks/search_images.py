@@ -3,8 +3,9 @@
     python benchmarks/search_images.py fashion_mnist --budget 2h
     python benchmarks/search_images.py cifar10 --budget 12h
 
-The students are of the family of the hand-made one, in several widths and two depths. All see the
-same augmented views of the training images, with the optimizer that the hand-made student had.
+The students are of the family of the hand-made one, in several widths and two depths, in files no
+larger than its own. All see the same augmented views of the training images, with the optimizer
+that the hand-made student had.
 Files are chosen by the last 5,000 training images; the test images are used once, for the files of
 the front. Without `--teacher` the teacher of `benchmarks/fashion_mnist.py` is trained for 6 epochs;
 that of CIFAR-10 is the kept file of `benchmarks/cifar10_teacher.py`. Prints a Markdown table. Rerun
@@ -48,6 +49,7 @@ class Task:
         test: What the files of the front are measured on.
         student: Returns an untrained student of a width and a depth.
         widths: The widths.
+        max_bytes: The largest file.
         optimizer: Returns the optimizer of the hand-made student for a number of steps.
     """
 
@@ -57,6 +59,7 @@ class Task:
     test: Any
     student: Callable
     widths: tuple[int, ...]
+    max_bytes: int
     optimizer: Callable
 
 
@@ -85,7 +88,8 @@ def fashion_mnist(teacher, folder):
         evaluation_dataset(data.validation),
         models.test,
         fashion_student,
-        (8, 12, 16, 24),
+        (8, 12, 16, 20, 24),
+        60_000,
         lambda steps: momentum_optimizer(0.1, recipe.student_weight_decay, steps),
     )
 
@@ -110,6 +114,7 @@ def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
             train[0], [width * each // largest[0] for each in largest], depth
         ),
         (12, 16, 24, 32),
+        98_496,
         lambda steps: cifar10_teacher.decaying_muon(steps, cifar10_students.RATE),
     )
 
@@ -125,6 +130,7 @@ def search(task, folder, budget, trials=None):
         task.train,
         task.validation,
         students=task.student,
+        max_bytes=task.max_bytes,
         widths=task.widths,
         depths=(1, 2),
         test_data=task.test,
