@@ -61,7 +61,9 @@ def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:
         _compare_classes(model, teacher)
     full["schema_version"] = SCHEMA_VERSION
     full["headline"] = headline(models)
-    full["pareto_fronts"] = {cost: front_keys(models, cost) for cost in COSTS}
+    full["pareto_fronts"] = {
+        cost: front_keys(models, cost, full.get("chosen_by")) for cost in COSTS
+    }
     return full
 
 

@@ -45,6 +45,11 @@ def change_text(drop_points: float | None) -> str:
     return f"{'−' if rounded > 0 else '+'}{abs(rounded):.2f}"
 
 
+def metric_text(value: float | None) -> str:
+    """Write a metric other than accuracy with four digits: `"0.8312"`, `"12.35"`."""
+    return ABSENT if value is None else f"{value:.4g}"
+
+
 def ratio_text(ratio: float | None) -> str:
     """Write a ratio to the teacher: 0.0091 is `"1/110"`, 0.83 is `"0.83×"`."""
     if ratio is None:

@@ -9,9 +9,9 @@ from typing import Any
 from keras_kd.report import numbers
 from keras_kd.report.classes import class_rows, confusion_tables
 from keras_kd.report.derive import lead
-from keras_kd.report.pareto import cost_of, drawable
+from keras_kd.report.pareto import cost_of, drawable, merit_of
 from keras_kd.report.plots.curve_plots import training_curves
-from keras_kd.report.plots.front_plot import accuracy_against, letters
+from keras_kd.report.plots.front_plot import draw_front, letters
 from keras_kd.report.plots.reliability_plot import (
     LEAST_SAMPLES,
     calibrated_on,
@@ -19,9 +19,9 @@ from keras_kd.report.plots.reliability_plot import (
 )
 
 _FRONT_TITLES = {
-    "zipped_bytes": "Accuracy against the zipped size",
-    "bytes": "Accuracy against the size of the file",
-    "latency_ms": "Accuracy against latency",
+    "zipped_bytes": "against the zipped size",
+    "bytes": "against the size of the file",
+    "latency_ms": "against latency",
 }
 
 
@@ -48,6 +48,7 @@ def environment(finalize: Any = None) -> Any:
         signed=numbers.signed_points_text,
         count=numbers.count_text,
         unbroken=lambda text: re.sub(r"(?<=\d) (?=%|[kMG]?B\b|ms\b|points?\b)", "\u00a0", text),
+        metric=numbers.metric_text,
         ms=numbers.milliseconds_text,
         percent=numbers.percent_text,
         ratio=numbers.ratio_text,
@@ -67,6 +68,7 @@ def render_page(result: dict[str, Any]) -> str:
     """
     models = result["models"]
     files = [model for model in models if model["file"] is not None]
+    metrics = list(dict.fromkeys(name for model in models for name in model.get("metrics") or ()))
     text = (
         environment()
         .get_template("report.html")
@@ -76,6 +78,8 @@ def render_page(result: dict[str, Any]) -> str:
             lead=lead(result),
             files=files,
             letters=letters(models),
+            metrics=metrics,
+            judged=not metrics or any(model["accuracy"]["mean"] is not None for model in models),
             operators=sorted({name for model in files for name in model["file"]["operators"]}),
             fronts=_fronts(result),
             curves=training_curves(models),
@@ -97,17 +101,17 @@ def render_page(result: dict[str, Any]) -> str:
 
 def _fronts(result: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the plot of each cost, and in words which models are on its front."""
-    found = []
+    found, by = [], result.get("chosen_by")
     for cost, title in _FRONT_TITLES.items():
-        svg = accuracy_against(cost, result["models"])
+        svg = draw_front(cost, result["models"], by)
         if svg is None:
             continue
-        shown = drawable(result["models"], cost)
+        shown = drawable(result["models"], cost, by)
         keys = result["pareto_fronts"][cost]
-        described = {model["key"]: _described(model, cost) for model in shown}
+        described = {model["key"]: _described(model, cost, by) for model in shown}
         found.append(
             {
-                "title": title,
+                "title": f"{'Accuracy' if by is None else by['metric']} {title}",
                 "svg": svg,
                 "on": [(key, described[key]) for key in keys],
                 "off": [(key, text) for key, text in described.items() if key not in keys],
@@ -116,12 +120,18 @@ def _fronts(result: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _described(model: Mapping[str, Any], cost: str) -> str:
+def _described(model: Mapping[str, Any], cost: str, by: Mapping[str, str] | None) -> str:
     value = cost_of(model, cost)
     text = f"{numbers.milliseconds_text(value)} ms" if cost == "latency_ms" else (
         numbers.bytes_text(value)
     )  # fmt: skip
-    return f"{model['title']} ({numbers.percent_text(model['accuracy']['mean'], 2)}, {text})"
+    merit = merit_of(model, by)
+    shown = (
+        numbers.percent_text(merit, 2)
+        if by is None
+        else f"{by['metric']} {numbers.metric_text(merit)}"
+    )
+    return f"{model['title']} ({shown}, {text})"
 
 
 def _layers(model: dict[str, Any]) -> dict[str, Any]:

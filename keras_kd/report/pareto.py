@@ -23,11 +23,24 @@ def cost_of(model: Mapping[str, Any], cost: str) -> float | None:
     return value / file.get("latency_batch", 1)
 
 
-def drawable(models: Sequence[Mapping[str, Any]], cost: str) -> list[Mapping[str, Any]]:
-    """Return the models of which both accuracy and cost were measured."""
-    return [
-        model for model in models if model["accuracy"]["mean"] is not None and cost_of(model, cost)
-    ]
+def merit_of(model: Mapping[str, Any], by: Mapping[str, str] | None = None) -> float | None:
+    """Return what a model is judged by, or `None` where it was not measured.
+
+    Args:
+        model: A model of a result.
+        by: `{"metric": ..., "mode": "max" or "min"}`: one of its metrics. Defaults to `None`: the
+            accuracy.
+    """
+    value: float | None
+    value = model["accuracy"]["mean"] if by is None else model.get("metrics", {}).get(by["metric"])
+    return value
+
+
+def drawable(
+    models: Sequence[Mapping[str, Any]], cost: str, by: Mapping[str, str] | None = None
+) -> list[Mapping[str, Any]]:
+    """Return the models of which both the cost and what they are judged by were measured."""
+    return [m for m in models if merit_of(m, by) is not None and cost_of(m, cost)]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -46,8 +59,11 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def front_keys(models: Sequence[Mapping[str, Any]], cost: str) -> list[str]:
-    """Return the keys of the models on the front of accuracy and `cost`, by ascending cost."""
-    models = drawable(models, cost)
-    points = [(cost_of(model, cost) or 0.0, model["accuracy"]["mean"]) for model in models]
+def front_keys(
+    models: Sequence[Mapping[str, Any]], cost: str, by: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return the keys of the models on the front, by ascending cost."""
+    models = drawable(models, cost, by)
+    sign = -1.0 if by is not None and by["mode"] == "min" else 1.0
+    points = [(cost_of(m, cost) or 0.0, sign * (merit_of(m, by) or 0.0)) for m in models]
     return [models[i]["key"] for i in pareto_front(points)]

@@ -297,6 +297,7 @@ def _report(
             )
         )
     best = {} if result.best is None else {"shipped": result.best.folder.name}
+    by = {name: run.options[name] for name in ("metric", "mode")}
     return {
         **make_result(
             "Search of the smallest file that is good enough",
@@ -308,6 +309,7 @@ def _report(
             **best,
         ),
         "ingredients": _ingredients(result),
+        **({} if by["metric"] == "accuracy" else {"chosen_by": by}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against what a file costs, with the Pareto front."""
+"""Accuracy or another metric against what a file costs, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_kd.report.numbers import bytes_text, milliseconds_text
-from keras_kd.report.pareto import cost_of, drawable, front_keys
+from keras_kd.report.pareto import cost_of, drawable, front_keys, merit_of
 from keras_kd.report.plots.figure import INK, MARKERS, MUTED, PAPER, SERIES, figure, svg
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def letters(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | None:
-    """Draw accuracy against a cost, with the Pareto front.
+def draw_front(
+    cost: str, models: Sequence[Mapping[str, Any]], by: Mapping[str, str] | None = None
+) -> str | None:
+    """Draw accuracy or another metric against a cost, with the Pareto front.
 
     Models on the front are filled, all others hollow; each has a shape and a letter, and its
     title where there is room for it.
@@ -44,20 +46,24 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
     Args:
         cost: `"bytes"`, `"zipped_bytes"` or `"latency_ms"`.
         models: The models of a completed result.
+        by: What they are judged by, as for `merit_of`. Defaults to `None`: the accuracy.
 
     Returns:
-        An `<svg>` element, or `None` if accuracy and cost of no model were measured.
+        An `<svg>` element, or `None` if there is no model of which both were measured.
     """
     named = letters(models)
     shapes = {model["key"]: MARKERS[i % len(MARKERS)] for i, model in enumerate(models)}
-    shown = drawable(models, cost)
+    shown = drawable(models, cost, by)
     if not shown:
         return None
-    front = front_keys(models, cost)
+    front = front_keys(models, cost, by)
+    scale = 100.0 if by is None else 1.0
     places = {
-        model["key"]: (cost_of(model, cost) or 0.0, 100 * model["accuracy"]["mean"])
+        model["key"]: (cost_of(model, cost) or 0.0, scale * (merit_of(model, by) or 0.0))
         for model in shown
     }
+    # Metrics are of one seed.
+    spreads = {m["key"]: 0.0 if by else 100 * (m["accuracy"]["std"] or 0.0) for m in shown}
     with figure(3.5) as drawn:
         axes = drawn.subplots()
         axes.set_xscale("log")
@@ -66,7 +72,7 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
             color = SERIES[1] if model["key"] == "teacher" else SERIES[0]
             axes.errorbar(
                 *places[model["key"]],
-                yerr=100 * (model["accuracy"]["std"] or 0.0) or None,
+                yerr=spreads[model["key"]] or None,
                 elinewidth=0.9,
                 capsize=2.5,
                 linestyle="none",
@@ -79,11 +85,13 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
                 zorder=3 if on_front else 2,
             )
         _set_axes(axes, [x for x, _ in places.values()], cost)
-        steps = _draw_front(axes, [places[key] for key in front])
+        less = by is not None and by["mode"] == "min"
+        label = f"{by['metric']}{', less is better' if less else ''}" if by else "accuracy, %"
+        axes.set_ylabel(label)
+        steps = _draw_steps(axes, [places[key] for key in front], less)
         # Those on the front choose their places first.
         order = [*front, *(model["key"] for model in shown if model["key"] not in front)]
         titles = {model["key"]: model["title"] for model in shown}
-        spreads = {model["key"]: 100 * (model["accuracy"]["std"] or 0.0) for model in shown}
         bars = [(x, y - spreads[key], x, y + spreads[key]) for key, (x, y) in places.items()]
         labels = [(places[key], named[key], titles[key]) for key in order]
         _label(drawn, axes, labels, [*bars, *steps])
@@ -91,8 +99,8 @@ def accuracy_against(cost: str, models: Sequence[Mapping[str, Any]]) -> str | No
         return svg(
             drawn,
             f"front-{cost}",
-            f"Accuracy against the {_TITLES[cost]}, one marker per model. On the Pareto front: "
-            f"{names}.",
+            f"{by['metric'] if by else 'Accuracy'} against the {_TITLES[cost]}, one marker per "
+            f"model. On the Pareto front: {names}.",
         )
 
 
@@ -107,15 +115,15 @@ def _set_axes(axes: Axes, costs: list[float], cost: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_text(value, cost)))
     axes.margins(y=0.16)
     axes.set_xlabel(f"{_TITLES[cost]}{', ms' if cost == 'latency_ms' else ''} (logarithmic)")
-    axes.set_ylabel("accuracy, %")
 
 
-def _draw_front(
-    axes: Axes, front: Sequence[tuple[float, float]]
+def _draw_steps(
+    axes: Axes, front: Sequence[tuple[float, float]], less_is_better: bool
 ) -> list[tuple[float, float, float, float]]:
-    """Draw the steps, from the foot of the axes to their right end, and return them as lines."""
+    """Draw the steps, from the worst end of the axes to their right end; return them as lines."""
     limits = axes.get_xlim(), axes.get_ylim()
-    steps = [(front[0][0], limits[1][0]), *front, (limits[0][1], front[-1][1])]
+    worst = limits[1][1 if less_is_better else 0]
+    steps = [(front[0][0], worst), *front, (limits[0][1], front[-1][1])]
     axes.step(
         *zip(*steps, strict=True),
         where="post",

@@ -185,6 +185,11 @@ def test_models_stages_and_another_metric(given, tmp_path):
     assert found.best == best and found.reference > 0 and best.metric > 0
     loaded = kd.load_compressed(found.best.model)
     assert loaded.quantization_aware
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["chosen_by"] == {"metric": "sparse_categorical_crossentropy", "mode": "min"}
+    front = [f.folder.name for f in found.front]
+    assert [key for key in content["pareto_fronts"]["bytes"] if key != "teacher"] == front
+    assert f"sparse_categorical_crossentropy {best.metric:.4g}, " in found.report.read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from keras_kd.report.plots.front_plot import (
     _free_place,
     _leader,
     _meet,
-    accuracy_against,
+    draw_front,
     letters,
 )
 
@@ -25,31 +25,31 @@ def texts(svg):
 
 @pytest.mark.parametrize("cost", ["bytes", "zipped_bytes", "latency_ms"])
 def test_every_model_with_a_file_has_its_letter(result, cost):
-    shown = texts(accuracy_against(cost, complete_result(result)["models"]))
+    shown = texts(draw_front(cost, complete_result(result)["models"]))
     labels = {text.split(" ")[0] for text in shown if re.match(r"[A-Z]( |$)", text)}
     assert labels == {"A", "B", "C", "E"}  # D, "Pruned", has no file
 
 
 def test_titles_stand_where_there_is_room(result):
-    shown = texts(accuracy_against("bytes", complete_result(result)["models"]))
+    shown = texts(draw_front("bytes", complete_result(result)["models"]))
     assert "A Teacher" in shown and "E Pruned and int8" in shown
     assert "100 kB" in shown and "1 MB" in shown
 
 
 def test_the_axis_names_its_unit(result):
-    shown = texts(accuracy_against("latency_ms", complete_result(result)["models"]))
+    shown = texts(draw_front("latency_ms", complete_result(result)["models"]))
     assert "median latency, ms (logarithmic)" in shown
 
 
 def test_the_front_is_named(result):
-    svg = accuracy_against("latency_ms", complete_result(result)["models"])
+    svg = draw_front("latency_ms", complete_result(result)["models"])
     assert (
         "On the Pareto front: Pruned and int8, Teacher." in ET.fromstring(svg).attrib["aria-label"]
     )
 
 
 def test_what_is_not_on_the_front_is_hollow(result):
-    svg = accuracy_against("bytes", complete_result(result)["models"])
+    svg = draw_front("bytes", complete_result(result)["models"])
     # Two on the front, two not: the latter are filled with the color of the page.
     assert len(re.findall(r"fill: var\(--paper\)", re.sub(r"<defs>.*?</defs>", "", svg))) == 2
 
@@ -58,7 +58,7 @@ def test_labels_do_not_overlap(result):
     for i in range(12):  # a crowd
         model = dict(result["models"][4], key=f"m{i}", title=f"A model with a long name {i}")
         result["models"].append(model)
-    svg = accuracy_against("bytes", complete_result(result)["models"])
+    svg = draw_front("bytes", complete_result(result)["models"])
     places = []
     for node in ET.fromstring(svg).iter():
         text = "".join(node.itertext()).strip()
@@ -87,13 +87,13 @@ def test_without_measurements_there_is_no_plot(result):
         if model["file"]:
             model["file"]["latency_ms"] = None
     models = complete_result(result)["models"]
-    assert accuracy_against("latency_ms", models) is None
-    assert accuracy_against("bytes", models) is not None
+    assert draw_front("latency_ms", models) is None
+    assert draw_front("bytes", models) is not None
 
 
 def test_one_file(result):
     result["models"] = result["models"][:1]
-    assert "A Teacher" in texts(accuracy_against("bytes", complete_result(result)["models"]))
+    assert "A Teacher" in texts(draw_front("bytes", complete_result(result)["models"]))
 
 
 def test_letters_go_on_behind_z():
