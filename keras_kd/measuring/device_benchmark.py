@@ -98,10 +98,11 @@ def read_device_benchmark(path: str | os.PathLike[str], device: str) -> DeviceBe
 def _of_benchmark_model(text: str) -> dict[str, Any] | None:
     if len(_LOADING.findall(text)) > 1:  # runs that were appended to one file
         return None
-    # Warm-up runs have a line of their own before those that count.
-    runs = _RUNS.findall(text)
-    loading = _LOADING.search(text)
-    if not runs or loading is None:
+    if (loading := _LOADING.search(text)) is None:
+        return None
+    # Before it stand the warm-up runs and those that count; after it, operators may be timed too.
+    runs = _RUNS.findall(text[: loading.start()])
+    if not runs:
         return None
     count, rest = runs[-1]
     values = {name: float(value) / 1e3 for name, value in _VALUE.findall(rest)}

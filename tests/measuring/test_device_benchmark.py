@@ -70,6 +70,18 @@ def test_older_versions_give_no_median(read):
     assert result.peak_memory_bytes == 46 * 2**20 and result.operators == {}
 
 
+def test_timings_of_operators_are_not_those_of_the_file(read):
+    profile = """\
+Profiling Info for Benchmark Initialization:
+Timings (microseconds): count=1 curr=900
+Memory (bytes): count=0
+Operator-wise Profiling Info for Regular Benchmark Runs:
+Timings (microseconds): count=49 first=12 curr=11 min=10 max=12 avg=11.5 std=0
+"""
+    for text in (NEW, OLD):
+        assert read(text + profile) == read(text)
+
+
 def test_two_delegates_share_a_graph(read):
     assert read(TWO_DELEGATES).operators == {
         "TfLiteGpuDelegateV2": 12, "TfLiteXNNPackDelegate": 7, "CPU": 2,

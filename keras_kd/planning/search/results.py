@@ -270,7 +270,7 @@ def _report(
     device = run.options["device"]
     if device is not None:
         notes.append(f"Latencies are estimates for {device}, by which the files were chosen.")
-    teacher = run.reference()["measured"]
+    teacher = run.reference["measured"]
     if teacher is not None:
         own = {**teacher, "path": "teacher/teacher.tflite"}
         if device is not None:

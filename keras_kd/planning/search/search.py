@@ -208,7 +208,7 @@ def search(
             if max_drop is not None and teacher_score is None:
                 raise ValueError(
                     "`max_drop` counts from the teacher, whose own file cannot be measured on the "
-                    f"validation data: {run.reference().get('error')} Pass `reference=`, "
+                    f"validation data: {run.reference.get('error')} Pass `reference=`, "
                     "the teacher's metric on it."
                 )
             candidates = _candidates(run)
@@ -346,7 +346,7 @@ def _one(recipe: str | os.PathLike[str], plan: Mapping[str, Any]) -> tuple[Candi
 
 def _reference(run: Trials, given: float | None, test_data: Any) -> float | None:
     """Return the teacher's figure of merit; refuse data on which there is none."""
-    measured = run.reference()["measured"]
+    measured = run.reference["measured"]
     score = None if measured is None else run.score(measured)
     with tempfile.TemporaryDirectory() as temporary:
         file = run.folder / "teacher" / "teacher.tflite"

@@ -182,8 +182,9 @@ class Trials:
 
         self.train = PassOrder(shuffled)
 
+    @functools.cached_property
     def reference(self) -> dict[str, Any]:
-        """Return what the teacher's own file does on the validation data, if it can be exported."""
+        """What the teacher's own file does on the validation data, if it can be exported."""
         file = self.folder / "teacher" / "record.json"
         found: dict[str, Any] = self.kept(file, self._measure_teacher)
         return found
@@ -202,8 +203,8 @@ class Trials:
 
     @staticmethod
     def kept(file: pathlib.Path, make: Callable[[], Any]) -> Any:
-        """Return what a JSON file holds; make and write it where there is none."""
-        if not file.exists():
+        """Return what a JSON file holds; make and write it where there is none, or an error."""
+        if not file.exists() or read_json(file).get("error") is not None:
             write_json(file, plain(make()))
         return read_json(file)
 
@@ -438,15 +439,12 @@ class Trials:
             f"{self.options['metric']} {metric:.4f}, {record['bytes']:,} bytes, "
             f"{shown_latency(record['latency_ms'])} ms; took {record['seconds']:.0f} s"
         )
-        left: float | None = None
-        if self.options["trials"] is not None:
-            mean = sum(self._seconds) / len(self._seconds)
-            left = max(0, self.options["trials"] - number) * mean
-        elif self.options["budget"] is not None:
-            left = max(0.0, self.options["budget"] - sum(self._seconds))
-        if left is None:
-            return text
-        return f"{text}, ends about {time.strftime('%H:%M', time.localtime(time.time() + left))}"
+        spent, trials, budget = sum(self._seconds), self.options["trials"], self.options["budget"]
+        left = [] if budget is None else [budget - spent]
+        if trials is not None:
+            left.append((trials - number) * spent / len(self._seconds))
+        end = time.localtime(time.time() + max(0.0, min(left)))
+        return f"{text}, ends about {time.strftime('%H:%M', end)}"
 
 
 def decaying_adam(steps: int, rate: float = 1e-3) -> keras.optimizers.Optimizer:

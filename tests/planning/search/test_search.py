@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import keras
@@ -298,6 +299,33 @@ def test_the_best_file_is_tested_beside_the_front_too(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
+def test_errors_are_not_kept(tmp_path):
+    file = tmp_path / "kept.json"
+    assert Trials.kept(file, lambda: {"error": "no package"}) == {"error": "no package"}
+    for _ in range(2):
+        assert Trials.kept(file, lambda: {"bytes": 8}) == {"bytes": 8}
+    assert Trials.kept(file, lambda: 1 / 0) == {"bytes": 8}
+
+
+@pytest.mark.parametrize(
+    ("limits", "minutes"),
+    [
+        ({"budget": 600.0}, 8), ({"trials": 4}, 2), ({"budget": 600.0, "trials": 9}, 7),
+        ({"budget": 600.0, "trials": 30}, 8), ({"budget": 60.0}, 0),
+    ],
+)  # fmt: skip
+def test_a_line_says_when_the_search_ends(given, tmp_path, monkeypatch, limits, minutes):
+    options = {**OPTIONS, "optimizer": "adam", "budget": None, "trials": None, **limits}
+    run = Trials(tmp_path, given["teacher"], Space({}, {}, {}, [], []), given["train"],
+                 given["validation_data"], options)  # fmt: skip
+    run._seconds = [60.0, 60.0]
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    record = {"error": None, "score": 0.5, "bytes": 9, "latency_ms": 1.0, "seconds": 1.0}
+    line = run._line(Candidate("a", "b", "c", "int8"), 2, {**record, "epochs": 1})
+    assert line.endswith(f"ends about 00:{minutes:02d}")
+
+
 def found_file(candidate="small", **figures):
     made = Candidate(candidate, "way", "none", "int8")
     given = {"metric": 0.9, "drop": 0.5, "bytes": 1_234_561, "zipped_bytes": 1, "latency_ms": 0.7}
@@ -326,8 +354,12 @@ def test_the_page_shows_the_latency_that_the_search_used(tmp_path):
         "agreement": 1.0, "accuracy": 0.9, "path": "student.tflite", "operators": {},
     }  # fmt: skip
     run = SimpleNamespace(
-        reference=lambda: {"measured": measured},
-        options={"plan": {"teachings": {}, "stages": {}, "options": {}}, "device": "u55"},
+        reference={"measured": measured},
+        options={
+            **OPTIONS,
+            "plan": {"teachings": {}, "stages": {}, "options": {}},
+            "device": "u55",
+        },
     )
     found = results.SearchResult(
         tmp_path, (found,), (found,), (("bad", "error"),), found, "Good.", 0.9, tmp_path / "a.html"
