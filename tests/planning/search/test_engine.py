@@ -200,24 +200,30 @@ def test_ranks_are_those_of_a_plain_sort():
 
 
 WORKER = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 sys.path.insert(0, sys.argv[1])
 import test_engine
-folder, name = pathlib.Path(sys.argv[2]), sys.argv[3]
+folder, name, dies = pathlib.Path(sys.argv[2]), sys.argv[3], sys.argv[4] == "True"
 def run(candidate, epochs):
     time.sleep(0.3 if name == "worker1" else 0.05)
+    rows = folder / f"{name}.jsonl"
+    if dies and name == "worker1" and rows.exists() and not (folder / "died").exists():
+        (folder / "died").touch()
+        os._exit(9)
+    with rows.open("a") as file:
+        print(json.dumps([str(candidate), epochs]), file=file)
     return test_engine.figures(candidate, epochs)
-asked = test_engine.search(folder, "hyperband", run, trials=13)
-rows = [(str(c), epochs, number) for c, epochs, number in asked]
-(folder / f"{name}.json").write_text(json.dumps(rows))
+test_engine.search(folder, "hyperband", run, trials=13)
 """
 
 
 @pytest.mark.slow
-def test_a_chief_and_two_workers_try_what_one_process_tries(tmp_path, free_port):
-    alone = [(str(c), epochs, n) for c, epochs, n in search(tmp_path / "a", "hyperband", trials=13)]
-    processes = []
-    for name in ("chief", "worker1", "worker2"):
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_chief_and_two_workers_try_what_one_process_tries(tmp_path, free_port, dies):
+    """Also where a worker dies in a trial, and is started again by its name."""
+    alone = [(str(c), epochs) for c, epochs, _ in search(tmp_path / "a", "hyperband", trials=13)]
+
+    def start(name):
         environment = {
             **os.environ,
             "KERASTUNER_TUNER_ID": name,
@@ -225,8 +231,14 @@ def test_a_chief_and_two_workers_try_what_one_process_tries(tmp_path, free_port)
             "KERASTUNER_ORACLE_PORT": str(free_port),
         }
         words = [sys.executable, "-c", WORKER, str(pathlib.Path(__file__).parent), str(tmp_path)]
-        processes.append(subprocess.Popen([*words, name], env=environment))
-    assert [process.wait(120) for process in processes] == [0, 0, 0]
-    rows = [json.loads((tmp_path / f"worker{i}.json").read_text()) for i in (1, 2)]
-    assert rows[0] and rows[1]  # both worked
-    assert sorted(map(tuple, rows[0] + rows[1]), key=lambda row: row[2]) == alone
+        return subprocess.Popen([*words, name, str(dies)], env=environment)
+
+    chief, *workers = [start(name) for name in ("chief", "worker1", "worker2")]
+    if dies:
+        assert workers[0].wait(120) == 9
+        workers[0] = start("worker1")
+    assert [process.wait(120) for process in (chief, *workers)] == [0, 0, 0]
+    lines = [(tmp_path / f"worker{i}.jsonl").read_text().splitlines() for i in (1, 2)]
+    assert lines[0] and lines[1]  # both worked
+    rows = [tuple(json.loads(line)) for line in lines[0] + lines[1]]
+    assert sorted(rows) == sorted(alone)
