@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +15,7 @@ from keras_kd.litert.constants import count_constants
 from keras_kd.litert.macs import count_macs, operator_types
 from keras_kd.litert.origin import origin
 from keras_kd.litert.runtime import LiteRuntime
-from keras_kd.measuring.answers import REGRESSION, by_output, check_task
+from keras_kd.measuring.answers import REGRESSION, by_output, check_task, places_in_tuple
 from keras_kd.measuring.benchmark import measure
 from keras_kd.measuring.confidence import DEFAULT_BINS
 from keras_kd.measuring.device_cost import device_cost
@@ -136,7 +136,8 @@ def evaluate_tflite(
         shapes = [spec.shape for spec in runtime.output_specs()]
         asked = FileMetrics(metrics, weighted_metrics, names, shapes)
     measures_errors = asked is not None and asked.measures_errors(position)
-    joint = None if joint_metrics is None else JointMetrics(joint_metrics)
+    taken = set() if asked is None else asked.result_names()
+    joint = None if joint_metrics is None else JointMetrics(joint_metrics, taken)
     model = origin(path) if model is None else model
     answer = None if model is None else Reference(model, names, position, path, runtime.file)
     end = file_end(runtime.file, position)
@@ -158,7 +159,7 @@ def evaluate_tflite(
             first = {name: array[:1] for name, array in batch.inputs.items()}
         outputs = runtime.predict(batch.inputs)
         reference, masks = (None, None) if answer is None else answer(batch.x)
-        places = None if answer is None else answer.places
+        places = places_in_tuple(names) if answer is None else answer.places
         labels = by_output(
             batch.y, names, "labels", others=joint is not None, alone=position, places=places
         )
@@ -172,6 +173,7 @@ def evaluate_tflite(
             places=places,
         )
         if asked is not None:
+            asked.check_order(places)
             asked.add(labels, [outputs[name] for name in names], weights, masks)
         if joint is not None:
             joint.add(batch.y, outputs)
@@ -262,12 +264,13 @@ class JointMetrics:
     Args:
         metrics: `keras.metrics.Metric`s, whose `update_state(y, outputs)` receives the labels as
             the data gives them and the outputs, a dict of arrays by name. They are reset.
+        taken: Names of other metrics.
 
     Raises:
-        ValueError: If one is something else, or two have the same name.
+        ValueError: If one is something else, or has the name of another one.
     """
 
-    def __init__(self, metrics: Any) -> None:
+    def __init__(self, metrics: Any, taken: Collection[str] = ()) -> None:
         several = isinstance(metrics, (list, tuple))
         if not several or not all(isinstance(m, keras.metrics.Metric) for m in metrics):
             raise ValueError(
@@ -276,9 +279,10 @@ class JointMetrics:
                 "Metrics of one output belong in `metrics`."
             )
         names = [metric.name for metric in metrics]
-        if len(set(names)) < len(names):
+        if len({*names, *taken}) < len(names) + len(taken):
+            others = f", beside {sorted(taken)} of the other metrics" if taken else ""
             raise ValueError(
-                f"`joint_metrics` must have unique names. Received: {names}. Give each "
+                f"`joint_metrics` must have unique names. Received: {names}{others}. Give each "
                 "metric a `name`."
             )
         self._metrics: Sequence[keras.metrics.Metric] = metrics

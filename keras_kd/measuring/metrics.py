@@ -48,6 +48,7 @@ class FileMetrics:
     ) -> None:
         self._check(metrics, "metrics", output_names)
         self._check(weighted_metrics, "weighted_metrics", output_names)
+        self._asked = (metrics, weighted_metrics)
         self._names = list(output_names)
         self._units = [shape[-1] if len(shape) > 1 else 1 for shape in shapes]
         # A model which returns what it is given lets Keras itself read these arguments.
@@ -64,8 +65,8 @@ class FileMetrics:
             jit_compile=False,
         )
         self._given = [
-            [*_of_output(metrics, name, i), *_of_output(weighted_metrics, name, i)]
-            for i, name in enumerate(output_names)
+            [*self._of_output(metrics, i), *self._of_output(weighted_metrics, i)]
+            for i in range(len(output_names))
         ]
         # Keras itself resets them from the first batch on.
         for metric in keras.tree.flatten(self._given):
@@ -92,6 +93,44 @@ class FileMetrics:
                 f"The file has the outputs {names}: pass `{argument}` as a dict by output, such as "
                 f'{{"{names[0]}": ["accuracy"]}}. Received: {metrics!r}.'
             )
+
+    def _of_output(self, metrics: Any, position: int) -> list[Any]:
+        if isinstance(metrics, dict):
+            metrics = metrics.get(self._names[position])
+        elif metrics:
+            nested = isinstance(metrics[0], (list, tuple, type(None)))
+            metrics = metrics[position] if nested or len(self._names) > 1 else metrics
+        if metrics is None:
+            return []
+        return list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
+
+    def check_order(self, places: Sequence[int]) -> None:
+        """Refuse lists by output where the file's outputs have another order than the model's.
+
+        Args:
+            places: The place of each output of the file among those of the model.
+
+        Raises:
+            ValueError: If it cannot be told which output a list is meant for.
+        """
+        if list(places) == sorted(places):
+            return
+        if any(isinstance(given, (list, tuple)) for given in self._asked):
+            raise ValueError(
+                f"The file's outputs, {self._names}, have another order than those of the model. "
+                "Pass `metrics` and `weighted_metrics` as dicts by output. Received: a list."
+            )
+
+    def result_names(self) -> set[str]:
+        """Return the names of the metrics in the result."""
+        several = len(self._names) > 1
+        return {
+            f"{output}_{name}" if several else str(name)
+            for output, given in zip(self._names, self._given, strict=True)
+            for metric in given
+            for name in [metric if isinstance(metric, str) else getattr(metric, "name", None)]
+            if name is not None
+        }
 
     def measures_errors(self, position: int) -> bool:
         """Return whether all metrics of an output are of errors, as the mean absolute one is."""
@@ -205,20 +244,6 @@ def _named(metrics: Any) -> Any:
     if not isinstance(found, keras.metrics.Metric):
         return metrics
     return type(found).from_config({**found.get_config(), "name": metrics})
-
-
-def _of_output(metrics: Any, name: str, position: int) -> list[Any]:
-    if metrics is None:
-        return []
-    if isinstance(metrics, dict):
-        found = metrics.get(name)
-    elif any(isinstance(m, (list, tuple)) or m is None for m in metrics):
-        found = metrics[position]
-    else:
-        found = metrics
-    if found is None:
-        return []
-    return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def _has_thresholds(name: str, one_unit: bool) -> bool:

@@ -117,6 +117,14 @@ def test_what_is_no_joint_metric(metrics, message: str) -> None:
         JointMetrics(metrics)
 
 
+def test_a_joint_metric_with_the_name_of_another_is_refused(path) -> None:
+    data = (X, {"kind": KINDS, "size": SIZES})
+    with pytest.raises(ValueError, match=r"unique names.*beside \['size_mae'\]"):
+        evaluate_tflite(
+            path, data, metrics={"size": ["mae"]}, joint_metrics=[RightAndClose("size_mae")]
+        )
+
+
 def test_labels_that_do_not_fit_are_told(path) -> None:
     with pytest.raises(
         ValueError, match=r"'right_and_close' could not be .*'kind': \(20, 2\).*Key"

@@ -112,6 +112,13 @@ def test_metrics_of_errors(metrics, expected: bool) -> None:
     assert FileMetrics(metrics, None, ["a"], [(None, 1)]).measures_errors(0) is expected
 
 
+@pytest.mark.parametrize("metrics", [["mae", "accuracy"], [["mae"], ["accuracy"]]])
+def test_each_output_has_its_own_entry_of_a_list(metrics) -> None:
+    asked = FileMetrics(metrics, None, ["a", "b"], [(None, 1), (None, 1)])
+    assert [asked.measures_errors(0), asked.measures_errors(1)] == [True, False]
+    assert asked.result_names() == {"a_mae", "b_accuracy"}
+
+
 @pytest.mark.parametrize(
     ("metrics", "names", "message"),
     [

@@ -96,6 +96,23 @@ def test_tuples_are_in_the_models_order_in_files_of_another_converter(
         assert result.max_difference < 1e-5
 
 
+@pytest.mark.parametrize("with_model", [False, True])
+def test_lists_of_metrics_in_another_order_are_refused(two_heads, foreign_file, with_model):
+    data = (dict(zip(("zz", "aa"), (X, X), strict=True)), tuple(np.asarray(two_heads([X, X]))))
+    model = two_heads if with_model else None
+    given = {"model": model, "task": "regression", "runs": 1, "verbose": False}
+    ordered = list(kd.evaluate_tflite(foreign_file, data, metrics=None, **given).outputs)
+    names = [output["name"] for output in ordered]
+    asked = {"output_0": ["mse"], "output_1": ["mae"]}
+    values = kd.evaluate_tflite(foreign_file, data, metrics=asked, **given).metrics
+    assert set(values) == {"output_0_mse", "output_1_mae"}
+    assert max(values.values()) < 1e-4
+    if names == sorted(names):
+        pytest.skip("this converter keeps the order")
+    with pytest.raises(ValueError, match="as dicts by output"):
+        kd.evaluate_tflite(foreign_file, data, metrics=[["mse"], ["mae"]], **given)
+
+
 def test_one_output_of_another_name_is_the_one_that_is_left(two_heads, tmp_path):
     path = kd.export_tflite(two_heads, tmp_path / "a.tflite", verbose=False)
     zout, aout = two_heads.outputs
