@@ -17,6 +17,7 @@ from keras_kd.caching.records import (
     input_fingerprints,
     structure_from_json,
 )
+from keras_kd.data.passes import pass_counter
 from keras_kd.data.taught_inputs import TaughtInputs
 
 _PARALLEL = 4  # fixed: what is read ahead must not grow with the data
@@ -87,7 +88,7 @@ def read_views(
         ]
     )
     counts = tf.constant([manifest.batches(view) for view in range(views)], tf.int64)
-    passes = tf.Variable(0, trainable=False, dtype=tf.int64)
+    passes = pass_counter()
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
         names = tf.strings.split(files[tf.math.floormod(passes, views)], "\n")

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.data.finite import check_finite, first_row_not_finite, is_finite
+from keras_kd.data.passes import uncounted
 from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.system.quiet import without_noise
@@ -49,7 +50,7 @@ def first_batch(x: Any, y: Any = None, sample_weight: Any = None) -> FirstBatch 
         ValueError: If there are no examples.
     """
     if isinstance(x, tf.data.Dataset):
-        with without_noise():  # a cached dataset warns that it was not read to its end
+        with uncounted(), without_noise():  # a cached dataset warns that it was not read to its end
             first = list(x.take(1))
         for batch in first:
             inputs, labels, weights = keras.utils.unpack_x_y_sample_weight(batch)

@@ -15,7 +15,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.distilling.trainer import averages_of, begin_at_epoch
+from keras_kd.distilling.balancing import balanced_weights
+from keras_kd.distilling.trainer import InsteadOnce, Trainer, averages_of, begin_at_epoch
 from keras_kd.system.backups import read_backup, remove_backup, write_backup
 from keras_kd.system.json_values import history_value
 from keras_kd.system.shown_text import first_line
@@ -91,9 +92,9 @@ class BackupAndRestore(keras.callbacks.Callback):
         self._file = pathlib.Path(backup_dir) / "backup.zip"
         self._epoch = self._batches = self._unsaved = 0
         self._skipped = 0
+        self._skips = False
         self._metrics: list[np.ndarray] = []
         self._random: list[np.ndarray] = []
-        self._train_function: Any = None
         # A pair of `averages_of` whose values differ, and its average behind the last step.
         self._average: tuple[int, np.ndarray] | None = None
 
@@ -112,6 +113,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         content = read_backup(self._file, _read)
         self.history, self._metrics = {}, []
+        self._skips = False
         self._epoch = self._batches = self._unsaved = self._skipped = 0
         if content is not None:
             self._restore(*content)
@@ -121,7 +123,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 "files may not belong together. Resume it with that callback (an earlier version "
                 "of this package, for its own runs), or remove the folder to begin again."
             )
-        # Where `fit` takes its first epoch from; what an earlier training left is forgotten.
+        # Where `fit` takes its first epoch from.
         begin_at_epoch(model, self._epoch)
 
     def _restore(self, progress: Any, states: list[np.ndarray], file: pathlib.Path) -> None:
@@ -137,6 +139,9 @@ class BackupAndRestore(keras.callbacks.Callback):
                 model.load_weights(weights)
         except ValueError as error:
             raise ValueError(self._foreign(first_line(error))) from error
+        for learner in model.learners() if isinstance(model, Trainer) else ():
+            if learner.balances and self.params.get("verbose") not in (0, "0", None):
+                print(f"Of the backup: {balanced_weights(learner.objective)}")
         if progress.get("averaged"):
             # In this process SwapEMAWeights has not swapped yet. In its arithmetic, which rounds.
             for variable, average in averages_of(model.optimizer):
@@ -160,7 +165,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Take the batches out of the data that were trained on already."""
         model = self.model
-        if batch >= self._skipped:
+        self._skips = batch < self._skipped
+        if not self._skips:
             return
 
         def skip(iterator: Any) -> Any:
@@ -171,11 +177,12 @@ class BackupAndRestore(keras.callbacks.Callback):
                 self._restore_metrics()
                 self._restore_random_states()  # an evaluation may draw, too
             else:
-                for _ in range(model.steps_per_execution):
-                    next(iterator)
+                next(iterator)
+                for _ in range(1, model.steps_per_execution):
+                    next(iterator, None)  # the last execution of an epoch may be a part of one
             return model.get_metrics_result()
 
-        self._train_function, model.train_function = model.train_function, skip
+        model.train_function = InsteadOnce(model, skip)
 
     def _restore_random_states(self) -> None:
         for variable, value in zip(_random_states(self.model), self._random, strict=True):
@@ -191,8 +198,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         """Write a backup, where it is time."""
         self._note_an_average()
         done, self._batches = batch + 1 - self._batches, batch + 1
-        if self._train_function is not None:
-            self.model.train_function, self._train_function = self._train_function, None
+        if self._skips:
             return
         if self.save_freq == "epoch" or not self.save_freq:
             return

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_kd.data.first_batch import first_batch
 from keras_kd.data.labels import class_labels
+from keras_kd.data.passes import uncounted
 
 BALANCED = "balanced"
 _BATCHES = 4
@@ -52,7 +53,8 @@ class Data:
         unpack = keras.utils.unpack_x_y_sample_weight
         found: Iterator[Any]
         if isinstance(self.x, tf.data.Dataset):
-            found = map(unpack, self.x.take(_BATCHES))
+            with uncounted():
+                found = map(unpack, list(self.x.take(_BATCHES)))
         elif isinstance(self.x, keras.utils.PyDataset):
             found = (unpack(self.x[i]) for i in range(min(_BATCHES, len(self.x))))
         else:
@@ -153,12 +155,14 @@ def balance(distiller: Any, data: Data, verbose: bool = True) -> None:
     objective.distillation_loss_weights = weights
     distiller.train_function = distiller.test_function = None
     if verbose:
-        found = zip(objective.names, weights, strict=True)
-        shares = _shares(objective, norms).items()
-        print(
-            f"Balanced weights: {', '.join(f'{name} {weight:g}' for name, weight in found)}. "
-            f"Share of the gradient: {', '.join(f'{n} {100 * s:.0f} %' for n, s in shares)}."
-        )
+        shares = ", ".join(f"{n} {100 * s:.0f} %" for n, s in _shares(objective, norms).items())
+        print(f"{balanced_weights(objective)} Share of the gradient: {shares}.")
+
+
+def balanced_weights(objective: Any) -> str:
+    """Return a sentence with the weights that the losses of an objective have now."""
+    found = zip(objective.names, objective.distillation_loss_weights, strict=True)
+    return f"Balanced weights: {', '.join(f'{name} {weight:g}' for name, weight in found)}."
 
 
 def _shares(objective: Any, norms: dict[str, float]) -> dict[str, float]:

@@ -8,7 +8,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kd.data.first_batch import FirstBatch
+from keras_kd.data.first_batch import (
+    FirstBatch,
+    first_batch,
+    validation_batch,
+    without_losing_the_first,
+)
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
 from keras_kd.distilling.balancing import BALANCED
@@ -33,7 +38,7 @@ from keras_kd.distilling.loss_values import (
 )
 from keras_kd.distilling.objective import NO_TEACHER, Objective
 from keras_kd.distilling.schedules import Scheduled, serialize
-from keras_kd.distilling.trainer import Trainer
+from keras_kd.distilling.trainer import Trainer, once_data_is_there
 from keras_kd.models.graph import flat_layers
 from keras_kd.models.outputs import output_names
 from keras_kd.models.views import View
@@ -86,8 +91,9 @@ class Distiller(Trainer):
             with, for a teacher with other classes or another structure of outputs. It is applied to
             the outputs in `TaughtInputs`, too. Defaults to `None`, the unchanged outputs.
         stop_distillation_at: The epoch, counted from 0, from which the student learns from its
-            labels alone, `loss = student_loss`, and the teacher is not run. Defaults to `None`,
-            distillation in every epoch.
+            labels alone, `loss = student_loss`, and the teacher is not run, nor in validation: let
+            no callback compare `val_loss` before and after it. Needs a `loss` and labels. Defaults
+            to `None`, distillation in every epoch.
         **kwargs: Further arguments of `keras.Model`.
 
     Raises:
@@ -133,7 +139,8 @@ class Distiller(Trainer):
 
     Where only a part of the data has labels, give the others the label -1 and train with
     `loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`: they
-    count in the distillation losses alone. Where nothing has labels, `student_loss_weight=0.0` and
+    count in the distillation losses alone. Metrics such as the accuracy count them as wrong: read
+    those of validation data with labels. Where nothing has labels, `student_loss_weight=0.0` and
     `fit(x)` without `y`.
 
     References:
@@ -280,6 +287,7 @@ class Distiller(Trainer):
 
         Raises:
             ValueError: If there is no loss although `student_loss_weight` is above 0, or its
+                or `stop_distillation_at` is given; its
                 `from_logits` contradicts the student's last activation, or `jit_compile` is
                 `True` although a loss has a `chunk_size`, or the optimizer's learning rate is
                 negative or not finite, or a metric or the loss of an output has the name of a
@@ -291,6 +299,12 @@ class Distiller(Trainer):
                 "`loss` for the labels. Pass loss=keras.losses."
                 "SparseCategoricalCrossentropy(from_logits=True), or build the Distiller with "
                 "student_loss_weight=0.0 to learn from the teacher alone."
+            )
+        if loss is None and self.stop_distillation_at is not None:
+            raise ValueError(
+                "From `stop_distillation_at` on the student learns from its labels alone, but "
+                f"`compile` received no `loss` for them. Received: stop_distillation_at="
+                f"{self.stop_distillation_at}. Pass a loss, or leave this argument out."
             )
         loss = resolve_losses(loss, self.student)
         others = names_of_keras(self.output_names, loss, metrics, weighted_metrics)
@@ -347,6 +361,7 @@ class Distiller(Trainer):
             return self.metrics_result(labels=False)
         return super().compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
+    @once_data_is_there
     def train_step(self, data: Any) -> dict[str, Any]:
         """Teach the student one batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -387,6 +402,7 @@ class Distiller(Trainer):
         given = isinstance(x, TaughtInputs) or self.teacher is not None
         return self.evaluate_distillation or (given and self.compile_arguments.loss is None)
 
+    @once_data_is_there
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluate the student on one batch.
 
@@ -457,6 +473,12 @@ class Distiller(Trainer):
             return
         losses = self.compile_arguments.loss
         check_batch(batch, self.student, losses, self.student_loss_weight)
+        if self.stop_distillation_at is not None and class_labels(batch.labels) is None:
+            raise ValueError(
+                "From `stop_distillation_at` on the student learns from its labels alone, but the "
+                f"data holds none. Received: stop_distillation_at={self.stop_distillation_at}. "
+                "Pass labels `y`, or leave this argument out."
+            )
         taught = batch.taught
         if self.objective.distils:
             if self.teacher is None and taught is None:
@@ -468,13 +490,38 @@ class Distiller(Trainer):
                     self.objective.teacher, self.student, self.distillation_losses, batch.inputs
                 )
             else:
-                outputs = self.objective.taught_signals(taught).outputs
-                taught = taught._replace(outputs=outputs)
-                check_taught_outputs(taught, self.student, self.distillation_losses)
+                self._check_taught(taught)
         if not self.student.built:
             self.student(batch.inputs, training=False)
         check_apart(self.student, self.objective.teacher)
         self.built = True
+
+    def _check_taught(self, taught: TaughtInputs) -> None:
+        outputs = self.objective.taught_signals(taught).outputs
+        taught = taught._replace(outputs=outputs)
+        check_taught_outputs(taught, self.student, self.distillation_losses)
+
+    def check_validation(self, data: Any) -> None:
+        """Refuse validation data on which an epoch would end in an error, or that does not fit."""
+        super().check_validation(data)
+        self._check_evaluated(validation_batch(data))
+
+    def _check_evaluated(self, batch: FirstBatch | None) -> None:
+        taught = None if batch is None else batch.taught
+        if taught is not None and self.objective.distils and self._runs_teacher(taught):
+            self._check_taught(taught)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate the student, as `keras.Model.evaluate` does.
+
+        Raises:
+            ValueError: If the teacher's outputs in the data do not fit the losses.
+        """
+        each_epoch = kwargs.get("_use_cached_eval_dataset")  # as `fit` calls it
+        if self.compiled and not each_epoch and self.objective.distils:
+            x, batch = without_losing_the_first(x)
+            self._check_evaluated(batch or first_batch(x, y))
+        return super().evaluate(x, y, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, without the teacher."""

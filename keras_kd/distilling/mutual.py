@@ -18,7 +18,7 @@ from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.loss_values import layer_paths_of
 from keras_kd.distilling.objective import Objective, TeacherSignals, without_gradient
 from keras_kd.distilling.schedules import Scheduled, Schedules, serialize
-from keras_kd.distilling.trainer import CompileArguments, Trainer
+from keras_kd.distilling.trainer import CompileArguments, Trainer, once_data_is_there
 from keras_kd.models.features import FeatureReader
 from keras_kd.models.weights import check_apart, check_finite_weights
 
@@ -206,6 +206,7 @@ class MutualDistiller(Trainer):
         """Return the outputs of the first peer."""
         return self.distillers[0](inputs, training=training, mask=mask)
 
+    @once_data_is_there
     def train_step(self, data: Any) -> dict[str, Any]:
         """Let the peers teach each other one batch."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -217,6 +218,7 @@ class MutualDistiller(Trainer):
         self._descend(tape, scaled_loss, self.trainable_weights)
         return self._results(passes, losses, totals, True, x, y, sample_weight, training=True)
 
+    @once_data_is_there
     def test_step(self, data: Any) -> dict[str, Any]:
         """Evaluate every peer on its labels, or on the other peers without a loss on labels."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

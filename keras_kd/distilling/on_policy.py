@@ -14,6 +14,7 @@ from keras_kd.data.taught_inputs import student_inputs
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.loss_values import LOGGED
 from keras_kd.distilling.schedules import serialize
+from keras_kd.distilling.trainer import once_data_is_there
 from keras_kd.models.structures import leaves
 from keras_kd.system.arguments import number
 
@@ -198,6 +199,7 @@ class OnPolicyDistiller(Distiller):
             return {name: logs[name] for name in ("loss", own) if name in logs}
         return dict(logs)
 
+    @once_data_is_there
     def train_step(self, data: Any) -> dict[str, Any]:
         """Teach the student one batch of the data, or one that it writes."""
         if not self._writes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import keras
 import numpy as np
@@ -25,6 +26,8 @@ from keras_kd.models.graph import flat_layers
 from keras_kd.system.arguments import constructor_arguments, optimizer_rate
 from keras_kd.system.names import argument_names, refuse_unknown
 from keras_kd.system.remaking import made_again
+
+_T = TypeVar("_T")
 
 
 def has_several_workers(strategy: tf.distribute.Strategy) -> bool:
@@ -105,14 +108,55 @@ def less_is_better(metric: keras.metrics.Metric) -> bool:
     return getattr(metric, "_direction", None) == "down"
 
 
+def once_data_is_there(step: Callable[[Any, Any], _T]) -> Callable[[Any, Any], _T]:
+    """Let all of a `train_step` or `test_step` wait for its batch.
+
+    Where the length of the data is not known, the step behind the last batch fails for lack of
+    one. TensorFlow would run whatever in it needs no data until then: the optimizer would count a
+    step and decay weights, and the metrics of outputs would count a batch. A step that XLA compiles
+    is one operation, which waits.
+    """
+
+    @functools.wraps(step)
+    def waiting(self: Any, data: Any) -> _T:
+        if self.jit_compile:
+            return step(self, data)
+        parts = tf.nest.flatten(data, expand_composites=True)
+        with tf.control_dependencies([part for part in parts if tf.is_tensor(part)]):
+            return step(self, data)
+
+    return waiting
+
+
+class InsteadOnce:
+    """Stands in for a model's training function once, whatever that ends in.
+
+    Args:
+        model: The model.
+        function: A function that takes an iterator of the data and returns logs.
+    """
+
+    def __init__(self, model: keras.Model, function: Callable[[Any], Any]) -> None:
+        self.train_function = model.train_function
+        self._model, self._function = model, function
+
+    def __call__(self, iterator: Any) -> Any:
+        """Put the training function back, and call the other one."""
+        self._model.train_function = self.train_function
+        return self._function(iterator)
+
+
 def begin_at_epoch(model: keras.Model, epoch: int | None) -> None:
     """Let a `fit` whose callbacks are called just now begin at an epoch.
 
     Args:
-        model: The model that is trained.
+        model: The model that is trained. What an earlier training that ended in an error left in
+            it is forgotten.
         epoch: The epoch, counted from 0; `None` for the one that `fit` was given.
     """
     model._initial_epoch = epoch
+    if isinstance(model.train_function, InsteadOnce):
+        model.train_function = model.train_function.train_function
 
 
 # What a callback of Keras keeps from epoch to epoch in private attributes.
@@ -343,6 +387,7 @@ class Trainer(keras.Model):
                 learner.objective.distillation_loss_weights = [*map(float, store[f"weights_{i}"])]
                 if self.train_function is not None:
                     self.make_train_function(force=True)
+                self.test_function = None
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train, as `keras.Model.fit` does, after one look at the data.
@@ -364,6 +409,7 @@ class Trainer(keras.Model):
             arguments["callbacks"] = with_epoch_begin(self, arguments.get("callbacks"))
         if arguments.get("verbose", "auto"):
             arguments["callbacks"] = with_progress_line(arguments.get("callbacks"))
+        begin_at_epoch(self, None)
         with short_errors():
             return super().fit(**arguments)
 

@@ -172,6 +172,60 @@ def test_top_k_keeps_the_mass_of_the_others(tmp_path):
         cache(model, batches(), tmp_path / "none", top_k=2)
 
 
+def test_top_k_of_another_temperature_is_refused_wherever_it_counts(tmp_path):
+    model = teacher(classes=6)
+    fits = cache(model, batches(), tmp_path / "fits", top_k=2, temperature=2.0)
+    other = cache(model, batches(), tmp_path / "other", top_k=2, temperature=1.0)
+    distiller = distiller_of(model, [kd.losses.KLDivergence(2.0)])
+    said = "temperature 2.0, but the teacher's top-k logits were made for 1.0"
+    for call in (
+        lambda: distiller.fit(other, verbose=0),
+        lambda: distiller.fit(fits, validation_data=other, verbose=0),
+        lambda: distiller.evaluate(other, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+    assert distiller.evaluate(fits, verbose=0)[0] > 0
+
+
+@pytest.mark.parametrize("weights", [None, "balanced"])
+def test_a_look_at_the_data_does_not_count_as_a_view(tmp_path, weights):
+    """Shuffling reads a whole small view to give its first batch."""
+    x = arrays(16)[0]
+
+    def views(seed):
+        return tf.data.Dataset.from_tensor_slices((x + 100.0 * seed, arrays(16)[1])).batch(8)
+
+    numbers = tf.Variable(-1, dtype=tf.int64)
+    data = tf.data.Dataset.range(1).flat_map(
+        lambda _: views(tf.cast(numbers.assign_add(1), tf.float32))
+    )
+    model = teacher()
+    taught = cache(model, data, tmp_path, views=3)
+    seen = []
+
+    class Note(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            seen.append([])
+
+    losses = [kd.losses.KLDivergence(2.0), kd.losses.LogitsMSE()]
+    keras.utils.set_random_seed(1)
+    distiller = kd.Distiller(model, network(4, "student"), losses, weights)
+    distiller.compile(keras.optimizers.SGD(0.0), SparseCE(from_logits=True), run_eagerly=True)
+    step = distiller.train_step
+
+    def noted(batch):
+        seen[-1].append(round(float(np.mean(batch[0].inputs)) / 100.0))
+        return step(batch)
+
+    object.__setattr__(distiller, "train_step", noted)
+    shuffled = taught.unbatch().shuffle(100).batch(8)
+    distiller.fit(shuffled, epochs=4, callbacks=[Note()], verbose=0)
+    first = seen[0][0]
+    assert [set(epoch) for epoch in seen] == [{(first + i) % 3} for i in range(4)]
+    assert first == 0
+
+
 @pytest.mark.promise
 def test_shuffled_and_rebatched_behind_the_cache(tmp_path):
     model = teacher(classes=6)

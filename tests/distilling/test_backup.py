@@ -301,3 +301,79 @@ def test_weights_that_are_swapped_for_their_averages(tmp_path, first, validated)
     for ours, theirs in zip(everything(run()), everything(whole), strict=True):
         # Swapping, which Keras does by sums, rounds.
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def taught_whole():
+    """A distiller of a training that was not interrupted."""
+    model = distiller()
+    fit(model)
+    return model
+
+
+def interrupted_in_epoch_1(folder, make=distiller, **arguments):
+    """Leave a backup of epoch 1, batch 6, and return the callback that goes on from it."""
+    with pytest.raises(Killed):
+        fit(make(**arguments), kd.BackupAndRestore(folder, save_freq=3), Kill(1, 7))
+    return kd.BackupAndRestore(folder, save_freq=3)
+
+
+@pytest.mark.parametrize("make", [plain, distiller])
+def test_an_end_while_batches_are_skipped_leaves_a_model_that_trains(
+    tmp_path, whole, taught_whole, make
+):
+    backup = interrupted_in_epoch_1(tmp_path / "backup", make)
+    model = make(seed=5)
+    with pytest.raises(Killed):
+        fit(model, backup, Kill(1, 2))
+    fit(model, kd.BackupAndRestore(tmp_path / "backup", save_freq=3))
+    assert int(model.optimizer.iterations) == 40
+    same(model, taught_whole if make is distiller else whole)
+
+
+def test_data_that_fail_while_batches_are_skipped(tmp_path, taught_whole):
+    backup = interrupted_in_epoch_1(tmp_path / "backup")
+    reads = []
+
+    def read(x):
+        reads.append(0)
+        if len(reads) == 4:  # one look at the data, then two batches are skipped
+            raise OSError("the disk")
+        return x
+
+    def flaky(x, y):
+        return tf.ensure_shape(tf.numpy_function(read, [x], tf.float32), (None, 6)), y
+
+    model = distiller(seed=5)
+    with pytest.raises(tf.errors.OpError):
+        model.fit(data().map(flaky), epochs=4, callbacks=[backup], verbose=0)
+    fit(model, kd.BackupAndRestore(tmp_path / "backup", save_freq=3))
+    same(model, taught_whole)
+
+
+def test_a_fit_without_backups_begins_anew(tmp_path):
+    backup = interrupted_in_epoch_1(tmp_path / "backup")
+    model = distiller(seed=5)
+    with pytest.raises(Killed):
+        fit(model, backup, Kill(1, 2))
+    before = int(model.optimizer.iterations)
+    assert fit(model, epochs=2).epoch == [0, 1]
+    assert int(model.optimizer.iterations) == before + 20
+
+
+def test_the_last_execution_of_an_epoch_may_be_a_part_of_one(tmp_path):
+    class EndOfEpoch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 1:
+                raise Killed
+
+    def make(seed=0):
+        return distiller(seed=seed, steps_per_execution=4)
+
+    uninterrupted = make()
+    fit(uninterrupted)
+    with pytest.raises(Killed):
+        fit(make(), EndOfEpoch(), kd.BackupAndRestore(tmp_path / "backup", save_freq=2))
+    model = make(seed=5)
+    fit(model, kd.BackupAndRestore(tmp_path / "backup", save_freq=2))
+    same(model, uninterrupted)

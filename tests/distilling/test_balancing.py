@@ -204,3 +204,34 @@ def test_gradients_in_float16_do_not_vanish():
         return distiller.distillation_loss_weights
 
     assert weights("mixed_float16") == pytest.approx(weights("float32"), rel=0.01)
+
+
+def test_loaded_weights_count_in_evaluate(tmp_path):
+    """Also where a function that evaluates was made before."""
+    data = (X, Y)
+    distillers = [made(seed=seed) for seed in (0, 1)]
+    for distiller in distillers:
+        distiller.compile("sgd", distiller.compile_arguments.loss, evaluate_distillation=True)
+        distiller.fit(*data, verbose=0)
+    first, other = distillers
+    expected = first.evaluate(*data, verbose=0, return_dict=True)
+    assert other.evaluate(*data, verbose=0, return_dict=True) != expected
+    first.save_weights(tmp_path / "first.weights.h5")
+    other.load_weights(tmp_path / "first.weights.h5")
+    found = other.evaluate(*data, verbose=0, return_dict=True)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_backup_says_the_weights_that_it_brings(tmp_path, capsys):
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        made().fit(X, Y, epochs=2, callbacks=[kd.BackupAndRestore(tmp_path / "b"), Kill()])
+    first = capsys.readouterr().out.split("Share")[0].strip()
+    other = made(seed=1)
+    other.fit(X, Y, epochs=2, callbacks=[kd.BackupAndRestore(tmp_path / "b")], verbose=2)
+    assert f"Of the backup: {first}\n" in capsys.readouterr().out
+    assert ", ".join(f"{w:g}" for w in other.distillation_loss_weights[1:]) in first

@@ -190,6 +190,18 @@ def test_student_goes_on_as_if_trained_on_labels_alone():
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
+def test_a_distillation_that_stops_needs_labels():
+    distiller = kd.Distiller(
+        network(6, "t"), network(4, "s"), kd.losses.KLDivergence(), None, 0.0,
+        stop_distillation_at=3,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"received no `loss`.*stop_distillation_at=3"):
+        distiller.compile("sgd")
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"data holds none.*stop_distillation_at=3"):
+        distiller.fit(examples()[0], verbose=0)
+
+
 @pytest.mark.parametrize("epoch", [-1, 1.5, "1", True])
 def test_wrong_epoch_is_refused(epoch):
     with pytest.raises(ValueError, match="stop_distillation_at"):

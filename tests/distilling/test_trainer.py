@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.distilling.trainer import (
@@ -186,3 +187,47 @@ def test_inputs_are_not_rounded_before_the_student_sees_them(kind, policy, dtype
     assert np.isfinite(expected).all()
     np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
     np.testing.assert_array_equal(model(x), student(x))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("kind", ["distiller", "mutual"])
+def test_data_of_unknown_length_is_as_data_of_known_length(kind, jit_compile):
+    """Behind its last batch nothing is counted and no weight decays."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(35, 4)).astype("float32"), rng.integers(0, 2, 35)
+    known = tf.data.Dataset.from_tensor_slices((x, y)).batch(5)
+    found = []
+    for data in (known, known.unbatch().batch(5)):
+        keras.utils.set_random_seed(0)
+        model = trained(kind)
+        model.compile(
+            keras.optimizers.AdamW(0.05, weight_decay=0.5),
+            SparseCE(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=jit_compile,
+        )
+        history = model.fit(data, epochs=3, validation_data=data, verbose=0).history
+        assert int(model.optimizer.iterations) == 21
+        found.append((history, model.get_weights()))
+    for name, values in found[0][0].items():
+        assert found[1][0][name] == pytest.approx(values, rel=1e-4), name
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_losses_of_several_outputs_in_data_of_unknown_length():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(35, 4)).astype("float32"), rng.integers(0, 2, 35)
+    known = tf.data.Dataset.from_tensor_slices((x, (y, y))).batch(5)
+    histories = []
+    for data in (known, known.filter(lambda *_: True)):
+        keras.utils.set_random_seed(0)
+        pair = []
+        for _ in range(2):
+            inputs = keras.Input((4,))
+            ends = [keras.layers.Dense(2, name=name)(inputs) for name in "ab"]
+            pair.append(keras.Model(inputs, ends))
+        model = kd.Distiller(*pair, [[kd.losses.KLDivergence()] * 2])
+        model.compile("sgd", [SparseCE(from_logits=True)] * 2, evaluate_distillation=True)
+        histories.append(model.fit(data, epochs=2, validation_data=data, verbose=0).history)
+    assert histories[0] == histories[1] and "val_a_loss" in histories[0]
