@@ -170,7 +170,8 @@ RECIPES = {
     "spoken_digit": example(
         "speech_commands",
         "spoken digits of speakers not heard in training, as spectrograms",
-        "float32 log-mel spectrograms, as the example computes them",
+        "int8 log-mel spectrograms: those of the example in float32, quantized by the scale and "
+        'zero point in `metadata["inputs"]`',
         "distilled_quantization-aware_int8",
         speech_test,
     ),

@@ -230,7 +230,7 @@ def warnings_of(
     integer_io: bool,
     asked: Collection[str] = (),
 ) -> list[str]:
-    """Return what did not become as small or as integer as was asked for, one sentence each.
+    """Return what a file does otherwise than was asked for, one sentence each.
 
     Args:
         file: The file.
@@ -239,9 +239,15 @@ def warnings_of(
         integer_io: Whether integer inputs and outputs were.
         asked: Names of the outputs of operators that were to be otherwise. Defaults to none.
     """
-    if quantization not in ("int8", "int16x8"):
-        return _larger(file, target, _BITS_OF_WEIGHTS[quantization], asked)
     sentences = []
+    if file.remembers:
+        sentences.append(
+            f"'{target}' keeps the state of its recurrent layers from one run to the next, which "
+            "its model does not. Call `interpreter.reset_all_variables()` before each sample (on a "
+            "microcontroller `interpreter.Reset()`)."
+        )
+    if quantization not in ("int8", "int16x8"):
+        return sentences + _larger(file, target, _BITS_OF_WEIGHTS[quantization], asked)
     kept = [o for o in file.float_operators() if not set(o.outputs) & set(asked)]
     if kept:
         places = ", ".join(dict.fromkeys(place(operator) for operator in kept[:5]))

@@ -33,7 +33,13 @@ from keras_kd.models.graph import flat_layers, input_tensors, named_for_files, s
 from keras_kd.models.layers import leaf_operations
 from keras_kd.models.outputs import name_outputs
 from keras_kd.models.probabilities import last_activation
-from keras_kd.models.recurrent import recurrent_layers, steps_are_open, unrolled, without_state
+from keras_kd.models.recurrent import (
+    initial_state,
+    recurrent_layers,
+    steps_are_open,
+    unrolled,
+    without_state,
+)
 
 
 class KerasSource:
@@ -181,7 +187,7 @@ class KerasSource:
         module.tracked_variables = variables
         # Gradients are of no use to the converter, and are traced for every activation.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        with named_for_files(self.model):
+        with named_for_files(self.model), initial_state(self.model):
             tf.saved_model.save(module, os.fspath(folder), signatures=functions, options=options)
         return signatures
 

@@ -17,6 +17,7 @@ from keras_kd.data.numpy_batches import safe_name
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.signatures import DEFAULT_SIGNATURE, Signature, Target
 from keras_kd.models.graph import flat_layers
+from keras_kd.models.recurrent import initial_state
 
 
 @runtime_checkable
@@ -139,7 +140,8 @@ class _LegacyKeras:
         )
 
     def write_saved_model(self, folder: str | os.PathLike[str]) -> None:
-        self.model.export(os.fspath(folder))
+        with initial_state(self.model):
+            self.model.export(os.fspath(folder))
 
 
 def source_of(

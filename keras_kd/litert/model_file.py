@@ -218,6 +218,12 @@ class ModelFile:
             variable=bool(found.isVariable),
         )
 
+    @property
+    def remembers(self) -> bool:
+        """Whether operators keep numbers from one run to the next, such as a fused LSTM's state."""
+        graphs = self.model.subgraphs
+        return any(tensor.isVariable for graph in graphs for tensor in graph.tensors or ())
+
     def type_name(self, tensor: Any) -> str:
         """Return the type of a tensor of the schema, as `"INT8"`."""
         return self._types.get(tensor.type, str(tensor.type))

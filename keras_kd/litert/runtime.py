@@ -92,8 +92,7 @@ class LiteRuntime:
                 f"'{path}' is damaged: a name in it is not UTF-8 ({error}). Export the model again."
             ) from None
         self.file = open_file(self.path, content)
-        graphs = self.file.model.subgraphs
-        self._keeps_state = any(t.isVariable for graph in graphs for t in graph.tensors or ())
+        self._keeps_state = self.file.remembers
         self._keeps_resources = any(o.name == "ASSIGN_VARIABLE" for o in self.file.operators())
         named_inputs, named_outputs = self.file.signature()
         self._input_details = self._interpreter.get_input_details()

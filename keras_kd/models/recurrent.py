@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_kd.losses.shared.base import zero_masked
 from keras_kd.models.graph import flat_layers
@@ -62,18 +63,28 @@ def _reversed_by_mask(layer: Any) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
+def initial_state(model: Any) -> Iterator[None]:
+    """Let recurrent layers that keep a state begin anew, then give them back the one they had."""
+    layers = flat_layers(model) if hasattr(model, "layers") else []
+    states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
+    kept = [(state, state.numpy()) for state in states if hasattr(state, "assign")]
+    try:
+        for state, value in kept:
+            state.assign(np.zeros_like(value))
+        yield
+    finally:
+        for state, value in kept:
+            state.assign(value)
+
+
+@contextlib.contextmanager
 def without_state(model: Any) -> Iterator[None]:
-    """Let a model forget what its layers assign, such as the state of a recurrent layer.
+    """Let a model begin at its initial state, and forget what its layers assign.
 
     So no output depends on what was computed before.
     """
-    layers = flat_layers(model) if getattr(model, "stateful", False) else []  # of tf_keras
-    states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
-    kept = [(state, state.numpy()) for state in states if state is not None]
-    with keras.StatelessScope():
+    with initial_state(model), keras.StatelessScope():
         yield
-    for state, value in kept:
-        state.assign(value)
 
 
 def recurrent_layers(model: keras.Model) -> list[Any]:

@@ -102,6 +102,9 @@ def test_a_fused_lstm_agrees_with_its_model(tmp_path, recwarn):
     assert kd.read_metadata(file)["operators"]["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 1
     assert file.fidelity.agreement == 1.0 and file.fidelity.worst.relative_error < 1e-4
     assert not [w for w in recwarn if "differs from its model" in str(w.message)]
+    assert [w for w in recwarn if "`interpreter.reset_all_variables()` before" in str(w.message)]
+    array = kd.export_c_array(file, tmp_path / "c", trial=False)
+    assert "// interpreter.Reset() before each sample." in array.header.read_text()
     result = kd.evaluate_tflite(file, x, model, runs=1, warmup=0, batch_size=7, verbose=False)
     assert result.agreement == 1.0 and result.max_difference < 1e-5
     teacher = kd.teachers.load(file)
@@ -135,6 +138,7 @@ def stateful():
     layer = keras.layers.SimpleRNN(2, stateful=True)
     model = keras.Model(x, layer(x))
     layer.set_weights([KERNEL.T, RECURRENT.T, BIAS])
+    model(X[:1])  # whose state is not the file's initial one
     return model, X, lambda x: rnn(x)[:, -1]
 
 
@@ -142,13 +146,18 @@ def legacy():
     layer = tf_keras.layers.SimpleRNN(2, stateful=True, batch_input_shape=(1, 4, 3))
     model = tf_keras.Sequential([layer])
     layer.set_weights([KERNEL.T, RECURRENT.T, BIAS])
+    model(X[:1])
     return model, X, lambda x: rnn(x)[:, -1]
+
+
+def states_of(model):
+    return [np.asarray(state) for state in getattr(model.layers[-1], "states", None) or ()]
 
 
 @pytest.mark.parametrize("make", [streaming, stateful, legacy])
 def test_nor_does_one_remember_those_before_in_a_variable(tmp_path, make):
     model, x, formula = make()
-    before = model.get_weights()
+    before, states = model.get_weights(), states_of(model)
     data = [row[None] for row in x]
     file = kd.export_tflite(model, tmp_path / "a.tflite", representative_data=data, verbose=False)
     assert kd.read_metadata(file)["operators"]["ASSIGN_VARIABLE"]
@@ -166,6 +175,8 @@ def test_nor_does_one_remember_those_before_in_a_variable(tmp_path, make):
         assert result.max_difference < 1e-5
     for kept, weight in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(kept, weight)
+    assert all(map(np.array_equal, states, states_of(model)))
+    assert make is streaming or np.any(states)
 
 
 def test_a_variable_of_one_sample_is_never_given_more(tmp_path):

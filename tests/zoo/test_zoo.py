@@ -39,6 +39,8 @@ def test_the_keras_student_answers_as_its_file_does(name):
     assert isinstance(student.student, keras.Model) and student.inputs in (
         FOLDER / name / "README.md"
     ).read_text(encoding="utf-8")
+    dtypes = {each["dtype"] for each in student.metadata["inputs"]}
+    assert dtypes == {student.inputs.split()[0]}
     compared = kd.compare(student.path, student.sample[0], student.student)
     assert compared.agreement >= 0.95
 

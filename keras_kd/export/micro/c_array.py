@@ -180,6 +180,7 @@ def export_c_array(
         class_names=_class_names(class_names, metadata, outputs),
         preprocessing=_text(metadata.get("preprocessing")),
         trial_note=_trial_note(tried),
+        remembers=any(tensor.variable for graph in graphs for tensor in graph.tensors),
         **_arena(arena_size, tried, estimate),
     )
     with atomic_path(header) as first, atomic_path(source) as second:

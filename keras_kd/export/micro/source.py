@@ -38,6 +38,7 @@ class Facts:
         class_names: Names of the classes, or none.
         preprocessing: What is done to the inputs before, as text, or `None`.
         trial_note: One sentence about a run in TensorFlow Lite for Microcontrollers.
+        remembers: Whether it keeps a state from one run to the next.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Facts:
     class_names: Sequence[str]
     preprocessing: str | None
     trial_note: str
+    remembers: bool = False
 
 
 def header_text(facts: Facts) -> str:
@@ -85,6 +87,12 @@ def header_text(facts: Facts) -> str:
         *_ends("Output", facts.outputs),
         *_class_names(facts.class_names),
     ]
+    if facts.remembers:
+        lines += [
+            "// The model keeps the state of its recurrent layers from one run to the next: call",
+            "// interpreter.Reset() before each sample.",
+            "",
+        ]
     if facts.preprocessing is not None:
         lines += [f"// Inputs are prepared so: {comment(facts.preprocessing)}", ""]
     lines += [f"}}  // namespace {facts.name}", "", f"#endif  // {guard}", ""]
