@@ -26,6 +26,7 @@ from keras_kd.export.calibration import (
 )
 from keras_kd.export.converter_errors import explain, named_layers
 from keras_kd.export.exclusion import exclude_layers
+from keras_kd.export.float16 import keep_what_float16_loses
 from keras_kd.export.int4 import gathers_to_lookups, to_int4
 from keras_kd.export.int4_kernels import KernelIn4Bits, to_4_or_8_bits
 from keras_kd.export.keras_source import KerasSource
@@ -289,6 +290,8 @@ class Conversion:
             kernels: tuple[KernelIn4Bits, ...] = ()
             if quantization == "weight_only":
                 to_weight_only(file)
+            elif quantization == "float16":
+                keep_what_float16_loses(file, functools.partial(make, "float32"))
             elif quantization == "int4":
                 trained = 4 in self._source.weight_bits.values()
                 file, kernels = to_4_or_8_bits(file, trained, self._seen)

@@ -275,6 +275,8 @@ def _larger(file: ModelFile, target: pathlib.Path, bits: int, asked: Collection[
         for kind, counts in kept.items()
     ]
     why = f"LiteRT or the converter has no {bits}-bit form of them"
+    if bits == 16:
+        why = f"float16 cannot hold their numbers, or {why}"
     rest = f"All other weights of {LEAST_WEIGHTS:,} numbers or more have {bits} bits."
     if not some:
         why = f"they have fewer than {LEAST_WEIGHTS:,} numbers, or {why}"
