@@ -270,7 +270,7 @@ class Conversion:
 
             @functools.cache
             def content_of(form: str, folder: pathlib.Path) -> bytes:
-                converter = self._converter(folder, list(signatures), flex, form)
+                converter = self._converter(folder, batch_sizes, flex, form)
                 try:
                     return bytes(converter.convert())
                 except Exception as error:
@@ -339,8 +339,9 @@ class Conversion:
             )
 
     def _converter(
-        self, folder: pathlib.Path, keys: list[str], flex: bool, quantization: str
+        self, folder: pathlib.Path, sizes: Mapping[str, int | None], flex: bool, quantization: str
     ) -> tf.lite.TFLiteConverter:
+        keys = list(sizes)
         converter = tf.lite.TFLiteConverter.from_saved_model(os.fspath(folder), signature_keys=keys)
         ops = tf.lite.OpsSet
         allowed = [ops.TFLITE_BUILTINS]
@@ -349,7 +350,7 @@ class Conversion:
         if quantization == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if quantization in INTEGER and self.calibration is not None:
-            converter.representative_dataset = lambda: self._feed(keys)
+            converter.representative_dataset = lambda: self._feed(sizes)
             # Builtins stay allowed, so that an operator without an integer kernel is kept in float
             # and can be named, where the converter alone would only refuse.
             integers = {
@@ -364,12 +365,12 @@ class Conversion:
             converter.inference_output_type = kind
         return converter
 
-    def _feed(self, keys: list[str]) -> Iterator[Any]:
-        samples = self.calibration.samples if self.calibration else []
-        if len(keys) == 1:
-            yield from samples
-        else:
-            yield from ((key, sample) for key in keys for sample in samples)
+    def _feed(self, sizes: Mapping[str, int | None]) -> Iterator[Any]:
+        """Yield the samples for every signature, each repeated to the size of its batch."""
+        for key, size in sizes.items():
+            for sample in self.calibration.samples if self.calibration else []:
+                batch = {n: a.repeat(size or 1, 0) if len(a) == 1 else a for n, a in sample.items()}
+                yield batch if len(sizes) == 1 else (key, batch)
 
 
 def _costly(converted: Converted) -> int:

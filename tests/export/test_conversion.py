@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -69,3 +70,13 @@ def test_an_open_batch_is_not_tried_where_its_cost_is_known(
         path = kd.export_tflite(model, path, batch_size=None, verbose=False)
         names = {operator.name for operator in LiteRuntime(path).file.operators()}
         assert "SHAPE" in names
+
+
+@pytest.mark.fast_cases("int8")
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+def test_samples_fill_a_batch_of_a_given_size(tmp_path, quantization):
+    """Also where an operator holds the size of the batch, as that of `Reshape` does."""
+    x = np.random.default_rng(0).normal(size=(40, 4, 4, 2)).astype("float32")
+    given = {"representative_data": x, "on_disagreement": "error", "verbose": False}
+    path = export_tflite(dense(), tmp_path / "a.tflite", quantization, batch_size=4, **given)
+    assert LiteRuntime(path).inputs[0].shape[0] == 4
