@@ -80,12 +80,6 @@ def scenes_test(_):
     return images.astype("float32") / 255.0, masks
 
 
-def in_arrays(dataset):
-    """Return a data set of batches as two arrays."""
-    parts = list(dataset.as_numpy_iterator())
-    return tuple(np.concatenate([batch[i] for batch in parts]) for i in (0, 1))
-
-
 CLASSES = 11  # ten garments and the background
 
 
@@ -140,13 +134,6 @@ RECIPES = {
         "exports/digits/seed0/int8.tflite",
         "exports/digits/seed0/compressed/stage_1_quantize_aware.keras",
         of_split("digits", 1 / 255),
-    ),
-    "fashion_mnist": example(
-        "image_classification",
-        "images of clothes (Fashion-MNIST), 28x28, gray",
-        "float32 images, 28x28x1, from 0 to 1",
-        "distilled_pruned_int8",
-        lambda made: in_arrays(made["test"]),
     ),
     "fashion_scenes": Recipe(
         "the garment at every pixel of a scene (fashion_scenes), 64x64, gray",
