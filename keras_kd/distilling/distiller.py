@@ -518,7 +518,8 @@ class Distiller(Trainer):
             ValueError: If the teacher's outputs in the data do not fit the losses.
         """
         each_epoch = kwargs.get("_use_cached_eval_dataset")  # as `fit` calls it
-        if self.compiled and not each_epoch and self.objective.distils:
+        counts = self.compiled and (self.evaluate_distillation or not self.compile_arguments.loss)
+        if counts and not each_epoch:
             x, batch = without_losing_the_first(x)
             self._check_evaluated(batch or first_batch(x, y))
         return super().evaluate(x, y, *args, **kwargs)

@@ -61,6 +61,7 @@ class Converted:
         kernels: What 4 bits cost the kernels of an int4 file.
         beside: The bytes of files in other forms, where they were asked for and can be converted.
         weights: Variables whose values in the file are others than the model's, with these.
+        clipped: A sentence on numbers that the format cannot hold, or `None`.
     """
 
     file: ModelFile
@@ -70,6 +71,7 @@ class Converted:
     kernels: tuple[KernelIn4Bits, ...] = ()
     beside: dict[str, bytes] = dataclasses.field(default_factory=dict)
     weights: tuple[tuple[Any, Any], ...] = ()
+    clipped: str | None = None
 
 
 class Conversion:
@@ -288,10 +290,11 @@ class Conversion:
 
             file = make(quantization)
             kernels: tuple[KernelIn4Bits, ...] = ()
+            clipped: str | None = None
             if quantization == "weight_only":
                 to_weight_only(file)
             elif quantization == "float16":
-                keep_what_float16_loses(file, functools.partial(make, "float32"))
+                clipped = keep_what_float16_loses(file, functools.partial(make, "float32"))
             elif quantization == "int4":
                 trained = 4 in self._source.weight_bits.values()
                 file, kernels = to_4_or_8_bits(file, trained, self._seen)
@@ -318,7 +321,7 @@ class Conversion:
                     with contextlib.suppress(NotConvertedError):
                         beside[form] = other(form).packed()
         share_values(file, self._source.clustered_kernels())
-        return Converted(file, signatures, batch_sizes, problems, kernels, beside)
+        return Converted(file, signatures, batch_sizes, problems, kernels, beside, clipped=clipped)
 
     def _to_stand_beside(self, file: ModelFile, form: str) -> ModelFile:
         """Return a file whose operators stand beside those of the file's own precision."""

@@ -13,7 +13,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 _SMALLEST = float(np.finfo(np.float16).smallest_normal)  # smaller numbers have fewer digits
 
 
-def keep_what_float16_loses(file: ModelFile, in_float32: Callable[[], ModelFile]) -> None:
+def keep_what_float16_loses(file: ModelFile, in_float32: Callable[[], ModelFile]) -> str | None:
     """Give operators of a float16 file their constants in float32 where float16 would change them.
 
     The converter clips numbers above 65,504. Where all numbers of a tensor are below 6e-5 they lose
@@ -24,12 +24,12 @@ def keep_what_float16_loses(file: ModelFile, in_float32: Callable[[], ModelFile]
         in_float32: Returns the float32 file of the same model. It is called only if there may be
             such numbers.
 
-    Raises:
-        ValueError: If an operator with such a number has no partner in the float32 file.
+    Returns:
+        A sentence on operators that have such numbers all the same, or `None`.
     """
     graphs = file.graphs()
     if not any(_may_be_lost(tensor) for graph in graphs for tensor in graph.tensors):
-        return
+        return None
     other = in_float32()
     places = {
         j: operator.outputs[0]
@@ -37,13 +37,12 @@ def keep_what_float16_loses(file: ModelFile, in_float32: Callable[[], ModelFile]
         if any(i >= 0 and _is_lost(other.tensor(operator.graph, i)) for i in operator.input_indices)
     }
     found = {i: j for i, j in partners(file, other).items() if j in places}
-    if missing := [place for j, place in places.items() if j not in found.values()]:
-        raise ValueError(
-            f"float16 cannot hold numbers of the model (in {', '.join(missing[:5])}): its largest "
-            'is 65,504, its smallest 6e-8. Received: quantization="float16". Use "dynamic" or '
-            '"float32".'
-        )
     replace_operators(file, other, found)
+    missing = [place for j, place in places.items() if j not in found.values()]
+    return None if not missing else (
+        f"float16 cannot hold numbers of the model (in {', '.join(missing[:5])}): its largest is "
+        '65,504, its smallest 6e-8. They were clipped. Use quantization="dynamic" or "float32".'
+    )  # fmt: skip
 
 
 def _may_be_lost(tensor: Tensor) -> bool:

@@ -273,6 +273,7 @@ def export_tflite(
             raise ValueError(f"{sentence} Received: exclude={exclude!r}.")
         said.append(sentence)
         del forms[excluded]
+    said.append(converted.clipped)
     asked = {kernel.output for kernel in converted.kernels if kernel.bits == 8}
     if forms:
         with read_as(source.model, converted.weights):  # kernels are known again by their values
