@@ -94,11 +94,12 @@ class Measuring:
             raise FileNotFoundError(f"There is no file '{path}'.")
         notes = read_metadata(path) or {}
         data: Any
+        seen = 0
         if self.source is None:
             data = LiteRuntime(path, xnnpack=None).example_inputs()
         else:
             check_classes(self.source, None, path, notes.get("class_names"))
-            self._warn_of_training_data(path, notes)
+            seen = self._trained_on(path, notes)
             data = self._batches(path, self._file_input_shape(path), notes, None)
         result = kd.evaluate_tflite(
             path,
@@ -111,6 +112,7 @@ class Measuring:
             "file": path,
             "kind": "tflite",
             "form": notes.get("quantization"),
+            "trained_on": seen,
             **result.to_dict(),
         }
 
@@ -119,7 +121,7 @@ class Measuring:
         if loaded is None:
             loaded = load_model(path, self._settings["custom_objects"])
         check_classes(self.source, loaded.classes, path, loaded.notes.get("class_names"))
-        self._warn_of_training_data(path, loaded.notes)
+        seen = self._trained_on(path, loaded.notes)
         data = self._batches(path, loaded.input_shape, loaded.notes, loaded.keras_model)
         scores = _scores(loaded, data)
         scores.warn_of_not_finite(path)
@@ -129,6 +131,7 @@ class Measuring:
             "tflite": self._own_file(path, loaded, data) if is_teacher else None,
             "file": path,
             "kind": "model",
+            "trained_on": seen,
             "accuracy": scores.accuracy,
             "samples": scores.samples,
             "bytes": pathlib.Path(path).stat().st_size,
@@ -193,11 +196,11 @@ class Measuring:
             )
         return tuple(int(size or 0) for size in sizes)
 
-    def _warn_of_training_data(self, path: str, notes: Mapping[str, Any]) -> None:
-        if self._settings["part"] != "train":
-            warn_of_training_data(
-                path, notes, self.source, self._indices, self._settings, self._console
-            )
+    def _trained_on(self, path: str, notes: Mapping[str, Any]) -> int:
+        """Return on how many of the examples it was trained, and warn if they are not to be."""
+        if self._settings["part"] == "train":
+            return 0
+        return warn_of_training_data(path, notes, self.source, self._indices, self._settings)
 
 
 def _scores(loaded: LoadedModel, data: Any) -> Scores:

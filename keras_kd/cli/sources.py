@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_kd.system.reading import read_arrays
+from keras_kd.system.user_warning import warn_user
 
 _FORMS = (
     "Give a folder with one subfolder of images per class, a .npz file with the arrays x and y, or "
@@ -62,6 +63,27 @@ def open_source(text: str, default_split: str = "train") -> Source:
     return NamedDataset(text, default_split)
 
 
+def _is_hidden(path: pathlib.Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _warn_of_others(root: pathlib.Path, folders: list[str], read: set[pathlib.Path]) -> None:
+    """Warn of files that are not read, such as images in another format."""
+    others = [
+        path
+        for folder in folders
+        for path in (root / folder).rglob("*")
+        if path.is_file() and path.relative_to(root) not in read
+    ]
+    others = [path for path in others if not _is_hidden(path.relative_to(root))]
+    if others:
+        kinds = sorted({path.suffix.lower() or path.name for path in others})
+        warn_user(
+            f"{len(others):,} files in '{root}' are not read ({', '.join(kinds[:5])}), the first "
+            f"is '{min(others)}'. Images are .jpg, .png, .bmp and .gif: convert others."
+        )
+
+
 class ImageFolder:
     """A folder with one subfolder of images a class, as Keras reads it.
 
@@ -93,12 +115,13 @@ class ImageFolder:
                 text, label_mode="int", shuffle=False, batch_size=None
             )
         self.class_names: list[str] | None = list(listed.class_names)
-        self.paths = np.asarray(listed.file_paths)
-        order = {name: i for i, name in enumerate(listed.class_names)}
         root = pathlib.Path(text)
-        self.labels = np.asarray(
-            [order[pathlib.Path(p).relative_to(root).parts[0]] for p in self.paths], "int64"
-        )
+        found = [pathlib.Path(path).relative_to(root) for path in listed.file_paths]
+        found = [path for path in found if not _is_hidden(path)]  # copies of editors and notebooks
+        self.paths = np.asarray([str(root / path) for path in found])
+        _warn_of_others(root, folders, set(found))
+        order = {name: i for i, name in enumerate(listed.class_names)}
+        self.labels = np.asarray([order[path.parts[0]] for path in found], "int64")
         self.count = len(self.paths)
         empty = [name for name, i in order.items() if not (self.labels == i).any()]
         if empty:

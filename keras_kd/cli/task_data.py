@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_kd.cli.console import Console
 from keras_kd.cli.preprocessing import Preprocessing
 from keras_kd.cli.sources import Source, open_source
 from keras_kd.data.batches import shuffled_by_pass
+from keras_kd.system.user_warning import warn_user
 
 # Prepared images up to this size are kept in memory, so that they are decoded once.
 _CACHED_BYTES = 500_000_000
@@ -20,6 +20,8 @@ _SHUFFLED = 10_000
 # What is divided by this or more is pixels, not numbers up to 1.
 _PIXELS = 100.0
 _HELD_OUT = "validation"  # the split of validation data that are given by a name alone
+# What trainings of earlier versions had, whose notes do not say it.
+_DEFAULTS = {"validation_data": None, "validation_split": 0.1, "seed": 0}
 
 
 def split_indices(count: int, part: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +96,8 @@ def measured_on(settings: Mapping[str, Any]) -> tuple[Any, str, str | None]:
     if part == "validation" and held_out is not None:
         return held_out, _HELD_OUT, None
     split = "test" if part is None else "train"
-    return settings.get("data"), split, part if part in ("train", "validation") else None
+    divided = part in ("train", "validation") and held_out is None
+    return settings.get("data"), split, part if divided else None
 
 
 def open_validation(text: str) -> Source:
@@ -121,15 +124,45 @@ def training_notes(notes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: notes[name] for name in ("data", "trained_on") if name in notes}
 
 
+def _trained_on(
+    notes: Mapping[str, Any], source: Source, settings: Mapping[str, Any]
+) -> tuple[np.ndarray, set[tuple[float, int]]]:
+    """Return which examples a model was trained on, and how each training divided the data."""
+    seen = np.zeros(source.count, bool)
+    divisions = set()
+    for training in trainings_of(notes):
+        if _same_data(training["data"], source):
+            values = {**_DEFAULTS, **settings, **training}
+            part = 0.0 if values["validation_data"] is not None else values["validation_split"]
+            seen[split_indices(source.count, part, values["seed"])[0]] = True
+            divisions.add((part, values["seed"]))
+    return seen, divisions
+
+
+def calibration_order(notes: Mapping[str, Any], source: Source) -> np.ndarray:
+    """Return the positions of examples to calibrate with, in a random order.
+
+    None that the model's training held out is among them, so that `measure --part validation`
+    measures on others.
+
+    Args:
+        notes: The model's notes.
+        source: The data.
+    """
+    seen, _ = _trained_on(notes, source, {})
+    positions = np.flatnonzero(seen) if seen.any() else np.arange(source.count)
+    # Another generator than that of `split_indices`, whose first positions are held out.
+    return np.random.default_rng([0, 1]).permutation(positions)
+
+
 def warn_of_training_data(
     path: str,
     notes: Mapping[str, Any],
     source: Source,
     indices: np.ndarray | None,
     settings: Mapping[str, Any],
-    console: Console,
-) -> None:
-    """Say so where a model was trained on examples that it is measured on.
+) -> int:
+    """Warn where a model was trained on examples that it is measured on, and return how many.
 
     Args:
         path: The model's file.
@@ -137,28 +170,22 @@ def warn_of_training_data(
         source: The data to measure on.
         indices: Which examples of it. `None` takes all.
         settings: Those of the command. They stand for what notes of earlier versions do not say.
-        console: Where it is said.
     """
     measured = np.arange(source.count) if indices is None else indices
-    seen = np.zeros(source.count, bool)
-    divisions = set()
-    for training in trainings_of(notes):
-        if _same_data(training["data"], source):
-            values = {**settings, **training}
-            part = 0.0 if values["validation_data"] is not None else values["validation_split"]
-            seen[split_indices(source.count, part, values["seed"])[0]] = True
-            divisions.add((part, values["seed"]))
+    seen, divisions = _trained_on(notes, source, settings)
     if not seen[measured].any():
-        return
+        return 0
     advice = "Give other data."
     if len(divisions) == 1 and not seen.all():
         part, seed = divisions.pop()
         option = "--part validation " if "part" in settings else ""
         advice = f"{option}--validation-split {part:g} --seed {seed} is what was held out."
-    console.say(
-        f"  '{path}' was trained on {seen[measured].sum():,} of the {len(measured):,} examples: "
-        f"this is not accuracy on unseen data. {advice}"
+    count = int(seen[measured].sum())
+    warn_user(
+        f"'{path}' was trained on {count:,} of the {len(measured):,} examples: this is not "
+        f"accuracy on unseen data. {advice}"
     )
+    return count
 
 
 def _same_data(text: str, source: Source) -> bool:

@@ -99,7 +99,7 @@ def task_data(
     now, before = training_of(settings), trainings_of(student.notes)
     trainings = [*(training for training in before if training != now), now]
     for notes in (student.notes, {"trained_on": [now]}):
-        warn_of_training_data(student.path, notes, held_out, kept, settings, console)
+        warn_of_training_data(student.path, notes, held_out, kept, settings)
     return TaskData(source, indices, validation, preprocessing, source.class_names, trainings)
 
 
@@ -223,6 +223,14 @@ def _teacher_inputs(
             f"The teacher '{teacher.path}' takes images in color and the student '{student.path}' "
             "takes gray ones, so that the teacher would not see the colors. Give the student "
             f"{theirs.shape[-1]} channels."
+        )
+
+    if rank == 3 and (theirs.shape[0] > ours.shape[0] or theirs.shape[1] > ours.shape[1]):
+        warn_user(
+            f"The teacher '{teacher.path}' takes images of {theirs.shape[:2]} and the student "
+            f"'{student.path}' of {ours.shape[:2]}: the teacher sees the student's images, "
+            "enlarged again, and is less accurate than on its own. Give a student of the teacher's "
+            "size, or feed kd.Distiller with images of that size."
         )
 
     def adapted(inputs: Any) -> Any:

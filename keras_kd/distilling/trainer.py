@@ -103,9 +103,17 @@ def compile_arguments(model: keras.Model) -> CompileArguments:
     )
 
 
-def less_is_better(metric: keras.metrics.Metric) -> bool:
-    """Whether a metric, used once, is better the smaller it is."""
-    return getattr(metric, "_direction", None) == "down"
+def direction_of(metric: keras.metrics.Metric) -> str | None:
+    """Return `"up"` or `"down"`, where a metric, used once, is better; `None` if it is not known.
+
+    Keras does not know it of functions and metrics of the user.
+    """
+    if isinstance(metric, (keras.metrics.FalsePositives, keras.metrics.FalseNegatives)):
+        return "down"
+    if isinstance(metric, (keras.metrics.TruePositives, keras.metrics.TrueNegatives)):
+        return "up"
+    found: str | None = getattr(metric, "_direction", None)
+    return found
 
 
 def once_data_is_there(step: Callable[[Any, Any], _T]) -> Callable[[Any, Any], _T]:

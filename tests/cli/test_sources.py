@@ -1,3 +1,5 @@
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -23,6 +25,20 @@ def test_folder_of_images(work):
     assert images[0].dtype == "uint8"
     color, _ = values(source, [0], channels=3)
     assert color[0].shape == (8, 8, 3)
+
+
+def test_hidden_copies_are_left_out_and_other_files_are_told(work):
+    pictures = work / "own"
+    shutil.copytree(work / "pictures", pictures)
+    copies = pictures / "cat" / ".ipynb_checkpoints"
+    copies.mkdir()
+    one = sorted((pictures / "cat").glob("*.*"))[0]
+    (copies / one.name).write_bytes(one.read_bytes())
+    for name in ("a.webp", "b.WEBP", "notes.txt"):
+        (pictures / "dog" / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"3 files .* are not read \(\.txt, \.webp\).*a\.webp"):
+        source = open_source("own")
+    assert source.count == 30 and len(source.labels) == 30
 
 
 def test_npz(tmp_path):

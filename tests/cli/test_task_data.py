@@ -3,11 +3,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from keras_kd.cli.console import Console
 from keras_kd.cli.preprocessing import Preprocessing
 from keras_kd.cli.sources import open_source
 from keras_kd.cli.task_data import (
     batches,
+    calibration_order,
     check_classes,
     split_indices,
     training_notes,
@@ -83,14 +83,28 @@ def test_shapes_and_classes_that_do_not_fit(work):
         ({"data": "digits:test"}, "digits", "test", 9),
     ],
 )
-def test_training_data_is_told(capsys, training, text, split, seen):
+def test_training_data_is_told(recwarn, training, text, split, seen):
     settings = {"data": "a.npz", "validation_data": None, "validation_split": 0.1, "seed": 3}
     notes = training_notes({"trained_on": [training_of({**settings, **training})], "teacher": "t"})
     source = SimpleNamespace(text=text, split=split, count=10)
-    warn_of_training_data("m.keras", notes, source, None, settings, Console())
-    said = capsys.readouterr().out
+    assert warn_of_training_data("m.keras", notes, source, None, settings) == seen
+    said = " ".join(str(warning.message) for warning in recwarn)
     assert f"'m.keras' was trained on {seen} of the 10 examples" in said if seen else not said
     assert ("--validation-split 0.1 --seed 3" in said) is (seen == 9)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5])
+def test_no_held_out_example_calibrates(part):
+    settings = {"data": "a.npz", "validation_data": None, "validation_split": part, "seed": 3}
+    notes = {"trained_on": [training_of(settings)]}
+    source = SimpleNamespace(text="a.npz", split=None, count=1000)
+    train, held_out = split_indices(1000, part, 3)
+    order = calibration_order(notes, source)
+    assert sorted(order) == sorted(train) and not set(order[:50]) & set(held_out)
+    other = SimpleNamespace(text="b.npz", split=None, count=1000)
+    assert sorted(calibration_order(notes, other)) == list(range(1000))
+    # Nor those that `measure --part validation` reads without notes.
+    assert len(set(calibration_order({}, other)[:100]) & set(split_indices(1000, 0.1, 0)[1])) < 30
 
 
 def test_numbers_that_are_scaled_already(work):

@@ -39,11 +39,17 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     import pathlib
 
     import keras_kd as kd
-    from keras_kd.cli.model_files import load_model
+    from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
     from keras_kd.cli.preprocessing import resolve_preprocessing
     from keras_kd.cli.sources import open_source
-    from keras_kd.cli.task_data import batches, check_classes, split_indices
+    from keras_kd.cli.task_data import (
+        batches,
+        calibration_order,
+        check_classes,
+        training_notes,
+        warn_of_training_data,
+    )
     from keras_kd.export.tflite import QUANTIZATIONS
 
     folder = OutFolder(COMMAND, settings, [settings["model"]])
@@ -63,8 +69,9 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     samples = None
     if settings["calibration_data"] is not None:
         training = open_source(settings["calibration_data"])
-        order, _ = split_indices(training.count, 0.0, 0)
+        order = calibration_order(loaded.notes, training)
         samples = batches(training, order[:512], made, 32)
+    seen = warn_of_training_data(loaded.path, loaded.notes, source, None, {})
     with folder.begun():
         found = kd.export_all(
             loaded.model,
@@ -73,7 +80,11 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             quantizations=settings["quantization"] or QUANTIZATIONS,
             representative_data=samples,
             name=pathlib.Path(settings["model"]).stem,
+            class_names=loaded.notes.get("class_names") or source.class_names,
+            preprocessing=made.to_dict(),
             verbose=False,
         )
-    result = folder.finish({"forms": found.to_dict(), "table": str(found)})
+        for path in folder.path.glob("*.tflite"):
+            write_notes(path, training_notes(loaded.notes))
+    result = folder.finish({"forms": found.to_dict(), "trained_on": seen, "table": str(found)})
     return Outcome(result, str(found))

@@ -58,6 +58,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         warn_of_lost_stages,
     )
     from keras_kd.distilling.backup import BackupAndRestore
+    from keras_kd.models.weights import check_finite_weights
     from keras_kd.system.files import atomic_path
 
     shrunk = settings["student"].startswith("shrink:")
@@ -89,6 +90,11 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             verbose=console.verbose,
         )
         seconds = time.perf_counter() - start
+    try:
+        check_finite_weights(student.keras_model, "student")
+    except ValueError:
+        backup.delete()  # from which the next run would go on
+        raise
     path = folder.path / "student.keras"
     with atomic_path(path) as temporary:
         student.keras_model.save(temporary)

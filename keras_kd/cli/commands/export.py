@@ -220,7 +220,7 @@ def _input(
     """Return the names of the classes, the preprocessing, and examples to calibrate and decide."""
     from keras_kd.cli.preprocessing import resolve_preprocessing
     from keras_kd.cli.sources import open_source
-    from keras_kd.cli.task_data import batches, check_classes, split_indices
+    from keras_kd.cli.task_data import batches, calibration_order, check_classes
 
     names = loaded.notes.get("class_names")
     if settings["class_names"] is not None:
@@ -229,6 +229,12 @@ def _input(
             raise ValueError(
                 f"--class-names gives {len(names)} names, but '{loaded.path}' has "
                 f"{loaded.classes} classes."
+            )
+        known = loaded.notes.get("class_names")
+        if known is not None and names != known and set(names) == set(known):
+            raise ValueError(
+                f"--class-names gives the names of '{loaded.path}' in another order. Received: "
+                f"{', '.join(names)}. It was trained on {', '.join(known)}: leave the option out."
             )
     stored = loaded.notes.get("preprocessing")
     scale, offset = settings["scale"], settings["offset"]
@@ -243,11 +249,11 @@ def _input(
     made = resolve_preprocessing(
         loaded.input_shape, scale, offset, stored, loaded.keras_model, source.integers
     )
-    order, _ = split_indices(source.count, 0.0, 0)
+    order = calibration_order(loaded.notes, source)
     decides = settings["max_drop"] is not None
     if decides:
         check_classes(source, loaded.classes, loaded.path, names)
-    count = min(512, source.count // 3) if decides else 512
+    count = min(512, len(order) // 3) if decides else 512
     examples = batches(source, order[:count], made, 32)
     deciding = batches(source, order[count : count + 1024], made, 32) if decides else None
     return names or source.class_names, made.to_dict(), examples, deciding

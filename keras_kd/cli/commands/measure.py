@@ -87,6 +87,11 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     limits = {key: settings[key] for key in _LIMITS if settings[key] is not None}
     if settings["data"] is settings["validation_data"] is None:
         _check_without_data(settings)
+    if settings["validation_data"] is not None and settings["part"] is None:
+        raise ValueError(
+            "--validation-data is read with --part validation. Received: no --part. Add it, or "
+            "give the data as --data."
+        )
     if limits and not any(path.endswith(".tflite") for path in settings["files"]):
         raise ValueError(
             f"--{next(iter(limits)).replace('_', '-')} needs a .tflite file, and none is given. "
@@ -147,5 +152,6 @@ def _outcome(result: Mapping[str, Any]) -> Outcome:
     for sentences in result["not_kept"].values():
         lines += [f"Not kept: {sentence}" for sentence in sentences]
     if result["limits"] and not result["not_kept"]:
-        lines.append("Every limit is kept.")
+        models = any(entry["kind"] != "tflite" for entry in result["files"])
+        lines.append(f"Every limit is kept{' by the .tflite files' if models else ''}.")
     return Outcome(dict(result), "\n".join(lines), 3 if result["not_kept"] else 0)

@@ -177,6 +177,8 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
     if dataset and part is None:
         named = ":" not in dataset and not os.path.exists(dataset)
         part = f"the split {split}" if named else "all"
+    elif part is not None:
+        part += f", --validation-split {settings['validation_split']:g} --seed {settings['seed']}"
     for key, given in (
         ("dataset", dataset), ("part", part), ("classes", measured["class_names"]),
     ):  # fmt: skip
@@ -190,6 +192,9 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
             )
         own[key] = given
     own["notes"].append(f"Accuracy is on {measured['data']}.")
+    for entry in measured["files"]:
+        if seen := entry.get("trained_on"):
+            own["notes"].append(f"'{entry['file']}' was trained on {seen:,} of these examples.")
     if measured["limits"]:
         kept = "; ".join(s for sentences in measured["not_kept"].values() for s in sentences)
         own["notes"].append(f"Not kept: {kept}" if kept else "Every limit of the budget is kept.")

@@ -92,7 +92,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         source = open_source(settings["test_data"], "test")
         check_same_classes(data.source, source)
         trained = {"trained_on": data.trainings}
-        warn_of_training_data(settings["teacher"], trained, source, None, settings, console)
+        warn_of_training_data(settings["teacher"], trained, source, None, settings)
         test = batches(source, None, data.preprocessing, size)
     names = (
         "max_bytes", "zipped", "max_drop", "max_latency_ms", "device", "budget", "trials",

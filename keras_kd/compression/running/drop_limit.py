@@ -13,11 +13,12 @@ from keras_kd.compression.running.stage_record import first_metric
 from keras_kd.compression.running.teaching import as_dataset, evaluate_batches
 from keras_kd.data.labels import class_labels
 from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
-from keras_kd.distilling.trainer import less_is_better
+from keras_kd.distilling.trainer import direction_of
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.system.arguments import number
 from keras_kd.system.json_values import history_value
 from keras_kd.system.names import one_of
+from keras_kd.system.user_warning import warn_user
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def check_limit(
 
 
 def check_direction(metrics: Any, name: str | None) -> None:
-    """Refuse to limit the drop of a metric of which less is better.
+    """Refuse to limit the drop of a metric of which less is better; warn if that is not known.
 
     Args:
         metrics: The metrics, after they were used once.
@@ -69,9 +70,13 @@ def check_direction(metrics: Any, name: str | None) -> None:
     Raises:
         ValueError: If less of it is better, or it is not one number.
     """
-    # Not found by its name: with several outputs, Keras puts that of the output before it.
-    first = next(iter(getattr(metrics, "metrics", [])), None)
-    if first is not None and less_is_better(first):
+    first = _first(metrics)
+    if first is not None and direction_of(first) is None:
+        warn_user(
+            f"`max_drop` takes more of '{name}' for better; Keras does not know whether it is. If "
+            "less is better, put another metric first in distiller.compile(metrics=[...])."
+        )
+    if first is not None and direction_of(first) == "down":
         raise ValueError(
             f"`max_drop` needs a metric of which more is better, but the first one is "
             f"'{name}'. Put another one first in distiller.compile(metrics=[...])."
@@ -83,10 +88,26 @@ def check_direction(metrics: Any, name: str | None) -> None:
         )
 
 
-def drop_of(metrics: Mapping[str, float], reference: Mapping[str, float] | None) -> float | None:
-    """Return the points by which the first metric is below that of the reference, or `None`.
+def _first(metrics: Any) -> Any:
+    # Not found by its name: with several outputs, Keras puts that of the output before it.
+    return next(iter(getattr(metrics, "metrics", [])), None)
+
+
+def drop_of(
+    metrics: Mapping[str, float],
+    reference: Mapping[str, float] | None,
+    used: Any = None,
+    limited: bool = True,
+) -> float | None:
+    """Return the points by which the first metric is worse than that of the reference, or `None`.
 
     A resumed run may have another name for it: Keras numbers those that it names itself.
+
+    Args:
+        metrics: Values by name.
+        reference: Those of the reference, or `None`.
+        used: The metrics, after they were used once. Defaults to `None`.
+        limited: Whether more is taken for better where that is not known. Defaults to `True`.
     """
     name, before = first_metric(metrics), first_metric(reference or {})
     if name is None or before is None or reference is None:
@@ -95,7 +116,11 @@ def drop_of(metrics: Mapping[str, float], reference: Mapping[str, float] | None)
         before = name
     elif re.sub(r"_\d+$", "", name) != re.sub(r"_\d+$", "", before):
         return None
-    return 100.0 * (reference[before] - metrics[name])
+    direction = None if (first := _first(used)) is None else direction_of(first)
+    if direction is None and not limited:
+        return None
+    lost = 100.0 * (reference[before] - metrics[name])
+    return -lost if direction == "down" else lost
 
 
 def evaluate_teacher(distiller: Any, data: Any) -> dict[str, float]:

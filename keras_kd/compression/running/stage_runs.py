@@ -161,7 +161,7 @@ class StageRuns:
             epochs=epochs,
             metrics=metrics,
             metric=first_metric(metrics),
-            drop=drop_of(metrics, self._reference),
+            drop=drop_of(metrics, self._reference, result.metrics, self.limit is not None),
             seconds=seconds,
             attempts=tuple(attempts),
             **counts(result.model, result.count_params()),

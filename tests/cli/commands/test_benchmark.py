@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from keras_kd import read_metadata
+
 
 def test_forms_side_by_side(keras_kd_json, keras_kd, distilled, work):
     student = str(distilled / "student.keras")
@@ -18,6 +20,19 @@ def test_forms_side_by_side(keras_kd_json, keras_kd, distilled, work):
     assert kept["table"] == result["table"]
     code, out, _ = keras_kd(*words)
     assert code == 0 and result["table"] in out
+    # The files know what the student knew.
+    code, measured = keras_kd_json("measure", "forms/student_int8.tflite", "--data", "test.npz")
+    assert measured["class_names"] == read_metadata("forms/student_int8.tflite")["class_names"]
+    assert measured["files"][0]["accuracy"] == forms["int8"]["result"]["accuracy"]
+
+
+def test_training_data_is_told(keras_kd_json, keras_kd, distilled, materials):
+    student, train = str(distilled / "student.keras"), str(materials / "train.npz")
+    words = ["benchmark", student, "--data", train, "--quantization", "float32", "--out", "told"]
+    code, _, error = keras_kd(*words, "--quiet")
+    assert code == 0 and "was trained on 86 of the 96 examples" in error
+    _, measured = keras_kd_json("measure", "told/student_float32.tflite", "--data", train)
+    assert measured["files"][0]["trained_on"] == 86
 
 
 @pytest.mark.promise

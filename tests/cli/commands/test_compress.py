@@ -53,17 +53,17 @@ def test_prune_and_quantize(keras_kd_json, words, work):
 def test_validation_data_that_the_student_was_trained_on(keras_kd, words, materials, work):
     words = [word.replace("train.npz", str(materials / "train.npz")) for word in words[:-1]]
     words += ["--prune", "0.5", "--epochs", "0", "--out"]
-    code, out, _ = keras_kd("compress", *words, "same")
-    assert code == 0 and "was trained on" not in out
-    code, out, _ = keras_kd("compress", *words, "other", "--seed", "1")
-    assert code == 0 and "student.keras' was trained on" in out
-    assert "--validation-split 0.1 --seed 0 is what was held out" in out
+    code, _, error = keras_kd("compress", *words, "same")
+    assert code == 0 and "was trained on" not in error
+    code, _, error = keras_kd("compress", *words, "other", "--seed", "1")
+    assert code == 0 and "student.keras' was trained on" in error
+    assert "--validation-split 0.1 --seed 0 is what was held out" in error
     notes = json.loads((work / "other/student.keras.json").read_text())
     assert [training["seed"] for training in notes["trained_on"]] == [0, 1]
     # Neither seed is of unseen data now.
     data = ["--data", str(materials / "train.npz"), "--part", "validation", "--seed", "1"]
-    _, out, _ = keras_kd("measure", "other/student.keras", *data)
-    assert "'other/student.keras' was trained on" in out and "Give other data" in out
+    _, _, error = keras_kd("measure", "other/student.keras", *data)
+    assert "'other/student.keras' was trained on" in error and "Give other data" in error
 
 
 @pytest.mark.slow

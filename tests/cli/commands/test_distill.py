@@ -148,3 +148,12 @@ def test_a_damaged_image_is_named(keras_kd, work):
     assert f"The image 'damaged/dog/{path.name}' is damaged" in err
     assert len(err.strip().splitlines()) == 1
     assert not (work / "runs/distill/result.json").exists()  # the folder stays free
+
+
+def test_a_training_that_diverged_saves_nothing(keras_kd, work):
+    words = [*BASE, *FAST, "--learning-rate", "1e30", "--out", "diverged"]
+    code, _, error = keras_kd(*words)
+    assert code == 1 and "weights that are NaN or infinite" in error
+    assert not list((work / "diverged").glob("*.keras")) + list(
+        (work / "diverged").glob("*backup*")
+    )

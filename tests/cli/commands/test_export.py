@@ -144,3 +144,9 @@ def test_a_model_trained_for_int8_needs_data_for_int16x8_alone():
     with pytest.raises(ValueError, match="--data"):
         _check_data(settings, loaded)
     _check_data({**settings, "data": "pictures"}, loaded)
+
+
+def test_names_in_another_order_are_refused(keras_kd, distilled):
+    student = str(distilled / "student.keras")
+    code, _, error = keras_kd("export", student, "--class-names", "fish,dog,cat", "--out", "e")
+    assert code == 1 and "in another order. Received: fish, dog, cat" in error

@@ -124,19 +124,21 @@ def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, material
     assert result["files"][0]["accuracy"] == pytest.approx(kept["metrics"]["val_accuracy"])
     code, result = keras_kd_json("measure", exported, "--data", train, "--part", "train")
     assert result["files"][0]["samples"] == 86
-    _, out, _ = keras_kd("measure", exported, "--data", train)
-    assert "was trained on 86 of the 96 examples" in out
-    assert "--part validation --validation-split 0.1 --seed 0 is what was held out" in out
+    _, _, error = keras_kd("measure", exported, "--data", train, "--quiet")
+    assert "was trained on 86 of the 96 examples" in error
+    assert "--part validation --validation-split 0.1 --seed 0 is what was held out" in error
 
 
 def test_examples_that_were_trained_on_are_told(keras_kd, exported, materials, distilled):
     words = ["--data", str(materials / "train.npz"), "--part", "validation"]
     for path in (exported, str(distilled / "student.keras")):
         for same in (["--seed", "0"], ["--validation-split", "0.05"]):  # a part of the same
-            assert "was trained on" not in keras_kd("measure", path, *words, *same)[1]
+            assert "was trained on" not in keras_kd("measure", path, *words, *same)[2]
         for other in (["--seed", "1"], ["--validation-split", "0.3"]):
-            _, out, _ = keras_kd("measure", path, *words, *other)
-            assert f"'{path}' was trained on" in out and "--validation-split 0.1 --seed 0" in out
+            _, _, error = keras_kd("measure", path, *words, *other)
+            assert (
+                f"'{path}' was trained on" in error and "--validation-split 0.1 --seed 0" in error
+            )
 
 
 @pytest.mark.parametrize(
@@ -200,3 +202,16 @@ def test_a_quantized_student_is_measured_as_its_file(keras_kd_json, work):
     compressed.save("quantized.keras")
     _, result = keras_kd_json("measure", "quantized.keras", "--data", "test.npz", "--scale", "255")
     assert result["files"][0]["accuracy"] == rounded
+
+
+def test_validation_data_needs_its_part(keras_kd, exported, materials):
+    words = ["measure", exported, "--data", str(materials / "train.npz")]
+    code, _, error = keras_kd(*words, "--validation-data", "test.npz")
+    assert code == 1 and "--validation-data is read with --part validation" in error
+
+
+def test_limits_are_those_of_files(keras_kd, exported, distilled):
+    student = str(distilled / "student.keras")
+    words = ["measure", exported, student, "--data", "test.npz", "--max-bytes", "1000000"]
+    code, out, _ = keras_kd(*words)
+    assert code == 0 and "Every limit is kept by the .tflite files." in out

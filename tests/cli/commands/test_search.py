@@ -16,9 +16,9 @@ def test_a_search(keras_kd_json, keras_kd, work):
         "0.02", "--batch-size", "16",
     ]  # fmt: skip
     refused = ["--max-bytes", "10", "--test-data", "train.npz", "--out", "runs/refused"]
-    code, out, error = keras_kd(*words, *refused)
+    code, _, error = keras_kd(*words, *refused)
     assert code == 1 and "`max_bytes`" in error
-    assert "'big.keras' was trained on 67 of the 96 examples" in out
+    assert "'big.keras' was trained on 67 of the 96 examples" in error
     code, result = keras_kd_json(*words, "--max-drop", "100", "--quiet")
     assert code == 0, result
     assert result["best"]["bytes"] == min(found["bytes"] for found in result["tried"])

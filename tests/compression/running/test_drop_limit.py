@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.compression.running.drop_limit import drop_of, evaluate_teacher
+from keras_kd.compression.running.drop_limit import check_direction, drop_of, evaluate_teacher
 from keras_kd.compression.running.stage_runs import StageRuns
 
 IDS = np.array([[1, 2, 3, 0, 0], [2, 1, 0, 0, 0]])
@@ -35,6 +35,39 @@ def test_a_teacher_is_measured_where_the_student_is(student, kind):
     distiller.evaluate(x, LABELS, verbose=0)
     data = tf.data.Dataset.from_tensors((x, LABELS))
     assert evaluate_teacher(distiller, data)["accuracy"] == 1.0
+
+
+def own_error(y, y_pred):
+    return keras.ops.abs(y - y_pred)
+
+
+@pytest.mark.parametrize(
+    ("metric", "drop", "limited"),
+    [
+        ("mae", 100.0, 100.0),  # the error grew by 1
+        (keras.metrics.RootMeanSquaredError(name="mae"), 100.0, 100.0),
+        (keras.metrics.FalseNegatives(name="mae"), 100.0, 100.0),
+        (keras.metrics.R2Score(name="mae"), -100.0, -100.0),
+        (own_error, None, -100.0),
+    ],
+)
+def test_points_are_lost_where_less_is_better_and_there_is_more(metric, drop, limited):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=[metric])
+    x = np.ones((4, 1), "float32")
+    model.evaluate(x, x, verbose=0)
+    used = next(m for m in model.metrics if hasattr(m, "metrics"))
+    found = [drop_of({"mae": 3.0}, {"mae": 2.0}, used, given) for given in (False, True)]
+    assert found == [drop, limited]
+
+
+def test_a_metric_of_unknown_direction_is_told():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=[own_error])
+    model.evaluate(np.ones((4, 1)), np.ones((4, 1)), verbose=0)
+    used = next(m for m in model.metrics if hasattr(m, "metrics"))
+    with pytest.warns(UserWarning, match=r"more of 'own_error' for better; Keras does not know"):
+        check_direction(used, "own_error")
 
 
 def test_a_metric_is_the_same_whatever_keras_calls_it():
