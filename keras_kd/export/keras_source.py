@@ -24,6 +24,7 @@ from keras_kd.export.signatures import (
     Target,
     call_target,
     check_layers,
+    given_layers,
 )
 from keras_kd.export.tracing import as_float32, masks_in_range, reshapes_by_batch
 from keras_kd.losses.shared.masks import get_keras_mask
@@ -158,6 +159,11 @@ class KerasSource:
     def signature_names(self) -> list[str]:
         """Names of the signatures, the first one's first."""
         return list(self._targets)
+
+    @property
+    def given_layers(self) -> list[Any] | None:
+        """The layers whose outputs signatures give; `None` if a function gives something else."""
+        return given_layers(self.model, self._targets)
 
     def write(
         self, folder: pathlib.Path, batch_sizes: Mapping[str, int | None], unroll: bool

@@ -139,7 +139,8 @@ def export_tflite(
               the values, or with the smallest squared error. Outliers then do not widen the range,
               and a `BatchNormalization` after an activation becomes a depthwise convolution. For
               `"int8"`.
-            - `"+equalization"` also equalizes the ranges of channels across layers;
+            - `"+equalization"` also equalizes the ranges of channels across layers, but not across
+              what a signature gives, which may be anything if it is a function;
               `"+bias_correction"` corrects biases for rounded kernels: `"mse+equalization"`.
             - `"equalization"` also for `"dynamic"`, `"weight_only"` and `"int4"`.
             - `"auto"`: `"minmax"`. If fewer than 99 % of the answers agree, or the error exceeds

@@ -91,6 +91,37 @@ def test_answers_and_embeddings_from_one_file(tmp_path, quantization):
         )
 
 
+def embedder() -> keras.Model:
+    """Its embedding has channels of sizes that are 30 times apart."""
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), name="i")
+    model = keras.Model(i, layers.Dense(3, name="o")(layers.Dense(16, "relu", name="fc")(i)))
+    sizes = np.geomspace(0.03, 30.0, 16)
+    fc, o = model.get_layer("fc").kernel, model.get_layer("o").kernel
+    fc.assign(fc.numpy() * sizes)
+    o.assign(o.numpy() / sizes[:, None])
+    return model
+
+
+def test_what_a_signature_gives_is_not_equalized(tmp_path):
+    model = embedder()
+    arguments = {"calibration": "equalization", "verbose": False}
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    path = tmp_path / "a.tflite"
+    for signatures in ({"ans": None, "emb": "fc"}, {"ans": lambda x: {"o": model(x)}}):
+        with pytest.raises(ValueError, match="given by a signature"):
+            kd.export_tflite(model, path, "weight_only", signatures=signatures, **arguments)
+    model = keras.Model(model.inputs, layers.Dense(2)(layers.ReLU()(model.output)))
+    kd.export_tflite(
+        model, path, "weight_only", signatures={"ans": None, "emb": "fc"}, **arguments
+    )  # fmt: skip
+    expected = model.get_layer("fc")(x)
+    found = runner(path, "emb")(i=x)["fc"]
+    np.testing.assert_allclose(found, expected, atol=0.01 * np.max(expected))
+    small = (found * expected).numpy().sum(0) / np.square(expected).sum(0)
+    np.testing.assert_allclose(small, np.ones(16), atol=0.05)
+
+
 def test_no_signatures_is_the_default_one():
     assert check_signatures(None) == {"serving_default": None}
     with pytest.raises(ValueError, match="must be a dict"):
