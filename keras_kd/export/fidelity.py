@@ -51,7 +51,9 @@ class OutputFidelity:
             nothing differs, negative infinity if the file gives NaN; `None` for an output that
             holds classes or booleans, which only agree or differ.
         relative_error: Root mean square of the difference, divided by the standard deviation of the
-            model's output; infinite if the file gives NaN; `None` as above.
+            model's output. Where that output is constant, divided by its root mean square; infinite
+            where that is 0 and the file differs by more than rounding, or if the file gives NaN;
+            `None` as above.
     """
 
     output: str
@@ -104,7 +106,7 @@ class Fidelity:
         return max(self.outputs, key=lambda o: -1 if o.relative_error is None else o.relative_error)
 
     def is_poor(self, min_agreement: float | None) -> bool:
-        """Whether fewer answers are equal, or an error exceeds 30 % of its output's spread."""
+        """Whether fewer answers are equal, or a relative error exceeds 30 %."""
         few = self.agreement is not None and self.agreement < (min_agreement or 0.0)
         return few or (self.worst.relative_error or 0.0) > _POOR
 
@@ -265,8 +267,8 @@ class _Output:
             noise = error = None
         elif math.isnan(error):
             noise, error = -math.inf, math.inf
-        else:  # of a constant, nothing is known
-            error = sums.relative_error or 0.0
+        else:
+            error = sums.relative_error
         return OutputFidelity(self._name, kernels, self._scores.agreement, noise, error)
 
 
@@ -310,7 +312,7 @@ def shortfall(fidelity: Fidelity, target: Any, quantization: str, limit: float |
     if worst.relative_error is not None:
         kernels = "XNNPACK" if worst.kernels == "xnnpack" else "LiteRT's built-in kernels"
         parts.append(
-            f"the error of output '{worst.output}' is {worst.relative_error:.0%} of its spread "
+            f"the relative error of output '{worst.output}' is {worst.relative_error:.0%} "
             f"({worst.signal_to_noise_db:.1f} dB, {kernels})"
         )
     grows = ""

@@ -127,7 +127,7 @@ def export_tflite(
         validation_data: Data in the same forms for this comparison. Defaults to `None`: a part of
             `representative_data`; without either, nothing is compared.
         min_agreement: The smallest fraction of samples for which file and model must give the same
-            answer. For outputs that are not classes, an error above 30 % of the output's spread
+            answer. An error above 30 % of an output's spread, or of a constant output's size,
             counts as less. `None` sets no limit. Defaults to `0.95`.
         on_disagreement: What happens below it. `"warn"` names the layer in which the error grows,
             and another format that was tried and reaches it. `"error"` writes no file and leaves an
