@@ -39,6 +39,7 @@ from keras_kd.export.weight_only import to_weight_only
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.packing import numbers
 from keras_kd.litert.probe import check_not_empty
+from keras_kd.litert.signature_graphs import order_signatures
 from keras_kd.system.quiet import capture_output
 
 # What is made from a file of float32, not by the converter.
@@ -371,24 +372,6 @@ class Conversion:
 
 def _costly(converted: Converted) -> int:
     return sum(operator.name in _COSTLY for operator in converted.file.operators())
-
-
-def order_signatures(file: ModelFile, keys: Sequence[str]) -> None:
-    """Give the signatures of a file this order, and the first of them the file's first graph.
-
-    The converter sorts them by name, and runtimes which know no signatures run the first graph.
-    """
-    graphs, model = file.signature_graphs(), file.model
-    if len(keys) < 2:
-        return
-    # The graphs of signatures are not called by others, so two of them can change places.
-    index = graphs[keys[0]]
-    model.subgraphs[0], model.subgraphs[index] = model.subgraphs[index], model.subgraphs[0]
-    moved = {0: index, index: 0}
-    found = dict(zip(graphs, model.signatureDefs, strict=True))
-    for definition in found.values():
-        definition.subgraphIndex = moved.get(definition.subgraphIndex, definition.subgraphIndex)
-    model.signatureDefs = [found[key] for key in keys]
 
 
 def order_ends(file: ModelFile, key: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:

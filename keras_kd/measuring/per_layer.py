@@ -40,7 +40,8 @@ class LayerDifference:
         max_difference: Largest absolute difference.
         growth: The relative error divided by the largest of those which come in, both counted as
             at least 0.01.
-        operator: The number, in the file's first graph, of the operator that computes the tensor.
+        operator: The number, in the file's first graph, of the operator that computes the tensor;
+            `None` in the graph of another signature.
     """
 
     layer: str

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.export.fidelity import shortfall
 from keras_kd.export.signatures import call_target, check_signatures
 from keras_kd.litert.constants import count_constants
 from keras_kd.litert.metadata import read_metadata
@@ -120,6 +121,46 @@ def test_what_a_signature_gives_is_not_equalized(tmp_path):
     np.testing.assert_allclose(found, expected, atol=0.01 * np.max(expected))
     small = (found * expected).numpy().sum(0) / np.square(expected).sum(0)
     np.testing.assert_allclose(small, np.ones(16), atol=0.05)
+
+
+def test_every_signature_is_measured(tmp_path):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), name="i")
+    z = layers.Dense(16, name="fc")(i)
+    model = keras.Model(i, [layers.Dense(3, name="o")(i), layers.Dense(2, name="over")(z)])
+    model.get_layer("over").bias.assign([1e5, -1e5])  # more than 16 bits hold
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    y = model.predict(x, verbose=0)[0].argmax(-1)
+    y[:10] = (y[:10] + 1) % 3
+    signatures = {
+        "side": ["fc"],
+        "answer": "o",
+        "probable": lambda x: {"p": keras.ops.softmax(model(x)[0])},
+        "far": "over",
+    }
+    arguments = {"signatures": signatures, "validation_data": (x, y), "verbose": False}
+    path = tmp_path / "a.tflite"
+    arguments["on_disagreement"] = "ignore"
+    found = kd.export_tflite(model, path, "float16", **arguments).fidelity
+    said = shortfall(found, path, "float16", 0.95)
+    assert "100.0% of its answers in signature 'answer' agree" in said
+    assert "the relative error of output 'over' in signature 'far' is 34%" in said
+    assert found.is_poor(0.95)
+    known = {(o.signature, o.output): o for o in found.outputs}
+    assert list(known) == [("side", "fc"), ("answer", "o"), ("probable", "p"), ("far", "over")]
+    assert {key for key, o in known.items() if o.agreement == 1.0} == {
+        ("answer", "o"),
+        ("probable", "p"),
+    }
+    assert {key for key, o in known.items() if o.agreement is None} == {
+        ("side", "fc"),
+        ("far", "over"),
+    }
+    given, wanted = runner(path, "side")(i=x)["fc"], model.get_layer("fc")(x).numpy()
+    error = np.sqrt(np.square(given - wanted).mean()) / wanted.std()
+    assert 0.0 < error == pytest.approx(known["side", "fc"].relative_error, rel=0.1)
+    assert found.worst.signature == "far" and found.layers[0].layer == "over"
+    assert [o["signature"] for o in read_metadata(path)["fidelity"]["outputs"]][-1] == "far"
 
 
 def test_no_signatures_is_the_default_one():
