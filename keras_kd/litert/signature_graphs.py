@@ -13,21 +13,45 @@ from keras_kd.litert.model_file import ModelFile
 
 
 def order_signatures(file: ModelFile, keys: Sequence[str]) -> None:
-    """Give the signatures of a file this order, and the first of them the file's first graph.
+    """Give the signatures of a file and their graphs this order.
 
     The converter sorts them by name, and runtimes which know no signatures run the first graph.
     """
     graphs, model = file.signature_graphs(), file.model
     if len(keys) < 2:
         return
-    # The graphs of signatures are not called by others, so two of them can change places.
-    index = graphs[keys[0]]
-    model.subgraphs[0], model.subgraphs[index] = model.subgraphs[index], model.subgraphs[0]
-    moved = {0: index, index: 0}
+    # The graphs of signatures are not called by others, so they can change places.
+    before = list(model.subgraphs)
     found = dict(zip(graphs, model.signatureDefs, strict=True))
-    for definition in found.values():
-        definition.subgraphIndex = moved.get(definition.subgraphIndex, definition.subgraphIndex)
+    for place, key in zip(sorted(graphs.values()), keys, strict=True):
+        model.subgraphs[place] = before[graphs[key]]
+        found[key].subgraphIndex = place
     model.signatureDefs = [found[key] for key in keys]
+
+
+def joined(files: Sequence[ModelFile]) -> ModelFile:
+    """Return one file with the graphs and signatures of files that have one graph each.
+
+    What is equal in them is stored once when it is packed.
+
+    Args:
+        files: The files, of which the first one is changed to hold the others.
+    """
+    first, *others = files
+    model = first.model
+    for file in others:
+        buffers, codes = len(model.buffers), len(model.operatorCodes)
+        (graph,), (definition,) = file.model.subgraphs, file.model.signatureDefs
+        for tensor in graph.tensors:
+            tensor.buffer += buffers
+        for operator in graph.operators or ():
+            operator.opcodeIndex += codes
+        definition.subgraphIndex = len(model.subgraphs)
+        model.subgraphs.append(graph)
+        model.signatureDefs.append(definition)
+        model.buffers += file.model.buffers
+        model.operatorCodes += file.model.operatorCodes
+    return first
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def runner(path, name):
 
 
 @pytest.mark.fast_cases("int8")
-@pytest.mark.parametrize("quantization", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("quantization", ["float32", "int8", "int16x8", "int4"])
 def test_answers_and_embeddings_from_one_file(tmp_path, quantization):
     model = cnn()
     pool = keras.Model(model.get_layer("backbone").inputs, model.get_layer("backbone").outputs)
@@ -63,7 +63,7 @@ def test_answers_and_embeddings_from_one_file(tmp_path, quantization):
         batch_size={"both": 3},
         verbose=False,
     )
-    tolerance = {"float32": 1e-5, "int8": 0.03, "int4": 0.2}[quantization]
+    tolerance = {"float32": 1e-5, "int8": 0.03, "int16x8": 0.01, "int4": 0.2}[quantization]
     logits, features = model(IMAGES, training=False).numpy(), pool(IMAGES).numpy()
 
     def check(given, wanted):
@@ -161,6 +161,41 @@ def test_every_signature_is_measured(tmp_path):
     assert 0.0 < error == pytest.approx(known["side", "fc"].relative_error, rel=0.1)
     assert found.worst.signature == "far" and found.layers[0].layer == "over"
     assert [o["signature"] for o in read_metadata(path)["fidelity"]["outputs"]][-1] == "far"
+
+
+@pytest.mark.promise
+@pytest.mark.parametrize("form", ["int16x8", "int8"])
+def test_signatures_in_16_bits_share_weights(tmp_path, form):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), name="i")
+    z = layers.Dense(64, activation="relu", name="fc")(i)
+    z = layers.Dense(32, activation="relu", name="next")(z)
+    model = keras.Model(i, [layers.Dense(3, name="o")(z), layers.Dense(4, name="side")(i)])
+    x = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
+    excluded = {"int16x8": ["next", "o"]} if form == "int8" else None
+    path = kd.export_tflite(
+        model, tmp_path / "a.tflite", form, x, exclude=excluded, verbose=False,
+        signatures={"side": "side", "emb": "next", "ans": "o"}, on_disagreement="ignore",
+    )  # fmt: skip
+    for key, name in (("side", "side"), ("emb", "next"), ("ans", "o")):
+        expected = keras.Model(i, model.get_layer(name).output).predict(x[:50], verbose=0)
+        given = runner(path, key)(i=x[:50])[name]
+        assert np.sqrt(np.square(given - expected).mean()) < 0.04 * expected.std()
+    file = ModelFile(path.read_bytes())
+    kernels = [len(b.data) for b in file.model.buffers if b.data is not None and len(b.data) > 383]
+    assert sorted(kernels) == [384, 2048]
+    assert path.fidelity.worst.relative_error < 0.1
+
+
+@pytest.mark.promise
+def test_signatures_in_16_bits_that_share_state_are_refused(tmp_path):
+    i = keras.Input((3, 6), batch_size=1, name="i")
+    z = layers.GRU(4, stateful=True, name="gru")(i)
+    model = keras.Model(i, layers.Dense(3, name="o")(z))
+    x = np.random.default_rng(0).normal(size=(40, 3, 6)).astype("float32")
+    signatures = {"answer": None, "embed": "gru"}
+    with pytest.raises(ValueError, match="in 16 bits cannot keep state"):
+        kd.export_tflite(model, tmp_path / "a.tflite", "int16x8", x, signatures=signatures)
 
 
 def test_no_signatures_is_the_default_one():
