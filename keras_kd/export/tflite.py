@@ -96,8 +96,8 @@ def export_tflite(
     `keras_kd.read_metadata`. The converter's output is shown only if the export fails.
 
     Given data, model and file run on up to 128 samples that did not calibrate it, with XNNPACK and
-    with LiteRT's built-in kernels. The differences are in the `fidelity` of the result, in the JSON
-    and in the printed line.
+    with LiteRT's built-in kernels, in every signature. The differences are in the `fidelity` of the
+    result, in the JSON and in the printed line.
 
     Args:
         model: A built Keras 3 model (functional, sequential, or subclassed and called once), the
@@ -170,7 +170,8 @@ def export_tflite(
         signatures: Functions of the file by name, for LiteRT's `get_signature_runner`: `None` for
             the model's own outputs, the name of a layer or a list of names for their outputs, or a
             function that takes the model's inputs (in the model's structure) and returns tensors.
-            The weights are stored once. Defaults to `None`: `{"serving_default": None}`.
+            The weights are stored once. With `"int16x8"` they cannot share state. Defaults to
+            `None`: `{"serving_default": None}`.
         allow_flex: Whether the file may use TensorFlow's own operators ("flex", SELECT_TF_OPS) if
             TFLite has no builtin one. Such a file needs the Flex delegate, which this package's
             runtime does not have: it is written without a trial run, with a warning. Defaults to
