@@ -32,7 +32,7 @@ from keras_kd.export.int4_kernels import KernelIn4Bits, to_4_or_8_bits
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.one_scale import share_values
 from keras_kd.export.options import INTEGER, BatchSize, ExportOptions
-from keras_kd.export.refusals import open_number_of_steps
+from keras_kd.export.refusals import open_number_of_steps, several_in_16_bits
 from keras_kd.export.saved_model import SavedModelSource
 from keras_kd.export.signatures import Signature
 from keras_kd.export.tracing import loops
@@ -40,6 +40,7 @@ from keras_kd.export.weight_only import to_weight_only
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.packing import numbers
 from keras_kd.litert.probe import check_not_empty
+from keras_kd.litert.signature_graphs import joined, order_signatures
 from keras_kd.system.quiet import capture_output
 
 # What is made from a file of float32, not by the converter.
@@ -271,8 +272,9 @@ class Conversion:
             self._prepare(next(iter(signatures.values())), folder)
 
             @functools.cache
-            def content_of(form: str, folder: pathlib.Path) -> bytes:
-                converter = self._converter(folder, batch_sizes, flex, form)
+            def content_of(form: str, folder: pathlib.Path, *keys: str) -> bytes:
+                sizes = {key: batch_sizes[key] for key in keys}
+                converter = self._converter(folder, sizes, flex, form)
                 try:
                     return bytes(converter.convert())
                 except Exception as error:
@@ -282,7 +284,13 @@ class Conversion:
 
             def make(form: str, folder: pathlib.Path = folder) -> ModelFile:
                 from_float = form in _FROM_FLOAT or quantization in _FROM_FLOAT
-                made = ModelFile(content_of("float32" if from_float else form, folder))
+                form = "float32" if from_float else form
+                # Weights that signatures share, the converter rounds for 16 bits more than once.
+                groups = [[key] for key in signatures] if form == "int16x8" else [list(signatures)]
+                files = [ModelFile(content_of(form, folder, *keys)) for keys in groups]
+                if len(files) > 1 and any(len(file.model.subgraphs) > 1 for file in files):
+                    raise ValueError(several_in_16_bits(list(signatures)))
+                made = joined(files)
                 order_signatures(made, list(signatures))
                 for key, signature in signatures.items():
                     order_ends(made, key, [i.name for i in signature.inputs], signature.outputs)
@@ -378,24 +386,6 @@ class Conversion:
 
 def _costly(converted: Converted) -> int:
     return sum(operator.name in _COSTLY for operator in converted.file.operators())
-
-
-def order_signatures(file: ModelFile, keys: Sequence[str]) -> None:
-    """Give the signatures of a file this order, and the first of them the file's first graph.
-
-    The converter sorts them by name, and runtimes which know no signatures run the first graph.
-    """
-    graphs, model = file.signature_graphs(), file.model
-    if len(keys) < 2:
-        return
-    # The graphs of signatures are not called by others, so two of them can change places.
-    index = graphs[keys[0]]
-    model.subgraphs[0], model.subgraphs[index] = model.subgraphs[index], model.subgraphs[0]
-    moved = {0: index, index: 0}
-    found = dict(zip(graphs, model.signatureDefs, strict=True))
-    for definition in found.values():
-        definition.subgraphIndex = moved.get(definition.subgraphIndex, definition.subgraphIndex)
-    model.signatureDefs = [found[key] for key in keys]
 
 
 def order_ends(file: ModelFile, key: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:

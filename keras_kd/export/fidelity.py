@@ -6,16 +6,19 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_kd.data.labels import class_labels
 from keras_kd.data.numpy_batches import Batch
 from keras_kd.export.calibration import Samples
 from keras_kd.export.keras_source import KerasSource
 from keras_kd.export.saved_model import SavedModelSource
+from keras_kd.export.signatures import DEFAULT_SIGNATURE
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.litert.signature_graphs import each_first
 from keras_kd.measuring.answers import are_answers, by_output, likely_task
 from keras_kd.measuring.per_layer import LayerComparison, LayerDifference
 from keras_kd.measuring.positions import Positions
@@ -51,7 +54,10 @@ class OutputFidelity:
             nothing differs, negative infinity if the file gives NaN; `None` for an output that
             holds classes or booleans, which only agree or differ.
         relative_error: Root mean square of the difference, divided by the standard deviation of the
-            model's output; infinite if the file gives NaN; `None` as above.
+            model's output. Where that output is constant, divided by its root mean square; infinite
+            where that is 0 and the file differs by more than rounding, or if the file gives NaN;
+            `None` as above.
+        signature: The signature that gives it. Defaults to `"serving_default"`.
     """
 
     output: str
@@ -59,21 +65,23 @@ class OutputFidelity:
     agreement: float | None
     signal_to_noise_db: float | None
     relative_error: float | None
+    signature: str = DEFAULT_SIGNATURE
 
 
 @dataclasses.dataclass(frozen=True)
 class Fidelity:
     """The difference between an exported file and its model, on real samples.
 
-    Measured on the file's first signature. Positions that the model's mask leaves out or whose
+    Every signature is measured. Labels that are arrays are of the one that gives the model's own
+    outputs, or of the first one if none does. Positions that the model's mask leaves out or whose
     sample weight is 0 do not count.
 
     Attributes:
         samples: Number of samples that ran through the model and the file.
         held_out: Whether none of them calibrated the file. `False` if there was too little data to
             hold some out.
-        outputs: One `OutputFidelity` per output and set of kernels. A file that XNNPACK does not
-            run has only the `"builtin"` ones.
+        outputs: One `OutputFidelity` per signature, output and set of kernels. A file that XNNPACK
+            does not run has only the `"builtin"` ones.
         layers: Up to five layers in which the relative error at least doubles, the largest growth
             first. Searched if one answer in a hundred differs or the relative error is above 0.03;
             empty for models of `tf_keras`.
@@ -104,7 +112,7 @@ class Fidelity:
         return max(self.outputs, key=lambda o: -1 if o.relative_error is None else o.relative_error)
 
     def is_poor(self, min_agreement: float | None) -> bool:
-        """Whether fewer answers are equal, or an error exceeds 30 % of its output's spread."""
+        """Whether fewer answers are equal, or a relative error exceeds 30 %."""
         few = self.agreement is not None and self.agreement < (min_agreement or 0.0)
         return few or (self.worst.relative_error or 0.0) > _POOR
 
@@ -157,12 +165,21 @@ class Expected:
     Args:
         source: The model.
         samples: The samples.
+        signature: The signature that answers. Defaults to `None`: the first one.
     """
 
-    def __init__(self, source: Source, samples: Samples) -> None:
+    def __init__(self, source: Source, samples: Samples, signature: str | None = None) -> None:
         self.source = source
         self.samples = samples
+        self._signature = signature
+        self._parts: dict[str, Expected] = {}
         self._known: list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]] | None = None
+
+    def of(self, signature: str) -> Expected:
+        """Return what a signature answers."""
+        if signature not in self._parts:
+            self._parts[signature] = Expected(self.source, self.samples, signature)
+        return self._parts[signature]
 
     def __iter__(
         self,
@@ -174,7 +191,7 @@ class Expected:
             return
         found, size = [], 0
         for batch in self.samples.batches:
-            outputs, masks = self.source.predict(batch.inputs)
+            outputs, masks = self.source.predict(batch.inputs, self._signature)
             size += sum(array.nbytes for array in outputs.values())
             if size <= _KEPT_BYTES:
                 found.append((outputs, masks))
@@ -186,7 +203,7 @@ class Expected:
 def measure_fidelity(
     expected: Expected, path: str | os.PathLike[str], layers: bool = True
 ) -> Fidelity:
-    """Run a file and its model on the same samples.
+    """Run every signature of a file and its model on the same samples.
 
     Args:
         expected: The model and the samples.
@@ -196,31 +213,47 @@ def measure_fidelity(
     Returns:
         A `Fidelity`.
     """
+    keys = list(expected.source.signature_names)
+    with each_first(path, keys) as paths:
+        found = {key: _measured(expected.of(key), key, paths[key]) for key in keys}
+        outputs = tuple(output for rows in found.values() for output in rows)
+        fidelity = Fidelity(len(expected.samples), expected.samples.held_out, outputs)
+        untrue = [key for key in keys if layers and not all(map(_is_true, found[key]))]
+        grown = [row for key in untrue for row in _grown(expected, paths[key], key == keys[0])]
+    largest: dict[tuple[str, ...], LayerDifference] = {}  # a layer may be in several signatures
+    for row in sorted(grown, key=lambda row: row.growth or 0.0, reverse=True):
+        largest.setdefault(row.layers, row)
+    return dataclasses.replace(fidelity, layers=tuple(largest.values())[:_MOST_LAYERS])
+
+
+def _measured(
+    expected: Expected, signature: str, path: str | os.PathLike[str]
+) -> list[OutputFidelity]:
+    """Measure one signature, with a file that runs it first."""
     first = LiteRuntime(path, xnnpack=None)
     runtimes = {"xnnpack": first} if first.xnnpack else {"builtin": first}
     if first.xnnpack:
         runtimes["builtin"] = LiteRuntime(path, xnnpack=False)
     names = first.output_names
     source = expected.source
-    ends = source.ends()
+    ends, answers = source.ends(signature), signature == source.answering
     sums = {
-        (name, kernels): _Output(i, name, file_end(first.file, i) or ends.get(name), source)
+        (name, kernels): _Output(
+            i, name, file_end(first.file, i) or ends.get(name), source, answers and not i
+        )
         for i, name in enumerate(names)
         for kernels in runtimes
     }
     for batch, outputs, masks in expected:
         found = {kernels: runtime.predict(batch.inputs) for kernels, runtime in runtimes.items()}
-        labels = _by_output(batch.y, names, "labels")
+        y = class_labels(batch.y)
+        labels = _by_output(y if answers or isinstance(y, Mapping) else None, names, "labels")
         weights = _by_output(batch.sample_weight, names, "sample weights", None)
         mask = [masks.get(name) for name in names]
         for (name, kernels), part in sums.items():
             i = names.index(name)
             part.add(batch, outputs[name], found[kernels][name], mask, labels[i], weights)
-    measured = [part.result(kernels) for (_, kernels), part in sums.items()]
-    fidelity = Fidelity(len(expected.samples), expected.samples.held_out, tuple(measured))
-    if not layers or all(_is_true(output) for output in measured):
-        return fidelity
-    return dataclasses.replace(fidelity, layers=_grown(expected, path))
+    return [part.result(signature, kernels) for (_, kernels), part in sums.items()]
 
 
 def _is_true(output: OutputFidelity) -> bool:
@@ -233,8 +266,10 @@ def _is_true(output: OutputFidelity) -> bool:
 class _Output:
     """Sums over batches for one output of a file."""
 
-    def __init__(self, position: int, name: str, end: str | None, source: Source) -> None:
-        self._position, self._name, self._end = position, name, end
+    def __init__(
+        self, position: int, name: str, end: str | None, source: Source, first: bool
+    ) -> None:
+        self._name, self._end, self._first = name, end, first
         self._of_errors = source.minimizes_errors(name)
         self._positions = Positions(position)
         self._scores = Scores(name, end)
@@ -253,21 +288,22 @@ class _Output:
         if self._scores.task is None:
             floats = [x for x in batch.inputs.values() if x.dtype.kind == "f"]
             task = self._scores.task = likely_task(
-                expected, labels, self._end, floats, self._of_errors, self._position == 0
+                expected, labels, self._end, floats, self._of_errors, self._first
             )
             self._scores.chosen = are_answers(expected, task, labels)
         self._scores.add(given, None, expected, counted)
 
-    def result(self, kernels: str) -> OutputFidelity:
+    def result(self, signature: str, kernels: str) -> OutputFidelity:
         sums = self._scores.differences
         noise, error = sums.signal_to_noise_db, sums.root_mean_square
         if noise is None or error is None:  # it holds answers, or no position counted
             noise = error = None
         elif math.isnan(error):
             noise, error = -math.inf, math.inf
-        else:  # of a constant, nothing is known
-            error = sums.relative_error or 0.0
-        return OutputFidelity(self._name, kernels, self._scores.agreement, noise, error)
+        else:
+            error = sums.relative_error
+        agreement = self._scores.agreement
+        return OutputFidelity(self._name, kernels, agreement, noise, error, signature)
 
 
 def _by_output(
@@ -280,17 +316,23 @@ def _by_output(
         return [None] * len(names)
 
 
-def _grown(expected: Expected, path: str | os.PathLike[str]) -> tuple[LayerDifference, ...]:
+def _grown(
+    expected: Expected, path: str | os.PathLike[str], numbered: bool
+) -> list[LayerDifference]:
+    """Return the layers in which the error grows; `numbered` if operators are those of the file."""
     source = expected.source
     if not isinstance(source, KerasSource):
-        return ()
+        return []
     comparison = LayerComparison(source.model, path)
     comparison.add(
         Batch(sample, source.structure(sample), None, 1)
         for sample in expected.samples.singles(_LAYER_SAMPLES)
     )
-    grown = [row for row in comparison.result() if (row.growth or 0.0) >= _GROWS]
-    return tuple(sorted(grown, key=lambda row: row.growth or 0.0, reverse=True)[:_MOST_LAYERS])
+    return [
+        row if numbered else dataclasses.replace(row, operator=None)
+        for row in comparison.result()
+        if (row.growth or 0.0) >= _GROWS
+    ]
 
 
 def shortfall(fidelity: Fidelity, target: Any, quantization: str, limit: float | None) -> str:
@@ -303,14 +345,21 @@ def shortfall(fidelity: Fidelity, target: Any, quantization: str, limit: float |
         limit: The least agreement that was asked for.
     """
     worst = fidelity.worst
+    several = len({output.signature for output in fidelity.outputs}) > 1
+
+    def where(output: OutputFidelity) -> str:
+        return f" in signature '{output.signature}'" if several else ""
+
     samples = "held-out samples" if fidelity.held_out else "samples that calibrated it"
     parts = []
     if fidelity.agreement is not None:
-        parts.append(f"{fidelity.agreement:.1%} of its answers agree")
+        least = next(o for o in fidelity.outputs if o.agreement == fidelity.agreement)
+        parts.append(f"{least.agreement:.1%} of its answers{where(least)} agree")
     if worst.relative_error is not None:
         kernels = "XNNPACK" if worst.kernels == "xnnpack" else "LiteRT's built-in kernels"
         parts.append(
-            f"the error of output '{worst.output}' is {worst.relative_error:.0%} of its spread "
+            f"the relative error of output '{worst.output}'{where(worst)} is "
+            f"{worst.relative_error:.0%} "
             f"({worst.signal_to_noise_db:.1f} dB, {kernels})"
         )
     grows = ""

@@ -14,6 +14,7 @@ from keras_kd.export.int4 import to_int4
 from keras_kd.litert.mixing import computing_operators
 from keras_kd.litert.model_file import ModelFile
 from keras_kd.litert.runtime import LiteRuntime
+from keras_kd.litert.signature_graphs import each_first
 from keras_kd.measuring.differences import Differences
 
 # 4 bits with a scale for each channel cost normally distributed weights 0.1.
@@ -90,9 +91,14 @@ def _outputs(
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "tried.tflite"
         path.write_bytes(file.packed())
-        runtime = LiteRuntime(path)
-        found = [runtime.predict(sample) for sample in samples]
-    return {name: [each[name] for each in found] for name in found[0]}
+        found: dict[str, list[np.ndarray]] = {}
+        with each_first(path, list(file.signature_graphs())) as paths:
+            for key, first in paths.items():
+                runtime = LiteRuntime(first)
+                for sample in samples:
+                    for name, values in runtime.predict(sample).items():
+                        found.setdefault(f"{key}/{name}", []).append(values)
+    return found
 
 
 def _distance(
@@ -150,17 +156,20 @@ def _powers(file: ModelFile, samples: Sequence[Mapping[str, np.ndarray]]) -> dic
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "float.tflite"
         path.write_bytes(file.packed())
-        runtime = LiteRuntime(path, xnnpack=False, preserve_all_tensors=True)
-        wanted = [o for o in computing_operators(file) if not o.graph and o.name in _MATRICES]
-        names = {tensor.name: i for i, tensor in enumerate(runtime.file.graphs()[0].tensors)}
-        for sample in samples:
-            runtime.predict(sample)
-            for operator in wanted:
-                given = file.tensor(0, operator.input_indices[0]).name
-                values = runtime.tensor_value(names[given]).astype(np.float64)
-                power = np.square(values).reshape(-1, values.shape[-1]).mean(0)
-                output = operator.outputs[0]
-                sums[output] = sums.get(output, 0.0) + power
+        graphs = file.signature_graphs()
+        with each_first(path, list(graphs)) as paths:
+            for key, graph in graphs.items():
+                runtime = LiteRuntime(paths[key], xnnpack=False, preserve_all_tensors=True)
+                operators = [o for o in computing_operators(file) if o.graph == graph]
+                for sample in samples:
+                    runtime.predict(sample)
+                    for operator in operators:
+                        if operator.name not in _MATRICES:
+                            continue
+                        values = runtime.tensor_value(operator.input_indices[0]).astype(np.float64)
+                        power = np.square(values).reshape(-1, values.shape[-1]).mean(0)
+                        output = operator.outputs[0]
+                        sums[output] = sums.get(output, 0.0) + power
     return sums
 
 

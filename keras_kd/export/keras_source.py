@@ -24,6 +24,8 @@ from keras_kd.export.signatures import (
     Target,
     call_target,
     check_layers,
+    given_layers,
+    gives_outputs,
 )
 from keras_kd.export.tracing import as_float32, masks_in_range, reshapes_by_batch
 from keras_kd.losses.shared.masks import get_keras_mask
@@ -165,6 +167,11 @@ class KerasSource:
         """Names of the signatures, the first one's first."""
         return list(self._targets)
 
+    @property
+    def given_layers(self) -> list[Any] | None:
+        """The layers whose outputs signatures give; `None` if a function gives something else."""
+        return given_layers(self.model, self._targets)
+
     def write(
         self, folder: pathlib.Path, batch_sizes: Mapping[str, int | None], unroll: bool
     ) -> dict[str, Signature]:
@@ -202,11 +209,23 @@ class KerasSource:
         functions, _ = self._traced(batch_sizes, unroll)
         return any(reshapes_by_batch(function.graph) for function in functions.values())
 
+    @property
+    def answering(self) -> str:
+        """Name of the signature that gives the model's own outputs; else of the first one."""
+        own = getattr(self.model, "output_names", None) or ()
+        found = (key for key, target in self._targets.items() if gives_outputs(target, own))
+        return next(found, self.signature_names[0])
+
     def predict(
-        self, inputs: Mapping[str, np.ndarray]
+        self, inputs: Mapping[str, np.ndarray], signature: str | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Return outputs of the first signature, in float32, and their Keras masks, by name."""
-        target = next(iter(self._targets.values()))
+        """Return the outputs of a signature, in float32, and their Keras masks, by name.
+
+        Args:
+            inputs: Arrays by input name.
+            signature: The signature. Defaults to `None`: the first one.
+        """
+        target = self._targets[signature or self.signature_names[0]]
         with as_float32(self.model), self._applied(), without_state(self.model):
             outputs = call_target(self.model, target, self.structure(inputs))
         named = {safe_name(name): tensor for name, tensor in outputs.items()}
@@ -216,9 +235,13 @@ class KerasSource:
             {name: np.asarray(mask) for name, mask in masks.items() if mask is not None},
         )
 
-    def ends(self) -> dict[str, str | None]:
-        """Return what the graph says of the model's own outputs by name: see `last_activation`."""
-        own = next(iter(self._targets.values())) is None
+    def ends(self, signature: str | None = None) -> dict[str, str | None]:
+        """Return what the graph says of the model's own outputs by name: see `last_activation`.
+
+        Args:
+            signature: The signature that gives them. Defaults to `None`: the first one.
+        """
+        own = self._targets[signature or self.signature_names[0]] is None
         ends = last_activation(self.model) if own else None
         named = {} if ends is None else name_outputs(self.model, ends)
         return {safe_name(name): end for name, end in named.items()}

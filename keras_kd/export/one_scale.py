@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -53,8 +54,9 @@ def merge_scales(
     """Return a file whose dense kernels have one scale where that is smaller and loses nothing.
 
     A dense layer of few inputs has scales that take much of its bytes. All such kernels are rounded
-    again with one scale, and the file is measured. If its outputs are farther from the model's than
-    before, half of the kernels are tried, and so on.
+    again with one scale, and the file is measured. If an output of any signature is farther from
+    the model's than before, half of the kernels are tried, and so on. A kernel of several
+    signatures is rounded in all of them or in none.
 
     Args:
         file: A file of integers.
@@ -62,8 +64,8 @@ def merge_scales(
         measure: Measures how close a file is to the model.
     """
     content = file.packed()
-    dense = list(_known_kernels(file, kernels, dense=True))
-    saved = _BYTES_OF_A_SCALE * sum(stored.count for stored, _ in dense)
+    dense = [group[0][0] for group in _dense_groups(ModelFile(content), kernels)]
+    saved = _BYTES_OF_A_SCALE * sum(stored.count for stored in dense)
     if saved < _WORTHWHILE[0] or saved < _WORTHWHILE[1] * len(content):
         return file
     try:
@@ -73,8 +75,8 @@ def merge_scales(
 
     def merged(chosen: Sequence[int]) -> ModelFile:
         made = ModelFile(content)
-        found = list(_known_kernels(made, kernels, dense=True))
-        for stored, rows in (found[i] for i in chosen):
+        found = _dense_groups(made, kernels)
+        for stored, rows in itertools.chain.from_iterable(found[i] for i in chosen):
             stored.round_as_a_whole(stored.folded(rows))
         return made
 
@@ -84,7 +86,7 @@ def merge_scales(
         half = len(more) // 2
         return grown(grown(chosen, more[:half]), more[half:]) if half else chosen
 
-    order = sorted(range(len(dense)), key=lambda i: -dense[i][0].count)
+    order = sorted(range(len(dense)), key=lambda i: -dense[i].count)
     return merged(grown([], order))
 
 
@@ -157,6 +159,11 @@ class _StoredKernel:
             scales = scales[filled][:1]
         _set_scales(self._tensor, scales)
         self._rescale_biases(scales)
+
+    @property
+    def buffer(self) -> int:
+        """The buffer that holds its integers."""
+        return int(self._tensor.buffer)
 
     @property
     def count(self) -> int:
@@ -234,6 +241,20 @@ def _known_kernels(
         rows = next((r for r in map(stored.rows_of, kernels) if r is not None), None)
         if rows is not None and rows.any():
             yield stored, rows
+
+
+def _dense_groups(
+    file: ModelFile, kernels: Sequence[np.ndarray]
+) -> list[list[tuple[_StoredKernel, np.ndarray]]]:
+    """Return dense kernels as `_known_kernels`, those of one buffer together.
+
+    None of a buffer that others take, too, which would have to stay.
+    """
+    users = collections.Counter(t.buffer for g in file.model.subgraphs for t in g.tensors or ())
+    groups: dict[int, list[tuple[_StoredKernel, np.ndarray]]] = {}
+    for stored, rows in _known_kernels(file, kernels, dense=True):
+        groups.setdefault(stored.buffer, []).append((stored, rows))
+    return [group for buffer, group in groups.items() if len(group) == users[buffer]]
 
 
 def _stored_kernels(file: ModelFile) -> Iterator[_StoredKernel]:

@@ -67,3 +67,16 @@ def open_number_of_steps(quantization: str, layers: Sequence[str]) -> str:
         f"{', '.join(repr(name) for name in layers[:5])} is not known. Give the input a fixed "
         'number of steps: keras.Input((steps, features)), or export with `quantization="float32"`.'
     )
+
+
+def several_in_16_bits(signatures: Sequence[str]) -> str:
+    """Return that signatures in 16 bits cannot share state.
+
+    Args:
+        signatures: Their names.
+    """
+    return (
+        "Several signatures in 16 bits cannot keep state or branch on a condition: each is "
+        "converted alone. Received: quantization='int16x8', or a part of it in `exclude`, and "
+        f'signatures {list(signatures)}. Use "int8", or export each signature to a file of its own.'
+    )

@@ -49,6 +49,7 @@ class SavedModelSource:
     recurrent_layers: Sequence[str] = ()
     open_steps: Sequence[str] = ()
     signature_names: Sequence[str] = (DEFAULT_SIGNATURE,)
+    answering = DEFAULT_SIGNATURE
 
     def write(
         self, folder: pathlib.Path, batch_sizes: Mapping[str, int | None], unroll: bool
@@ -103,7 +104,7 @@ class SavedModelSource:
         return {DEFAULT_SIGNATURE: Signature(inputs, tuple(names), shapes, (), types)}
 
     def predict(
-        self, inputs: Mapping[str, np.ndarray]
+        self, inputs: Mapping[str, np.ndarray], signature: str | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Return the outputs by name, after `write`, without masks; see `KerasSource.predict`."""
         tensors = {name: tf.convert_to_tensor(array) for name, array in inputs.items()}
@@ -112,7 +113,7 @@ class SavedModelSource:
             variable.assign(value)
         return {name: np.asarray(tensor) for name, tensor in outputs.items()}, {}
 
-    def ends(self) -> dict[str, str | None]:
+    def ends(self, signature: str | None = None) -> dict[str, str | None]:
         """Return nothing: what the outputs end in is not known; see `KerasSource.ends`."""
         return {}
 

@@ -96,6 +96,28 @@ def check_layers(model: keras.Model, signatures: Mapping[str, Target]) -> None:
             find_layer(model, path)
 
 
+def given_layers(model: keras.Model, signatures: Mapping[str, Target]) -> list[Any] | None:
+    """Return the layers whose outputs signatures give; `None` if a function gives something else.
+
+    Args:
+        model: The model.
+        signatures: What `check_signatures` returned.
+    """
+    if any(callable(target) and not isinstance(target, str) for target in signatures.values()):
+        return None
+    return [find_layer(model, path) for target in signatures.values() for path in _paths(target)]
+
+
+def gives_outputs(target: Target, outputs: Sequence[str]) -> bool:
+    """Whether a signature gives the model's own outputs, or layers of their names.
+
+    Args:
+        target: The signature's value.
+        outputs: The names of the model's outputs.
+    """
+    return target is None or not set(outputs).isdisjoint(_paths(target))
+
+
 def call_target(model: keras.Model, target: Target, inputs: Any) -> dict[str, Any]:
     """Compute what a signature gives.
 

@@ -96,8 +96,8 @@ def export_tflite(
     `keras_kd.read_metadata`. The converter's output is shown only if the export fails.
 
     Given data, model and file run on up to 128 samples that did not calibrate it, with XNNPACK and
-    with LiteRT's built-in kernels. The differences are in the `fidelity` of the result, in the JSON
-    and in the printed line.
+    with LiteRT's built-in kernels, in every signature. The differences are in the `fidelity` of the
+    result, in the JSON and in the printed line.
 
     Args:
         model: A built Keras 3 model (functional, sequential, or subclassed and called once), the
@@ -127,7 +127,7 @@ def export_tflite(
         validation_data: Data in the same forms for this comparison. Defaults to `None`: a part of
             `representative_data`; without either, nothing is compared.
         min_agreement: The smallest fraction of samples for which file and model must give the same
-            answer. For outputs that are not classes, an error above 30 % of the output's spread
+            answer. An error above 30 % of an output's spread, or of a constant output's size,
             counts as less. `None` sets no limit. Defaults to `0.95`.
         on_disagreement: What happens below it. `"warn"` names the layer in which the error grows,
             and another format that was tried and reaches it. `"error"` writes no file and leaves an
@@ -139,7 +139,8 @@ def export_tflite(
               the values, or with the smallest squared error. Outliers then do not widen the range,
               and a `BatchNormalization` after an activation becomes a depthwise convolution. For
               `"int8"`.
-            - `"+equalization"` also equalizes the ranges of channels across layers;
+            - `"+equalization"` also equalizes the ranges of channels across layers, but not across
+              what a signature gives, which may be anything if it is a function;
               `"+bias_correction"` corrects biases for rounded kernels: `"mse+equalization"`.
             - `"equalization"` also for `"dynamic"`, `"weight_only"` and `"int4"`.
             - `"auto"`: `"minmax"`. If fewer than 99 % of the answers agree, or the error exceeds
@@ -169,7 +170,8 @@ def export_tflite(
         signatures: Functions of the file by name, for LiteRT's `get_signature_runner`: `None` for
             the model's own outputs, the name of a layer or a list of names for their outputs, or a
             function that takes the model's inputs (in the model's structure) and returns tensors.
-            The weights are stored once. Defaults to `None`: `{"serving_default": None}`.
+            The weights are stored once. With `"int16x8"` they cannot share state. Defaults to
+            `None`: `{"serving_default": None}`.
         allow_flex: Whether the file may use TensorFlow's own operators ("flex", SELECT_TF_OPS) if
             TFLite has no builtin one. Such a file needs the Flex delegate, which this package's
             runtime does not have: it is written without a trial run, with a warning. Defaults to

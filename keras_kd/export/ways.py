@@ -238,7 +238,9 @@ class _Search:
             return self._job.run()
         with as_float32(self._source.model), capture_output(False):
             if self._engine is None:
-                self._engine = PostTraining(self._source.model, list(self._batches()))
+                self._engine = PostTraining(
+                    self._source.model, list(self._batches()), given=self._source.given_layers
+                )
             ranges = None if way.ranges == "minmax" else way.ranges
             made = self._engine.quantization(ranges, way.equalize, way.correct)
             plain = self._engine.in_float(ranges, way.equalize)

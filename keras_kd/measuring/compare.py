@@ -85,8 +85,7 @@ class Comparison:
         """Return the first layer with a larger relative error, or `None`.
 
         Args:
-            relative_error: The error, as a share of the spread of the layer's output. Defaults to
-                `0.1`.
+            relative_error: The relative error. Defaults to `0.1`.
         """
         above = [row for row in self._known() if _size(row.relative_error) > relative_error]
         return above[0] if above else None
@@ -176,8 +175,8 @@ class Comparison:
             if _size(grows.growth) >= 2:
                 where = f"grows most in '{grows.layer}' (x{grows.growth:.1f})"
             lines.append(
-                f"The error {where}; it is largest in '{worst.layer}' "
-                f"({worst.relative_error:.2%} of its spread)."
+                f"The error {where}; the largest relative error is that of '{worst.layer}' "
+                f"({worst.relative_error:.2%})."
             )
         if self.float_layers:
             lines.append(

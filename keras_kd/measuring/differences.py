@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 
+# A spread that is a smaller part of the numbers' size is the rounding of float32.
+_ROUNDING = 1e-6
+
 
 class Differences:
     """Sums over batches of what differs between reference outputs and a file's.
@@ -53,9 +56,20 @@ class Differences:
 
     @property
     def relative_error(self) -> float | None:
-        """Root of the mean squared difference by the reference's spread; `None` without one."""
+        """Root of the mean squared difference by the reference's spread; `None` of nothing.
+
+        By the root of its mean square where the reference is constant. Where all of it is 0, the
+        error is 0 if the difference is the rounding of float32, and else infinite.
+        """
         error, spread = self.root_mean_square, self.spread
-        return error / spread if error is not None and spread else None
+        if error is None or spread is None:
+            return None
+        size = math.sqrt(self._signal / self._count)
+        if spread > _ROUNDING * size:
+            return error / spread
+        if size:
+            return error / size
+        return error if math.isnan(error) else 0.0 if error <= _ROUNDING else math.inf
 
     @property
     def signal_to_noise_db(self) -> float | None:

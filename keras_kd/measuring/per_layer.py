@@ -33,13 +33,15 @@ class LayerDifference:
         tensor: The tensor's name.
         kind: Its type, as `"INT8"`.
         relative_error: Root mean square of the difference, divided by the standard deviation of
-            the layer's output: 0 is equal, 1 is as wrong as its mean. `None` if that is constant,
-            or integers or yes and no, which are not amounts.
+            the layer's output: 0 is equal, 1 is as wrong as its mean. Where the output is constant,
+            divided by its root mean square; infinite where that is 0 and something differs.
+            `None` for integers or yes and no, which are not amounts.
         signal_to_noise_db: `10 log10(sum(output²) / sum(difference²))`, infinite if equal.
         max_difference: Largest absolute difference.
         growth: The relative error divided by the largest of those which come in, both counted as
             at least 0.01.
-        operator: The number, in the file's first graph, of the operator that computes the tensor.
+        operator: The number, in the file's first graph, of the operator that computes the tensor;
+            `None` in the graph of another signature.
     """
 
     layer: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -30,7 +30,9 @@ _SWEEPS = 20
 _CONVERGED = 1e-3
 
 
-def equalized(model: keras.Model, trace: Trace) -> list[tuple[keras.Variable, np.ndarray]]:
+def equalized(
+    model: keras.Model, trace: Trace, given: Collection[Any] = ()
+) -> list[tuple[keras.Variable, np.ndarray]]:
     """Return weights with which a model computes the same, and whose channels are of one size.
 
     Where a layer's channels go to one other layer through nothing but rectifiers, pooling and the
@@ -41,6 +43,8 @@ def equalized(model: keras.Model, trace: Trace) -> list[tuple[keras.Variable, np
     Args:
         model: The model, which is not changed.
         trace: A traced pass of it.
+        given: Layers whose outputs are given beside the model's, and stay as they are. Defaults to
+            none.
 
     Returns:
         The variables that change, with their values.
@@ -51,7 +55,7 @@ def equalized(model: keras.Model, trace: Trace) -> list[tuple[keras.Variable, np
         with an upper limit stays as it is.
     """
     values = _Values()
-    pairs = _Chains(trace).pairs()
+    pairs = _Chains(trace, given).pairs()
     for _ in range(_SWEEPS):
         largest = 0.0
         for first, second in pairs:
@@ -163,9 +167,10 @@ class _Chains:
 
     Args:
         trace: A traced pass.
+        given: Layers whose outputs are given, too.
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, given: Collection[Any]) -> None:
         calls = [call for call in trace.calls if not isinstance(call.operation, Primitive)]
         around = {id(call.parent) for call in trace.calls if call.parent is not None}
         calls = [call for call in calls if id(call) not in around and not _passes_on(call)]
@@ -176,7 +181,12 @@ class _Chains:
             for operation in {id(call.operation): call.operation for call in calls}.values()
             for variable in getattr(operation, "variables", ())
         )
-        self._outputs = {id(source_of(x)) for x in trace.outputs}
+        layers = {id(layer) for layer in given}
+        read = [call for call in trace.calls if id(call.operation) in layers]
+        outputs = [*trace.outputs, *(x for call in read for x in call.outputs)]
+        self._outputs = {id(source_of(x)) for x in outputs}
+        # What a layer gives whose calls are not seen could be anything.
+        self._all_known = layers <= {id(call.operation) for call in read}
         self._consumers: dict[int, list[Call]] = collections.defaultdict(list)
         # Operations in the code of custom layers count as consumers, which are none of ours.
         for call in trace.calls:
@@ -188,7 +198,7 @@ class _Chains:
         """Return producers of channels with what takes them, in the order of the pass."""
         found: list[tuple[_Part, _Part]] = []
         folded: set[str] = set()
-        for call in self._calls:
+        for call in self._calls if self._all_known else ():
             if call.path in folded or not self._is_ours(call):
                 continue
             following, first = self._next(call), self._part(call)

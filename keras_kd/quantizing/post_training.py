@@ -32,15 +32,21 @@ class PostTraining:
         model: A built Keras 3 model.
         batches: Batches of inputs, in the structure in which the model takes them.
         spared: Paths of the layers that stay float. Defaults to none.
+        given: Layers whose outputs are given beside the model's, which equalization leaves as they
+            are; `None` if anything may be given, so that nothing is equalized. Defaults to none.
 
     Raises:
         ValueError: In `quantization`, if no channels can be equalized.
     """
 
     def __init__(
-        self, model: keras.Model, batches: Sequence[Any], spared: Collection[str] = ()
+        self,
+        model: keras.Model,
+        batches: Sequence[Any],
+        spared: Collection[str] = (),
+        given: Collection[Any] | None = (),
     ) -> None:
-        self._model, self._batches = model, batches
+        self._model, self._batches, self._given = model, batches, given
         specs = keras.tree.map_structure(
             lambda x: tf.TensorSpec(x.shape, x.dtype), input_tensors(model)
         )
@@ -61,11 +67,12 @@ class PostTraining:
             correct: Whether biases make up for what rounding the kernels adds on average. Defaults
                 to `False`.
         """
-        weights = equalized(self._model, self._trace) if equalize else []
+        weights = self._equalized() if equalize else []
         if equalize and not weights:
             raise ValueError(
                 f"Model '{self._model.name}' has no channels to equalize: no layer whose outputs "
-                "go through rectifiers and pooling to one other layer with a kernel. Leave "
+                "go through rectifiers and pooling to one other layer with a kernel, and are not "
+                "given by a signature. A function as a signature may give any of them. Leave "
                 "'equalization' out."
             )
         if correct:
@@ -85,9 +92,14 @@ class PostTraining:
             ranges: As there.
             equalize: As there.
         """
-        weights = equalized(self._model, self._trace) if equalize else []
+        weights = self._equalized() if equalize else []
         scaled = self._sites.scaled if ranges else frozenset()
         return self._quantization(dataclasses.replace(_NO_SITES, scaled=scaled), weights, "minmax")
+
+    def _equalized(self) -> Weights:
+        if self._given is None:
+            return []
+        return equalized(self._model, self._trace, self._given)
 
     def _quantization(self, sites: Sites, weights: Weights, ranges: str) -> Quantization:
         held = [(variable, tf.Variable(value, trainable=False)) for variable, value in weights]

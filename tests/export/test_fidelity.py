@@ -285,6 +285,39 @@ def test_infinite_numbers_are_null_in_json():
     assert fidelity.is_poor(None) and fidelity.worst is rows[1]
 
 
+def constant(value: float, activation: str | None = None, units: int = 1) -> keras.Model:
+    i = keras.Input((3,))
+    model = keras.Model(i, layers.Dense(units, activation, kernel_initializer="zeros")(i))
+    model.layers[-1].bias.assign(np.full(units, value))
+    return model
+
+
+def test_a_wrong_constant_is_not_true(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    path, arguments = tmp_path / "a.tflite", {"on_disagreement": "error", "verbose": False}
+    with pytest.raises(ValueError, match=r"the relative error of output .* is 67%"):
+        export_tflite(constant(2e5), path, "float16", validation_data=x, **arguments)
+    assert not path.exists()
+    for value, rows in ((3.0, x), (0.0, x[:1])):
+        made = export_tflite(constant(value), path, "float16", validation_data=rows, **arguments)
+        assert made.fidelity.worst.relative_error == 0.0
+
+
+@pytest.mark.promise
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+@pytest.mark.parametrize(
+    ("value", "activation"),
+    [(-3.0, "relu"), (0.0, None), (5.0, None), (-0.3, "tanh"), (20.0, "sigmoid"), (9.0, "softmax")],
+)
+def test_a_constant_that_is_right_is_true(tmp_path, quantization, value, activation):
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+    model = constant(value, activation, 4)
+    path = export_tflite(
+        model, tmp_path / "a.tflite", quantization, x, on_disagreement="error", verbose=False
+    )
+    assert path.fidelity.worst.relative_error < 0.02
+
+
 class Classes(layers.Layer):
     """Gives class 9 above a threshold, and class 0 below."""
 

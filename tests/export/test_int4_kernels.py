@@ -70,6 +70,27 @@ def test_only_data_tells_which_inputs_are_large(tmp_path):
     assert noise[1] > noise[0] + 5 and noise[2] > noise[0] + 5
 
 
+@pytest.mark.promise
+@pytest.mark.parametrize(
+    "signatures", [{"emb": "first", "ans": None}, {"ans": None, "emb": "first"}]
+)
+def test_kernels_of_every_signature_are_measured(tmp_path, signatures):
+    path = kd.export_tflite(
+        network(300.0), tmp_path / "a.tflite", "int4", X, calibration="minmax",
+        signatures=signatures, on_disagreement="ignore", verbose=False,
+    )  # fmt: skip
+    found = kd.read_metadata(path)["kernels_in_4_bits"]
+    assert {(*k["layers"], k["bits"]) for k in found} == {
+        ("first", 4),
+        ("second", 8),
+        ("logits", 4),
+    }
+    assert len({k["error"] for k in found if k["layers"] == ["first"]}) == 1
+    graphs = ModelFile(path.read_bytes()).graphs()
+    stored = [t.buffer for g in graphs for t in g.tensors if t.constant and t.shape == (64, 32)]
+    assert len(stored) == 2 and len(set(stored)) == 1
+
+
 def test_the_error_is_that_of_the_outputs(tmp_path):
     """For inputs that are uncorrelated, against the product in float64."""
     keras.utils.set_random_seed(0)

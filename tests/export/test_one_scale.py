@@ -186,3 +186,29 @@ def test_dense_kernels_have_one_scale_where_that_loses_nothing(tmp_path, monkeyp
     before = export("separate")
     assert file.stat().st_size < before.stat().st_size - 8 * (128 + 64)
     assert file.fidelity.signal_to_noise_db >= before.fidelity.signal_to_noise_db - 0.1
+
+
+@pytest.mark.promise
+@pytest.mark.parametrize(("form", "small"), [("int8", 1.0), ("int16x8", 1e-3)])
+def test_a_kernel_of_several_signatures_is_rounded_for_all_of_them(tmp_path, form, small):
+    generator = np.random.default_rng(0)
+    inputs = keras.Input((4,), name="given")
+    x = layers.Dense(200, name="embedding")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="logits")(x))
+    kernel = generator.normal(size=(4, 200)) / np.sqrt(4)
+    kernel[:, ::2] *= small  # the logits do not need these channels, the embedding does
+    kernel /= np.abs(kernel).max(0) / np.where(np.arange(200) % 2, 1.0, small)
+    model.get_layer("embedding").kernel.assign(kernel)
+    x = generator.normal(size=(600, 4)).astype("float32")
+    signatures = {"answer": None, "embed": "embedding"}
+    path = tmp_path / "a.tflite"
+    kd.export_tflite(model, path, form, x, signatures=signatures, verbose=False)
+    found = [
+        tensor
+        for graph in ModelFile(path.read_bytes()).graphs()
+        for tensor in graph.tensors
+        if tensor.shape == (200, 4) and tensor.constant
+    ]
+    assert len(found) == 2 and len({tensor.buffer for tensor in found}) == 1
+    assert [len(tensor.scales) for tensor in found] == [1 if form == "int8" else 200] * 2
+    assert found[0].data.reshape(200, 4).any(1).all()

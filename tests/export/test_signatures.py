@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.export.fidelity import shortfall
 from keras_kd.export.signatures import call_target, check_signatures
 from keras_kd.litert.constants import count_constants
 from keras_kd.litert.metadata import read_metadata
@@ -38,7 +39,7 @@ def runner(path, name):
 
 
 @pytest.mark.fast_cases("int8")
-@pytest.mark.parametrize("quantization", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("quantization", ["float32", "int8", "int16x8", "int4"])
 def test_answers_and_embeddings_from_one_file(tmp_path, quantization):
     model = cnn()
     pool = keras.Model(model.get_layer("backbone").inputs, model.get_layer("backbone").outputs)
@@ -62,7 +63,7 @@ def test_answers_and_embeddings_from_one_file(tmp_path, quantization):
         batch_size={"both": 3},
         verbose=False,
     )
-    tolerance = {"float32": 1e-5, "int8": 0.03, "int4": 0.2}[quantization]
+    tolerance = {"float32": 1e-5, "int8": 0.03, "int16x8": 0.01, "int4": 0.2}[quantization]
     logits, features = model(IMAGES, training=False).numpy(), pool(IMAGES).numpy()
 
     def check(given, wanted):
@@ -89,6 +90,112 @@ def test_answers_and_embeddings_from_one_file(tmp_path, quantization):
             count_constants(ModelFile(path.read_bytes())).types["FLOAT32"]
             < 1.1 * 9 * 16 + 5 * 16 + 8
         )
+
+
+def embedder() -> keras.Model:
+    """Its embedding has channels of sizes that are 30 times apart."""
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), name="i")
+    model = keras.Model(i, layers.Dense(3, name="o")(layers.Dense(16, "relu", name="fc")(i)))
+    sizes = np.geomspace(0.03, 30.0, 16)
+    fc, o = model.get_layer("fc").kernel, model.get_layer("o").kernel
+    fc.assign(fc.numpy() * sizes)
+    o.assign(o.numpy() / sizes[:, None])
+    return model
+
+
+def test_what_a_signature_gives_is_not_equalized(tmp_path):
+    model = embedder()
+    arguments = {"calibration": "equalization", "verbose": False}
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    path = tmp_path / "a.tflite"
+    for signatures in ({"ans": None, "emb": "fc"}, {"ans": lambda x: {"o": model(x)}}):
+        with pytest.raises(ValueError, match="given by a signature"):
+            kd.export_tflite(model, path, "weight_only", signatures=signatures, **arguments)
+    model = keras.Model(model.inputs, layers.Dense(2)(layers.ReLU()(model.output)))
+    kd.export_tflite(
+        model, path, "weight_only", signatures={"ans": None, "emb": "fc"}, **arguments
+    )  # fmt: skip
+    expected = model.get_layer("fc")(x)
+    found = runner(path, "emb")(i=x)["fc"]
+    np.testing.assert_allclose(found, expected, atol=0.01 * np.max(expected))
+    small = (found * expected).numpy().sum(0) / np.square(expected).sum(0)
+    np.testing.assert_allclose(small, np.ones(16), atol=0.05)
+
+
+def test_every_signature_is_measured(tmp_path):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), name="i")
+    z = layers.Dense(16, name="fc")(i)
+    model = keras.Model(i, [layers.Dense(3, name="o")(i), layers.Dense(2, name="over")(z)])
+    model.get_layer("over").bias.assign([1e5, -1e5])  # more than 16 bits hold
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype("float32")
+    y = model.predict(x, verbose=0)[0].argmax(-1)
+    y[:10] = (y[:10] + 1) % 3
+    signatures = {
+        "side": ["fc"],
+        "answer": "o",
+        "probable": lambda x: {"p": keras.ops.softmax(model(x)[0])},
+        "far": "over",
+    }
+    arguments = {"signatures": signatures, "validation_data": (x, y), "verbose": False}
+    path = tmp_path / "a.tflite"
+    arguments["on_disagreement"] = "ignore"
+    found = kd.export_tflite(model, path, "float16", **arguments).fidelity
+    said = shortfall(found, path, "float16", 0.95)
+    assert "100.0% of its answers in signature 'answer' agree" in said
+    assert "the relative error of output 'over' in signature 'far' is 34%" in said
+    assert found.is_poor(0.95)
+    known = {(o.signature, o.output): o for o in found.outputs}
+    assert list(known) == [("side", "fc"), ("answer", "o"), ("probable", "p"), ("far", "over")]
+    assert {key for key, o in known.items() if o.agreement == 1.0} == {
+        ("answer", "o"),
+        ("probable", "p"),
+    }
+    assert {key for key, o in known.items() if o.agreement is None} == {
+        ("side", "fc"),
+        ("far", "over"),
+    }
+    given, wanted = runner(path, "side")(i=x)["fc"], model.get_layer("fc")(x).numpy()
+    error = np.sqrt(np.square(given - wanted).mean()) / wanted.std()
+    assert 0.0 < error == pytest.approx(known["side", "fc"].relative_error, rel=0.1)
+    assert found.worst.signature == "far" and found.layers[0].layer == "over"
+    assert [o["signature"] for o in read_metadata(path)["fidelity"]["outputs"]][-1] == "far"
+
+
+@pytest.mark.promise
+@pytest.mark.parametrize("form", ["int16x8", "int8"])
+def test_signatures_in_16_bits_share_weights(tmp_path, form):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((6,), name="i")
+    z = layers.Dense(64, activation="relu", name="fc")(i)
+    z = layers.Dense(32, activation="relu", name="next")(z)
+    model = keras.Model(i, [layers.Dense(3, name="o")(z), layers.Dense(4, name="side")(i)])
+    x = np.random.default_rng(0).normal(size=(200, 6)).astype("float32")
+    excluded = {"int16x8": ["next", "o"]} if form == "int8" else None
+    path = kd.export_tflite(
+        model, tmp_path / "a.tflite", form, x, exclude=excluded, verbose=False,
+        signatures={"side": "side", "emb": "next", "ans": "o"}, on_disagreement="ignore",
+    )  # fmt: skip
+    for key, name in (("side", "side"), ("emb", "next"), ("ans", "o")):
+        expected = keras.Model(i, model.get_layer(name).output).predict(x[:50], verbose=0)
+        given = runner(path, key)(i=x[:50])[name]
+        assert np.sqrt(np.square(given - expected).mean()) < 0.04 * expected.std()
+    file = ModelFile(path.read_bytes())
+    kernels = [len(b.data) for b in file.model.buffers if b.data is not None and len(b.data) > 383]
+    assert sorted(kernels) == [384, 2048]
+    assert path.fidelity.worst.relative_error < 0.1
+
+
+@pytest.mark.promise
+def test_signatures_in_16_bits_that_share_state_are_refused(tmp_path):
+    i = keras.Input((3, 6), batch_size=1, name="i")
+    z = layers.GRU(4, stateful=True, name="gru")(i)
+    model = keras.Model(i, layers.Dense(3, name="o")(z))
+    x = np.random.default_rng(0).normal(size=(40, 3, 6)).astype("float32")
+    signatures = {"answer": None, "embed": "gru"}
+    with pytest.raises(ValueError, match="in 16 bits cannot keep state"):
+        kd.export_tflite(model, tmp_path / "a.tflite", "int16x8", x, signatures=signatures)
 
 
 def test_no_signatures_is_the_default_one():

@@ -44,3 +44,24 @@ def test_an_infinite_difference_is_all_noise() -> None:
     sums = Differences()
     sums.add(np.ones(2), np.array([np.inf, 1.0]))
     assert (sums.largest, sums.signal_to_noise_db) == (math.inf, -math.inf)
+
+
+@pytest.mark.parametrize(
+    ("reference", "output", "expected"),
+    [
+        ([3.0, 5.0], [3.0, 6.0], math.sqrt(0.5)),
+        ([2e5, 2e5], [1e5, 2e5], math.sqrt(0.125)),
+        ([-0.1, -0.1], [-0.1, -0.1], 0.0),
+        ([0.0, 0.0], [1e-8, 0.0], 0.0),
+        ([0.0, 0.0], [0.0, 0.1], math.inf),
+        ([2e5], [np.inf], math.inf),
+    ],
+)
+def test_the_error_of_a_constant_is_relative_to_its_size(
+    reference: list[float], output: list[float], expected: float
+) -> None:
+    sums = Differences()
+    assert sums.relative_error is None
+    for _ in range(1000):  # sums of squares round
+        sums.add(np.array(reference, np.float32), np.array(output, np.float32))
+    assert sums.relative_error == pytest.approx(expected)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from keras_kd.models.calls import trace_calls
+from keras_kd.models.features import FeatureReader, find_layer
 from keras_kd.models.graph import input_tensors
 from keras_kd.models.views import read_as
 from keras_kd.quantizing.equalization import equalized
@@ -133,6 +134,30 @@ def an_output():
 def test_what_cannot_be_scaled_stays(make):
     _, changed = weights_of(spread_out(make()))
     assert changed == []
+
+
+@pytest.mark.parametrize("path", ["inner", "inner/dense", "inner/relu", "inner/drop", "pool"])
+def test_what_is_given_beside_the_outputs_stays(path):
+    inner = [
+        layers.Dense(6, name="dense"),
+        layers.ReLU(name="relu"),
+        layers.Dropout(0.5, name="drop"),
+    ]
+    i = keras.Input((5, 10))
+    z = keras.Sequential([keras.Input((5, 10)), *inner], name="inner")(i)
+    z = layers.GlobalAveragePooling1D(name="pool")(z)
+    z = layers.Dense(4, activation="relu", name="last")(z)
+    model = spread_out(keras.Model(i, layers.Dense(3, name="out")(z)))
+    trace = trace_calls(model, tf.TensorSpec((None, 5, 10)))
+    layer = find_layer(model, path)
+    changed = equalized(model, trace, [layer])
+    assert {variable.path.split("/")[0] for variable, _ in changed} == {"last", "out"}
+    reader, x = FeatureReader(model, [path]), np.random.default_rng(1).normal(size=(4, 5, 10))
+    _, expected = reader.run(model, x.astype("float32"), training=False)
+    with read_as(model, changed):
+        _, found = reader.run(model, x.astype("float32"), training=False)
+    np.testing.assert_array_equal(found[path], expected[path])
+    assert equalized(model, trace, [layers.Dense(3)]) == []  # a layer that the pass does not call
 
 
 def test_a_dead_channel_stays():

@@ -178,7 +178,8 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
         named = ":" not in dataset and not os.path.exists(dataset)
         part = f"the split {split}" if named else "all"
     elif part is not None:
-        part += f", --validation-split {settings['validation_split']:g} --seed {settings['seed']}"
+        split, seed = settings.get("validation_split", 0.1), settings.get("seed", 0)
+        part += f", --validation-split {split:g} --seed {seed}"
     for key, given in (
         ("dataset", dataset), ("part", part), ("classes", measured["class_names"]),
     ):  # fmt: skip
