@@ -1,6 +1,6 @@
 """What `kd.search` finds, against a random search without a teacher at the same budget.
 
-    python benchmarks/search_digits.py [--seconds 120] [--seeds 3] [--out FOLDER]
+    python benchmarks/search_digits.py [--seconds 180] [--seeds 3] [--out FOLDER]
 
 Digits, one teacher per seed, the same students, stages and formats for both. Each search may spend
 the same seconds of training and measuring. Both choose by the same 287 validation images; the
@@ -121,7 +121,7 @@ def table(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/search_digits"))
     asked = parser.parse_args()
