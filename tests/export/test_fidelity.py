@@ -85,13 +85,12 @@ def test_nothing_is_said_of_a_true_file(tmp_path, quantization):
 
 
 @pytest.mark.promise
-def test_a_half_precision_overflow_is_told(tmp_path):
+def test_what_half_precision_cannot_hold_stays_right(tmp_path):
     i = keras.Input((4,))
     model = keras.Model(i, layers.Dense(3, use_bias=False)(i))
     model.layers[-1].set_weights([np.full((4, 3), 1e6, "float32")])
     x = np.random.default_rng(0).normal(size=(40, 4)).astype("float32")
-    (text,) = said(model, tmp_path / "a.tflite", "float16", x)
-    assert "quantization='float16'" in text
+    assert not said(model, tmp_path / "a.tflite", "float16", x)
 
 
 @pytest.mark.promise
