@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd.caching.records import input_fingerprints
+from keras_kd.compression.running.described import as_plan
 from keras_kd.compression.running.student_files import as_json, config_of
 from keras_kd.compression.running.teaching import count_batches
 from keras_kd.compression.stages.stage import Stage
@@ -64,7 +65,12 @@ def run_plan(
             "teacher": {**identity_of(distiller.teacher), **_adapters(distiller.objective.teacher)},
             "objective": _objective(distiller),
             "stages": [
-                {"class": type(stage).__name__, "config": config_of(stage)} for stage in stages
+                {
+                    "class": type(stage).__name__,
+                    "config": config_of(stage),
+                    "functions": _functions(stage),
+                }
+                for stage in stages
             ],
             "data": {
                 **identity_of_data(train, arrays),
@@ -73,6 +79,13 @@ def run_plan(
             **arguments,
         }
     )
+
+
+def _functions(stage: Stage) -> Any:
+    """Return what a stage's configuration holds by name or not at all, functions by their code."""
+    names = (*stage.unsaved, "layers", "exclude")
+    given = {name: getattr(stage, name, None) for name in names}
+    return as_plan({name: value for name, value in given.items() if callable(value)})
 
 
 def identity_of_data(data: Any, arrays: Any = None) -> dict[str, Any]:
@@ -94,6 +107,8 @@ def with_new_arguments(kept: Any, ours: Any) -> Any:
         return [with_new_arguments(*pair) for pair in zip(kept, ours, strict=True)]
     if not isinstance(kept, Mapping) or not isinstance(ours, Mapping):
         return kept
+    if "functions" in ours and "config" in ours:  # which earlier versions did not write down
+        kept = {"functions": ours["functions"], **kept}
     kept = {key: with_new_arguments(value, ours.get(key)) for key, value in kept.items()}
     name = ours.get("registered_name") or f"keras_kd>{ours.get('class')}"
     kind = keras.saving.get_registered_object(name)

@@ -18,6 +18,7 @@ from keras_kd.compression.clustering.cluster import Cluster
 from keras_kd.compression.compress import copy_model
 from keras_kd.compression.pruning.prune import Prune
 from keras_kd.compression.quantizing.quantize_aware import QuantizeAware
+from keras_kd.compression.running.described import as_plan
 from keras_kd.compression.running.student_files import config_of
 from keras_kd.compression.shrinking.shrink_model import shrink
 from keras_kd.compression.stages.order import check_order, check_stages
@@ -25,7 +26,6 @@ from keras_kd.compression.stages.stage import Stage
 from keras_kd.export.tflite import QUANTIZATIONS
 from keras_kd.models.layers import hash_of_architecture, identity_of
 from keras_kd.models.probabilities import PROBABILITIES, answers_each_unit, last_activation
-from keras_kd.planning.search.described import as_plan
 from keras_kd.system.arguments import number
 from keras_kd.system.names import one_of
 

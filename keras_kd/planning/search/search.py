@@ -13,12 +13,12 @@ from typing import Any
 import keras
 from keras.utils import PyDataset
 
+from keras_kd.compression.running.described import as_plan, with_functions
 from keras_kd.compression.running.run_plan import identity_of_data, with_new_arguments
 from keras_kd.compression.stages.stage import Stage
 from keras_kd.data.batches import as_batches, refuse_endless
 from keras_kd.models.layers import identity_of
 from keras_kd.planning.search.candidates import Candidate, make_space
-from keras_kd.planning.search.described import as_plan, with_functions
 from keras_kd.planning.search.engine import choose_engine, role, run_engine
 from keras_kd.planning.search.results import SearchResult, finish, rounded_up
 from keras_kd.planning.search.trials import FORMAT, Trials

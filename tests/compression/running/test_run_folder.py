@@ -22,6 +22,7 @@ from keras_kd.compression.running.run_folder import RunFolder, differences
 from keras_kd.compression.running.run_plan import run_plan
 from keras_kd.compression.stages.stage import Plan, Stage
 from keras_kd.models.tfmot import import_tfmot
+from keras_kd.quantizing.kernels import default_weight_quantizer
 from keras_kd.system.folder_lock import held_folder
 
 
@@ -666,3 +667,48 @@ def test_what_is_not_finite_survives_a_resume(tmp_path, monkeypatch, reference):
         for one, other in zip(made.stages, whole.stages, strict=True):
             assert one.metrics == pytest.approx(other.metrics, nan_ok=True)
     assert len(run("killed").history["a"]["loss"]) == 3  # all is done
+
+
+def chosen(name):
+    def layers(layer):
+        return layer.name == name
+
+    return layers
+
+
+def rounding(bits):
+    def quantizer(_):
+        return default_weight_quantizer(bits)
+
+    return quantizer
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda choice: kd.Prune(0.5, epochs=0, layers=chosen(["hidden", "end"][choice])),
+        lambda choice: kd.QuantizeAware(epochs=0, weight_quantizer=rounding(8 - 6 * choice)),
+    ],
+)
+def test_functions_of_one_name_are_told_apart_by_what_they_do(tmp_path, make):
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    keras.utils.set_random_seed(0)
+    pair = []
+    for _ in range(2):
+        i = keras.Input((4,))
+        hidden = keras.layers.Dense(4, name="hidden")(i)
+        pair.append(keras.Model(i, keras.layers.Dense(3, name="end")(hidden)))
+    distiller = kd.Distiller(*pair, kd.losses.KLDivergence(), student_loss_weight=0.0)
+    distiller.compile("sgd")
+    given = {"path": tmp_path / "run", "verbose": 0}
+    first = kd.compress(distiller, (x, None), stages=[make(0)], **given)
+    again = kd.compress(distiller, (x, None), stages=[make(0)], **given)
+    for one, other in zip(first.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"holds another run, which differs in .*stage 1"):
+        kd.compress(distiller, (x, None), stages=[make(1)], **given)
+    file = tmp_path / "run" / "run.json"  # as earlier versions wrote it
+    content = json.loads(file.read_text())
+    del content["plan"]["stages"][0]["functions"]
+    file.write_text(json.dumps(content))
+    kd.compress(distiller, (x, None), stages=[make(0)], **given)

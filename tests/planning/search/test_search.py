@@ -16,10 +16,10 @@ from conftest_of_search import images, network
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.compression.running.described import as_plan
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.planning.search import results, trials
 from keras_kd.planning.search.candidates import Candidate, Space, make_space
-from keras_kd.planning.search.described import as_plan
 from keras_kd.planning.search.results import _report, finish, rounded_up
 from keras_kd.planning.search.search import _candidates, _engine, _refuse_others, _seconds
 from keras_kd.planning.search.trials import Trials

@@ -1,4 +1,4 @@
-"""The choices of a search as JSON can hold them, functions by what they compute."""
+"""Choices as JSON can hold them, functions by what they compute."""
 
 from __future__ import annotations
 
