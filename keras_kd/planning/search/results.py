@@ -12,7 +12,7 @@ from typing import Any
 from keras_kd.compression.running.run_plan import identity_of_data
 from keras_kd.data.batches import as_batches
 from keras_kd.planning.search.candidates import Candidate
-from keras_kd.planning.search.trials import Trials, shown_latency
+from keras_kd.planning.search.trials import Trials, shown_epochs, shown_latency
 from keras_kd.report.build import make_result, model_result
 from keras_kd.report.files import write_report
 from keras_kd.report.pareto import pareto_front
@@ -229,7 +229,7 @@ def _judge(
         what = "smallest file" if by_size else "best file"
         within = f" within {', '.join(f'{n}={v:,}' for n, (_, v) in limits.items())}"
         return best, (
-            f"The {what}{within if limits else ''}: {best.candidate}, {best.epochs} epochs, "
+            f"The {what}{within if limits else ''}: {best.candidate}, {shown_epochs(best.epochs)}, "
             f"{getattr(best, size):,} bytes, {options['metric']} {best.metric:.4f}: '{best.file}'."
         )
     ways = []
@@ -287,11 +287,12 @@ def _report(
         rows.append(
             model_result(
                 key,
-                f"{made}, {found.epochs} epochs",
+                f"{made}, {shown_epochs(found.epochs)}",
                 None,
                 figures,
                 description=f"Student: {made.student}. Teaching: {made.teaching}. Stages: "
-                f"{made.stages}. Format: {made.quantization}. Taught for {found.epochs} epochs. "
+                f"{made.stages}. Format: {made.quantization}. Taught for "
+                f"{shown_epochs(found.epochs)}. "
                 + ("" if found.test is None else f"Test data: {found.test['metric']:.4f}. ")
                 + f"Recipe: trials/{key}/recipe.json.",
             )

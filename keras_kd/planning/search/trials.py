@@ -431,7 +431,7 @@ class Trials:
         return value if self.options["mode"] == "max" else -value
 
     def _line(self, candidate: Candidate, number: int, record: Mapping[str, Any]) -> str:
-        text = f"Trial {number}: {candidate}, {record['epochs']} epochs: "
+        text = f"Trial {number}: {candidate}, {shown_epochs(record['epochs'])}: "
         if record["error"] is not None:
             return f"{text}failed: {record['error']}"
         metric = record["score"] if self.options["mode"] == "max" else -record["score"]
@@ -497,6 +497,11 @@ def _is_kept(folder: pathlib.Path, epochs: int) -> bool:
 def _latency_on(cost: DeviceCost) -> float | None:
     """Return the estimate, or `None` for a file of which nothing runs on the accelerator."""
     return cost.latency_ms if cost.npu_operators else None
+
+
+def shown_epochs(epochs: int) -> str:
+    """Return a number of epochs as text."""
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def shown_latency(latency: float | None) -> str:
