@@ -40,6 +40,7 @@ def test_table_has_a_row_for_each_form_with_the_spread_of_the_seeds(benchmark):
 
 
 def test_augmentation_shifts_and_mirrors_whole_batches_of_bytes(benchmark):
+    keras.utils.set_random_seed(0)  # of 128 images, one kind in a hundred times is missing
     images = np.zeros((256, 32, 32, 3), "uint8")
     images[:, 4:28, 4:28] = np.arange(24, dtype="uint8")[:, None]
     batch, labels = next(iter(benchmark.augmented(images, np.arange(256), 128)))
