@@ -253,7 +253,7 @@ def _input(
     decides = settings["max_drop"] is not None
     if decides:
         check_classes(source, loaded.classes, loaded.path, names)
-    count = min(512, len(order) // 3) if decides else 512
+    count = min(512, len(order) // 4) if decides else 512
     examples = batches(source, order[:count], made, 32)
     deciding = batches(source, order[count : count + 1024], made, 32) if decides else None
     return names or source.class_names, made.to_dict(), examples, deciding

@@ -59,7 +59,7 @@ def test_within_a_drop_of_accuracy(keras_kd_json, student, work):
     )
     assert code == 0
     (file,) = result["files"]
-    assert file["within"]["within"] and file["within"]["samples"] == 32
+    assert file["within"]["within"] and file["within"]["samples"] >= 32
     assert file["within"]["limit"] == {"max_drop": 40.0}
     assert pathlib.Path(file["file"] + ".plan.json").exists()
 
