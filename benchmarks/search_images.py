@@ -5,11 +5,11 @@
 
 The students are of the family of the hand-made one, in several widths and two depths, in files no
 larger than its own. All see the same augmented views of the training images, with the optimizer
-that the hand-made student had.
-Files are chosen by the last 5,000 training images; the test images are used once, for the files of
-the front. Without `--teacher` the teacher of `benchmarks/fashion_mnist.py` is trained for 6 epochs;
-that of CIFAR-10 is the kept file of `benchmarks/cifar10_teacher.py`. Prints a Markdown table. Rerun
-the command to resume it; a larger budget continues it.
+that the hand-made student had. Files are chosen by the last 5,000 training images; the test images
+are used once, for the files of the front. Without `--teacher` the teacher of
+`benchmarks/fashion_mnist.py` is trained for 6 epochs; that of CIFAR-10 is the kept file of
+`benchmarks/cifar10_teacher.py`. Prints a Markdown table. Rerun the command to resume it; a larger
+budget continues it.
 """
 
 import argparse

@@ -111,7 +111,7 @@ class FileMetrics:
             places: The place of each output of the file among those of the model.
 
         Raises:
-            ValueError: If it cannot be told which output a list is meant for.
+            ValueError: If metrics are given as a list, and the orders differ.
         """
         if list(places) == sorted(places):
             return

@@ -64,7 +64,7 @@ def _reversed_by_mask(layer: Any) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def initial_state(model: Any) -> Iterator[None]:
-    """Let recurrent layers that keep a state begin anew, then give them back the one they had."""
+    """Reset the states of stateful recurrent layers, and restore them afterwards."""
     layers = flat_layers(model) if hasattr(model, "layers") else []
     states = keras.tree.flatten([getattr(layer, "states", None) for layer in layers])
     kept = [(state, state.numpy()) for state in states if hasattr(state, "assign")]

@@ -203,8 +203,9 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
         "notes": list(dict.fromkeys(notes)),
         "runs": runs,
     }
-    if all(whole.get("chosen_by") == wholes[0].get("chosen_by") for whole in wholes):
-        merged |= {key: wholes[0][key] for key in ("chosen_by",) if key in wholes[0]}
+    by = wholes[0].get("chosen_by")
+    if by is not None and all(whole.get("chosen_by") == by for whole in wholes):
+        merged["chosen_by"] = by
     if len(counts) > 1:
         shown = " and ".join(f"{count:,}" for count in sorted(counts))
         merged["notes"].append(

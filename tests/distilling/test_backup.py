@@ -312,7 +312,7 @@ def taught_whole():
 
 
 def interrupted_in_epoch_1(folder, make=distiller, **arguments):
-    """Leave a backup of epoch 1, batch 6, and return the callback that goes on from it."""
+    """Interrupt a training after batch 6 of epoch 1; return a callback that resumes it."""
     with pytest.raises(Killed):
         fit(make(**arguments), kd.BackupAndRestore(folder, save_freq=3), Kill(1, 7))
     return kd.BackupAndRestore(folder, save_freq=3)

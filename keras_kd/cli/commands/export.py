@@ -222,7 +222,7 @@ def _input(
     from keras_kd.cli.sources import open_source
     from keras_kd.cli.task_data import batches, calibration_order, check_classes
 
-    names = loaded.notes.get("class_names")
+    names = known = loaded.notes.get("class_names")
     if settings["class_names"] is not None:
         names = [name.strip() for name in settings["class_names"].split(",")]
         if len(names) != loaded.classes:
@@ -230,7 +230,6 @@ def _input(
                 f"--class-names gives {len(names)} names, but '{loaded.path}' has "
                 f"{loaded.classes} classes."
             )
-        known = loaded.notes.get("class_names")
         if known is not None and names != known and set(names) == set(known):
             raise ValueError(
                 f"--class-names gives the names of '{loaded.path}' in another order. Received: "

@@ -71,17 +71,20 @@ def check_direction(metrics: Any, name: str | None) -> None:
         ValueError: If less of it is better, or it is not one number.
     """
     first = _first(metrics)
-    if first is not None and direction_of(first) is None:
+    if first is None:
+        return
+    direction = direction_of(first)
+    if direction is None:
         warn_user(
             f"`max_drop` takes more of '{name}' for better; Keras does not know whether it is. If "
             "less is better, put another metric first in distiller.compile(metrics=[...])."
         )
-    if first is not None and direction_of(first) == "down":
+    if direction == "down":
         raise ValueError(
             f"`max_drop` needs a metric of which more is better, but the first one is "
             f"'{name}'. Put another one first in distiller.compile(metrics=[...])."
         )
-    if first is not None and isinstance(history_value(first.result()), list):
+    if isinstance(history_value(first.result()), list):
         raise ValueError(
             f"`max_drop` needs a metric that is one number, but the first one is '{name}', which "
             "has several. Put another one first in distiller.compile(metrics=[...])."

@@ -146,7 +146,8 @@ def export_c_array(
     name = _namespace(name, header)
     path = probe_file(tflite_path).path
     content = path.read_bytes()
-    graphs = ModelFile(content).graphs()
+    file = ModelFile(content)
+    graphs = file.graphs()
     reason = refusal(graphs) or _no_type(graphs[0])
     if reason is not None:
         raise ValueError(f"'{path}' {reason}")
@@ -180,7 +181,7 @@ def export_c_array(
         class_names=_class_names(class_names, metadata, outputs),
         preprocessing=_text(metadata.get("preprocessing")),
         trial_note=_trial_note(tried),
-        remembers=any(tensor.variable for graph in graphs for tensor in graph.tensors),
+        remembers=file.remembers,
         **_arena(arena_size, tried, estimate),
     )
     with atomic_path(header) as first, atomic_path(source) as second:

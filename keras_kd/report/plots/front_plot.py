@@ -49,7 +49,7 @@ def draw_front(
         by: What they are judged by, as for `merit_of`. Defaults to `None`: the accuracy.
 
     Returns:
-        An `<svg>` element, or `None` if there is no model of which both were measured.
+        An `<svg>` element, or `None` if no model has both measurements.
     """
     named = letters(models)
     shapes = {model["key"]: MARKERS[i % len(MARKERS)] for i, model in enumerate(models)}

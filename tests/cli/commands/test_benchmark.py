@@ -28,10 +28,10 @@ def test_forms_side_by_side(keras_kd_json, keras_kd, distilled, work):
 
 def test_training_data_is_told(keras_kd_json, keras_kd, distilled, materials):
     student, train = str(distilled / "student.keras"), str(materials / "train.npz")
-    words = ["benchmark", student, "--data", train, "--quantization", "float32", "--out", "told"]
+    words = ["benchmark", student, "--data", train, "--quantization", "float32", "--out", "forms"]
     code, _, error = keras_kd(*words, "--quiet")
     assert code == 0 and "was trained on 86 of the 96 examples" in error
-    _, measured = keras_kd_json("measure", "told/student_float32.tflite", "--data", train)
+    _, measured = keras_kd_json("measure", "forms/student_float32.tflite", "--data", train)
     assert measured["files"][0]["trained_on"] == 86
 
 
