@@ -396,6 +396,11 @@ class Distiller(Trainer):
         layers = [self.student, *(view.layers if view is not None else ())]
         return [weight for layer in layers for weight in layer.trainable_weights]
 
+    @property
+    def _may_run_teacher(self) -> bool:
+        """Whether the teacher counts in `evaluate` where there is one."""
+        return self.evaluate_distillation or self.compile_arguments.loss is None
+
     def _runs_teacher(self, x: Any) -> bool:
         """Whether the teacher counts in `evaluate`."""
         given = isinstance(x, TaughtInputs) or self.teacher is not None
@@ -503,7 +508,8 @@ class Distiller(Trainer):
     def check_validation(self, data: Any) -> None:
         """Refuse validation data on which an epoch would end in an error, or that does not fit."""
         super().check_validation(data)
-        self._check_evaluated(validation_batch(data))
+        if self._may_run_teacher:
+            self._check_evaluated(validation_batch(data))
 
     def _check_evaluated(self, batch: FirstBatch | None) -> None:
         taught = None if batch is None else batch.taught
@@ -517,8 +523,7 @@ class Distiller(Trainer):
             ValueError: If the teacher's outputs in the data do not fit the losses.
         """
         each_epoch = kwargs.get("_use_cached_eval_dataset")  # as `fit` calls it
-        counts = self.compiled and (self.evaluate_distillation or not self.compile_arguments.loss)
-        if counts and not each_epoch:
+        if self.compiled and self._may_run_teacher and not each_epoch:
             x, batch = without_losing_the_first(x)
             self._check_evaluated(batch or first_batch(x, y))
         return super().evaluate(x, y, *args, **kwargs)
