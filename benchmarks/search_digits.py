@@ -19,6 +19,7 @@ from kept_results import check_settings, once, spread, write_results
 from keras import layers
 
 import keras_kd as kd
+from keras_kd.report.pareto import hypervolume
 
 WAYS = {
     "kd.search": {},
@@ -29,20 +30,11 @@ WAYS = {
 }
 
 
-def hypervolume(points, largest):
-    """Return the area under accuracy (in 0..1) over log10(bytes), up to the bytes `largest`.
-
-    Args:
-        points: Pairs of bytes and accuracy.
-        largest: Bytes at which the area ends.
-    """
-    area, best = 0.0, 0.0
-    points = sorted(point for point in points if point[0] < largest)
-    for i, (size, accuracy) in enumerate(points):
-        best = max(best, accuracy)
-        end = points[i + 1][0] if i + 1 < len(points) else largest
-        area += best * math.log10(end / size)
-    return area
+def area(points, largest):
+    """Return the area under accuracy (in 0..1) over log10(bytes), up to the bytes `largest`."""
+    return hypervolume(
+        [(math.log10(size), accuracy) for size, accuracy in points], (math.log10(largest), 0.0)
+    )
 
 
 def data():
@@ -99,7 +91,7 @@ def search(folder, seed, way, seconds):
     largest = (folder / f"{seed}_0" / "teacher" / "teacher.tflite").stat().st_size
     return {
         "front": front,
-        "hypervolume": hypervolume(front, largest),
+        "hypervolume": area(front, largest),
         "files": len(found.tried),
         "best": max(accuracy for _, accuracy in front),
         "teacher_bytes": largest,

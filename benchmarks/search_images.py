@@ -1,22 +1,27 @@
 """What `kd.search` finds on Fashion-MNIST or CIFAR-10, beside the students made by hand.
 
-    python benchmarks/search_images.py fashion_mnist --budget 2h
-    python benchmarks/search_images.py cifar10 --budget 12h
+    python benchmarks/search_images.py fashion_mnist --budget 4h --workers 2
+    python benchmarks/search_images.py cifar10 --budget 24h --workers 2
 
 The students are of the family of the hand-made one, in several widths and two depths, in files no
 larger than its own. All see the same augmented views of the training images, with the optimizer
-that the hand-made student had. Files are chosen by the last 5,000 training images; the test images
+of the students of CIFAR-10. Files are chosen by the last 5,000 training images; the test images
 are used once, for the files of the front. Without `--teacher` the teacher of
-`benchmarks/fashion_mnist.py` is trained for 6 epochs; that of CIFAR-10 is the kept file of
-`benchmarks/cifar10_teacher.py`. Prints a Markdown table. Rerun the command to resume it; a larger
-budget continues it.
+`benchmarks/fashion_mnist.py` is trained first; that of CIFAR-10 is the kept file of
+`benchmarks/cifar10_teacher.py`. The budget is the time of all trials together: two workers, each on
+a core of its own, spend 4 hours in 2. Prints a Markdown table. Rerun the command to resume it; a
+larger budget continues it.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
+import socket
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +31,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from fashion_data import evaluation_dataset, load_images, view_dataset
-from fashion_models import RECIPES, Models, momentum_optimizer
+from fashion_models import RECIPES, Models
 from kept_results import check_settings, percent, spread, write_results
 
 import keras_kd as kd
@@ -35,7 +40,6 @@ from keras_kd.demo.networks import residual_network
 KEPT = pathlib.Path(__file__).parents[1] / "exports" / "reference"
 BATCH = 128
 EPOCHS = 9  # passes over all views
-TEACHER_EPOCHS = 6
 
 
 @dataclasses.dataclass
@@ -50,7 +54,6 @@ class Task:
         student: Returns an untrained student of a width and a depth.
         widths: The widths.
         max_bytes: The largest file.
-        optimizer: Returns the optimizer of the hand-made student for a number of steps.
     """
 
     teacher: Any
@@ -60,7 +63,6 @@ class Task:
     student: Callable
     widths: tuple[int, ...]
     max_bytes: int
-    optimizer: Callable
 
 
 def fashion_student(width, depth):
@@ -71,7 +73,7 @@ def fashion_student(width, depth):
 
 def fashion_mnist(teacher, folder):
     """Two views of 55,000 images: 18 passes, as many as the hand-made student had."""
-    recipe = dataclasses.replace(RECIPES["fashion_mnist"], teacher_epochs=TEACHER_EPOCHS, views=2)
+    recipe = dataclasses.replace(RECIPES["fashion_mnist"], views=2)
     data = load_images(recipe.dataset, recipe.validation_examples)
     models = Models(recipe, data, folder, verbose=2)
     images, labels = data.train
@@ -88,9 +90,8 @@ def fashion_mnist(teacher, folder):
         evaluation_dataset(data.validation),
         models.test,
         fashion_student,
-        (8, 12, 16, 20, 24),
+        (8, 12, 16, 18, 20, 24),
         60_000,
-        lambda steps: momentum_optimizer(0.1, recipe.student_weight_decay, steps),
     )
 
 
@@ -115,7 +116,6 @@ def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
         ),
         (12, 16, 24, 32),
         98_496,
-        lambda steps: cifar10_teacher.decaying_muon(steps, cifar10_students.RATE),
     )
 
 
@@ -141,7 +141,7 @@ def search(task, folder, budget, trials=None):
         },
         formats=("int8",),
         epochs=EPOCHS,
-        optimizer=task.optimizer,
+        optimizer=lambda steps: cifar10_teacher.decaying_muon(steps, cifar10_students.RATE),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         budget=budget,
         trials=trials,
@@ -207,11 +207,37 @@ def table_of(kept):
     return table(kept["front"], hand_made(kept["task"]))
 
 
+def share(workers):
+    """Run this command as the chief and the workers of one search, each on its part of the cores.
+
+    Returns:
+        The first exit code that is not zero, or zero.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    cores = sorted(os.sched_getaffinity(0))
+    environment = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
+    parts = [cores[i::workers] or cores for i in range(workers)]
+    running = []
+    try:
+        for name, part in [("chief", cores), *((f"worker{i}", p) for i, p in enumerate(parts, 1))]:
+            os.sched_setaffinity(0, part)
+            given = {**os.environ, **environment, "KERASTUNER_TUNER_ID": name}
+            running.append(subprocess.Popen([sys.executable, *sys.argv], env=given))
+        return next((code for process in running if (code := process.wait())), 0)
+    finally:
+        os.sched_setaffinity(0, cores)
+        for process in running:
+            process.terminate()
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--budget", default="2h")
+    parser.add_argument("--budget", default="2h", help="time of all trials together [2h]")
     parser.add_argument("--trials", type=int, help="number of trials [no limit]")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share it [1]")
     parser.add_argument("--teacher", type=pathlib.Path, help="its file")
     parser.add_argument("--out", type=pathlib.Path, help="folder [exports/search_<task>]")
     chosen = parser.parse_args(argv)
@@ -219,10 +245,17 @@ def main(argv=None):
     folder.mkdir(parents=True, exist_ok=True)
     check_settings(folder, {"task": chosen.task, "teacher": chosen.teacher})
     task = TASKS[chosen.task](chosen.teacher, folder)
+    of_many = os.environ.get("KERASTUNER_TUNER_ID")
+    if chosen.workers > 1 and of_many is None:
+        del task  # whose teacher is trained now
+        sys.exit(share(chosen.workers))
     found = search(task, folder / "search", chosen.budget, chosen.trials)
+    if of_many not in (None, "chief"):
+        return
     kept = {
         "task": chosen.task,
         "budget": chosen.budget,
+        "workers": chosen.workers,
         "teacher": found.reference,
         "trials": len(found.tried),
         "seconds": sum(file.seconds for file in found.tried),

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SEAMS = {
     "keras_kd.models.graph", "keras_kd.losses.shared.masks", "keras_kd.distilling.trainer",
     "keras_kd.models.tfmot", "keras_kd.litert.runtime", "keras_kd.datasets.loading",
-    "keras_kd.planning.search.engine",
+    "keras_kd.planning.search.oracles",
 }  # fmt: skip
 
 

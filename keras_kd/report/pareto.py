@@ -59,6 +59,25 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
+def hypervolume(points: Sequence[tuple[float, float]], corner: tuple[float, float]) -> float:
+    """Return the area of what the points are superior to, as far as a corner.
+
+    Args:
+        points: Pairs of a cost, where less is better, and an accuracy, where more is better.
+        corner: The cost and the accuracy at which the area ends.
+
+    Reference:
+        Zitzler and Thiele, Multiobjective Evolutionary Algorithms, 1999.
+    """
+    most, least = corner
+    inside = [point for point in points if point[0] < most and point[1] > least]
+    front = [inside[i] for i in pareto_front(inside)]
+    ends = [*(cost for cost, _ in front[1:]), most]
+    return sum(
+        (end - cost) * (accuracy - least) for (cost, accuracy), end in zip(front, ends, strict=True)
+    )
+
+
 def front_keys(
     models: Sequence[Mapping[str, Any]], cost: str, by: Mapping[str, str] | None = None
 ) -> list[str]:

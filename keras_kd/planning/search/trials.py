@@ -103,7 +103,8 @@ class Trials:
         self._seconds: list[float] = []
 
     @functools.cached_property
-    def _steps(self) -> int:
+    def steps(self) -> int:
+        """Steps of an epoch."""
         return count_batches(self.batches)
 
     def optimizer(self, epochs: int) -> keras.optimizers.Optimizer:
@@ -117,12 +118,12 @@ class Trials:
         """
         given = self.options["optimizer"]
         if self._apart:
-            made = (given or decaying_adam)(epochs * self._steps)
+            made = (given or decaying_adam)(epochs * self.steps)
             if not isinstance(made, keras.optimizers.Optimizer):
                 raise TypeError(
                     "`optimizer` must be a keras.optimizers.Optimizer, its name, or a function "
                     "that returns one for a number of steps. Received: "
-                    f"optimizer({epochs * self._steps})={made!r}."
+                    f"optimizer({epochs * self.steps})={made!r}."
                 )
             given = made
         return fresh_optimizer(keras.optimizers.get(given))

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from keras_kd.planning.search.candidates import Candidate
-from keras_kd.planning.search.engine import choose_engine, halving, ranked, role, run_engine
+from keras_kd.planning.search.candidates import Candidate, seed_of
+from keras_kd.planning.search.engine import choose_engine, halving, ranked, role
+from keras_kd.planning.search.oracles import make_oracle, run_engine
 from keras_kd.planning.search.trials import rungs
 
 CANDIDATES = [
@@ -39,11 +40,18 @@ def test_ranks_follow_the_fronts():
     points = [(10, 0.5), (20, 0.9), (15, 0.8), (30, 0.7), (11, 0.4), (10, 0.5)]
     order = ranked(points)
     assert sorted(order) == list(range(6))
-    # The front: the best score first, then the farthest from it, then what lies between.
-    assert order[:3] == [1, 0, 2]
+    # The front: the best score first, then what adds the most area, then what is left.
+    assert order[:3] == [1, 2, 0]
     # Of equal points the second is on the next front; 3 and 4 are superior to nothing.
     assert order[3:] == [3, 5, 4]
     assert ranked([]) == [] and ranked([(5, 0.1)]) == [0]
+
+
+def test_ranks_are_by_turns_the_most_accurate_and_the_largest_gain():
+    """Two files of nearly one size and accuracy: both come before the smallest."""
+    points = [(10_000, 0.863), (18_000, 0.904), (50_000, 0.9064), (57_000, 0.9068)]
+    assert ranked(points) == [3, 1, 2, 0]
+    assert ranked([(10, 0.5), (10, 0.5)]) == [0, 1]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 8, 9, 10, 27, 100])
@@ -159,13 +167,14 @@ def test_what_is_no_failure_of_a_candidate_ends_the_search(tmp_path):
 
 def test_the_engine_trains_some_candidates_to_the_end():
     assert halving(9) == [(9, 13), (5, 7), (3, 3)]
-    assert choose_engine(None, 17, 9, None) == "hyperband"
-    assert choose_engine(None, 16, 9, None) == "grid"
-    assert choose_engine(None, 17, 9, 12) == "random"
-    assert choose_engine(None, 100, 2, None) == "grid"
-    assert choose_engine("bayesian", 1, 1, 1) == "bayesian"
+    assert choose_engine(None, 17, 9, None, 1000) == "hyperband"
+    assert choose_engine(None, 17, 9, None, 999) == "random"
+    assert choose_engine(None, 16, 9, None, 1000) == "random"
+    assert choose_engine(None, 17, 9, 12, 1000) == "random"
+    assert choose_engine(None, 100, 2, None, 1000) == "random"
+    assert choose_engine("bayesian", 1, 1, 1, 1) == "bayesian"
     with pytest.raises(ValueError, match="`engine` must be one of"):
-        choose_engine("genetic", 1, 1, 1)
+        choose_engine("genetic", 1, 1, 1, 1)
 
 
 def test_roles(monkeypatch):
@@ -197,6 +206,50 @@ def test_ranks_are_those_of_a_plain_sort():
     for front in fronts:
         assert set(order[: len(front)]) == front
         order = order[len(front) :]
+
+
+def by_workers(folder, count, seconds, trials):
+    """Return what `count` workers are asked for, and how many seconds they take together."""
+    given = {"epochs": 9, "trials": trials, "budget": None, "seed": 0}
+    oracle = make_oracle("hyperband", CANDIDATES, **given)
+    oracle._set_project_dir(str(folder), "workers")
+    oracle.verbose = 0
+    known = {(candidate.file, candidate.teaching): candidate for candidate in CANDIDATES}
+    now, busy, asked, idle = 0.0, {}, [], set(range(count))
+    while True:
+        for worker in sorted(idle):
+            trial = oracle.create_trial(str(worker))
+            if trial.status == "RUNNING":
+                values = trial.hyperparameters.values
+                candidate = known[values["file"], values["teaching"]]
+                asked.append((candidate, values["tuner/epochs"]))
+                busy[worker] = now + seconds(candidate, values["tuner/epochs"]), trial, asked[-1]
+                idle.remove(worker)
+        if not busy:
+            return asked, now
+        worker = min(busy, key=lambda worker: (busy[worker][0], worker))
+        now, trial, row = busy.pop(worker)
+        found = figures(*row)
+        figure = {"score": found["score"], "cost": found["bytes"], "seconds": 1.0}
+        oracle.update_trial(trial.trial_id, figure)
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+        idle.add(worker)
+
+
+@pytest.mark.parametrize("trials", [12, 13, 14, 17, 21, 25, 60])
+def test_many_workers_try_what_one_tries_and_do_not_wait_for_each_other(tmp_path, trials):
+    def seconds(candidate, epochs):
+        return epochs * (1 + seed_of(str(candidate)) % 7)
+
+    alone = [row[:2] for row in search(tmp_path / "alone", "hyperband", trials=trials)]
+    spent = sum(seconds(*row) for row in alone)
+    for count in (1, 2, 3):
+        asked, took = by_workers(tmp_path / str(count), count, seconds, trials)
+        assert sorted(map(str, asked)) == sorted(map(str, alone))
+        if trials == 25:
+            # All but a part of the last bracket is shared evenly.
+            assert took <= spent / count * 1.3
 
 
 WORKER = """
