@@ -56,7 +56,7 @@ class OutFolder:
                 for key, value in settings.items()
                 if key not in _FREE and value is not None and value != []
             },
-            "files": {os.fspath(file): sha256(file) for file in files if file is not None},
+            "files": {_name(file): sha256(file) for file in files if file is not None},
             "result": None,
         }
         # Held until the run is finished or has failed, and at the latest as long as this object.
@@ -145,6 +145,11 @@ class OutFolder:
 
     def _write(self) -> None:
         write_json(self.path / "result.json", self._content)
+
+
+def _name(file: str | os.PathLike[str]) -> str:
+    """Return the name of a file, or of all in a folder: earlier versions knew sizes by its name."""
+    return os.path.join(file, "**") if os.path.isdir(file) else os.fspath(file)
 
 
 def _data_files(settings: Mapping[str, Any]) -> list[str]:

@@ -178,7 +178,7 @@ def _full(target: pathlib.Path, temporary: pathlib.Path) -> OSError:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file, or of the names and sizes in a folder, in hexadecimal.
+    """Return the SHA-256 of a file, or of the names and contents in a folder, in hexadecimal.
 
     Hidden files in a folder do not count.
 
@@ -189,7 +189,8 @@ def sha256(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     if path.is_dir():
         for file in sorted(file for file in path.rglob("*") if file.name[0] != "."):
-            digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
+            content = sha256(file) if file.is_file() else ""
+            digest.update(f"{file.relative_to(path)} {content}\n".encode())
         return digest.hexdigest()
     if not path.is_file():
         raise FileNotFoundError(f"There is no file '{path}'.")

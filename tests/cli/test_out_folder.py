@@ -86,11 +86,33 @@ def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256(tmp_path / "a") == expected
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
     before = sha256(tmp_path)
-    (tmp_path / "a").write_bytes(b"abcd")
+    (tmp_path / ".hidden").write_bytes(b"abc")
+    assert sha256(tmp_path) == before
+    (tmp_path / "a").write_bytes(b"abd")  # as large as before
     assert sha256(tmp_path) != before
     with pytest.raises(FileNotFoundError, match="There is no file"):
         sha256(tmp_path / "absent")
+
+
+def test_a_picture_of_the_same_size_is_another_run(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(b"abc")
+    given = settings(tmp_path / "run", data=str(pictures))
+    with OutFolder(COMMAND, given).begun():
+        pass
+    OutFolder(COMMAND, given)
+    (pictures / "a.png").write_bytes(b"abd")
+    with pytest.raises(ValueError, match="differs in the contents of"):
+        OutFolder(COMMAND, given)
+    # Earlier versions recorded names and sizes, under the name of the folder.
+    record = tmp_path / "run" / "result.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "files": {str(pictures): "0" * 64}}))
+    OutFolder(COMMAND, given)
 
 
 def test_settings_of_several_values_are_those_of_the_record(tmp_path):
