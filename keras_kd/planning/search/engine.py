@@ -83,7 +83,8 @@ def choose_engine(
     pays = epochs >= FACTOR and steps >= _WORTH_STOPPING
     if pays and enough and candidates >= sum(new for new, _ in brackets):
         return "hyperband"
-    return "random"
+    # What the other chooses depends on which of several workers is the faster.
+    return "bayesian" if role() == "alone" else "random"
 
 
 def ranked(points: Sequence[tuple[float, float]]) -> list[int]:

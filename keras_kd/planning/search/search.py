@@ -145,9 +145,9 @@ def search(
             random; a killed search then need not end with the same front. Defaults to `True`.
         engine: KerasTuner's oracle: `"hyperband"`, `"random"`, `"bayesian"` or `"grid"`; all but
             the first train every candidate to the end. Defaults to `None`: that of the search in
-            `path`; of a new one `"hyperband"`, or `"random"` where there are too few candidates
-            or trials for it, or where a whole training has fewer than 1,000 steps, so that
-            stopping it early saves nothing.
+            `path`; of a new one `"hyperband"`. Where there are too few candidates or trials for
+            it, or a whole training has fewer than 1,000 steps, so that stopping it early saves
+            nothing: `"bayesian"`, or `"random"` of several processes.
         seed: Fixes what is random. Defaults to `0`.
         recipe: The `recipe.json` of a file of an earlier search: it alone is made again, by the
             arguments of that search, in another `path`. Defaults to `None`.

@@ -104,6 +104,25 @@ def test_others_train_to_the_end(tmp_path, engine):
         assert {candidate for candidate, *_ in search(tmp_path, engine)} == set(CANDIDATES)
 
 
+def test_the_bayesian_engine_finds_the_front_in_fewer_trials(tmp_path, monkeypatch):
+    """Stages that halve the file and a way that is better: it tries these in every width."""
+    many = [
+        Candidate(f"student {i}", way, stages, "int8")
+        for i in range(10) for way in "abcd" for stages in ("none", "half", "twice")
+    ]  # fmt: skip
+    monkeypatch.setattr(sys.modules[__name__], "CANDIDATES", many)
+
+    def measured(candidate, epochs):
+        found = figures(candidate, epochs)
+        factor = {"none": 1.0, "half": 0.5, "twice": 2.0}[candidate.stages]
+        return {**found, "bytes": factor * found["bytes"]}
+
+    asked = [candidate for candidate, *_ in search(tmp_path, "bayesian", measured, trials=30)]
+    assert len(set(asked)) == 30
+    # Of ten such files among 120 candidates; by chance it would be two or three.
+    assert sum((c.teaching, c.stages) == ("b", "half") for c in asked) >= 7
+
+
 def test_every_candidate_is_tried_while_trials_are_left(tmp_path):
     for seed in range(3):
         asked = search(tmp_path, "random", trials=30, seed=seed)
@@ -165,16 +184,19 @@ def test_what_is_no_failure_of_a_candidate_ends_the_search(tmp_path):
         search(tmp_path, "random", full, trials=3)
 
 
-def test_the_engine_trains_some_candidates_to_the_end():
+def test_the_engine_trains_some_candidates_to_the_end(monkeypatch):
     assert halving(9) == [(9, 13), (5, 7), (3, 3)]
     assert choose_engine(None, 17, 9, None, 1000) == "hyperband"
-    assert choose_engine(None, 17, 9, None, 999) == "random"
-    assert choose_engine(None, 16, 9, None, 1000) == "random"
-    assert choose_engine(None, 17, 9, 12, 1000) == "random"
-    assert choose_engine(None, 100, 2, None, 1000) == "random"
+    assert choose_engine(None, 17, 9, None, 999) == "bayesian"
+    assert choose_engine(None, 16, 9, None, 1000) == "bayesian"
+    assert choose_engine(None, 17, 9, 12, 1000) == "bayesian"
+    assert choose_engine(None, 100, 2, None, 1000) == "bayesian"
     assert choose_engine("bayesian", 1, 1, 1, 1) == "bayesian"
     with pytest.raises(ValueError, match="`engine` must be one of"):
         choose_engine("genetic", 1, 1, 1, 1)
+    for name in ("TUNER_ID", "ORACLE_IP", "ORACLE_PORT"):
+        monkeypatch.setenv(f"KERASTUNER_{name}", "1")
+    assert choose_engine(None, 17, 9, None, 999) == "random"
 
 
 def test_roles(monkeypatch):

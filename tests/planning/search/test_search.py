@@ -379,9 +379,9 @@ def test_the_page_shows_the_latency_that_the_search_used(tmp_path):
 
 def test_more_trials_keep_the_engine(tmp_path):
     (tmp_path / "search.json").write_text('{"format": "f", "plan": {}}')
-    assert _engine(tmp_path, None, 24, 9, 12, 1000) == "random"
-    assert _engine(tmp_path, None, 24, 9, 24, 1000) == "random"
-    assert _engine(tmp_path, "random", 24, 9, 24, 1000) == "random"
+    assert _engine(tmp_path, None, 24, 9, 12, 1000) == "bayesian"
+    assert _engine(tmp_path, None, 24, 9, 24, 1000) == "bayesian"
+    assert _engine(tmp_path, "bayesian", 24, 9, 24, 1000) == "bayesian"
     with pytest.raises(ValueError, match="other arguments: engine"):
         _engine(tmp_path, "hyperband", 24, 9, 24, 1000)
     assert json.loads((tmp_path / "search.json").read_text())["plan"] == {}
