@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -52,6 +53,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     Attributes:
         history: One list per metric, with the values of all epochs, also of those before the
             interruption; `fit` returns those of its own epochs.
+        seconds: How long the training took, with what was done before the interruption up to the
+            last backup.
 
     Raises:
         ValueError: If `backup_dir` is empty or an address, `save_freq` is neither, the model is not
@@ -89,6 +92,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
         self.history: dict[str, list[Any]] = {}
+        self.seconds = self._seconds_before = self._start = 0.0
         self._file = pathlib.Path(backup_dir) / "backup.zip"
         self._epoch = self._batches = self._unsaved = 0
         self._skipped = 0
@@ -113,6 +117,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         content = read_backup(self._file, _read)
         self.history, self._metrics = {}, []
+        self.seconds, self._seconds_before, self._start = 0.0, 0.0, time.perf_counter()
         self._skips = False
         self._epoch = self._batches = self._unsaved = self._skipped = 0
         if content is not None:
@@ -150,6 +155,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 variable.assign(variable - average)
         self._restore_random_states()
         self.history = progress["history"]
+        self._seconds_before = progress.get("seconds", 0.0)
         self._epoch, self._skipped = int(progress["epoch"]), int(progress["batch"])
 
     def _foreign(self, reason: str) -> str:
@@ -234,9 +240,14 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Remove the backups."""
+        self._count_seconds()
         begin_at_epoch(self.model, None)
         if self.delete_checkpoint:
             self.delete()
+
+    def _count_seconds(self) -> float:
+        self.seconds = self._seconds_before + time.perf_counter() - self._start
+        return self.seconds
 
     def delete(self) -> None:
         """Remove the backups; the folder too, if nothing else is in it."""
@@ -251,7 +262,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         metrics = [_value(variable) for variable in model.metrics_variables] if batch else []
         progress = {
             "epoch": epoch, "batch": batch, "random": len(random), "history": self.history,
-            "averaged": self._is_averaged(),
+            "averaged": self._is_averaged(), "seconds": self._count_seconds(),
         }  # fmt: skip
         states = io.BytesIO()
         np.savez(states, *random, *metrics)

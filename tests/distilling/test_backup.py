@@ -1,6 +1,7 @@
 import json
 import pathlib
 import shutil
+import time
 import zipfile
 
 import keras
@@ -349,6 +350,26 @@ def test_data_that_fail_while_batches_are_skipped(tmp_path, taught_whole):
         model.fit(data().map(flaky), epochs=4, callbacks=[backup], verbose=0)
     fit(model, kd.BackupAndRestore(tmp_path / "backup", save_freq=3))
     same(model, taught_whole)
+
+
+def test_seconds_are_those_of_all_processes(tmp_path):
+    class Slow(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 0:
+                time.sleep(0.5)
+
+    backup = kd.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    with pytest.raises(Killed):
+        fit(plain(), backup, Slow(), Kill(2))
+    again = kd.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    start = time.perf_counter()
+    fit(plain(), again)
+    took = time.perf_counter() - start
+    assert 0.5 < backup.seconds < again.seconds <= backup.seconds + took
+    # Whose training was done already trains no more.
+    once_more = kd.BackupAndRestore(tmp_path / "backup")
+    fit(plain(), once_more)
+    assert backup.seconds < once_more.seconds
 
 
 def test_a_fit_without_backups_begins_anew(tmp_path):

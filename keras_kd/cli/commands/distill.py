@@ -42,8 +42,6 @@ important half of its channels.""",
 @COMMAND.does
 def run(settings: dict[str, Any], console: Console) -> Outcome:
     """Distil, or resume it."""
-    import time
-
     import keras
 
     from keras_kd.cli.model_files import load_model, write_notes
@@ -80,7 +78,6 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         train = training_batches(settings, data, distiller, folder.path, console)
         # The backup stays until the student is saved: a run killed before does not train again.
         backup = BackupAndRestore(folder.path / "distill.backup", delete_checkpoint=False)
-        start = time.perf_counter()
         distiller.fit(
             train.make(settings["seed"], backup.epochs_done()),
             validation_data=data.validation,
@@ -89,7 +86,6 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             callbacks=[backup],
             verbose=console.verbose,
         )
-        seconds = time.perf_counter() - start
     try:
         check_finite_weights(student.keras_model, "student")
     except ValueError:
@@ -108,7 +104,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
             "teacher_parameters": teacher.keras_model.count_params(),
             "metrics": {key: values[-1] for key, values in backup.history.items()},
             "history": backup.history,
-            "seconds": seconds,
+            "seconds": backup.seconds,
             "notes": notes,
         }
     )

@@ -19,6 +19,7 @@ from keras_tuner.engine import base_tuner
 from keras_kd.planning.search.candidates import Candidate
 from keras_kd.planning.search.engine import ranked, role
 from keras_kd.planning.search.trials import FACTOR
+from keras_kd.system.arguments import exceeds
 
 # What a failed trial reports; the largest of float32, in which KerasTuner's workers report.
 _WORST = float(np.finfo(np.float32).max)
@@ -243,6 +244,7 @@ def run_engine(
     trials: int | None,
     budget: float | None,
     cost: str,
+    most: float | None,
     seed: int,
 ) -> None:
     """Run trials until they are enough: all of them, or as a worker those that the chief gives.
@@ -259,6 +261,7 @@ def run_engine(
         trials: Number of trials, or `None`.
         budget: Seconds after which no trial begins, or `None`.
         cost: `"bytes"` or `"zipped_bytes"`.
+        most: The limit on it, or `None`. What is larger is not promoted.
         seed: Fixes what the oracle draws.
     """
     oracle = make_oracle(engine, candidates, epochs=epochs, trials=trials, budget=budget, seed=seed)
@@ -287,6 +290,8 @@ def run_engine(
             except Exception as error:  # which KerasTuner would take for a poor candidate
                 raise errors.FatalError(str(error)) from error
             failed = record["error"] is not None
+            if not failed and most is not None:
+                failed = exceeds(record[cost], most)
             figures = {
                 "score": -_WORST if failed else record["score"],
                 "cost": _WORST if failed else record[cost],

@@ -230,6 +230,7 @@ def search(
                 trials=trials,
                 budget=options["budget"],
                 cost="zipped_bytes" if zipped else "bytes",
+                most=max_bytes,
                 seed=seed,
             )
         else:

@@ -100,7 +100,6 @@ class Trials:
         given = options["optimizer"]
         # A function of the steps: no training is the beginning of a longer one.
         self._apart = given is None or (callable(given) and not isinstance(given, type))
-        self._seconds: list[float] = []
 
     @functools.cached_property
     def steps(self) -> int:
@@ -328,7 +327,6 @@ class Trials:
         with held_folder(folder, wait_for=""):
             if (folder / "record.json").exists():
                 record: dict[str, Any] = read_json(folder / "record.json")
-                self._seconds.append(record["seconds"])
                 return record
             watch = _Stopwatch(folder / "seconds.json")
             try:
@@ -347,7 +345,6 @@ class Trials:
             write_json(folder / "record.json", plain(record))
             (folder / "seconds.json").unlink(missing_ok=True)
         gc.collect()
-        self._seconds.append(record["seconds"])
         if self.options["verbose"]:
             print(self._line(candidate, number, record), flush=True)
         return record
@@ -440,11 +437,13 @@ class Trials:
             f"{self.options['metric']} {metric:.4f}, {record['bytes']:,} bytes, "
             f"{shown_latency(record['latency_ms'])} ms; took {record['seconds']:.0f} s"
         )
-        spent, trials, budget = sum(self._seconds), self.options["trials"], self.options["budget"]
+        seconds = [read_json(file)["seconds"] for file in self.folder.glob("trials/*/record.json")]
+        spent, trials, budget = sum(seconds), self.options["trials"], self.options["budget"]
         left = [] if budget is None else [budget - spent]
         if trials is not None:
-            left.append((trials - number) * spent / len(self._seconds))
-        end = time.localtime(time.time() + max(0.0, min(left)))
+            left.append((trials - number) * spent / len(seconds))
+        workers = len(list(self.folder.glob("workers/*"))) or 1
+        end = time.localtime(time.time() + max(0.0, min(left)) / workers)
         return f"{text}, ends about {time.strftime('%H:%M', end)}"
 
 

@@ -48,6 +48,7 @@ def arguments():
         "formats": ("int8", "float16"),
         "epochs": 3,
         "optimizer": keras.optimizers.Adam(0.03),
+        "engine": "hyperband",
         "trials": 6,
         "verbose": False,
     }

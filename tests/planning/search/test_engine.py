@@ -31,7 +31,8 @@ def search(folder, engine, run=figures, **changed):
         asked.append((candidate, epochs, number))
         return run(candidate, epochs)
 
-    given = {"epochs": 9, "trials": None, "budget": None, "cost": "bytes", "seed": 0, **changed}
+    given = {"epochs": 9, "trials": None, "budget": None, "cost": "bytes", "most": None, "seed": 0}
+    given |= changed
     run_engine(engine, CANDIDATES, noted, folder, **given)
     return asked
 
@@ -174,6 +175,15 @@ def test_a_failed_trial_is_never_promoted(tmp_path):
     asked = search(tmp_path, "hyperband", fails, trials=13)
     assert {candidate.teaching for candidate, epochs, _ in asked if epochs == 1} == {"a", "b"}
     assert {candidate.teaching for candidate, epochs, _ in asked if epochs > 1} == {"a"}
+
+
+def test_a_file_above_the_limit_is_never_promoted(tmp_path):
+    """Candidates are taken by their untrained files, which may be somewhat smaller."""
+    asked = search(tmp_path, "hyperband", trials=13, most=8000)
+    sizes = {
+        epochs: [figures(c, 1)["bytes"] for c, e, _ in asked if e == epochs] for epochs in (1, 3)
+    }
+    assert max(sizes[1]) > 8000 >= max(sizes[3])
 
 
 def test_what_is_no_failure_of_a_candidate_ends_the_search(tmp_path):

@@ -24,6 +24,7 @@ from keras_kd.planning.search.results import _report, finish, rounded_up
 from keras_kd.planning.search.search import _candidates, _engine, _refuse_others, _seconds
 from keras_kd.planning.search.trials import Trials
 from keras_kd.report.pareto import pareto_front
+from keras_kd.system.files import write_json
 
 UNLABELED = tf.data.Dataset.from_tensor_slices(images(6, 3)[0]).batch(3)
 OPTIONS = {
@@ -318,12 +319,17 @@ def test_a_line_says_when_the_search_ends(given, tmp_path, monkeypatch, limits, 
     options = {**OPTIONS, "optimizer": "adam", "budget": None, "trials": None, **limits}
     run = Trials(tmp_path, given["teacher"], Space({}, {}, {}, [], []), given["train"],
                  given["validation_data"], options)  # fmt: skip
-    run._seconds = [60.0, 60.0]
+    for name in "ab":
+        write_json(tmp_path / "trials" / name / "record.json", {"seconds": 60.0})
     monkeypatch.setattr(time, "time", lambda: 0.0)
     monkeypatch.setattr(time, "localtime", time.gmtime)
     record = {"error": None, "score": 0.5, "bytes": 9, "latency_ms": 1.0, "seconds": 1.0}
     line = run._line(Candidate("a", "b", "c", "int8"), 2, {**record, "epochs": 1})
     assert line.endswith(f"ends about 00:{minutes:02d}")
+    for worker in ("worker1", "worker2"):  # two share what is left
+        (tmp_path / "workers" / worker).mkdir(parents=True)
+    line = run._line(Candidate("a", "b", "c", "int8"), 2, {**record, "epochs": 1})
+    assert line.endswith(f"ends about 00:{minutes // 2:02d}")
 
 
 def found_file(candidate="small", **figures):
@@ -496,7 +502,7 @@ def test_seconds_before_a_kill_count(tmp_path, monkeypatch):
         return {"error": None, "score": 1.0, "bytes": 1, "zipped_bytes": 1, "latency_ms": 1.0}
 
     run = SimpleNamespace(
-        trial_folder=lambda candidate, epochs: tmp_path, _seconds=[], _run=trial, options=OPTIONS
+        trial_folder=lambda candidate, epochs: tmp_path, _run=trial, options=OPTIONS
     )
     candidate = Candidate("a", "b", "c", "d")
     with pytest.raises(KeyboardInterrupt):
