@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -184,7 +183,6 @@ class Run:
             fitted, model, data = make()
             self.compile(fitted, epochs)
             backup = kd.BackupAndRestore(path.with_suffix(".backup"))
-            start = time.perf_counter()
             fitted.fit(
                 data,
                 validation_data=tf.data.Dataset.from_tensor_slices(self.held_out).batch(250),
@@ -193,7 +191,7 @@ class Run:
                 callbacks=[backup],
                 verbose=self.verbose,
             )
-            history = {**backup.history, "seconds": time.perf_counter() - start}
+            history = {**backup.history, "seconds": backup.seconds}
             model.save(path)
             write(history_path, history)
         self.histories.setdefault(name, {})[seed] = json.loads(history_path.read_text())

@@ -33,7 +33,7 @@ class LogitsMSE(DistillationLoss):
     Args:
         name: Name of the loss. Defaults to `"logits_mse"`.
         standardize: Whether the mean and the spread of each row of logits are removed first, as
-            `StandardizedKL` does; of two outputs or more. Defaults to `False`.
+            `StandardizedKL` does; of three outputs or more. Defaults to `False`.
 
     Example:
 
@@ -53,13 +53,13 @@ class LogitsMSE(DistillationLoss):
         self.standardize = standardize
 
     def check_shapes(self, teacher: Any, student: Any) -> None:
-        """Refuse unequal shapes, and a single output to standardize: it has no spread."""
+        """Refuse unequal shapes, and one or two outputs to standardize: nothing is left of them."""
         super().check_shapes(teacher, student)
         shape = tuple(student.shape)
-        if self.standardize and (len(shape) < 2 or shape[-1] == 1):
+        if self.standardize and (len(shape) < 2 or shape[-1] < 3):
             raise ValueError(
                 "LogitsMSE(standardize=True) divides by the spread over outputs of shape "
-                f"[batch, ..., classes], two or more. Received: shape {shape}. Leave out "
+                f"[batch, ..., classes], three or more. Received: shape {shape}. Leave out "
                 "`standardize`."
             )
 

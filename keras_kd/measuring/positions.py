@@ -28,6 +28,8 @@ def counted_positions(
     """
     positions = _positions(output)
     found = []
+    while weight is not None and weight.ndim > len(positions) and weight.shape[-1] == 1:
+        weight = weight[..., 0]  # as Keras does
     if mask is not None and mask.shape == positions[: mask.ndim]:
         found.append(mask.astype(bool))
     if weight is not None and weight.ndim > 1 and weight.shape == positions[: weight.ndim]:

@@ -166,7 +166,8 @@ class Ensemble:
             The values by name.
 
         Raises:
-            ValueError: As `check`, on a first batch.
+            ValueError: As `check`, on a first batch; or if the labels are of several classes per
+                example and `metrics` is `None`.
 
         Example:
 
@@ -179,6 +180,8 @@ class Ensemble:
         batch = batch or first_batch(x, y)
         if batch is not None:
             self.check(batch.inputs)
+            if metrics is None:
+                _check_labels(batch.labels, self(batch.inputs))
         model = _Evaluated(self)
         model.compile(loss=loss, metrics=[accuracy] if metrics is None else list(metrics))
         results = model.evaluate(x, y, return_dict=True, **arguments)
@@ -230,6 +233,21 @@ def accuracy(y: Any, logits: Any) -> Any:
     if tuple(y.shape) == tuple(logits.shape):
         return keras.metrics.categorical_accuracy(y, logits)
     return keras.metrics.sparse_categorical_accuracy(y, logits)
+
+
+def _check_labels(labels: Any, outputs: Any) -> None:
+    """Refuse labels of several classes per example, whose accuracy is another one."""
+    if keras.tree.is_nested(outputs) or keras.tree.is_nested(labels) or labels is None:
+        return
+    values = np.asarray(labels)
+    if values.ndim < 2 or values.shape[-1] < 2 or values.shape[1:] != tuple(outputs.shape[1:]):
+        return
+    if not np.allclose(values.sum(axis=-1), 1.0, atol=1e-3):
+        raise ValueError(
+            "The labels hold several classes per example, or none, for which an accuracy of the "
+            "largest logit means nothing. Pass `metrics`, such as "
+            "[keras.metrics.BinaryAccuracy(threshold=0.0)]."
+        )
 
 
 class _Member:

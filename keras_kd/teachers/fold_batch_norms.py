@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_kd.models.copying import clone_uncompiled, copy_layer, copy_state
+from keras_kd.models.features import find_layer
 from keras_kd.models.graph import calls_of, output_structure
 
 # Exact classes: a subclass may do more than multiply with its kernel.
@@ -27,7 +28,7 @@ _KERNELS: dict[type, str] = {
 }
 
 
-def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Model:
+def fold_batch_norms(model: keras.Model, keep: str | Iterable[str] = ()) -> keras.Model:
     """Return a copy of a model for inference, with batch normalization folded into kernels.
 
     In inference mode, batch normalization multiplies and adds per channel. If it directly follows a
@@ -48,7 +49,8 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
         where there is nothing to fold.
 
     Raises:
-        ValueError: If it is not a Keras model, or a subclassed one, whose graph is unknown.
+        ValueError: If it is not a Keras model, or a subclassed one, whose graph is unknown, or
+            there is no layer of a name in `keep`.
 
     Example:
 
@@ -66,7 +68,9 @@ def fold_batch_norms(model: keras.Model, keep: Iterable[str] = ()) -> keras.Mode
             f"Model '{model.name}' ({type(model).__name__}) is not a functional or sequential "
             "model, so the order of its layers is unknown. Pass it to the Distiller unchanged."
         )
-    keep = set(keep)
+    keep = {keep} if isinstance(keep, str) else set(keep)
+    for path in keep:
+        find_layer(model, path)  # which refuses one that does not exist
     normalized = _foldable(model, keep)
     folded = {norm.name for norm in normalized.values()}
     nested = {

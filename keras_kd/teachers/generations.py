@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.models.layers import hash_of_weights
+from keras_kd.models.layers import hash_of_architecture, hash_of_weights
 from keras_kd.models.opening import open_model
 from keras_kd.models.weights import check_apart
 from keras_kd.system.arguments import number
@@ -186,11 +186,14 @@ def _run(
         trained = TrainedModels([], [])
         for i in range(count):
             student = student_at(i)
+            architecture = hash_of_architecture(
+                student
+            )  # a subclassed model has one once it is built
             record = None if finished is None else finished.restore(i, teacher, student)
             if record is None:
                 history = _history(fit(teacher, student))
                 if finished is not None:
-                    finished.keep(i, teacher, student, history)
+                    finished.keep(i, teacher, student, history, architecture)
             else:
                 student, history = record
             trained.models.append(student)
@@ -227,8 +230,8 @@ def _history(returned: Any) -> Mapping[str, list[float]] | None:
 class FinishedModels:
     """Keeps every finished model of a run, so that a stopped run resumes after the last.
 
-    Each is a `.keras` file with a JSON file beside it: the history, and hashes of the weights of
-    the model and of its teacher, which identify a model of another run.
+    Each is a `.keras` file with a JSON file beside it: the history, and hashes of the model's
+    weights and architecture and of its teacher's weights, which tell a model of another run.
 
     Args:
         path: The folder.
@@ -248,7 +251,12 @@ class FinishedModels:
         return self.path / f"{stem}.keras", self.path / f"{stem}.json"
 
     def keep(
-        self, index: int, teacher: Any, model: keras.Model, history: Mapping[str, Any] | None
+        self,
+        index: int,
+        teacher: Any,
+        model: keras.Model,
+        history: Mapping[str, Any] | None,
+        architecture: str | None,
     ) -> None:
         """Write a finished model.
 
@@ -257,12 +265,14 @@ class FinishedModels:
             teacher: The model that taught it.
             model: The model.
             history: The history of its training, or `None`.
+            architecture: The hash of its architecture before the training, or `None`.
         """
         model_file, record_file = self._files(index)
         with atomic_path(model_file) as temporary:
             model.save(temporary)
         record = {
             "model": hash_of_weights(model),
+            "architecture": architecture,
             "teacher": hash_of_weights(teacher),
             "history": None if history is None else plain_history(history),
         }
@@ -295,6 +305,10 @@ class FinishedModels:
             raise ValueError(
                 f"'{model_file}' was taught by another teacher, or by this one with other "
                 f"weights. {advice}"
+            )
+        if record.get("architecture") not in (None, hash_of_architecture(model)):
+            raise ValueError(
+                f"'{model_file}' is of another architecture than '{model.name}'. {advice}"
             )
         if not model_file.exists():
             raise ValueError(f"'{record_file}' is there, but '{model_file}' is not. {advice}")

@@ -41,3 +41,12 @@ def test_refuses_unequal_shapes():
 def test_refuses_a_list_of_features():
     with pytest.raises(TypeError, match=r"takes one tensor from the teacher\. Received: 2"):
         FitNet()([np.zeros((2, 8))] * 2, [np.zeros((2, 8))] * 2)
+
+
+def test_weights_of_positions_may_have_an_axis_of_one(check):
+    teacher, student = check.normal(3, 2, 2, 5), check.normal(3, 2, 2, 5)
+    weights = check.random.random((3, 2, 2))
+    expected = FitNet()(teacher, student, sample_weight=weights)
+    for shape in ((3, 2, 2, 1), (3, 2, 2, 1, 1)):
+        given = FitNet()(teacher, student, sample_weight=weights.reshape(shape))
+        np.testing.assert_allclose(given, expected, rtol=1e-6)

@@ -28,9 +28,9 @@ def test_outputs_without_an_axis_of_classes(check):
     np.testing.assert_allclose(LogitsMSE()(teacher, student), formula(teacher, student))
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 1)])
-def test_one_output_is_compared_but_not_standardized(shape):
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3, 1), (4, 2)])
+def test_few_outputs_are_compared_but_not_standardized(shape):
     teacher, student = np.zeros(shape, "float32"), np.ones(shape, "float32")
     assert float(LogitsMSE()(teacher, student)) == 1.0
-    with pytest.raises(ValueError, match=r"two or more. Received: shape \(4"):
+    with pytest.raises(ValueError, match=r"three or more. Received: shape \(4"):
         LogitsMSE(standardize=True)(teacher, student)

@@ -149,3 +149,23 @@ def test_compare_leaves_padding_out(path, tagger):
     other.set_weights(weights)
     result = compare(other, path, IDS, verbose=False)
     assert (result.agreement, result.max_difference) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("axes", [0, 1, 2])
+def test_weights_with_axes_of_one_leave_positions_out(axes):
+    output, weight = np.zeros((2, 3, 4)), np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0]])
+    given = weight.reshape(weight.shape + (1,) * axes)
+    np.testing.assert_array_equal(counted_positions(output, None, given), weight != 0)
+    # One weight per sample leaves no position out.
+    assert counted_positions(output, None, np.zeros((2, 1))) is None
+
+
+def test_pixels_of_weight_zero_do_not_count_whatever_the_shape_of_their_weights(tmp_path):
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 1, use_bias=False)])
+    model.set_weights([np.array([[[[-1.0, 1.0]]]])])
+    file = export_tflite(model, tmp_path / "a.tflite", verbose=False)
+    x, y = np.ones((8, 4, 4, 1), "float32"), np.ones((8, 4, 4, 1), int)
+    w = np.ones((8, 4, 4, 1), "float32")
+    y[:, :2], w[:, :2] = 255, 0
+    for weights in (w, w[..., 0]):
+        assert evaluate(file, (x, y, weights), model=model)[0].accuracy == 1.0

@@ -185,6 +185,27 @@ def test_evaluate_refuses_members_whose_values_are_probabilities():
             ensemble.evaluate(*data, verbose=0)
 
 
+def test_labels_of_several_classes_need_metrics_of_their_own():
+    ensemble = Ensemble([network(4, "a"), network(6, "b")], combine="logits")
+    x, several = np.ones((4, 5), "float32"), np.array([[1.0, 1.0, 0.0]] * 4)
+    with pytest.raises(ValueError, match="several classes per example"):
+        ensemble.evaluate(x, several, verbose=0)
+    metrics = [keras.metrics.BinaryAccuracy("share", threshold=0.0)]
+    assert list(ensemble.evaluate(x, several, metrics=metrics, verbose=0)) == ["share"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_softmaxes_are_not_combined_for_labels_of_their_own(wrapped):
+    def distilled(combine):
+        ensemble = Ensemble([network(4, "a"), network(6, "b")], combine=combine)
+        teacher = Ensemble([ensemble], combine="logits") if wrapped else ensemble
+        return kd.Distiller(teacher, network(4, "student"), kd.losses.BinaryKLDivergence(2.0))
+
+    distilled("logits")
+    with pytest.raises(ValueError, match=r"mean of softmaxes. Use Ensemble\(..., combine="):
+        distilled("probabilities")
+
+
 def test_evaluate_gives_accuracy_and_loss_of_the_combined_logits():
     teachers = [network(4, "a"), network(6, "b")]
     ensemble = Ensemble(teachers)

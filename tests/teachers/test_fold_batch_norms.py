@@ -85,6 +85,16 @@ def test_what_a_hint_reads_stays():
     assert fold_batch_norms(model, keep=["plain"]) is model
 
 
+def test_layers_to_keep_are_names_that_exist():
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.BatchNormalization(name="bn")(keras.layers.Conv2D(2, 3, name="conv")(inputs))
+    model = keras.Model(inputs, keras.layers.Flatten()(x))
+    assert fold_batch_norms(model, keep="conv") is model
+    assert fold_batch_norms(model, keep=["conv"]) is model
+    with pytest.raises(ValueError, match="'Conv'"):
+        fold_batch_norms(model, keep=["Conv"])
+
+
 def test_nested_models_are_folded_inside():
     backbone = keras.Sequential(
         [

@@ -114,6 +114,27 @@ def test_generations_can_be_added(tmp_path):
     assert first(trained.student) == 2.0
 
 
+def test_a_student_of_another_architecture_with_the_same_shapes_is_refused(tmp_path):
+    def student(activation):
+        inputs = keras.Input((4,))
+        hidden = keras.layers.Dense(4, activation=activation)(inputs)
+        return keras.Model(inputs, keras.layers.Dense(3)(hidden), name="student")
+
+    teacher, calls = teacher_of_zeros(), []
+    chain([teacher, student("relu")], add_one(calls), tmp_path)
+    chain([teacher, student("relu")], add_one(calls), tmp_path)
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match="is of another architecture than 'student'"):
+        chain([teacher, student("tanh")], add_one(calls), tmp_path)
+    # Earlier versions did not record it.
+    record = tmp_path / "chain_1.json"
+    content = json.loads(record.read_text())
+    del content["architecture"]
+    record.write_text(json.dumps(content))
+    chain([teacher, student("relu")], add_one(calls), tmp_path)
+    assert len(calls) == 1
+
+
 def test_finished_models_of_another_run_are_refused(tmp_path):
     teacher = teacher_of_zeros()
     chain([teacher, network(4)], add_one([]), tmp_path)
@@ -121,7 +142,7 @@ def test_finished_models_of_another_run_are_refused(tmp_path):
     other.set_weights([w + 1 for w in other.get_weights()])
     with pytest.raises(ValueError, match=r"taught by another teacher.*Give another `path`"):
         chain([other, network(4)], add_one([]), tmp_path)
-    with pytest.raises(ValueError, match="does not fit the model 'wide'"):
+    with pytest.raises(ValueError, match="another architecture than 'wide'"):
         chain([teacher, network(9, "wide")], add_one([]), tmp_path)
     file = tmp_path / "chain_1.keras"
     network(4).save(file)

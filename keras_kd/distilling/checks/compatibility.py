@@ -45,10 +45,25 @@ def check_teacher(teacher: Any, student: keras.Model, losses: list[Any]) -> None
         _check_inputs(model, student)
     for role, model in (("teacher", teacher), ("student", student)):
         _check_ends(role, last_activation(model), losses)
+    for loss, _ in compared_outputs(losses):
+        if getattr(loss, "multi_label", False) and _takes_softmax(teacher):
+            raise ValueError(
+                f"{type(loss).__name__} reads each output as a label of its own, but the Ensemble "
+                'returns the mean of softmaxes. Use Ensemble(..., combine="logits").'
+            )
     teacher_outputs = teacher.output_structure() if adapted else output_structure(teacher)
     student_outputs = output_structure(student)
     if teacher_outputs is not None and student_outputs is not None:
         check_shapes(teacher_outputs, student_outputs, losses)
+
+
+def _takes_softmax(teacher: Any) -> bool:
+    """Whether an ensemble in a teacher takes the softmax over its members' outputs."""
+    if isinstance(teacher, (AdaptedTeacher, CallableTeacher)):
+        return _takes_softmax(teacher.teacher)
+    if not isinstance(teacher, Ensemble):
+        return False
+    return teacher.combine == "probabilities" or any(map(_takes_softmax, teacher.members))
 
 
 def _check_ends(role: str, ends: Any, losses: list[Any]) -> None:

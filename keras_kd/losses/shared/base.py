@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,7 +113,19 @@ class DistillationLoss(SuggestsArguments):
                 for side, of_side in zip((teacher, student), of_sides, strict=True)
             )
             mask = None
-        return self.compute_loss(teacher, student, labels, sample_weight, mask)
+        dtype = (student[0] if self.several_layers else student).dtype
+        loss = self._with_schedules_in(keras.backend.standardize_dtype(dtype))
+        return loss.compute_loss(teacher, student, labels, sample_weight, mask)
+
+    def _with_schedules_in(self, dtype: str) -> DistillationLoss:
+        """Return the loss, with the float32 values of its schedules in the tensors' own type."""
+        values = {name: getattr(self, name, None) for name in self.scheduled_arguments}
+        values = {name: value for name, value in values.items() if tf.is_tensor(value)}
+        if dtype == "float32" or not values:
+            return self
+        wide = copy.copy(self)
+        vars(wide).update({name: ops.cast(value, dtype) for name, value in values.items()})
+        return wide
 
     def compute_loss(
         self, teacher: Any, student: Any, labels: Any, sample_weight: Any, mask: Any

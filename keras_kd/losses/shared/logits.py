@@ -99,6 +99,12 @@ class LogitsLoss(DistillationLoss):
                 f"[batch, ..., classes] with two classes or more. Received: shape {shape}. For "
                 "sigmoid outputs use BinaryKLDivergence, for real values BoundedRegression."
             )
+        if self.standardize and shape[-1] == 2:
+            raise ValueError(
+                f"{type(self).__name__} standardizes logits, and of two standardized logits only "
+                "the sign of their difference is left, which has no gradient. Received: shape "
+                f"{shape}. Use a loss without standardizing, such as KLDivergence."
+            )
 
     def as_logits(self, outputs: Any) -> Any:
         """Return `outputs` as logits, standardized where asked for."""

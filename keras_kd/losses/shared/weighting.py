@@ -60,6 +60,8 @@ def weights_by_sample(sample_weight: Any, values: Any) -> Any:
     """
     weights = ops.convert_to_tensor(sample_weight)
     weights = ops.cast(weights, values.dtype)
+    while len(weights.shape) > len(values.shape) and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, -1)
     expanded = len(weights.shape) <= len(values.shape) and fits(
         tuple(weights.shape) + (1,) * (len(values.shape) - len(weights.shape)), values.shape
     )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_kd import losses
 from keras_kd.losses import DistillationLoss, KLDivergence
 
 
@@ -161,3 +162,18 @@ def test_scheduled_temperature_survives_serialization():
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert isinstance(copy.temperature, keras.optimizers.schedules.PolynomialDecay)
     assert copy.temperature.get_config() == schedule.get_config()
+
+
+@pytest.mark.parametrize("name", ["KLDivergence", "ReverseKL", "DKD", "NKD", "SkewKL", "RKD"])
+def test_schedules_are_computed_in_the_type_of_the_models(check, name):
+    """A schedule gives a float32 tensor; a model may compute in float64."""
+    loss, plain = getattr(losses, name)(), getattr(losses, name)()
+    for argument in loss.scheduled_arguments:
+        if isinstance(value := getattr(loss, argument), (int, float)):
+            setattr(loss, argument, tf.constant(value, "float32"))
+    teacher, student = check.normal(4, 5), check.normal(4, 5)
+    labels = np.array([0, 1, 2, 3])
+    assert teacher.dtype == np.float64
+    value = loss(teacher, student, labels)
+    assert value.dtype == tf.float64
+    np.testing.assert_allclose(value, plain(teacher, student, labels), rtol=1e-6)

@@ -178,6 +178,14 @@ def test_standardized_logits(check, loss):
         check.finite(loss(standardize=True), scale * teacher, scale * student, labels)
 
 
+@pytest.mark.parametrize("loss", [losses.StandardizedKL, losses.ClassConsistency, *STANDARDIZING])
+def test_two_logits_are_not_standardized(check, loss):
+    """Of them nothing is left but a sign, and no gradient."""
+    given = {} if loss is losses.StandardizedKL else {"standardize": True}
+    with pytest.raises(ValueError, match=r"standardize.*Received: shape \(5, 2\)"):
+        loss(**given)(check.normal(5, 2), check.normal(5, 2), labels=np.array([0, 1, 0, 1, 0]))
+
+
 def test_top_k_logits_cannot_be_standardized():
     kept = losses.top_k_logits(np.zeros((2, 5)), 2, 4.0)
     with pytest.raises(ValueError, match="standardize=True"):
