@@ -25,6 +25,7 @@ from keras_kd.export.saved_model import source_of
 from keras_kd.export.tflite import export_tflite
 from keras_kd.litert.constants import LEAST_WEIGHTS
 from keras_kd.litert.metadata import open_file
+from keras_kd.measuring.layer_names import LayerNames
 from keras_kd.models.graph import calls_behind, calls_of, flat_layers, origin_of
 from keras_kd.models.keras_2_masks import plain_type
 from keras_kd.models.layer_plan import LayerPlan
@@ -79,11 +80,14 @@ def try_export(model: keras.Model, paths: Sequence[str], quantization: str) -> T
             return Trial(str(error).replace(str(file), file.name), {}, {}, {})
         content = open_file(file)
     layers: dict[str, Counter[str]] = {}
+    spoken = [name for operator in content.operators() for name in operator.outputs]
+    names = LayerNames(model.name, paths, spoken)
     for operator in content.operators():
-        path = _layer_of(operator.outputs, paths)
+        path = _layer_of(operator.outputs, names, paths)
         if path is not None:
             layers.setdefault(path, Counter())[operator.name] += 1
-    floats = [_layer_of(o.outputs, paths) for o in content.float_operators()] if integers else []
+    floating = content.float_operators() if integers else []
+    floats = [_layer_of(operator.outputs, names, paths) for operator in floating]
     return Trial(
         "",
         content.operator_counts(),
@@ -92,13 +96,15 @@ def try_export(model: keras.Model, paths: Sequence[str], quantization: str) -> T
     )
 
 
-def _layer_of(outputs: Sequence[str], paths: Sequence[str]) -> str | None:
+def _layer_of(outputs: Sequence[str], names: LayerNames, paths: Sequence[str]) -> str | None:
     """Return the path of the layer which an operator's output is named after.
 
     Tensors are named after the call stack, `"model_1/block_1/conv_1/Relu"`; of operators that were
     fused, the names are joined by semicolons, the last layer's first.
     """
     for name in ";".join(outputs).split(";"):
+        if known := names.layers(name):
+            return known[0]
         parts = name.split("/")
         # A scope that is opened a second time gets a number.
         for scopes in ([re.sub(r"_\d+$", "", part) for part in parts], parts):

@@ -301,12 +301,16 @@ def _divided(
     half = (len(taken) - first) // 2
     parts = (order[:first], order[first : first + half], order[first + half :])
     ours, choosing, reporting = ([taken[i] for i in part] for part in parts)
-    calibrating = None
+    calibrating: Any = None
     if ours:
-        calibrating = {
-            name: np.concatenate([batch.inputs[name][i : i + 1] for batch, i in ours])
-            for name in ours[0][0].inputs
-        }
+        singles = [{n: x[i : i + 1] for n, x in batch.inputs.items()} for batch, i in ours]
+
+        def one_by_one() -> Iterator[Any]:
+            return iter(singles)
+
+        calibrating = one_by_one  # samples of several lengths stay batches of one
+        if len({tuple(x.shape for x in single.values()) for single in singles}) == 1:
+            calibrating = {n: np.concatenate([each[n] for each in singles]) for n in singles[0]}
     decides, reports = (
         samples_of(part, source.inputs, held_out=True) for part in (choosing, reporting)
     )

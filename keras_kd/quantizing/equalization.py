@@ -155,6 +155,8 @@ class _Normalization:
             values.scale(self.layer.beta, 1.0 / factors)
 
     def multiply_inputs(self, values: _Values, factors: np.ndarray) -> None:
+        # Behind `Flatten`, the channels repeat at every position.
+        factors = np.tile(factors, self.layer.gamma.shape[0] // len(factors))
         values.scale(self.layer.gamma, factors)
         values.scale(self.layer.moving_mean, 1.0 / factors)
 

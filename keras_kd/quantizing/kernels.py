@@ -98,6 +98,8 @@ def quantizable_kernels(
                 continue
             seen.add(id(variable))
             shared = next((known[p] for p in paths_above(path) if p in known), None)
+            if name == "embeddings" and chosen == 4:
+                channels = (0,)  # a file has a scale for each of its rows
             if name == "depthwise_kernel" or isinstance(layer, DEPTHWISE):
                 shared = None  # TF-MOT does not cluster it
             found.append(

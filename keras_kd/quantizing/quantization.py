@@ -170,6 +170,8 @@ class Quantization:
                     useless.add(site)
                 exact = site.range_name not in changing
                 low, high = (values.min(), values.max()) if exact else measure(values)
+                if low >= 0.0 >= high:  # others than zero are rarer than what is left out
+                    low, high = values.min(), values.max()
                 low, high = min(float(low), 0.0), max(float(high), 0.0)
                 if self.ranges.bits > 8:
                     low, high = min(low, -high), max(high, -low)

@@ -133,8 +133,20 @@ class Sites:
     inputs: Mapping[str, Site] = dataclasses.field(default_factory=dict)
 
 
+def function_name(function: Any) -> str | None:
+    """Return the name of a function of Keras or TensorFlow, `None` of any other."""
+    module = str(getattr(function, "__module__", ""))
+    known = module.partition(".")[0] in ("keras", "tensorflow")
+    return getattr(function, "__name__", None) if known else None
+
+
 def activation_name(operation: Any) -> str | None:
-    """Return the name of the function of an activation layer or operation, else `None`."""
+    """Return the name of the function of an activation layer or operation, else `None`.
+
+    A layer with code of its own may compute anything.
+    """
+    if has_own_code(operation):
+        return None
     if isinstance(operation, _layers.ReLU):
         plain = not operation.negative_slope and not operation.threshold
         if plain and operation.max_value in (None, 6, 6.0):
@@ -143,7 +155,7 @@ def activation_name(operation: Any) -> str | None:
     if isinstance(operation, _layers.Softmax):
         return "softmax"
     if isinstance(operation, _layers.Activation):
-        return getattr(operation.activation, "__name__", None)
+        return function_name(operation.activation)
     name = name_of(operation).lower()
     return name if name in (*_JOINED, *FIXED_RANGES) else None
 
@@ -286,7 +298,7 @@ class _Finder:
                 self._sites.append(Site(call.path, call.index, 0, "between"))
                 self._inputs[call.path] = self._sites[-1]
             activation = kernel_activation(operation)
-            joined = getattr(activation, "__name__", "") in _JOINED
+            joined = function_name(activation) in _JOINED
             if activation is not None and not (joined and self._takes_activation(call)):
                 self._sites.append(Site(call.path, call.index, 0, "activation"))
         elif isinstance(operation, Primitive):
@@ -305,9 +317,9 @@ class _Finder:
             if self._joins_with_next(call, key):
                 self._joined.add(key)
                 continue
-            name = activation_name(operation) or getattr(
-                kernel_activation(operation), "__name__", None
-            )
+            name = activation_name(operation)
+            if name is None and not has_own_code(operation):
+                name = function_name(kernel_activation(operation))
             self._add(call, Site(call.path, call.index, i, fixed=FIXED_RANGES.get(name or "")), i)
 
     def _add(self, call: Call, site: Site, output: int = 0) -> None:
@@ -398,7 +410,9 @@ class _Finder:
         if kernel and kernel_activation(call.operation) is not None:
             return False
         if kernel and isinstance(following.operation, _layers.BatchNormalization):
-            return self._folds(following)
+            # A kernel that is called several times takes no normalization in.
+            own = isinstance(call.operation, Primitive) or self._times[call.path] == 1
+            return own and self._folds(following)
         folded = call.path in self._folded or call.path in self._scaled
         joined = activation_name(following.operation) in _JOINED
         sums = isinstance(call.operation, _layers.Add) or kind in SUMS

@@ -264,6 +264,18 @@ def test_what_tflite_computes_in_float_is_known_and_found():
     assert "RSQRT" in after["norm"].cells["int8"].operators
 
 
+def test_operators_of_several_sums_are_kept_apart():
+    keras.backend.clear_session()  # which begins to count names anew
+    i = keras.Input((8,))
+    x = layers.Dense(8, name="a")(i)
+    for name in "bc":
+        x = x + layers.Dense(8, activation="tanh", name=name)(x)
+    model = keras.Model(i, layers.Dense(2, name="out")(x))
+    found = kd.check(model, [], exports="float32", convert=True)
+    for path in ("add", "add_1"):
+        assert found[path].cells["float32"].operators == "ADD"
+
+
 def test_a_converter_error_is_a_problem(tmp_path):
     class Inverse(layers.Layer):
         def call(self, x):

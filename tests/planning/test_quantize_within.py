@@ -422,3 +422,15 @@ def test_every_output_is_held_to_the_limit(faulty, tmp_path):
         kd.quantize_within(
             model, (X, (answers[0], None)), tmp_path / "c.tflite", max_drop=6.0, verbose=False
         )
+
+
+def test_batches_of_several_lengths(tmp_path):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((None, 4))
+    x = layers.GlobalAveragePooling1D()(layers.Conv1D(8, 3, padding="same")(i))
+    model = keras.Model(i, layers.Dense(3)(x))
+    generator = np.random.default_rng(0)
+    batches = [generator.normal(size=(16, 6 + n % 4, 4)).astype("float32") for n in range(20)]
+    data = [(x, np.argmax(model(x), 1)) for x in batches]
+    found = kd.quantize_within(model, data, tmp_path / "a.tflite", min_agreement=0.9, verbose=False)
+    assert found.within and (tmp_path / "a.tflite").exists()

@@ -160,6 +160,16 @@ def test_what_is_given_beside_the_outputs_stays(path):
     assert equalized(model, trace, [layers.Dense(3)]) == []  # a layer that the pass does not call
 
 
+def test_channels_repeat_behind_flatten_in_a_normalization_too():
+    i = keras.Input((6, 6, 3))
+    z = layers.Flatten()(layers.Conv2D(4, 3, activation="relu", name="conv")(i))
+    z = layers.BatchNormalization(name="norm")(z)
+    model = spread_out(keras.Model(i, layers.Dense(2)(z)))
+    found, changed = weights_of(model)
+    assert changed and not np.allclose(found["conv/kernel"], np.asarray(model.layers[1].kernel))
+    check_same(model, changed)
+
+
 def test_a_dead_channel_stays():
     i = keras.Input((6,))
     model = keras.Model(i, layers.Dense(3, name="out")(layers.Dense(6, activation="relu")(i)))

@@ -64,6 +64,21 @@ def test_embeddings_have_one_scale():
     assert kernel.name == "embeddings" and kernel.channels == ()
 
 
+def test_embeddings_of_4_bits_have_a_scale_for_each_row():
+    """As in the file; rows of small numbers stay what they are."""
+    i = keras.Input((3,), dtype="int32")
+    model = keras.Model(i, layers.Embedding(7, 4, name="table")(i))
+    (kernel,) = quantizable_kernels(operations_of(model), lambda path, layer: 4)
+    assert kernel.channels == (0,)
+    table = np.random.default_rng(0).normal(size=(7, 4)).astype("float32")
+    table[3:] *= 0.01
+    kernel.variable.assign(table)
+    KernelRounding([kernel]).bake()
+    baked = np.asarray(kernel.variable)
+    assert (np.abs(baked - table) <= np.abs(table).max(axis=1, keepdims=True) / 13).all()
+    assert (np.abs(baked).max(axis=1) > 0).all()
+
+
 def test_a_shared_kernel_is_rounded_once_and_a_spared_one_not_at_all():
     shared = layers.Dense(4, name="shared")
     i = keras.Input((4,))

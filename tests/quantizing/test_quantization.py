@@ -334,6 +334,18 @@ def test_arrays_are_rounded_as_tensors_are():
         assert max(np.abs(part).max() for part in as_arrays(student(beyond))) < 50.0
 
 
+def test_numbers_rarer_than_a_percentile_leaves_out_are_not_taken_for_zero():
+    size = 20_000
+    x = np.zeros((64, size), "float32")
+    x[np.arange(64), np.random.default_rng(0).integers(0, size, 64)] = 1.0
+    i = keras.Input((size,))
+    model = keras.Model(i, layers.Dense(4)(i))
+    view = quantization_of(model, x, "percentile")
+    with view.applied():
+        outputs = np.asarray(model(x))
+    np.testing.assert_allclose(outputs, np.asarray(model(x)), atol=0.02 * np.abs(outputs).max())
+
+
 def test_a_step_moves_statistics_once_and_seeds_on():
     def make(i):
         x = layers.Conv1D(4, 3, kernel_regularizer="l2", activity_regularizer="l2")(i)

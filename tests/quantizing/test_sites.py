@@ -5,7 +5,7 @@ from keras import layers
 
 from keras_kd.models.calls import trace_calls
 from keras_kd.models.graph import input_tensors
-from keras_kd.quantizing.sites import FIXED_RANGES, find_sites
+from keras_kd.quantizing.sites import FIXED_RANGES, activation_name, find_sites
 
 
 def sites_of(make, shape=(8, 8, 3), spared=()):
@@ -139,3 +139,57 @@ def test_a_softmax_in_front_of_a_rounded_product_is_rounded():
     assert "attention:Softmax" in found
     spared = names(sites_of(lambda i: attention(i, i), (8, 8), spared=("attention",)))
     assert "attention:Softmax" not in spared
+
+
+def tanh(x):
+    """Not Keras's."""
+    return 1.7159 * keras.ops.tanh(2.0 * x / 3.0)
+
+
+class Bounded(layers.Dense):
+    """The output of an actor."""
+
+    def call(self, inputs, training=None):
+        return 2.0 * super().call(inputs)
+
+
+def relu4(x):
+    return keras.ops.minimum(keras.ops.relu(x), 4.0)
+
+
+relu4.__name__ = "relu"
+
+
+@pytest.mark.parametrize(
+    ("make", "fixed"),
+    [
+        (lambda i: layers.Dense(1, activation="tanh", name="d")(i), True),
+        (lambda i: layers.Dense(1, activation=tanh, name="d")(i), False),
+        (lambda i: layers.Activation("tanh", name="d")(i), True),
+        (lambda i: layers.Activation(tanh, name="d")(i), False),
+        (lambda i: Bounded(1, activation="tanh", name="d")(i), False),
+    ],
+)
+def test_only_functions_of_keras_have_a_fixed_range(make, fixed):
+    sites = [site for site in sites_of(make, (4,)).sites if site.kind == "output"]
+    assert (sites[-1].fixed is not None) == fixed
+
+
+def test_a_function_that_is_called_relu_need_not_be_one():
+    found = names(sites_of(lambda i: layers.Dense(1, activation=relu4, name="d")(i), (4,)))
+    assert "d:activation" in found
+    assert activation_name(layers.Activation(relu4)) is None
+
+
+def test_a_shared_convolution_in_front_of_several_normalizations_is_rounded():
+    """It takes none of them in: each is a layer of its own, which needs a rounded input."""
+    a, b = keras.Input((8, 8, 3), name="a"), keras.Input((8, 8, 3), name="b")
+    shared = layers.Conv2D(4, 3, name="conv")
+    outputs = [
+        layers.ReLU()(layers.BatchNormalization(name=f"bn_{name}")(shared(x)))
+        for name, x in (("a", a), ("b", b))
+    ]
+    model = keras.Model([a, b], layers.Concatenate()(outputs))
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in model.inputs]
+    found = names(find_sites(trace_calls(model, specs)))
+    assert found.count("conv:output") == 2

@@ -11,7 +11,7 @@ import numpy as np
 from keras_kd.compression.shrinking.analysis import Analysis
 from keras_kd.compression.shrinking.selection import Selection
 from keras_kd.compression.shrinking.walk import needed_nodes
-from keras_kd.models.copying import copy_adapted, copy_layer
+from keras_kd.models.copying import copy_adapted, copy_layer, set_trainable, trainable_of
 from keras_kd.models.graph import graph_of, input_structure, is_graph, origin_of, output_structure
 
 
@@ -130,4 +130,5 @@ class _Rebuilder:
                 if known.scale is not None:
                     value = (value * known.scale(self._selection.size)).astype(value.dtype)
             target.assign(value)
+        set_trainable(made, trainable_of(old))
         copy_adapted(old, made)

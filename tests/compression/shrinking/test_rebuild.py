@@ -122,3 +122,18 @@ def test_a_layer_that_cannot_be_made_again_is_refused():
     x = layers.Dense(8)(Odd(lambda x: x * 2)(inputs))
     with pytest.raises(ValueError, match=r"'odd' \(Odd\) cannot be made again.*get_config"):
         kd.shrink(keras.Model(inputs, layers.Dense(2)(x)), 0.5)
+
+
+def test_what_is_frozen_inside_layers_stays_frozen():
+    inputs = keras.Input((6, 8))
+    x = layers.Dense(8, name="hidden")(inputs)
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    x = layers.Dense(16, name="up")(attention(x, x))
+    model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+    attention.query_dense.trainable = False
+    model.get_layer("up").bias.trainable = False
+    small = kd.shrink(model, 0.5)
+    assert small.get_layer("attention").query_dense.trainable is False
+    assert small.get_layer("attention").key_dense.trainable is True
+    assert small.get_layer("up").bias.trainable is False
+    assert small.get_layer("up").kernel.trainable is True
