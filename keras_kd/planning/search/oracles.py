@@ -17,12 +17,19 @@ from keras_tuner import errors, oracles
 from keras_tuner.engine import base_tuner
 
 from keras_kd.planning.search.candidates import Candidate
-from keras_kd.planning.search.engine import ranked, role
+from keras_kd.planning.search.engine import CORNER, ranked, role
 from keras_kd.planning.search.trials import FACTOR
+from keras_kd.report.pareto import hypervolume
 from keras_kd.system.arguments import exceeds
 
 # What a failed trial reports; the largest of float32, in which KerasTuner's workers report.
 _WORST = float(np.finfo(np.float32).max)
+
+
+def _figures(trial: Any) -> tuple[float, float]:
+    """Return the cost and the score of a trial."""
+    cost, score = (trial.metrics.get_best_value(name) for name in ("cost", "score"))
+    return cost, score
 
 
 class _Ranking(keras_tuner.Oracle):  # type: ignore[misc]
@@ -88,10 +95,7 @@ class _Ranking(keras_tuner.Oracle):  # type: ignore[misc]
         for trial in done:
             groups.setdefault(self._round(trial.trial_id), []).append(trial)
         for group in groups.values():
-            figures = [
-                tuple(trial.metrics.get_best_value(name) for name in ("cost", "score"))
-                for trial in group
-            ]
+            figures = [_figures(trial) for trial in group]
             whole = [i for i, (cost, _) in enumerate(figures) if cost < _WORST]
             order = [whole[i] for i in ranked([figures[i] for i in whole])]
             for i, trial in enumerate(group):
@@ -122,7 +126,11 @@ class Grid(_Ranking, oracles.GridSearchOracle):
 
 
 class Bayesian(_Ranking, oracles.BayesianOptimizationOracle):
-    """The candidate of which KerasTuner's Gaussian process expects the best rank."""
+    """The candidate of which KerasTuner's Gaussian process expects the largest gain of the front.
+
+    One process learns the scores, another the costs, which are nearly the product of what a student
+    and a format cost.
+    """
 
     choices: ClassVar[dict[str, Any]] = {
         "student": lambda candidate: candidate.student,
@@ -131,19 +139,37 @@ class Bayesian(_Ranking, oracles.BayesianOptimizationOracle):
     }
 
     def _next(self, trial_id: str) -> dict[str, Any]:
-        """Return the untried candidate with the best bound, where KerasTuner looks in between."""
+        """Return the untried candidate with the largest gain, if it is as good as it may be."""
+        done = [trial for trial in self.trials.values() if trial.status == "COMPLETED"]
+        figures = np.array([_figures(trial) for trial in done])
+        whole = figures[:, 0] < _WORST if done else np.array([], bool)
         left = self._untried()
-        ended = sum(trial.status == "COMPLETED" for trial in self.trials.values())
-        if not left or ended < 3 * len(self.choices):
+        if not left or whole.sum() < 3 * len(self.choices):
             return self._random_populate_space()
+        tried = self._places([self.chosen(trial.hyperparameters.values) for trial in done])[whole]
+        points = figures[whole]
+        points[:, 0] = np.log(points[:, 0])
+        lowest, spread = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-12)
+        points = (points - lowest) / spread
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of length scales at their bounds
-            self.gpr.fit(*self._vectorize_trials())
-        space = self.hyperparameters.space
-        places = [[hp.value_to_prob(v) for hp, v in zip(space, row, strict=True)] for row in left]
-        mean, deviation = self.gpr.predict(np.array(places), return_std=True)
-        best = left[int(np.argmin(mean - self.beta * deviation))]
+            costs = self._make_gpr().fit(tried, points[:, 0]).predict(self._places(left))
+            scores = self.gpr.fit(tried, points[:, 1])
+            mean, deviation = scores.predict(self._places(left), return_std=True)
+        front = points.tolist()
+        gains = [
+            hypervolume([*front, (cost, score)], CORNER)
+            for cost, score in zip(costs, mean + deviation, strict=True)
+        ]
+        best = left[int(np.argmax(gains))]
         return {"status": "RUNNING", "values": dict(zip(self.choices, best, strict=True))}
+
+    def _places(self, choices: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """Return where choices are in the space of the processes."""
+        space = self.hyperparameters.space
+        return np.array(
+            [[hp.value_to_prob(v) for hp, v in zip(space, row, strict=True)] for row in choices]
+        )
 
 
 class Hyperband(_Ranking, oracles.HyperbandOracle):
