@@ -18,7 +18,7 @@ ENGINES = ("hyperband", "random", "bayesian", "grid")
 # whole training of fewer is hardly longer than a ninth of it.
 _WORTH_STOPPING = 1000
 # Of costs and scores that lie in 0..1: the worst of both adds something to a hypervolume too.
-CORNER = (1.1, -0.1)
+_CORNER = (1.1, -0.1)
 
 
 def role() -> str:
@@ -110,7 +110,7 @@ def ranked(points: Sequence[tuple[float, float]]) -> list[int]:
         left = [i for i in left if i not in layer]
         chosen: list[int] = []
         while layer:
-            areas = [hypervolume(places[[*chosen, i]].tolist(), CORNER) for i in layer]
+            areas = [hypervolume(places[[*chosen, i]].tolist(), _CORNER) for i in layer]
             best = int(np.argmax(areas)) if len(chosen) % 2 else 0
             chosen.append(layer.pop(best))
         order += chosen

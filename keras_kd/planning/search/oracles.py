@@ -17,13 +17,16 @@ from keras_tuner import errors, oracles
 from keras_tuner.engine import base_tuner
 
 from keras_kd.planning.search.candidates import Candidate
-from keras_kd.planning.search.engine import CORNER, ranked, role
+from keras_kd.planning.search.engine import ranked, role
 from keras_kd.planning.search.trials import FACTOR
 from keras_kd.report.pareto import hypervolume
 from keras_kd.system.arguments import exceeds
 
 # What a failed trial reports; the largest of float32, in which KerasTuner's workers report.
 _WORST = float(np.finfo(np.float32).max)
+# Of costs and scores of which those seen lie in 0..1: files that are smaller, and as much worse
+# than the worst as that is worse than the best, count too.
+_CORNER = (1.1, -1.0)
 
 
 def _figures(trial: Any) -> tuple[float, float]:
@@ -158,7 +161,7 @@ class Bayesian(_Ranking, oracles.BayesianOptimizationOracle):
             mean, deviation = scores.predict(self._places(left), return_std=True)
         front = points.tolist()
         gains = [
-            hypervolume([*front, (cost, score)], CORNER)
+            hypervolume([*front, (cost, score)], _CORNER)
             for cost, score in zip(costs, mean + deviation, strict=True)
         ]
         best = left[int(np.argmax(gains))]

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -11,6 +12,7 @@ from keras_kd.planning.search.candidates import Candidate, seed_of
 from keras_kd.planning.search.engine import choose_engine, halving, ranked, role
 from keras_kd.planning.search.oracles import make_oracle, run_engine
 from keras_kd.planning.search.trials import rungs
+from keras_kd.report.pareto import hypervolume
 
 CANDIDATES = [
     Candidate(f"student {i}", way, "none", "int8") for way in ("a", "b") for i in range(12)
@@ -106,7 +108,7 @@ def test_others_train_to_the_end(tmp_path, engine):
 
 
 def test_the_bayesian_engine_finds_the_front_in_fewer_trials(tmp_path, monkeypatch):
-    """Stages that halve the file and a way that is better: it tries these in every width."""
+    """Of 120 candidates 20 are tried; stages halve the file, and one way is better."""
     many = [
         Candidate(f"student {i}", way, stages, "int8")
         for i in range(10) for way in "abcd" for stages in ("none", "half", "twice")
@@ -118,10 +120,19 @@ def test_the_bayesian_engine_finds_the_front_in_fewer_trials(tmp_path, monkeypat
         factor = {"none": 1.0, "half": 0.5, "twice": 2.0}[candidate.stages]
         return {**found, "bytes": factor * found["bytes"]}
 
-    asked = [candidate for candidate, *_ in search(tmp_path, "bayesian", measured, trials=30)]
-    assert len(set(asked)) == 30
-    # Of ten such files among 120 candidates; by chance it would be two or three.
-    assert sum((c.teaching, c.stages) == ("b", "half") for c in asked) >= 7
+    def area(candidates):
+        found = [measured(candidate, 9) for candidate in candidates]
+        points = [(math.log(each["bytes"]), each["score"]) for each in found]
+        return hypervolume(points, (math.log(20_000), 0.0))
+
+    areas = {"bayesian": [], "random": []}
+    for engine, of_engine in areas.items():
+        for seed in range(3):
+            asked = [c for c, *_ in search(tmp_path, engine, measured, trials=20, seed=seed)]
+            assert len(set(asked)) == 20
+            of_engine.append(area(asked))
+    assert np.mean(areas["bayesian"]) > np.mean(areas["random"])
+    assert min(areas["bayesian"]) > 0.98 * area(many)
 
 
 def test_every_candidate_is_tried_while_trials_are_left(tmp_path):
