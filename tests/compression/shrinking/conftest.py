@@ -26,7 +26,7 @@ def randomize(model, seed=0):
             values = values.reshape(weight.shape)
         if weight.path.endswith("gamma"):
             values = 1.0 + 0.3 * values
-        if weight.path.endswith("moving_variance"):
+        if weight.path.endswith("variance"):  # that of `Normalization` as well
             values = 0.5 + np.abs(values)
         weight.assign(values)
     return model
