@@ -92,7 +92,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
         self.history: dict[str, list[Any]] = {}
-        self.seconds = self._seconds_before = self._start = 0.0
+        self.seconds = self._start = 0.0
         self._file = pathlib.Path(backup_dir) / "backup.zip"
         self._epoch = self._batches = self._unsaved = 0
         self._skipped = 0
@@ -117,7 +117,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             )
         content = read_backup(self._file, _read)
         self.history, self._metrics = {}, []
-        self.seconds, self._seconds_before, self._start = 0.0, 0.0, time.perf_counter()
+        self.seconds, self._start = 0.0, time.perf_counter()
         self._skips = False
         self._epoch = self._batches = self._unsaved = self._skipped = 0
         if content is not None:
@@ -155,7 +155,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 variable.assign(variable - average)
         self._restore_random_states()
         self.history = progress["history"]
-        self._seconds_before = progress.get("seconds", 0.0)
+        self._start -= progress.get("seconds", 0.0)
         self._epoch, self._skipped = int(progress["epoch"]), int(progress["batch"])
 
     def _foreign(self, reason: str) -> str:
@@ -246,7 +246,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             self.delete()
 
     def _count_seconds(self) -> float:
-        self.seconds = self._seconds_before + time.perf_counter() - self._start
+        self.seconds = time.perf_counter() - self._start
         return self.seconds
 
     def delete(self) -> None:

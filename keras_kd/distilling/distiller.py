@@ -286,11 +286,11 @@ class Distiller(Trainer):
             **kwargs: Further arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: If there is no loss although `student_loss_weight` is above 0 or
-                `stop_distillation_at` is given, or its `from_logits` contradicts the student's last
-                activation, or `jit_compile` is `True` although a loss has a `chunk_size`, or the
-                optimizer's learning rate is negative or not finite, or a metric or the loss of an
-                output has the name of a sum of losses in the logs.
+            ValueError: If `student_loss_weight` is above 0 or `stop_distillation_at` is set, and
+                there is no `loss`. If `from_logits` of the loss contradicts the student's last
+                activation. If `jit_compile` is `True` and a loss has a `chunk_size`. If the
+                learning rate is negative or not finite. If a metric, or the loss of an output, has
+                the name of a sum of losses in the logs.
         """
         if loss is None and self.student_loss_weight != 0:
             raise ValueError(

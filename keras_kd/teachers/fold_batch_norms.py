@@ -49,8 +49,8 @@ def fold_batch_norms(model: keras.Model, keep: str | Iterable[str] = ()) -> kera
         where there is nothing to fold.
 
     Raises:
-        ValueError: If it is not a Keras model, or a subclassed one, whose graph is unknown, or
-            there is no layer of a name in `keep`.
+        ValueError: If it is not a Keras model, or a subclassed one, whose graph is unknown, or if
+            `keep` names a layer that does not exist.
 
     Example:
 

@@ -265,7 +265,7 @@ def test_what_tflite_computes_in_float_is_known_and_found():
 
 
 def test_operators_of_several_sums_are_kept_apart():
-    keras.backend.clear_session()  # which begins to count names anew
+    keras.backend.clear_session()  # so that the first sum is called "add"
     i = keras.Input((8,))
     x = layers.Dense(8, name="a")(i)
     for name in "bc":

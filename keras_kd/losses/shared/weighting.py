@@ -41,8 +41,7 @@ def spread(weights: Any, values: Any, name: str) -> Any:
         ValueError: If the axes of `weights` are not the leading axes of `values`.
     """
     received = tuple(weights.shape)
-    while len(weights.shape) > len(values.shape) and weights.shape[-1] == 1:
-        weights = ops.squeeze(weights, -1)
+    weights = _squeezed(weights, values)
     while len(weights.shape) < len(values.shape):
         weights = ops.expand_dims(weights, -1)
     if not fits(weights.shape, values.shape):
@@ -59,15 +58,20 @@ def weights_by_sample(sample_weight: Any, values: Any) -> Any:
     Weights of the pixels of a segmentation, for instance, have another size than a feature map.
     """
     weights = ops.convert_to_tensor(sample_weight)
-    weights = ops.cast(weights, values.dtype)
-    while len(weights.shape) > len(values.shape) and weights.shape[-1] == 1:
-        weights = ops.squeeze(weights, -1)
+    weights = _squeezed(ops.cast(weights, values.dtype), values)
     expanded = len(weights.shape) <= len(values.shape) and fits(
         tuple(weights.shape) + (1,) * (len(values.shape) - len(weights.shape)), values.shape
     )
     if expanded or len(weights.shape) < 2:
         return weights
     return ops.mean(weights, axis=tuple(range(1, len(weights.shape))))
+
+
+def _squeezed(weights: Any, values: Any) -> Any:
+    """Return weights without axes of one behind those of the values, as Keras takes them."""
+    while len(weights.shape) > len(values.shape) and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, -1)
+    return weights
 
 
 def fits(weights: Any, values: Any) -> bool:
