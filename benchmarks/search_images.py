@@ -4,7 +4,7 @@
     python benchmarks/search_images.py cifar10 --budget 24h --workers 2
 
 The students are of the family of the hand-made one, in several widths and two depths, in files no
-larger than its own. All see the same augmented views of the training images, with the optimizer
+larger than its own. All see the same augmented passes over the training images, with the optimizer
 of the students of CIFAR-10. Files are chosen by the last 5,000 training images; the test images
 are used once, for the files of the front. Without `--teacher` the teacher of
 `benchmarks/fashion_mnist.py` is trained first; that of CIFAR-10 is the kept file of
@@ -28,7 +28,6 @@ from typing import Any
 import cifar10_students
 import cifar10_teacher
 import keras
-import numpy as np
 import tensorflow as tf
 from fashion_data import evaluation_dataset, load_images, view_dataset
 from fashion_models import RECIPES, Models
@@ -39,7 +38,6 @@ from keras_kd.demo.networks import residual_network
 
 KEPT = pathlib.Path(__file__).parents[1] / "exports" / "reference"
 BATCH = 128
-EPOCHS = 9  # passes over all views
 
 
 @dataclasses.dataclass
@@ -48,12 +46,16 @@ class Task:
 
     Attributes:
         teacher: The teacher.
-        train: Labeled batches of all views, the same in every pass.
+        train: Labeled batches.
         validation: What files are chosen by.
         test: What the files of the front are measured on.
         student: Returns an untrained student of a width and a depth.
         widths: The widths.
         max_bytes: The largest file.
+        epochs: Passes over the batches.
+        trained: The stages' epochs in a whole training, and their learning rate.
+        views: Passes that the teacher sees of batches that change. Defaults to `None`: the
+            batches are the same in every pass.
     """
 
     teacher: Any
@@ -63,6 +65,9 @@ class Task:
     student: Callable
     widths: tuple[int, ...]
     max_bytes: int
+    epochs: int
+    trained: dict[str, Any]
+    views: int | None = None
 
 
 def fashion_student(width, depth):
@@ -92,30 +97,34 @@ def fashion_mnist(teacher, folder):
         fashion_student,
         (8, 12, 16, 18, 20, 24),
         60_000,
+        epochs=9,
+        trained={"epochs": 3, "learning_rate": 5e-4},
     )
 
 
-def cifar10(teacher, folder, views=4, held_out=5_000, examples=None):
-    """Four views of 45,000 images: 36 passes, where the hand-made student had 20 with stages."""
+def cifar10(teacher, folder, views=8, held_out=5_000, examples=None):
+    """Eight views of 45,000 images: 24 passes with stages, where the hand-made student had 20."""
     images, labels = cifar10_teacher.load("train")
     validation = images[-held_out:].astype("float32"), labels[-held_out:]
     train = images[:-held_out][:examples], labels[:-held_out][:examples]
     keras.utils.set_random_seed(0)
     data = cifar10_teacher.augmented(*train, cifar10_students.BATCH)
-    seen = [batch for _ in range(views) for batch in data]
-    x, y = (np.concatenate(part) for part in zip(*seen, strict=True))
-    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(cifar10_students.BATCH)
+    epochs = 6
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(data))
     largest = cifar10_students.widths_of(cifar10_students.STUDENTS[0])
     return Task(
         cifar10_students.log_teacher(teacher or KEPT / "cifar10_teacher.tflite"),
-        batches.map(lambda image, label: (tf.cast(image, "float32"), label)),
+        data,
         validation,
         cifar10_teacher.load("test", "float32"),
         lambda width, depth: cifar10_students.student_of(
             train[0], [width * each // largest[0] for each in largest], depth
         ),
-        (12, 16, 24, 32),
+        (16, 20, 24, 32),
         98_496,
+        epochs=18,
+        trained={"epochs": epochs, "learning_rate": rate},
+        views=views,
     )
 
 
@@ -124,7 +133,6 @@ TASKS = {"fashion_mnist": fashion_mnist, "cifar10": cifar10}
 
 def search(task, folder, budget, trials=None):
     """Return the result of the search."""
-    trained = {"epochs": EPOCHS // 3, "learning_rate": 5e-4}
     return kd.search(
         task.teacher,
         task.train,
@@ -136,11 +144,12 @@ def search(task, folder, budget, trials=None):
         test_data=task.test,
         stages={
             "no stage": [],
-            "8 bits trained": [kd.QuantizeAware(**trained)],
-            "4 bits trained": [kd.QuantizeAware(weight_bits=4, ranges="mse", **trained)],
+            "8 bits trained": [kd.QuantizeAware(**task.trained)],
+            "4 bits trained": [kd.QuantizeAware(weight_bits=4, ranges="mse", **task.trained)],
         },
         formats=("int8",),
-        epochs=EPOCHS,
+        epochs=task.epochs,
+        views=task.views,
         optimizer=lambda steps: cifar10_teacher.decaying_muon(steps, cifar10_students.RATE),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         budget=budget,

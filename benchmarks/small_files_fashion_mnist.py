@@ -1,172 +1,160 @@
-"""How small a file can be: 1/150 and 1/400 of the teacher's, on Fashion-MNIST.
+"""How small a file can be: 1/150, 1/200 and 1/400 of the teacher's, on Fashion-MNIST.
 
     python benchmarks/small_files_fashion_mnist.py --models exports/fashion_mnist
 
-Begins with the teacher and the distilled students which `benchmarks/fashion_mnist.py`
-left in its folder, and trains what is missing of them. Every stage is taught by the teacher through
-its kept outputs for the augmented images. A file counts by its zipped size against the teacher's
-float32 file as it is; its accuracy is that of the int8 file on all test images, against that of the
-teacher's file. What is done is kept in `--out`; the same command goes on from there. Prints a
-Markdown table.
+The teacher is that of `benchmarks/fashion_mnist.py`, from its folder, or trained there. It answers
+once, for `--views` augmented views of 55,000 training images. Students are residual networks such
+as `16-24-32/1-2-1`, the channels of the three groups and their blocks. They are trained with Muon,
+as those of CIFAR-10, then with weights of 4 bits by `kd.QuantizeAware`, while the teacher teaches.
+Settings are chosen on the 5,000 training images held out; every file is measured on all test
+images, against the teacher's float32 file. What is done is kept in `--out`; the same command
+resumes. Prints a Markdown table.
 """
 
 import argparse
+import dataclasses
+import itertools
+import json
 import pathlib
 import statistics
+import time
 
 import keras
+from cifar10_teacher import LOSS, decaying_muon
 from fashion_data import load_images
-from fashion_models import RECIPES, Models, momentum_optimizer
-from kept_results import once, spread, write_results
+from fashion_models import RECIPES, Models, fit_resumably
+from kept_results import check_settings, once, percent, spread, write_results
 
 import keras_kd as kd
+from keras_kd.demo.networks import residual_network
 
-# By name: the sparsity of the pruning and its epochs; the README's own is 0.3.
-CHAINS = {"demo": None, "0.82": (0.82, 14), "0.86": (0.86, 18)}
-# The teacher's size divided by the file's, and how many points may be lost there.
-TARGETS = {150: 1.0, 400: 2.0}
-
-
-def stages(chain, steps):
-    """Return the stages of a chain; `steps` are those of one epoch."""
-    sparsity, epochs = CHAINS[chain]
-
-    def optimizer(rate, epochs, decay=None):
-        return momentum_optimizer(rate, decay, epochs * steps)
-
-    prune = optimizer(0.1, epochs, 1e-3)
-    return [
-        kd.Prune(sparsity, scope="global", epochs=epochs, end=0.5, optimizer=prune),
-        kd.Cluster(16, epochs=3, optimizer=optimizer(0.005, 3)),
-        kd.QuantizeAware(epochs=5, optimizer=optimizer(0.01, 5)),
-    ]
+STUDENTS = ("16-24-32/2-2-2", "17-26-34/1-2-1", "12-18-24/1-2-1")
+# The teacher's bytes by a file's, how the file's are counted, and the points that may be lost.
+GOALS = ((150, "bytes", 0.5), (200, "bytes", 1.0), (400, "zipped_bytes", 1.5))
+# Arguments on which no result depends.
+FREE = ("models", "out", "students", "seeds", "verbose")
 
 
-def compressed(models, teacher, chain, seed, folder):
-    """Return the distilled student of a seed after the stages of a chain."""
-    student, _ = models.distilled(teacher, seed)
-    if chain == "demo":
-        pruned, _ = models.pruned(teacher, student, seed)
-        return models.quantized(teacher, pruned.model, seed)[0]
+def student_of(network, image_shape=(28, 28, 1), classes=10):
+    """Return the untrained student of a name such as `16-24-32/1-2-1`."""
+    widths, blocks = ([int(n) for n in part.split("-")] for part in network.split("/"))
+    return residual_network(image_shape, classes, widths, blocks, name="student")
+
+
+def trained(models, teacher, network, seed, chosen):
+    """Return the student of a seed, trained by the teacher, then for weights of 4 bits."""
+    folder = chosen.out / f"{network.replace('/', '_')}.seed{seed}"
+    data = models.training_data(seed, teacher)
     keras.utils.set_random_seed(seed)
-    distiller = models.distiller(teacher, student)
-    distiller.compile(
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
-    return kd.compress(
+    images, names = models.data.train[0], models.data.class_names
+    distiller = models.distiller(teacher, student_of(network, images.shape[1:], len(names)))
+    optimizer = decaying_muon(chosen.epochs * models.steps_per_epoch, chosen.rate)
+    distiller.compile(optimizer, LOSS, metrics=["accuracy"], jit_compile=False)
+    fit_resumably(
         distiller,
-        models.training_data(seed, teacher),
-        validation_data=models.validation,
-        stages=stages(chain, models.steps_per_epoch),
-        path=folder / "runs" / f"{chain}.seed{seed}",
-        verbose=models.verbose,
+        data,
+        models.validation,
+        epochs=chosen.epochs,
+        folder=folder,
+        name="student",
+        verbose=chosen.verbose,
     )
+    keras.utils.set_random_seed(seed)
+    epochs = chosen.quantize_epochs
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * models.steps_per_epoch)
+    stage = kd.QuantizeAware(epochs=epochs, weight_bits=4, ranges="mse", learning_rate=rate)
+    path = folder / "4_bits"
+    return kd.compress(distiller, data, stages=[stage], path=path, verbose=chosen.verbose)
 
 
-def measure(models, model, file, quantization):
+def measured(models, model, file, quantization):
     """Export a model and return what its file does."""
-    kd.export_tflite(
-        model, file, quantization, representative_data=models.calibration, verbose=False
-    )
-    result = kd.evaluate_tflite(file, models.test)
-    return {
-        "accuracy": result.accuracy,
-        "bytes": result.bytes,
-        "zipped_bytes": result.zipped_bytes,
-        "sparsity": result.sparsity,
-    }
+    kd.export_tflite(model, file, quantization, verbose=False)
+    found = {"bytes": file.stat().st_size}
+    for name, data in (("validation", models.validation), ("test", models.test)):
+        result = kd.evaluate_tflite(file, data, runs=1, verbose=False)
+        found |= {name: result.accuracy, "zipped_bytes": result.zipped_bytes}
+    return found
 
 
-def verdict(lost, ratio):
-    """Return whether a file meets the hardest target whose size it has."""
-    reached = max((target for target in TARGETS if ratio >= target), default=None)
-    if reached is None:
-        return ""
-    over = lost - TARGETS[reached]
-    return f"1/{reached} reached" if over <= 0 else f"1/{reached} missed by {over:.2f} points"
+def reached(teacher, rows):
+    """Return which goals of their size the files of one student meet, as text."""
+    mean = {key: statistics.mean(row[key] for row in rows) for key in rows[0]}
+    lost = 100 * (teacher["test"] - mean["test"])
+    verdicts = []
+    for ratio, size, points in GOALS:
+        if teacher["bytes"] >= ratio * max(row[size] for row in rows):
+            over = round(lost - points, 2)
+            said = "met" if over <= 0 else f"missed by {over:.2f}"
+            verdicts.append(f"1/{ratio}{' zipped' * (size != 'bytes')}: {said}")
+    return "; ".join(verdicts)
 
 
-def table(teacher, results):
-    """Return the Markdown table.
-
-    Args:
-        teacher: What was measured of the teacher's file.
-        results: What was measured of the others, `{chain: {seed: result}}`.
-    """
+def table_of(kept):
+    """Return the Markdown table."""
+    teacher = kept["teacher"]
     lines = [
-        "| stages | zeros, % | seeds | accuracy, % | lost, points | kB | zipped kB "
-        "| teacher / zipped | targets |",
-        "|---|---|---|---|---|---|---|---|---|",
-        f"| teacher, float32 | | | {100 * teacher['accuracy']:.2f} | "
-        f"| {teacher['bytes'] / 1e3:.1f} | {teacher['zipped_bytes'] / 1e3:.1f} | | |",
+        "| channels/blocks | seeds | bytes | zipped | teacher / file | teacher / zipped "
+        "| validation, % | test, % | lost, points | goals |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        f"| teacher, float32 | | {teacher['bytes']:,} | {teacher['zipped_bytes']:,} | | "
+        f"| {percent(teacher['validation'])} | {percent(teacher['test'])} | | |",
     ]
-    for chain, runs in results.items():
-        values = [100 * run["accuracy"] for run in runs.values()]
-        lost = [100 * teacher["accuracy"] - value for value in values]
-        mean = {
-            key: statistics.mean(run[key] for run in runs.values())
-            for key in ("bytes", "zipped_bytes", "sparsity")
-        }
-        ratio = teacher["bytes"] / mean["zipped_bytes"]
-        names = "Prune → QuantizeAware"
-        if CHAINS[chain] is not None:
-            names = " → ".join(type(stage).__name__ for stage in stages(chain, 1))
-        lines.append(
-            f"| {names} | {100 * mean['sparsity']:.0f} | {len(runs)} | {spread(values)} "
-            f"| {spread(lost)} | {mean['bytes'] / 1e3:.1f} | {mean['zipped_bytes'] / 1e3:.1f} "
-            f"| {ratio:.0f} | {verdict(statistics.mean(lost), ratio)} |"
-        )
+    for network, runs in kept["students"].items():
+        rows = list(runs.values())
+        sizes = [max(row[key] for row in rows) for key in ("bytes", "zipped_bytes")]
+        cells = [network, str(len(rows)), *(f"{size:,}" for size in sizes)]
+        cells += [f"{teacher['bytes'] / size:.0f}" for size in sizes]
+        cells += [spread([100 * row[part] for row in rows]) for part in ("validation", "test")]
+        cells.append(spread([100 * (teacher["test"] - row["test"]) for row in rows]))
+        lines.append(f"| {' | '.join([*cells, reached(teacher, rows)])} |")
     return "\n".join(lines)
 
 
 def arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", default="exports/fashion_mnist", help="its folder")
+    parser.add_argument("--models", type=pathlib.Path, help="folder of the teacher")
     parser.add_argument("--dataset", choices=RECIPES, default="fashion_mnist")
-    parser.add_argument("--out", help="folder of the runs [exports/small_files_<dataset>]")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, ... [1]")
-    parser.add_argument(
-        "--chains", nargs="+", choices=CHAINS, default=tuple(CHAINS), metavar="NAME", help="[all]"
-    )
-    parser.add_argument("--verbose", type=int, default=0, help="as in `Model.fit` [0]")
+    parser.add_argument("--out", type=pathlib.Path, help="folder [exports/small_files_<dataset>]")
+    parser.add_argument("--students", nargs="+", default=STUDENTS, metavar="CHANNELS/BLOCKS")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--views", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=30, help="passes [30]")
+    parser.add_argument("--quantize-epochs", type=int, default=8, help="of 4 bits [8]")
+    parser.add_argument("--rate", type=float, default=0.04, help="learning rate of Muon [0.04]")
+    parser.add_argument("--verbose", type=int, default=2, help="as in `Model.fit` [2]")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     chosen = arguments(argv)
-    folder = pathlib.Path(chosen.out or f"exports/small_files_{chosen.dataset}")
-    recipe = RECIPES[chosen.dataset]
+    recipe = dataclasses.replace(RECIPES[chosen.dataset], views=chosen.views)
+    chosen.out = chosen.out or pathlib.Path(f"exports/small_files_{chosen.dataset}")
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    check_settings(chosen.out, {k: v for k, v in vars(chosen).items() if k not in FREE})
     data = load_images(recipe.dataset, recipe.validation_examples)
-    models = Models(recipe, data, pathlib.Path(chosen.models), chosen.verbose)
-    teacher, _ = models.teacher()
-    files = folder / "files"
-    of_teacher = once(
-        folder / "results" / "teacher.json",
-        lambda: measure(models, teacher, files / "teacher.tflite", "float32"),
+    of_teacher = chosen.models or pathlib.Path(f"exports/{chosen.dataset}")
+    teacher, _ = Models(recipe, data, of_teacher, chosen.verbose).teacher()
+    models = Models(recipe, data, chosen.out, chosen.verbose)
+    file = chosen.out / "teacher.tflite"
+    kept = {"dataset": chosen.dataset, "test_examples": len(data.test[1]), "students": {}}
+    kept["teacher"] = once(
+        chosen.out / "teacher.json", lambda: measured(models, teacher, file, "float32")
     )
-    results = {}
-    for seed in range(chosen.seeds):
-        for chain in chosen.chains:
+    for network, seed in itertools.product(chosen.students, chosen.seeds):
+        name = f"{network.replace('/', '_')}.seed{seed}"
 
-            def compress(chain=chain, seed=seed):
-                model = compressed(models, teacher, chain, seed, folder)
-                return measure(models, model, files / f"{chain}.seed{seed}.tflite", "int8")
+        def files(network=network, seed=seed, name=name):
+            start = time.time()
+            model = trained(models, teacher, network, seed, chosen)
+            found = measured(models, model, chosen.out / f"{name}.tflite", "int4")
+            return {**found, "seconds": round(time.time() - start)}
 
-            path = folder / "results" / f"{chain}.seed{seed}.json"
-            result = results.setdefault(chain, {})[seed] = once(path, compress)
-            print(
-                f"seed {seed}, {chain}: {result['accuracy']:.2%} in {result['zipped_bytes']:,} "
-                "bytes zipped",
-                flush=True,
-            )
-    measured = {
-        "dataset": chosen.dataset,
-        "test_examples": len(data.test[1]),
-        "teacher": of_teacher,
-        "results": results,
-    }
-    text = table(of_teacher, measured["results"])
-    write_results(folder, text, measured)
+        found = once(chosen.out / f"{name}.json", files)
+        kept["students"].setdefault(network, {})[str(seed)] = found
+        print(json.dumps({name: found}), flush=True)
+    text = table_of(kept)
+    write_results(chosen.out, text, kept)
     print("\n" + text)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -26,7 +27,7 @@ from keras_kd.caching.manifest import (
     read_manifest,
     refusal,
 )
-from keras_kd.caching.read import read_cache, read_views
+from keras_kd.caching.read import read_cache, read_view, read_views
 from keras_kd.caching.teacher_pass import TeacherPass
 from keras_kd.data.numpy_batches import is_endless
 from keras_kd.data.taught_inputs import TaughtInputs
@@ -120,7 +121,7 @@ def cache(
     ```
     """
     teacher, layers = _teacher_and_layers(teacher, layers)
-    adapted = isinstance(teacher, AdaptedTeacher) and teacher.outputs_function is not None
+    adapted = _is_adapted(teacher)
     check_finite_weights(teacher, "teacher")
     _check_arguments(dtype, top_k, temperature, views, batch_size, shard_megabytes)
     dataset = _as_dataset(dataset)
@@ -174,6 +175,39 @@ def cache(
         warn_of_equal_views(folder, manifest)
         return read_views(dataset.element_spec, folder, manifest, views, adapted)
     return read_cache(dataset, folder, manifest, check_inputs, adapted)
+
+
+def cached_views(
+    teacher: Any,
+    dataset: tf.data.Dataset,
+    path: str | os.PathLike[str],
+    views: int,
+    *,
+    layers: Sequence[Any] = (),
+    verbose: bool = True,
+) -> Callable[[Any], tf.data.Dataset]:
+    """Run the teacher once over several passes, as `cache` with `views`, which one may choose.
+
+    Args:
+        teacher: As for `cache`, and so the others.
+        dataset: The dataset.
+        path: Folder of the cache.
+        views: Number of passes to store.
+        layers: What to store for hints.
+        verbose: Whether to show progress.
+
+    Returns:
+        A function that returns the batches of a pass by its number, which may be a tensor.
+    """
+    cache(teacher, dataset, path, layers=layers, views=views, verbose=verbose)
+    folder = pathlib.Path(path)
+    adapted = _is_adapted(_teacher_and_layers(teacher, layers)[0])
+    manifest = read_manifest(folder)
+    return functools.partial(read_view, dataset.element_spec, folder, manifest, views, adapted)
+
+
+def _is_adapted(teacher: Any) -> bool:
+    return isinstance(teacher, AdaptedTeacher) and teacher.outputs_function is not None
 
 
 def _read(folder: pathlib.Path, asked: dict[str, Any]) -> Manifest | None:

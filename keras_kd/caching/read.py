@@ -81,35 +81,52 @@ def read_views(
         views: Number of views.
         adapted: Whether the outputs went through `teacher_outputs`. Defaults to `False`.
     """
-    files = tf.constant(
-        [
-            "\n".join(str(folder / shard.file) for shard in manifest.shards if shard.view == view)
-            for view in range(views)
-        ]
-    )
     counts = tf.constant([manifest.batches(view) for view in range(views)], tf.int64)
     passes = pass_counter()
 
     def one_pass(_: tf.Tensor) -> tf.data.Dataset:
-        names = tf.strings.split(files[tf.math.floormod(passes, views)], "\n")
-        return tf.data.TFRecordDataset(names)
-
-    def attach(record: tf.Tensor) -> Any:
-        tensors = decode(record, manifest.leaves)
-        return taught_element(stored_element(tensors, spec), tensors, manifest, adapted)
+        return read_view(spec, folder, manifest, views, adapted, passes)
 
     def count_passes(number: tf.Tensor, element: Any) -> Any:
         last = tf.equal(number + 1, counts[tf.math.floormod(passes, views)])
         passes.assign_add(tf.cast(last, tf.int64))
         return element
 
-    result = tf.data.Dataset.range(1).flat_map(one_pass)
-    result = _finished(result.map(attach, num_parallel_calls=_PARALLEL, deterministic=True))
+    result = _finished(tf.data.Dataset.range(1).flat_map(one_pass))
     # Behind the prefetching, which would count what nobody has read yet.
     result = result.enumerate().map(count_passes)
     if len(set(counts.numpy())) == 1:
         result = result.apply(tf.data.experimental.assert_cardinality(int(counts[0])))
     return result
+
+
+def read_view(
+    spec: Any, folder: pathlib.Path, manifest: Manifest, views: int, adapted: bool, number: Any
+) -> tf.data.Dataset:
+    """Return the view of a pass.
+
+    Args:
+        spec: As for `read_views`, and so the next four.
+        folder: The folder of the cache.
+        manifest: Its complete manifest.
+        views: Number of views.
+        adapted: Whether the outputs went through `teacher_outputs`.
+        number: Number of the pass, from 0; a tensor inside of a dataset. It may exceed `views`.
+    """
+    files = tf.constant(
+        [
+            "\n".join(str(folder / shard.file) for shard in manifest.shards if shard.view == view)
+            for view in range(views)
+        ]
+    )
+
+    def attach(record: tf.Tensor) -> Any:
+        tensors = decode(record, manifest.leaves)
+        return taught_element(stored_element(tensors, spec), tensors, manifest, adapted)
+
+    names = tf.strings.split(files[tf.math.floormod(number, views)], "\n")
+    records = tf.data.TFRecordDataset(names)
+    return records.map(attach, num_parallel_calls=_PARALLEL, deterministic=True)
 
 
 def taught_element(

@@ -220,14 +220,18 @@ class ShuffledByPass(WrappedPyDataset):
 
 
 def shuffled_by_pass(
-    examples: tf.data.Dataset, count: int, buffer: int, seed: int, first_pass: int = 0
+    examples: tf.data.Dataset | Callable[[tf.Tensor], tf.data.Dataset],
+    count: int,
+    buffer: int,
+    seed: int,
+    first_pass: int = 0,
 ) -> tf.data.Dataset:
     """Return examples in an order that depends on the seed and the number of the pass alone.
 
     `tf.data.Dataset.shuffle` counts the passes of the process, and begins again in the next one.
 
     Args:
-        examples: The examples.
+        examples: The examples, or a function that returns those of a pass by its number.
         count: How many there are.
         buffer: As in `tf.data.Dataset.shuffle`.
         seed: Decides on the orders.
@@ -236,14 +240,17 @@ def shuffled_by_pass(
     passes = itertools.count(first_pass)
 
     def numbers() -> Iterator[np.ndarray]:
-        yield np.random.default_rng([seed, next(passes)]).integers(2**31, size=(), dtype=np.int64)
+        number = next(passes)
+        drawn = np.random.default_rng([seed, number]).integers(2**31, size=(), dtype=np.int64)
+        yield np.stack([number, drawn])
 
-    seeds = generated(numbers, tf.TensorSpec((), tf.int64))
+    seeds = generated(numbers, tf.TensorSpec((2,), tf.int64))
 
     @tf.autograph.experimental.do_not_convert
     def shuffled(drawn: tf.Tensor) -> tf.data.Dataset:
         # Instead of the global seed, beside which TensorFlow takes no tensor if it is 0.
         tf.compat.v1.get_default_graph().seed = 1
-        return examples.shuffle(buffer, seed=drawn, reshuffle_each_iteration=False)
+        of_pass = examples(drawn[0]) if callable(examples) else examples
+        return of_pass.shuffle(buffer, seed=drawn[1], reshuffle_each_iteration=False)
 
     return seeds.flat_map(shuffled).apply(tf.data.experimental.assert_cardinality(count))

@@ -224,19 +224,22 @@ def without_decay(optimizer: Any, variables: Sequence[Any]) -> dict[str, Any] | 
     }
 
 
-def fresh_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+def fresh_optimizer(
+    optimizer: keras.optimizers.Optimizer, **changes: Any
+) -> keras.optimizers.Optimizer:
     """Return an optimizer without a state that takes the same steps.
 
     Keras's configuration does not hold which variables have no weight decay.
 
     Args:
         optimizer: An optimizer, built or not.
+        **changes: Entries of its configuration that are to be other ones.
 
     Raises:
         ValueError: If single variables were excluded from weight decay, which another model does
             not have.
     """
-    copy: keras.optimizers.Optimizer = made_again(optimizer)
+    copy: keras.optimizers.Optimizer = made_again(optimizer, **changes)
     given, made = (getattr(each, "inner_optimizer", each) for each in (optimizer, copy))
     excluded = without_decay(given, ())
     if excluded is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_kd.compression.stages.layer_record import LayerNotes
 from keras_kd.distilling.trainer import fresh_optimizer
@@ -110,6 +111,34 @@ class Plan:
             raise self.error
 
 
+@keras.saving.register_keras_serializable(package="keras_kd")
+class FasterSchedule(LearningRateSchedule):
+    """A schedule that runs faster than another one.
+
+    Args:
+        schedule: The other one.
+        factor: How much faster.
+    """
+
+    def __init__(self, schedule: LearningRateSchedule, factor: float) -> None:
+        self.schedule, self.factor = schedule, factor
+
+    def __call__(self, step: Any) -> Any:
+        """Return the learning rate of a step."""
+        return self.schedule(keras.ops.cast(step, "float32") * self.factor)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of the constructor."""
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "factor": self.factor}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FasterSchedule:
+        """Make a schedule from `get_config()`."""
+        schedule = keras.optimizers.schedules.deserialize(config["schedule"])
+        return cls(schedule, config["factor"])
+
+
 class Stage(SuggestsArguments):
     """Base class of the stages of `compress`.
 
@@ -184,7 +213,7 @@ class Stage(SuggestsArguments):
         if isinstance(self.optimizer, keras.optimizers.Optimizer):
             return fresh_optimizer(self.optimizer)
         rate = self.default_learning_rate if self.learning_rate is None else self.learning_rate
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        if isinstance(rate, LearningRateSchedule):
             rate = made_again(rate)
         optimizer_class = type(keras.optimizers.get(self.optimizer or "adam"))
         return optimizer_class(learning_rate=rate)
@@ -213,6 +242,26 @@ class Stage(SuggestsArguments):
         for name, value in arguments.items():
             setattr(stage, name, value)
         return stage
+
+    def shortened(self, epochs: int) -> Stage:
+        """Return a copy of this stage with fewer epochs, in which its schedules run faster.
+
+        Args:
+            epochs: Its epochs.
+        """
+        made = self.changed(epochs=epochs)
+        if epochs == self.epochs:
+            return made
+        factor = self.epochs / epochs
+        if isinstance(self.learning_rate, LearningRateSchedule):
+            made.learning_rate = FasterSchedule(self.learning_rate, factor)
+        if isinstance(self.optimizer, keras.optimizers.Optimizer):
+            rate = self.optimizer.get_config().get("learning_rate")
+            if isinstance(rate, dict):  # of a schedule
+                rate = keras.optimizers.schedules.deserialize(rate)
+                rate = FasterSchedule(rate, factor)
+                made.optimizer = fresh_optimizer(self.optimizer, learning_rate=rate)
+        return made
 
     def plan(self, student: keras.Model, earlier: Sequence[Stage] = ()) -> Plan:
         """Decide what this stage will do with a student; the one way in which that is asked.
@@ -313,7 +362,7 @@ class Stage(SuggestsArguments):
 def _serialized(value: Any) -> Any:
     if isinstance(value, keras.optimizers.Optimizer):
         return keras.optimizers.serialize(value)
-    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+    if isinstance(value, LearningRateSchedule):
         return keras.optimizers.schedules.serialize(value)
     return value.get_config() if hasattr(value, "get_config") else value
 

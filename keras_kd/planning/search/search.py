@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.utils import PyDataset
 
 from keras_kd.compression.running.described import as_plan, with_functions
@@ -22,7 +23,7 @@ from keras_kd.planning.search.candidates import Candidate, make_space
 from keras_kd.planning.search.engine import choose_engine, role
 from keras_kd.planning.search.results import SearchResult, finish, rounded_up
 from keras_kd.planning.search.trials import FORMAT, Trials
-from keras_kd.system.arguments import number
+from keras_kd.system.arguments import number, with_added
 from keras_kd.system.files import write_json
 from keras_kd.system.folder_lock import held_folder
 from keras_kd.system.names import one_of, suggests_arguments
@@ -65,6 +66,7 @@ def search(
     exporting: Mapping[str, Any] | None = None,
     reference: float | None = None,
     cache_teacher: bool = True,
+    views: int | None = None,
     engine: str | None = None,
     seed: int = 0,
     recipe: str | os.PathLike[str] | None = None,
@@ -91,10 +93,11 @@ def search(
 
     Args:
         teacher: The teacher, as for `Distiller`.
-        train: Training data: a `tf.data.Dataset` of batches, the same in every pass, or a tuple
-            of arrays `(x, y)`. Arrays are shuffled in every epoch; of a dataset 10,000 examples
-            at a time, so sorted ones should be shuffled before. With `cache_teacher=False` also a
-            `keras.utils.PyDataset`, whose batches are shuffled, while a dataset is read as it is.
+        train: Training data: a `tf.data.Dataset` of batches, the same in every pass or with
+            `views`, or a tuple of arrays `(x, y)`. Arrays are shuffled in every epoch; of a
+            dataset 10,000 examples at a time, so sorted ones should be shuffled before. With
+            `cache_teacher=False` also a `keras.utils.PyDataset`, whose batches are shuffled, while
+            a dataset is read as it is.
         validation_data: What files are measured and chosen by, as for `evaluate_tflite`.
         students: A function `build(width, depth)` that returns a built model, or a list of models.
             Defaults to `None`: the teacher, shrunk.
@@ -141,8 +144,13 @@ def search(
             Defaults to `None`.
         reference: The metric of the teacher on the validation data. Defaults to `None`: measured
             on its own file, if it can be exported.
-        cache_teacher: Whether the teacher runs once. `False` for data that are augmented at
-            random; a killed search then need not end with the same front. Defaults to `True`.
+        cache_teacher: Whether the teacher runs once. With `False` it runs in every step; data
+            may then be augmented at random, and a killed search need not end with the same front.
+            Defaults to `True`.
+        views: For data that are augmented at random: the teacher runs over so many passes, which
+            are stored with its outputs; the epochs of every training read them in turn. A killed
+            search ends with the same front. Defaults to `None`: the data are the same in every
+            pass.
         engine: KerasTuner's oracle: `"hyperband"`, `"random"`, `"bayesian"` or `"grid"`; all but
             the first train every candidate to the end. Defaults to `None`: that of the search in
             `path`; of a new one `"hyperband"`. Where there are too few candidates or trials for
@@ -253,6 +261,19 @@ def _check(options: Mapping[str, Any]) -> None:
         )
     choose_engine(options["engine"], 1, 1, None, 1)
     refuse_endless(options["train"], "train")
+    number("views", options["views"], least=1, whole=True, optional=True)
+    if options["views"] is not None:
+        if not options["cache_teacher"]:
+            raise ValueError(
+                "`views` are passes over which the teacher runs once. Received: "
+                f"views={options['views']}, cache_teacher=False. Leave one of them out."
+            )
+        if not isinstance(options["train"], tf.data.Dataset):
+            raise TypeError(
+                "`views` are passes over a tf.data.Dataset that augments its examples at random. "
+                f"Received: views={options['views']}, train of the type "
+                f"{type(options['train']).__name__}. Leave `views` out."
+            )
 
 
 def _seconds(budget: str | float | None) -> float | None:
@@ -279,7 +300,7 @@ def _plan(run: Trials) -> dict[str, Any]:
     distiller = run.distiller(student, next(iter(space.teachings)))
     keys = (
         "epochs", "loss", "metric", "mode", "measuring", "exporting", "device", "cache_teacher",
-        "seed",
+        "seed", "views",
     )  # fmt: skip
     plan: dict[str, Any] = as_plan(
         {
@@ -337,6 +358,7 @@ def _engine(
 
 def _refuse_others(file: pathlib.Path, kept: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     kept = with_new_arguments(with_functions(kept, plan), plan)
+    kept = with_added(kept, plan, {"options": {"views": None}})
     differing = [key for key in plan if kept.get(key) != plan[key]]
     if differing:
         raise ValueError(

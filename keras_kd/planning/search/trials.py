@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from keras_kd._version import __version__
 from keras_kd.caching.build import inputs_of, samples_in
-from keras_kd.caching.outputs import cache
+from keras_kd.caching.outputs import cache, cached_views
 from keras_kd.compression.compress import compress
 from keras_kd.compression.running.student_files import as_json
 from keras_kd.compression.running.teaching import count_batches
@@ -31,6 +31,7 @@ from keras_kd.data.batches import (
     shuffled_by_pass,
 )
 from keras_kd.data.first_batch import first_batch
+from keras_kd.data.taught_inputs import TaughtInputs, student_inputs
 from keras_kd.distilling.backup import BackupAndRestore
 from keras_kd.distilling.distiller import Distiller
 from keras_kd.distilling.loss_values import layer_paths_of
@@ -164,15 +165,31 @@ class Trials:
                 )
         distiller = self.distiller(next(iter(self.space.students.values()))(), next(iter(ways)))
         losses = keras.tree.flatten([way["distillation_losses"] for way in ways.values()])
-        self._examples = taught = cache(
-            distiller,
-            self.batches,
-            self.folder / "teacher_cache",
-            layers=layer_paths_of(losses, "teacher"),
-            verbose=bool(self.options["verbose"]),
-        )
-        sizes = [samples_in(inputs_of(batch)) for batch in self.batches]
-        count, examples = sum(sizes), taught.unbatch()
+        given = (distiller, self.batches, self.folder / "teacher_cache")
+        options = {
+            "layers": layer_paths_of(losses, "teacher"),
+            "verbose": bool(self.options["verbose"]),
+        }
+        if (views := self.options["views"]) is None:
+            self._examples = cache(*given, **options)
+            examples: Any = self._examples.unbatch()
+        else:
+            view = cached_views(*given, views, **options)
+            self._examples = view(0)
+            # What files are calibrated on must not change from process to process either.
+            self.batches = self._examples.map(_without_teacher)
+            counts = [sum(_sizes_of(view(number))) for number in range(views)]
+            if len(set(counts)) > 1:
+                raise ValueError(
+                    "`train` must have the same number of examples in every pass. Received: "
+                    f"{counts} in its {views} passes. Do not drop examples at random."
+                )
+
+            def examples(number: tf.Tensor) -> tf.data.Dataset:
+                return view(number).unbatch()
+
+        sizes = _sizes_of(self.batches)
+        count = sum(sizes)
         # Arrays are in memory already, and may be sorted by class.
         buffer = min(count, _BUFFER) if isinstance(self.raw, tf.data.Dataset) else count
 
@@ -361,7 +378,7 @@ class Trials:
         keras.utils.set_random_seed(seed)
         share = epochs / self.options["epochs"]
         stages = [
-            stage.changed(epochs=max(1, round(share * stage.epochs))) if stage.epochs else stage
+            stage.shortened(max(1, round(share * stage.epochs))) if stage.epochs else stage
             for stage in self.space.stages[candidate.stages]
         ]
         file = folder / "student.tflite"
@@ -382,7 +399,7 @@ class Trials:
         }
 
     def _recipe(self, candidate: Candidate, epochs: int, stages: list[Any]) -> dict[str, Any]:
-        keys = ("seed", "epochs", "loss", "cache_teacher", "widths", "depths")
+        keys = ("seed", "epochs", "loss", "cache_teacher", "views", "widths", "depths")
         return dict(
             as_json(
                 {
@@ -515,6 +532,15 @@ def rungs(epochs: int) -> list[int]:
     while epochs >= FACTOR ** len(found):
         found.append(math.ceil(epochs / FACTOR ** len(found)))
     return found[::-1]
+
+
+def _sizes_of(batches: Any) -> list[int]:
+    """Return the numbers of examples of batches."""
+    return [samples_in(inputs_of(batch)) for batch in batches]
+
+
+def _without_teacher(taught: TaughtInputs, *others: Any) -> Any:
+    return (student_inputs(taught), *others)
 
 
 def _sizes(file: pathlib.Path) -> dict[str, int]:
