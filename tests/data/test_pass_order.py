@@ -23,6 +23,16 @@ def test_the_order_is_a_function_of_the_pass(buffer):
     assert int(make().cardinality()) == 40
 
 
+def test_a_pass_may_have_examples_of_its_own():
+    def of_pass(number):
+        return tf.data.Dataset.range(10 * number, 10 * number + 10)
+
+    passes = orders(shuffled_by_pass(of_pass, 10, 10, 0), 3)
+    assert [sorted(each) for each in passes] == [[*range(i, i + 10)] for i in (0, 10, 20)]
+    assert passes[0] != [each - 10 for each in passes[1]]
+    assert orders(shuffled_by_pass(of_pass, 10, 10, 0, 2), 1) == passes[2:]
+
+
 def test_what_looks_at_the_first_batch_counts_as_a_pass():
     dataset = shuffled_by_pass(tf.data.Dataset.range(10), 10, 10, 0)
     list(dataset.take(1))

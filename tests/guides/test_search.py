@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_kd as kd
 
@@ -28,7 +29,7 @@ def test_code(run_guide, monkeypatch):
     model = build(32, 2)
     model.compile(keras.optimizers.Adam(0.003), loss, metrics=["accuracy"])
     model.fit(x[:800], y[:800], epochs=5, verbose=0)
-    search = kd.search
+    search, results = kd.search, []
 
     def quick(*arguments, budget=None, **given):
         if budget is not None:
@@ -40,18 +41,21 @@ def test_code(run_guide, monkeypatch):
                 "stages": {"": []},
             }
             given |= {"trials": 2, "epochs": 4, "optimizer": keras.optimizers.Adam(0.01), **few}
-        return search(*arguments, **given)
+        results.append(search(*arguments, **given))
+        return results[-1]
 
     monkeypatch.setattr(kd, "search", functools.wraps(search)(quick))
-    names = run_guide(
+    run_guide(
         "search.md",
         model=model,
         train=(x[:800], y[:800]),
         validation=(x[800:1000], y[800:1000]),
         test=(x[1000:], y[1000:]),
+        examples=tf.data.Dataset.from_tensor_slices((x[:256], y[:256])),
         build=build,
     )
-    found = names["found"]
-    assert len(found.tried) == 4
-    assert {file.candidate.student for file in found.tried} <= {"width 16", "width 8"}
-    assert found.best.metric > 0.5
+    _, own, augmented = results
+    assert len(own.tried) == 4
+    assert {file.candidate.student for file in own.tried} <= {"width 16", "width 8"}
+    assert own.best.metric > 0.5
+    assert len(augmented.tried) == 2 and "width 0.5" in augmented.tried[0].candidate.student

@@ -258,7 +258,7 @@ class QuantizeAware(Stage):
 
     def gentler(self) -> Stage | None:
         """Return a stage of twice as many epochs; one that is not trained has none."""
-        return self.changed(epochs=2 * self.epochs) if self.epochs else None
+        return self.with_epochs(2 * self.epochs) if self.epochs else None
 
     def _kernels(
         self,

@@ -112,12 +112,12 @@ class Plan:
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class FasterSchedule(LearningRateSchedule):
-    """A schedule that runs faster than another one.
+class RescaledSchedule(LearningRateSchedule):
+    """A schedule that runs faster or slower than another one.
 
     Args:
         schedule: The other one.
-        factor: How much faster.
+        factor: How many of its steps a step is.
     """
 
     def __init__(self, schedule: LearningRateSchedule, factor: float) -> None:
@@ -133,7 +133,7 @@ class FasterSchedule(LearningRateSchedule):
         return {"schedule": schedule, "factor": self.factor}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> FasterSchedule:
+    def from_config(cls, config: dict[str, Any]) -> RescaledSchedule:
         """Make a schedule from `get_config()`."""
         schedule = keras.optimizers.schedules.deserialize(config["schedule"])
         return cls(schedule, config["factor"])
@@ -243,23 +243,23 @@ class Stage(SuggestsArguments):
             setattr(stage, name, value)
         return stage
 
-    def shortened(self, epochs: int) -> Stage:
-        """Return a copy of this stage with fewer epochs, in which its schedules run faster.
+    def with_epochs(self, epochs: int) -> Stage:
+        """Return a copy with another number of epochs, over which its schedules extend.
 
         Args:
-            epochs: Its epochs.
+            epochs: The number of epochs.
         """
         made = self.changed(epochs=epochs)
         if epochs == self.epochs:
             return made
         factor = self.epochs / epochs
         if isinstance(self.learning_rate, LearningRateSchedule):
-            made.learning_rate = FasterSchedule(self.learning_rate, factor)
+            made.learning_rate = RescaledSchedule(self.learning_rate, factor)
         if isinstance(self.optimizer, keras.optimizers.Optimizer):
             rate = self.optimizer.get_config().get("learning_rate")
             if isinstance(rate, dict):  # of a schedule
                 rate = keras.optimizers.schedules.deserialize(rate)
-                rate = FasterSchedule(rate, factor)
+                rate = RescaledSchedule(rate, factor)
                 made.optimizer = fresh_optimizer(self.optimizer, learning_rate=rate)
         return made
 

@@ -378,7 +378,7 @@ class Trials:
         keras.utils.set_random_seed(seed)
         share = epochs / self.options["epochs"]
         stages = [
-            stage.shortened(max(1, round(share * stage.epochs))) if stage.epochs else stage
+            stage.with_epochs(max(1, round(share * stage.epochs))) if stage.epochs else stage
             for stage in self.space.stages[candidate.stages]
         ]
         file = folder / "student.tflite"

@@ -43,6 +43,40 @@ def test_the_configuration_is_read_from_attributes():
     assert float(Own.from_config(stage.get_config()).make_optimizer().learning_rate) == 0.5
 
 
+@keras.saving.register_keras_serializable(package="test_stage")
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 1.0 - step / 12
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("given", ["learning_rate", "optimizer"])
+@pytest.mark.parametrize("epochs", [2, 4, 8])
+def test_schedules_extend_over_other_epochs(given, epochs):
+    made = Falling() if given == "learning_rate" else keras.optimizers.SGD(Falling())
+    stage = Own(epochs=4, **{given: made}).with_epochs(epochs)
+    again = Own.from_config(stage.get_config())
+    assert (stage.epochs, again.epochs) == (epochs, epochs)
+    for each in (stage, again):
+        optimizer = each.make_optimizer()
+        rates = []
+        for _ in range(3 * epochs):
+            rates.append(float(optimizer.learning_rate))
+            optimizer.iterations.assign_add(1)
+        np.testing.assert_allclose(rates, np.linspace(1, 0, 3 * epochs, endpoint=False), rtol=1e-6)
+
+
+def test_other_epochs_keep_what_is_no_schedule():
+    optimizer = keras.optimizers.SGD(0.5)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert Own(epochs=4, optimizer=optimizer).with_epochs(2).optimizer is optimizer
+    assert Own(epochs=4, learning_rate=0.5).with_epochs(2).learning_rate == 0.5
+    twice = kd.QuantizeAware(2, learning_rate=Falling()).gentler()
+    assert (twice.epochs, float(twice.learning_rate(24))) == (4, 0.0)
+
+
 def test_an_argument_that_is_no_attribute_is_named():
     class Forgetful(Own):
         def __init__(self, depth=1):

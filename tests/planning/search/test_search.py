@@ -203,6 +203,9 @@ def test_models_stages_and_another_metric(given, tmp_path):
         ({"mode": "best"}, ValueError, "`mode` must be"),
         ({"engine": "luck"}, ValueError, "`engine` must be"),
         ({"validation_data": None}, ValueError, "`validation_data`"),
+        ({"views": 0}, ValueError, "`views` must be"),
+        ({"views": 2}, TypeError, r"`views` .*Received: views=2, train of the type tuple"),
+        ({"views": 2, "cache_teacher": False}, ValueError, "`views` .*cache_teacher=False"),
         ({"metric": "mae", "teacher": network(2), "widths": (0.5,)}, ValueError, "no `mae`"),
         ({"test_data": iter([])}, TypeError, "`test_data`"),
         ({"test_data": UNLABELED}, ValueError, "The test data gives no `accuracy`"),
@@ -434,7 +437,8 @@ def teaching_space(**way):
 
 def trials_of(folder, space, train, **options):
     given = {
-        "optimizer": None, "epochs": 1, "seed": 0, "cache_teacher": False, "exporting": {},
+        "optimizer": None, "epochs": 1, "seed": 0, "cache_teacher": False, "views": None,
+        "exporting": {},
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True), "device": None,
     }  # fmt: skip
     run = Trials(
@@ -539,6 +543,54 @@ def test_sorted_arrays_are_mixed_beside_the_cache(tmp_path, monkeypatch):
     labels = [batch[1].numpy() for batch in run.train.make(0, 0)]
     assert all(len({*batch}) == 3 for batch in labels)
     assert sorted(np.concatenate(labels)) == sorted(y)
+
+
+def augmented(examples, sizes=(4,)):
+    """Return batches of 2 examples whose second pixel counts the passes."""
+    passes = tf.Variable(0, dtype=tf.int64)
+    x, y = images(examples, 0)
+
+    def of_pass(_):
+        count = tf.constant(sizes, tf.int64)[passes % len(sizes)]
+        number = tf.cast(passes.assign_add(1), tf.float32)
+
+        def mark(image, label):
+            return tf.concat([image[:, :1], tf.fill((8, 1, 1), number), image[:, 2:]], 1), label
+
+        return tf.data.Dataset.from_tensor_slices((x, y)).take(count).map(mark)
+
+    return tf.data.Dataset.range(1).flat_map(of_pass).batch(2)
+
+
+def test_every_epoch_reads_its_own_view(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "count_batches", lambda data: 2)
+    train, options = augmented(4), {"cache_teacher": True, "views": 3}
+    keras.utils.set_random_seed(0)
+    run = trials_of(tmp_path, teaching_space(), train, **options)
+    marks = [
+        sorted({float(mark) for batch in batches for mark in batch[0].inputs[:, 0, 1, 0]})
+        for batches in (run.train.make(5, 0), run.train.make(5, 4))
+        for _ in range(4)
+    ]
+    assert all(len(each) == 1 for each in marks)
+    seen = [each[0] for each in marks]
+    assert len({*seen[:3]}) == 3 and seen[3] == seen[0]
+    assert seen[4:] == [seen[1], seen[2], seen[0], seen[1]]
+    batch = next(iter(run.train.make(5, 1)))[0]
+    np.testing.assert_allclose(batch.outputs, run.teacher(batch.inputs), rtol=1e-5, atol=1e-6)
+    # What is calibrated on does not change either.
+    keras.utils.set_random_seed(0)  # the same teacher
+    again = trials_of(tmp_path, teaching_space(), train, **options)
+    np.testing.assert_array_equal(*(next(iter(each.batches))[0] for each in (run, again)))
+    with pytest.raises(ValueError, match=r"same number of examples .*Received: \[4, 2, 4\]"):
+        trials_of(tmp_path / "b", teaching_space(), augmented(4, (4, 2)), **options)
+
+
+def test_a_search_of_before_views_goes_on(tmp_path):
+    file = tmp_path / "search.json"
+    _refuse_others(file, {"options": {"seed": 0}}, {"options": {"seed": 0, "views": None}})
+    with pytest.raises(ValueError, match="other arguments: options"):
+        _refuse_others(file, {"options": {"seed": 0}}, {"options": {"seed": 0, "views": 2}})
 
 
 def test_other_folders_are_refused(given, tmp_path):
