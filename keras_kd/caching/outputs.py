@@ -202,7 +202,7 @@ def cached_views(
     cache(teacher, dataset, path, layers=layers, views=views, verbose=verbose)
     folder = pathlib.Path(path)
     adapted = _is_adapted(_teacher_and_layers(teacher, layers)[0])
-    manifest = read_manifest(folder)
+    manifest: Any = read_manifest(folder)  # which is there now
     return functools.partial(read_view, dataset.element_spec, folder, manifest, views, adapted)
 
 

@@ -166,15 +166,12 @@ class Trials:
         distiller = self.distiller(next(iter(self.space.students.values()))(), next(iter(ways)))
         losses = keras.tree.flatten([way["distillation_losses"] for way in ways.values()])
         given = (distiller, self.batches, self.folder / "teacher_cache")
-        options = {
-            "layers": layer_paths_of(losses, "teacher"),
-            "verbose": bool(self.options["verbose"]),
-        }
+        layers, verbose = layer_paths_of(losses, "teacher"), bool(self.options["verbose"])
         if (views := self.options["views"]) is None:
-            self._examples = cache(*given, **options)
+            self._examples = cache(*given, layers=layers, verbose=verbose)
             examples: Any = self._examples.unbatch()
         else:
-            view = cached_views(*given, views, **options)
+            view = cached_views(*given, views, layers=layers, verbose=verbose)
             self._examples = view(0)
             # What files are calibrated on must not change from process to process either.
             self.batches = self._examples.map(_without_teacher)
