@@ -11,26 +11,30 @@ def benchmark(load_script):
     return load_script("benchmarks/small_files_fashion_mnist.py")
 
 
-def run(accuracy, zipped):
-    return {"accuracy": accuracy, "bytes": 60_000, "zipped_bytes": zipped, "sparsity": 0.5}
+def run(test, size, zipped):
+    return {"validation": 0.95, "test": test, "bytes": size, "zipped_bytes": zipped}
 
 
-def test_the_table_says_which_targets_are_reached(benchmark):
-    teacher = {"accuracy": 0.95, "bytes": 6_000_000, "zipped_bytes": 5_500_000}
-    results = {
-        "demo": {0: run(0.94, 40_000), 1: run(0.9396, 39_000)},
-        "0.82": {0: run(0.941, 39_000)},
-        "0.86": {0: run(0.931, 15_000)},
+def test_the_table_says_which_goals_are_met(benchmark):
+    teacher = {"validation": 0.96, "test": 0.95, "bytes": 6_000_000, "zipped_bytes": 5_500_000}
+    students = {
+        "16/2": {"0": run(0.946, 39_900, 35_000), "1": run(0.944, 40_000, 35_000)},
+        "14/2": {"0": run(0.9392, 30_000, 26_000)},
+        "12/1": {"0": run(0.936, 17_000, 15_000)},
+        "20/2": {"0": run(0.949, 40_001, 35_000)},
     }
-    rows = [line.split("|") for line in benchmark.table(teacher, results).splitlines()[3:]]
-    cells = [[cell.strip() for cell in row[1:-1]] for row in rows]
-    assert cells[0][0].startswith("Prune → QuantizeAware")
-    assert cells[0][1:4] == ["50", "2", "93.98 ± 0.03"]
-    assert cells[0][4:8] == ["1.02 ± 0.03", "60.0", "39.5", "152"]
-    assert cells[0][8] == "1/150 missed by 0.02 points"
-    assert cells[1][-1] == "1/150 reached"
-    assert cells[2][0] == "Prune → Cluster → QuantizeAware"
-    assert cells[2][-1] == "1/400 reached"
+    lines = benchmark.table_of({"teacher": teacher, "students": students}).splitlines()[3:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert rows[0][:6] == ["16/2", "2", "40,000", "35,000", "150", "171"]
+    assert rows[0][6:] == ["95.00 ± 0.00", "94.50 ± 0.14", "0.50 ± 0.14", "1/150: met"]
+    assert rows[1][-1] == "1/150: missed by 0.58; 1/200: missed by 0.08"
+    assert rows[2][-1].endswith("1/400 zipped: met")
+    assert rows[3][-1] == ""
+
+
+def test_students_are_built_by_their_names(benchmark):
+    assert benchmark.student_of("16-24-32/1-2-1").count_params() == 42_426
+    assert all(benchmark.student_of(name).built for name in benchmark.STUDENTS)
 
 
 def test_what_is_done_is_not_done_again(benchmark, tmp_path):
@@ -39,8 +43,7 @@ def test_what_is_done_is_not_done_again(benchmark, tmp_path):
     assert benchmark.once(path, lambda: pytest.fail("made again")) == {"bytes": 1}
 
 
-def test_the_guide_quotes_the_kept_results(benchmark):
+def test_the_page_quotes_the_kept_results(benchmark):
     kept = json.loads((ROOT / "exports/reference/small_files_fashion_mnist.json").read_text())
-    guide = (ROOT / "docs/measured/chains.md").read_text()
-    assert benchmark.table(kept["teacher"], kept["results"]) in guide
-    assert set(kept["results"]) == set(benchmark.CHAINS)
+    page = (ROOT / "docs/measured/chains.md").read_text()
+    assert benchmark.table_of(kept) in page

@@ -457,8 +457,11 @@ class Trials:
         if trials is not None:
             left.append((trials - number) * spent / len(seconds))
         workers = len(list(self.folder.glob("workers/*"))) or 1
-        end = time.localtime(time.time() + max(0.0, min(left)) / workers)
-        return f"{text}, ends about {time.strftime('%H:%M', end)}"
+        now = time.time()
+        end = time.localtime(now + max(0.0, min(left)) / workers)
+        today = time.strftime("%x", end) == time.strftime("%x", time.localtime(now))
+        shown = time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", end)
+        return f"{text}, ends about {shown}"
 
 
 def decaying_adam(steps: int, rate: float = 1e-3) -> keras.optimizers.Optimizer:

@@ -335,6 +335,15 @@ def test_a_line_says_when_the_search_ends(given, tmp_path, monkeypatch, limits, 
     assert line.endswith(f"ends about 00:{minutes // 2:02d}")
 
 
+def test_an_end_on_another_day_has_its_date(tmp_path, monkeypatch):
+    run = SimpleNamespace(folder=tmp_path, options={**OPTIONS, "budget": 172_800.0, "trials": None})
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    record = {"error": None, "score": 0.5, "bytes": 9, "latency_ms": 1.0, "seconds": 1.0}
+    line = Trials._line(run, Candidate("a", "b", "c", "int8"), 1, {**record, "epochs": 1})
+    assert line.endswith("ends about 1970-01-03 00:00")
+
+
 def found_file(candidate="small", **figures):
     made = Candidate(candidate, "way", "none", "int8")
     given = {"metric": 0.9, "drop": 0.5, "bytes": 1_234_561, "zipped_bytes": 1, "latency_ms": 0.7}
