@@ -81,9 +81,11 @@ def cache(
         layers: What to store for hints: paths of teacher layers (`"backbone/block2_out"`), or
             hints and losses, whose teacher layers are taken. Defaults to none.
         dtype: How floating outputs and features are stored, `"float32"` or `"float16"`; they are
-            read as float32. Defaults to `"float32"`.
+            read as float32. Outputs that the teacher's graph shows to be probabilities stay
+            float32: float16 would round many of them to 0 or 1. Defaults to `"float32"`.
         top_k: Store the `top_k` largest logits of each output and the mass of the others, as
-            `keras_kd.losses.TopKLogits`. Defaults to `None`, all logits.
+            `keras_kd.losses.TopKLogits`. Of a softmax the logarithms are kept. Defaults to `None`,
+            all logits.
         temperature: With `top_k`, the temperature of the loss that will read them.
         views: Store the inputs and labels of this number of epochs too; the dataset may then be
             shuffled and augmented at random. Such data differs in every pass, so an existing cache
@@ -104,9 +106,10 @@ def cache(
         batches of `dataset`. `Distiller.fit`, `evaluate` and `compress` take it.
 
     Raises:
-        ValueError: If the dataset is random or empty, an argument makes no sense, a logit does
-            not fit into float16, or what is in `path` was made by another teacher, of other data,
-            with other arguments, or was altered. Nothing is overwritten.
+        ValueError: If the dataset is random or empty, an argument makes no sense, a logit or
+            probability does not fit into float16, `top_k` would keep probabilities, or what is in
+            `path` was made by another teacher, of other data, with other arguments, or was
+            altered. Nothing is overwritten.
         OSError: If `path` cannot be written to.
         tf.errors.InvalidArgumentError: While reading, if a later batch is not the one that the
             teacher saw.

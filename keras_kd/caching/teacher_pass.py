@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_kd.caching.records import INPUTS, MASK, Leaf, input_fingerprints, leaf_of
+from keras_kd.losses.shared.logits import log_probabilities
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.losses.top_k_logits import TopKLogits, top_k_logits
+from keras_kd.models.probabilities import PROBABILITIES, last_activation
 from keras_kd.system.quiet import without_retracing_warnings
 from keras_kd.teachers.adapted_teacher import unadapted
 from keras_kd.teachers.callable_teacher import CallableTeacher
@@ -53,7 +55,11 @@ class TeacherPass:
         self._top_k = top_k
         self._temperature = temperature
         self._check = getattr(teacher, "check", None)
+        known = isinstance(teacher, keras.Model) or not getattr(teacher, "outputs_function", True)
+        # What the graph shows of each output, such as "softmax".
+        self._ends = last_activation(unadapted(teacher)) if known else None
         self._read_as: dict[str, str] = {}
+        self._exact: list[Any] = []  # what is stored as float32 in any case
         self.outputs: Any = None
         self.features: Any = None
         self.leaves: list[Leaf] = []
@@ -83,7 +89,18 @@ class TeacherPass:
             self._check(inputs)
             self._check = None
         with without_retracing_warnings():  # each teacher is traced once
-            tensors, too_large = self._run(inputs)
+            tensors, too_large, rounded, probabilities = self._run(inputs)
+        if rounded:
+            raise ValueError(
+                "The teacher's outputs are probabilities that float16 rounds to 0 or 1. Received: "
+                'dtype="float16". Store them with dtype="float32".'
+            )
+        if probabilities:
+            raise ValueError(
+                "`top_k` keeps logits, and the teacher's outputs are probabilities: they sum to "
+                f"one. Received: top_k={self._top_k}. Give their logarithm, such as Distiller(..., "
+                "teacher_outputs=lambda p: keras.ops.log(keras.ops.maximum(p, 1e-7)))."
+            )
         if self._dtype == "float16":
             for key, largest in too_large.items():
                 if largest > 65504.0:
@@ -97,29 +114,41 @@ class TeacherPass:
         self.leaves = leaves
         return tensors
 
-    def _evaluate(self, inputs: Any) -> tuple[Flat, Flat]:
+    def _evaluate(self, inputs: Any) -> tuple[Flat, Flat, tf.Tensor, tf.Tensor]:
         outputs, features = self._reader.run(self._teacher, inputs)
+        parts = keras.tree.flatten(outputs)
+        ends = [None] * len(parts) if self._ends is None else keras.tree.flatten(self._ends)
+        unknown = [part for part, end in zip(parts, ends, strict=True) if end is None]
+        rounded = probabilities = tf.constant(False)
         if self._top_k is not None:
-            outputs = self._keep_top_k(outputs)
+            probabilities = _any(map(_sum_to_one, unknown))
+            kept = [self._keep_top_k(*pair, len(parts)) for pair in zip(parts, ends, strict=True)]
+            outputs = keras.tree.pack_sequence_as(outputs, kept)
+        elif self._dtype == "float16":
+            rounded = _any(map(_rounded_in_half, unknown))
+            # The logarithm of a rounded probability is another one.
+            self._exact = [x for x, end in zip(parts, ends, strict=True) if end in PROBABILITIES]
         tensors: Flat = {}
         too_large: Flat = {}
         self.outputs = self._flatten(outputs, "outputs", tensors, too_large)
         self.features = self._flatten(features, "features", tensors, too_large)
         tensors[INPUTS] = input_fingerprints(inputs)
-        return tensors, too_large
+        return tensors, too_large, rounded, probabilities
 
-    def _keep_top_k(self, outputs: Any) -> Any:
-        several = len(keras.tree.flatten(outputs)) > 1
-
-        def keep(logits: Any) -> TopKLogits:
-            k = self._top_k
-            if several and logits.shape[-1] is not None:
-                k = min(int(k or 0), int(logits.shape[-1]))
-            kept = top_k_logits(logits, k, self._temperature)  # type: ignore[arg-type]
-            set_keras_mask(kept.values, get_keras_mask(logits))
-            return kept
-
-        return keras.tree.map_structure(keep, outputs)
+    def _keep_top_k(self, logits: Any, end: str | None, outputs: int) -> TopKLogits:
+        mask, k = get_keras_mask(logits), self._top_k
+        if end == "sigmoid":
+            raise ValueError(
+                "`top_k` keeps the largest logits of a distribution, and each of the teacher's "
+                f"outputs is a probability of its own. Received: top_k={k}. Leave it out."
+            )
+        if end == "softmax":
+            logits = log_probabilities(tf.cast(logits, tf.float32))
+        if outputs > 1 and logits.shape[-1] is not None:
+            k = min(int(k or 0), int(logits.shape[-1]))
+        kept = top_k_logits(logits, k, self._temperature)  # type: ignore[arg-type]
+        set_keras_mask(kept.values, mask)
+        return kept
 
     def _flatten(self, structure: Any, key: str, tensors: Flat, too_large: Flat) -> Any:
         if isinstance(structure, TopKLogits):
@@ -147,12 +176,32 @@ class TeacherPass:
         if tensor.dtype.is_floating:
             self._read_as[key] = "float32"
             tensor = tf.cast(tensor, tf.float32)
-            if self._dtype == "float16":
+            if self._dtype == "float16" and all(structure is not x for x in self._exact):
                 finite = tf.where(tf.math.is_finite(tensor), tf.abs(tensor), 0.0)
                 too_large[key] = tf.reduce_max(finite)
                 tensor = tf.cast(tensor, tf.float16)
         tensors[key] = tensor
         return key
+
+
+def _any(values: Iterable[tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_any(tf.stack([tf.constant(False), *values]))
+
+
+def _sum_to_one(outputs: Any) -> tf.Tensor:
+    """Return whether outputs are probabilities of classes."""
+    outputs = tf.cast(outputs, tf.float32)
+    near = tf.abs(tf.reduce_sum(outputs, -1) - 1.0) < 1e-2
+    return tf.reduce_all(near) & tf.reduce_all(outputs >= 0.0)
+
+
+def _rounded_in_half(outputs: Any) -> tf.Tensor:
+    """Return whether outputs can be probabilities of which float16 makes 0 or 1."""
+    outputs = tf.cast(outputs, tf.float32)
+    half = tf.cast(outputs, tf.float16)
+    inside = (outputs > 0.0) & (outputs < 1.0) & ((half == 0.0) | (half == 1.0))
+    within = tf.reduce_all((outputs >= 0.0) & (outputs <= 1.0))
+    return within & tf.reduce_any(inside)
 
 
 def _fixed_batch(teacher: Any) -> int | None:

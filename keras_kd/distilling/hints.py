@@ -9,10 +9,9 @@ import keras
 
 from keras_kd.distilling.projections import NORMALIZATIONS, OrthogonalProjection
 from keras_kd.losses.fitnet import FitNet
-from keras_kd.losses.shared.base import DistillationLoss, widened, zero_masked
+from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
-from keras_kd.losses.shared.pooling import adaptive_average_pool
-from keras_kd.losses.shared.weighting import spread
+from keras_kd.losses.shared.pooling import pool_to_smaller
 from keras_kd.system.names import scope_name
 from keras_kd.system.remaking import made_again
 
@@ -240,8 +239,8 @@ class Hint:
         missing = not self.built and isinstance(self.projection, keras.layers.Layer)
         if self.loss.equal_shapes and self.projection is not None:
             for i in range(len(student)):
-                if self.loss.equal_sides:
-                    teacher[i], student[i] = _pool_to_smaller(teacher[i], student[i])
+                if self.loss.equal_sides and _have_sides(teacher[i], student[i]):
+                    teacher[i], student[i] = pool_to_smaller(teacher[i], student[i])
                 missing |= not self.built and teacher[i].shape[-1] != student[i].shape[-1]
         if missing:
             raise ValueError(
@@ -316,28 +315,10 @@ def _names(value: str | Sequence[str], argument: str) -> str | list[str]:
     return value if isinstance(value, str) else names
 
 
-def _pool_to_smaller(teacher: Any, student: Any) -> tuple[Any, Any]:
-    teacher_sides, student_sides = tuple(teacher.shape[1:-1]), tuple(student.shape[1:-1])
-    if len(teacher_sides) != len(student_sides) or None in teacher_sides + student_sides:
-        return teacher, student
-    sides = tuple(min(t, s) for t, s in zip(teacher_sides, student_sides, strict=True))
-    return _pooled(teacher, sides), _pooled(student, sides)
-
-
-def _pooled(feature: Any, sides: tuple[int, ...]) -> Any:
-    """Return a pooled feature. Masked positions do not count, and the mask is pooled along."""
-    if tuple(feature.shape[1:-1]) == sides:
-        return feature
-    mask = get_keras_mask(feature)
-    feature = widened(feature)
-    if mask is None:
-        return adaptive_average_pool(feature, sides)
-    counted = spread(keras.ops.cast(mask, feature.dtype), feature, "mask")
-    counted = adaptive_average_pool(counted * keras.ops.ones_like(feature[..., :1]), sides)
-    pooled = adaptive_average_pool(zero_masked(feature, mask), sides)
-    pooled = pooled / keras.ops.where(counted > 0, counted, keras.ops.ones_like(counted))
-    set_keras_mask(pooled, counted[..., 0] > 0)
-    return pooled
+def _have_sides(teacher: Any, student: Any) -> bool:
+    """Return whether two features have as many sides, all of known size."""
+    sides = [tuple(feature.shape[1:-1]) for feature in (teacher, student)]
+    return len(sides[0]) == len(sides[1]) and None not in sides[0] + sides[1]
 
 
 def _projected(projection: keras.layers.Layer, feature: Any, training: bool | None) -> Any:

@@ -23,6 +23,7 @@ from keras_kd.distilling.loss_values import evaluate_loss, layer_paths_of, uniqu
 from keras_kd.distilling.schedules import Scheduled, Schedules, is_schedule, serialize
 from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask, with_masks_of
+from keras_kd.losses.shared.phase import in_phase
 from keras_kd.models.features import FeatureReader, feature_shape, find_layer, traced_shapes
 from keras_kd.models.views import View
 from keras_kd.system.quiet import without_retracing_warnings
@@ -303,7 +304,7 @@ class Objective:
             y_pred: The student's outputs.
             features: The student's features, from `student_pass`.
             sample_weight: Weights of the samples. Defaults to `None`.
-            training: Whether projections run in training mode. Defaults to `False`.
+            training: Whether projections and losses run in training mode. Defaults to `False`.
 
         Returns:
             Scalars by name: `"loss"`, the total without the student's own regularizers;
@@ -320,17 +321,18 @@ class Objective:
             for name, loss, weight in zip(
                 self.names, self.distillation_losses, self.distillation_loss_weights, strict=True
             ):
-                value = evaluate_loss(
-                    self.schedules.loss(loss),
-                    signals.outputs,
-                    signals.features,
-                    y,
-                    y_pred,
-                    features,
-                    sample_weight,
-                    self.output_names,
-                    training,
-                )
+                with in_phase(training):
+                    value = evaluate_loss(
+                        self.schedules.loss(loss),
+                        signals.outputs,
+                        signals.features,
+                        y,
+                        y_pred,
+                        features,
+                        sample_weight,
+                        self.output_names,
+                        training,
+                    )
                 if replicas > 1:
                     value = value / replicas
                 results[name] = value

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_kd.losses.shared.base import widened
+from keras_kd.losses.shared.weighting import widened
 from keras_kd.models.copying import clone_uncompiled, copy_state
 from keras_kd.system.arguments import number
 

@@ -224,6 +224,12 @@ def without_decay(optimizer: Any, variables: Sequence[Any]) -> dict[str, Any] | 
     }
 
 
+def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """Return the schedule of an optimizer's learning rate; `None` if that is a number."""
+    rate = getattr(getattr(optimizer, "inner_optimizer", optimizer), "_learning_rate", None)
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
 def fresh_optimizer(
     optimizer: keras.optimizers.Optimizer, **changes: Any
 ) -> keras.optimizers.Optimizer:
@@ -233,12 +239,17 @@ def fresh_optimizer(
 
     Args:
         optimizer: An optimizer, built or not.
-        **changes: Entries of its configuration that are to be other ones.
+        **changes: Entries of its configuration that are to be other ones; of the inner one, where
+            an optimizer scales the loss of another.
 
     Raises:
         ValueError: If single variables were excluded from weight decay, which another model does
             not have.
     """
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if changes and inner is not None:
+        made = made_again(inner, **changes)
+        changes = {"inner_optimizer": keras.saving.serialize_keras_object(made)}
     copy: keras.optimizers.Optimizer = made_again(optimizer, **changes)
     given, made = (getattr(each, "inner_optimizer", each) for each in (optimizer, copy))
     excluded = without_decay(given, ())

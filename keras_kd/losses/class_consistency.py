@@ -27,6 +27,8 @@ def partners(labels: Any) -> tuple[Any, Any]:
     steps = (ops.expand_dims(places, 0) - ops.expand_dims(places, 1)) % batch
     alike = ops.logical_and(ops.matmul(labels, ops.transpose(labels)) > 0, steps > 0)
     steps = ops.where(alike, steps, ops.full_like(steps, batch))
+    # One column more, which is never the least: a replica's part of a batch may be empty.
+    steps = ops.concatenate([steps, ops.full((batch, 1), batch + 1)], axis=1)
     return ops.argmin(steps, axis=1), ops.any(alike, axis=1)
 
 

@@ -77,7 +77,7 @@ class CorrelationCongruence(RelationLoss):
     ) -> Any:
         """Return the Frobenius norm over `batch^2`."""
         squares = ops.square(self.call(teacher, student, labels))
-        pairs = ops.cast(ops.size(squares), squares.dtype)
+        pairs = ops.cast(ops.maximum(ops.size(squares), 1), squares.dtype)
         total = ops.sum(weigh_pairs(squares, sample_weight))
         return ops.cast(square_root(total) / pairs, student.dtype)
 

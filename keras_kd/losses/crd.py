@@ -20,6 +20,7 @@ from keras_kd.losses.shared.parameters import (
     torch_default,
     torch_default_bias,
 )
+from keras_kd.losses.shared.phase import is_training
 from keras_kd.losses.shared.relation import flatten
 from keras_kd.system.arguments import number, scheduled
 
@@ -108,26 +109,30 @@ class MemoryBank(keras.layers.Layer):
         head.build((None, values))
         return head
 
-    def draw_negatives(self, index: Any, label: Any = None) -> Any:
+    def draw_negatives(self, index: Any, label: Any = None, batch: Any = None) -> Any:
         """Draw examples to be told from those of the batch, uniformly and with replacement.
 
         Args:
-            index: Indices of the batch's examples, `[batch]`.
+            index: Indices of the batch's examples, `[batch]`; `None` for examples that are not in
+                the bank, for which the same are drawn each time.
             label: Their class indices, `[batch]`. Defaults to `None`.
+            batch: The number of examples, where they have no index. Defaults to `None`.
 
         Returns:
             Indices `[batch, negatives]`: of other examples; of examples of other classes, as far
             as labels have been seen, where `label` is given.
         """
-        draws = keras.random.randint(
-            (ops.shape(index)[0], self.negatives), 0, 2**31 - 1, seed=self.seed_generator
-        )
+        batch = batch if index is None else ops.shape(index)[0]
+        seed = 0 if index is None else self.seed_generator
+        draws = keras.random.randint((batch, self.negatives), 0, 2**31 - 1, seed=seed)
+        if label is None and index is None:
+            return draws % self.examples
         if label is None:
             others = draws % max(self.examples - 1, 1)
             return others + ops.cast(others >= ops.expand_dims(index, -1), "int32")
-        labels = tf.tensor_scatter_nd_update(
-            ops.convert_to_tensor(self.labels), ops.expand_dims(index, -1), label
-        )
+        labels = ops.convert_to_tensor(self.labels)
+        if index is not None:
+            labels = tf.tensor_scatter_nd_update(labels, ops.expand_dims(index, -1), label)
         # Examples sorted by class: those of one class are a run, which the draws skip.
         order = ops.argsort(labels)
         ordered = ops.take(labels, order)
@@ -160,11 +165,13 @@ class CRD(DistillationLoss):
     embeddings of every training example. The student's embedding of an example must be
     closer to the teacher's of the same example than to the teacher's of `negatives` others, and
     the reverse; both losses are summed. The bank is updated only with batches from which gradients
-    are taken. Heads and bank are not part of the student.
+    are taken. Heads and bank are not part of the student. In evaluation the same example is that of
+    the batch, and only the others are from the bank.
 
-    Labels must hold the index of the example: `{"index": index}` or `{"index": index, "label":
-    label}`, with `index` from 0 to `examples - 1` and the class index `label`. With class labels,
-    negatives are of other classes, as in the authors' code; otherwise they are any other examples.
+    Labels of training data must hold the index of the example: `{"index": index}` or
+    `{"index": index, "label": label}`, with `index` from 0 to `examples - 1` and the class index
+    `label`. With class labels, negatives are of other classes, as in the authors' code; otherwise
+    they are any other examples.
 
     The first batch fixes the normalizing constants, as in the authors' code. One replica only.
 
@@ -241,21 +248,32 @@ class CRD(DistillationLoss):
                 "CRD keeps one memory bank, which several replicas cannot update. Train on one "
                 "device, or use a loss without a bank, such as RKD."
             )
-        index, label = _index_and_label(labels)
-        index = _checked(index, self.examples)
-        negatives = bank.draw_negatives(index, label)
-        candidates = ops.concatenate([ops.expand_dims(index, -1), negatives], axis=1)
-
         v_student = l2_normalize(bank.student_head(flatten(student)))
         v_teacher = l2_normalize(bank.teacher_head(flatten(teacher)))
-        scores = [
-            self._scores(v_student, bank.teacher_bank, candidates),
-            self._scores(v_teacher, bank.student_bank, candidates),
-        ]
+        index, label = _index_and_label(labels)
+        banks = (bank.teacher_bank, bank.student_bank)
+        if is_training():
+            index = _checked(index, self.examples)
+            negatives = bank.draw_negatives(index, label)
+            candidates = ops.concatenate([ops.expand_dims(index, -1), negatives], axis=1)
+            scores = [
+                self._scores(v, other, candidates)
+                for v, other in zip((v_student, v_teacher), banks, strict=True)
+            ]
+        else:  # the examples are not those of the bank, whatever their index
+            negatives = bank.draw_negatives(None, label, ops.shape(student)[0])
+            pair = ops.sum(v_student * v_teacher, -1, keepdims=True) / self.temperature
+            scores = [
+                ops.concatenate([pair, self._scores(v, other, negatives)], axis=1)
+                for v, other in zip((v_student, v_teacher), banks, strict=True)
+            ]
         means = ops.stack([ops.mean(ops.exp(s)) * self.examples for s in scores])
         known = ops.convert_to_tensor(bank.normalizers)
         normalizers = ops.stop_gradient(ops.where(known > 0, known, means))
-        values = 0.0
+        values: Any = 0.0
+        if is_training():  # XLA drops the check of `_checked`; there the loss is NaN
+            inside = ops.logical_and(index >= 0, index < self.examples)
+            values = ops.where(inside, 0.0, math.nan)
         for i, s in enumerate(scores):
             log_p = s - ops.log(normalizers[i])
             values = values + contrastive(log_p[:, 0], log_p[:, 1:], self.examples)
@@ -278,7 +296,9 @@ class CRD(DistillationLoss):
 
 
 def _index_and_label(labels: Any) -> tuple[Any, Any]:
-    if not isinstance(labels, Mapping) or labels.get("index") is None:
+    if not is_training() and not isinstance(labels, Mapping):
+        labels = {"label": labels}
+    if is_training() and (not isinstance(labels, Mapping) or labels.get("index") is None):
         received = list(labels) if isinstance(labels, Mapping) else type(labels).__name__
         raise ValueError(
             "CRD needs the index of every training sample. Received: labels with "

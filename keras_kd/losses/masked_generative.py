@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_kd.losses.shared.base import zero_masked
 from keras_kd.losses.shared.feature_maps import MapLoss
+from keras_kd.losses.shared.masks import zero_masked
 from keras_kd.losses.shared.parameters import (
     Shape,
     built_parameters,
@@ -16,7 +16,7 @@ from keras_kd.losses.shared.parameters import (
     torch_default,
     torch_default_bias,
 )
-from keras_kd.losses.shared.pooling import pool_to_smaller
+from keras_kd.losses.shared.phase import is_training
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.system.arguments import number
 
@@ -71,7 +71,7 @@ class Generator(keras.layers.Layer):
 
     def draw_kept(self, shape: Any) -> Any:
         """Draw which positions are kept: ones and zeros of `shape`."""
-        drawn = keras.random.uniform(shape, seed=self.seed_generator)
+        drawn = keras.random.uniform(shape, seed=self.seed_generator if is_training() else 0)
         return ops.cast(drawn >= self.mask_ratio, "float32")
 
     def call(self, student: Any) -> Any:
@@ -92,6 +92,7 @@ class MaskedGenerative(MapLoss):
     masks channels instead, with a ratio of 0.15 and a scale of `7e-5`; the paper masks positions.
 
     The masks follow `seed` and are saved with the distiller: a resumed training draws the same.
+    In evaluation the same masks are drawn each time.
     Maps of different size are average-pooled to the smaller one. Padding of a sequence does not
     count.
 
@@ -117,6 +118,7 @@ class MaskedGenerative(MapLoss):
 
     equal_shapes = False
     mixes_positions = False
+    pools_maps = True
 
     def __init__(
         self,
@@ -169,7 +171,6 @@ class MaskedGenerative(MapLoss):
 
     def _differences(self, teacher: Any, student: Any) -> Any:
         generator = built_parameters(self)
-        teacher, student = pool_to_smaller(teacher, student)
         return self.scale * ops.square(ops.cast(generator(student), student.dtype) - teacher)
 
 

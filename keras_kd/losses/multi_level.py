@@ -81,7 +81,7 @@ class MultiLevel(LogitsLoss):
         """Return the sum of the three terms over the temperatures."""
         teacher, student = self.as_logits(teacher), self.as_logits(student)
         weights = ops.ones_like(student[..., 0])
-        rows = ops.cast(ops.size(weights), student.dtype)
+        rows = ops.cast(ops.maximum(ops.size(weights), 1), student.dtype)
         for name, part in (("mask", mask), ("sample_weight", sample_weight)):
             if part is not None:
                 part = ops.cast(ops.convert_to_tensor(part), student.dtype)

@@ -8,8 +8,9 @@ import keras
 from keras import ops
 
 from keras_kd.losses.fitnet import squared_difference
-from keras_kd.losses.shared.base import DistillationLoss, zero_masked
+from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.losses.shared.feature_maps import flatten_sides
+from keras_kd.losses.shared.masks import zero_masked
 from keras_kd.losses.shared.parameters import Shape, built_parameters, number_of_channels
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.system.arguments import number
@@ -100,6 +101,7 @@ class SRRL(DistillationLoss):
 
     equal_shapes = False
     reads_features = True
+    masks_of_sides = True
 
     def __init__(
         self,
@@ -161,15 +163,17 @@ class SRRL(DistillationLoss):
 
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the loss of each sample, `[batch]`."""
-        return self._values(teacher, student, None)
+        return self._values(teacher, student, (None, None))
 
     def _values(self, teacher: Any, student: Any, mask: Any) -> Any:
         parameters = built_parameters(self)
         dtype = student.dtype
-        of_student = mask if len(student.shape) > 2 else None
+        of_teacher, of_student = mask
+        if len(student.shape) == 2:
+            of_student = None
         kept = None if of_student is None else _kept(student, of_student)
         student = ops.cast(parameters(zero_masked(student, of_student), kept=kept), dtype)
-        teacher, student = _averaged(teacher, mask), _averaged(student, mask)
+        teacher, student = _averaged(teacher, of_teacher), _averaged(student, of_student)
         logits = [ops.cast(parameters.classifier(x), dtype) for x in (teacher, student)]
         return squared_difference(*logits) + self.feature_weight * squared_difference(
             teacher, student

@@ -15,7 +15,6 @@ from keras_kd.losses.shared.parameters import (
     number_of_channels,
     torch_default,
 )
-from keras_kd.losses.shared.pooling import pool_to_smaller
 from keras_kd.system.arguments import number
 
 
@@ -93,7 +92,8 @@ class VID(DistillationLoss):
     convolutions, one variance per channel. The loss is its negative log-likelihood,
     `mean of 1/2 ((m - t)^2 / variance + log variance)` over all elements; it may be negative. The
     regressor is trained with the student and is not part of it. The channels need not agree;
-    of two maps the larger is first average-pooled to the sides of the smaller.
+    of two maps the larger is first average-pooled to the sides of the smaller. Padding of a
+    sequence does not count.
 
     Args:
         mid_channels: Channels of the two inner convolutions. Defaults to `None`, the teacher's.
@@ -117,6 +117,7 @@ class VID(DistillationLoss):
 
     equal_shapes = False
     reads_features = True
+    pools_maps = True
 
     def __init__(
         self,
@@ -155,6 +156,5 @@ class VID(DistillationLoss):
     def call(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         """Return the negative log-likelihood at each position, `[batch, ...]`."""
         regressor = built_parameters(self)
-        teacher, student = pool_to_smaller(teacher, student)
         mean, variance = (ops.cast(x, student.dtype) for x in regressor(student))
         return negative_log_likelihood(teacher, mean, variance)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.losses.shared.base import zero_masked
+from keras_kd.losses.shared.masks import zero_masked
 from keras_kd.models.graph import flat_layers
 
 CELLS = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)

@@ -11,9 +11,9 @@ import numpy as np
 from keras import ops
 
 from keras_kd.data.first_batch import first_batch, without_losing_the_first
-from keras_kd.losses.shared.base import widened
 from keras_kd.losses.shared.logits import log_probabilities
 from keras_kd.losses.shared.masks import with_masks_of
+from keras_kd.losses.shared.weighting import widened
 from keras_kd.models.probabilities import PROBABILITIES, last_activation, look_like_probabilities
 from keras_kd.system.arguments import number
 from keras_kd.system.names import one_of

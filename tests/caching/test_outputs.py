@@ -597,3 +597,35 @@ def test_data_that_cannot_be_cached_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="is a file"):
         cache(model, batches(), tmp_path / "file")
+
+
+def ends_in(activation):
+    model = teacher()
+    inputs = keras.Input((5,))
+    ended = keras.Model(inputs, keras.layers.Activation(activation)(3 * model(inputs)))
+    return ended, keras.Model(inputs, 3 * model(inputs))
+
+
+def test_top_k_of_a_softmax_keeps_logarithms(tmp_path):
+    ended, logits = ends_in("softmax")
+    given = {"top_k": 2, "temperature": 4.0}
+    student, losses = network(4, "student")(next(iter(batches()))[0]), {}
+    for name, source in (("softmax", ended), ("logits", logits)):
+        kept = next(iter(cache(source, batches(), tmp_path / name, **given)))[0].outputs
+        losses[name] = float(kd.losses.KLDivergence(4.0)(kept, student))
+    assert losses["softmax"] == pytest.approx(losses["logits"], rel=1e-4)
+    with pytest.raises(ValueError, match="`top_k` keeps the largest logits"):
+        cache(ends_in("sigmoid")[0], batches(), tmp_path / "sigmoid", **given)
+    with pytest.raises(ValueError, match=r"`top_k` keeps logits.*sum to one"):
+        cache(lambda x, training=False: ended(x), batches(), tmp_path / "function", **given)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_probabilities_are_not_rounded_to_float16(tmp_path, activation):
+    ended, _ = ends_in(activation)
+    taught = cache(ended, batches(), tmp_path / "model", dtype="float16")
+    x = next(iter(batches()))[0]
+    np.testing.assert_allclose(next(iter(taught))[0].outputs, ended(x), rtol=1e-5)
+    sure = keras.Model(ended.inputs, keras.ops.sigmoid(30 * ended.output))
+    with pytest.raises(ValueError, match="probabilities that float16 rounds"):
+        cache(lambda x, training=False: sure(x), batches(), tmp_path / "f", dtype="float16")

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd.losses import CRD
+from keras_kd.losses.shared.phase import in_phase
 
 EXAMPLES, INDEX, LABEL = 10, np.array([2, 7, 5]), np.array([1, 0, 1])
 LABELS = {"index": INDEX, "label": LABEL}
@@ -270,3 +271,41 @@ def test_refuses_several_replicas(features):
 def test_refuses_arguments_out_of_range(arguments):
     with pytest.raises(ValueError, match=r"CRD: `(examples|temperature|momentum)` must be"):
         CRD(**arguments)
+
+
+def test_in_evaluation_the_pair_is_that_of_the_batch(check, features):
+    teacher, student = (x.astype("f") for x in features)
+    loss = built(negatives=4)
+    bank = loss.parameters
+    check.value_and_gradients(loss, teacher, student, LABELS)  # which fixes the normalizers
+    state = bank.seed_generator.state.numpy()
+    with in_phase(False):
+        values = [
+            float(loss(teacher, student, labels))
+            for labels in ({"label": LABEL}, LABEL, {"index": INDEX + 100, "label": LABEL})
+        ]
+        drawn = np.asarray(bank.draw_negatives(None, tf.constant(LABEL, tf.int32), 3))
+    assert values[0] == values[1] == values[2]
+    np.testing.assert_array_equal(bank.seed_generator.state, state)
+    known = np.asarray(bank.labels)
+    assert all(known[row] not in (label, None) for rows, label in zip(drawn, LABEL, strict=True)
+               for row in rows)  # fmt: skip
+    embedded = [embed(h, x) for h, x in zip((bank.teacher_head, bank.student_head), features,
+                                             strict=True)]  # fmt: skip
+    total, noise = 0.0, 4 / EXAMPLES
+    for i, (anchor, other) in enumerate(
+        [(embedded[1], bank.teacher_bank), (embedded[0], bank.student_bank)]
+    ):
+        pair = (embedded[0] * embedded[1]).sum(-1, keepdims=True)
+        others = np.einsum("bd,bmd->bm", anchor, np.asarray(other)[drawn])
+        p = np.exp(np.concatenate([pair, others], 1) / 0.07) / float(bank.normalizers[i])
+        total -= np.log(p[:, 0] / (p[:, 0] + noise + 1e-7)).sum()
+        total -= np.log(noise / (p[:, 1:] + noise + 1e-7)).sum()
+    np.testing.assert_allclose(values[0], total / 3, rtol=1e-4)
+
+
+def test_under_xla_an_index_outside_of_the_bank_makes_the_loss_nan(features):
+    teacher, student = (x.astype("f") for x in features)
+    run = tf.function(built(), jit_compile=True)
+    assert np.isfinite(run(teacher, student, {"index": tf.constant([0, 1, 9])}))
+    assert np.isnan(run(teacher, student, {"index": tf.constant([0, 1, 10])}))

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd.losses import MaskedGenerative
+from keras_kd.losses.shared.phase import in_phase
 
 
 def built(teacher, student, **arguments):
@@ -168,3 +169,13 @@ def test_refuses_wrong_arguments_and_features():
         MaskedGenerative()(np.zeros((2, 3, 3, 3)), np.zeros((2, 3, 3, 3)))
     with pytest.raises(ValueError, match="one to three sides"):
         MaskedGenerative().build((None, 3), (None, 3))
+
+
+def test_evaluation_draws_the_same_masks_and_moves_none(check):
+    teacher, student = check.normal(2, 6, 3), check.normal(2, 6, 3)
+    loss = built(teacher.shape, student.shape)
+    state = loss.parameters.seed_generator.state.numpy()
+    with in_phase(False):
+        values = [float(loss(teacher, student)) for _ in range(2)]
+    assert values[0] == values[1]
+    np.testing.assert_array_equal(loss.parameters.seed_generator.state, state)

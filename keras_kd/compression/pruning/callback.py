@@ -14,6 +14,7 @@ from keras_kd.compression.pruning.state import PruningState
 from keras_kd.compression.pruning.times import PruningTimes, final_sparsity, sparsity_at
 from keras_kd.compression.stages.kernels import PrunableWeight
 from keras_kd.distilling.distiller import Distiller
+from keras_kd.distilling.trainer import averages_of
 from keras_kd.models.kept import zeros_to_keep
 from keras_kd.models.weights import check_finite_weights
 from keras_kd.system.user_warning import warn_user
@@ -173,6 +174,8 @@ class PruningCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Apply the masks a last time; prune the rest where training ended early."""
+        if averages_of(self.model.optimizer):  # which `fit` has just put in place of the weights
+            self._state.apply()
         self._say_restored()
         done = self._state.step
         target = final_sparsity(self._schedule, done)
@@ -305,7 +308,12 @@ def keep_zeros(trainer: keras.Model, model: keras.Model) -> None:
         return
 
     def mask_all(strategy: tf.distribute.Strategy) -> None:
-        for variable, mask in pairs:
+        # `fit` ends with the averages of the weights, where the optimizer keeps them.
+        averages = {id(v.value): a.value for v, a in averages_of(trainer.optimizer)}
+        averaged = [(averages.get(id(variable)), mask) for variable, mask in pairs]
+        for variable, mask in [*pairs, *averaged]:
+            if variable is None:
+                continue
             kept = tf.constant(mask, variable.dtype)
             strategy.extended.update(
                 variable, lambda v, kept: v.assign(v * kept), args=(kept,), group=False

@@ -248,6 +248,19 @@ class Prune(Stage):
         """
         return PruningCallback(self, model, steps_per_epoch)
 
+    def with_epochs(self, epochs: int) -> Stage:
+        """Return a copy with another number of epochs, over which its schedules extend."""
+        made = super().with_epochs(epochs)
+        if self.schedule is None or epochs == self.epochs:
+            return made
+        config = self.schedule.get_config()["config"]
+        steps = {
+            name: max(1, round(config[name] * epochs / self.epochs))
+            for name in ("begin_step", "end_step", "frequency")
+            if config.get(name, 0) > 0
+        }
+        return made.changed(schedule=type(self.schedule).from_config({**config, **steps}))
+
     def gentler(self) -> Stage | None:
         """Return a stage that keeps half as many weights again; `None` where it has no sparsity."""
         sparsity = 1.0 - 1.5 * (1.0 - self.sparsity)

@@ -111,8 +111,10 @@ class Teaching:
                 loss_weights=given.loss_weights,
                 metrics=given.metrics,
                 weighted_metrics=given.weighted_metrics,
+                evaluate_distillation=self.distiller.evaluate_distillation,
                 run_eagerly=self.distiller.run_eagerly,
                 jit_compile=self.distiller.jit_compile,
+                steps_per_execution=self.distiller.steps_per_execution,
             )
             if state.pruned:
                 keep_zeros(trainer, state.model)

@@ -14,7 +14,7 @@ import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_kd.compression.stages.layer_record import LayerNotes
-from keras_kd.distilling.trainer import fresh_optimizer
+from keras_kd.distilling.trainer import fresh_optimizer, schedule_of
 from keras_kd.models.features import layer_paths
 from keras_kd.models.layer_choice import Choice, LayerChoice
 from keras_kd.models.layer_plan import LayerPlan, RefusedLayers
@@ -256,10 +256,9 @@ class Stage(SuggestsArguments):
         if isinstance(self.learning_rate, LearningRateSchedule):
             made.learning_rate = RescaledSchedule(self.learning_rate, factor)
         if isinstance(self.optimizer, keras.optimizers.Optimizer):
-            rate = self.optimizer.get_config().get("learning_rate")
-            if isinstance(rate, dict):  # of a schedule
-                rate = keras.optimizers.schedules.deserialize(rate)
-                rate = RescaledSchedule(rate, factor)
+            schedule = schedule_of(self.optimizer)
+            if schedule is not None:
+                rate = RescaledSchedule(schedule, factor)
                 made.optimizer = fresh_optimizer(self.optimizer, learning_rate=rate)
         return made
 

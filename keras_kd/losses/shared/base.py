@@ -10,7 +10,13 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_kd.losses.shared.masks import get_keras_mask
+from keras_kd.losses.shared.masks import (
+    get_keras_mask,
+    is_of_positions,
+    same_shape,
+    zero_masked,
+)
+from keras_kd.losses.shared.pooling import pool_to_smaller
 from keras_kd.losses.shared.weighting import weighted_mean, weights_by_sample
 from keras_kd.losses.top_k_logits import TopKLogits
 from keras_kd.system.arguments import constructor_arguments
@@ -39,8 +45,12 @@ class DistillationLoss(SuggestsArguments):
         several_layers: Whether teacher and student are lists of tensors, one per layer.
         reads_features: Whether the tensors are features: weights of positions that do not fit the
             features are then averaged to one weight per sample.
+        pools_maps: Whether the larger of two maps is average-pooled to the sides of the smaller
+            first. Masked positions do not count.
         mixes_positions: Whether positions of a sample are combined before they are compared:
             masked positions are then set to zero on both sides.
+        masks_of_sides: Whether `compute_loss` receives a pair of masks, of the teacher and of the
+            student, in place of one.
         supports_jit: Whether XLA can compile the loss.
         reads_top_k: Whether the teacher's tensor may be a `TopKLogits`.
         scheduled_arguments: Names of the attributes that may be functions of the epoch.
@@ -66,7 +76,9 @@ class DistillationLoss(SuggestsArguments):
     uses_labels: bool = False
     several_layers: bool = False
     reads_features: bool = False
+    pools_maps: bool = False
     mixes_positions: bool = False
+    masks_of_sides: bool = False
     reads_top_k: bool = False
     supports_jit: Any = True
     scheduled_arguments: Sequence[str] = ("temperature",)
@@ -95,6 +107,9 @@ class DistillationLoss(SuggestsArguments):
             ValueError: If the shapes do not fit each other, or labels are missing.
             TypeError: If a list of tensors is given where one is expected, or the reverse.
         """
+        if self.pools_maps:
+            self._refuse_lists(teacher, student)
+            teacher, student = pool_to_smaller(teacher, student)
         sides = [x if _is_list(x) else [x] for x in (teacher, student)]
         masks = [_mask_of_pair(t, s) for t, s in zip(*sides, strict=False)]
         mask = next((m for m in masks if m is not None), None)
@@ -114,6 +129,8 @@ class DistillationLoss(SuggestsArguments):
             )
             mask = None
         dtype = (student[0] if self.several_layers else student).dtype
+        if self.masks_of_sides:
+            mask = tuple(of_side[0] for of_side in of_sides)
         loss = self._with_schedules_in(keras.backend.standardize_dtype(dtype))
         return loss.compute_loss(teacher, student, labels, sample_weight, mask)
 
@@ -137,7 +154,7 @@ class DistillationLoss(SuggestsArguments):
             student: The student's tensor, widened.
             labels: Labels, or `None`.
             sample_weight: Weights, or `None`.
-            mask: Mask of the positions that count, or `None`.
+            mask: Mask of the positions that count, or `None`; a pair where `masks_of_sides`.
         """
         values = self.call(teacher, student, labels)
         if self.reads_features and sample_weight is not None:
@@ -156,7 +173,7 @@ class DistillationLoss(SuggestsArguments):
         """
         if not self.equal_shapes:
             return
-        if _same_shape(teacher.shape, student.shape):
+        if same_shape(teacher.shape, student.shape):
             require_equal_sizes(self, teacher, student)
             return
         advice = (
@@ -274,38 +291,11 @@ def require_equal_sizes(loss: Any, teacher: Any, student: Any, axes: int | None 
     tf.debugging.Assert(equal, [f"{type(loss).__name__} {UNEQUAL_SIZES}:", *sizes])
 
 
-def widened(tensor: Any) -> Any:
-    """Return a tensor in float32, or in float64 where it is."""
-    wide = keras.backend.standardize_dtype(tensor.dtype) == "float64"
-    return ops.cast(tensor, "float64" if wide else "float32")
-
-
 def top_k_message(loss: Any) -> str:
     """Return the sentence that refuses top-k logits for a loss that needs them all."""
     return (
         f"{type(loss).__name__} needs the logits of all classes. Received: the teacher's top-k "
         "logits. Keep all logits, or use a loss that accepts top-k, such as KLDivergence."
-    )
-
-
-def zero_masked(tensor: Any, mask: Any) -> Any:
-    """Return `tensor`, `[batch, positions..., channels]`, with zeros where `mask` is false.
-
-    A tensor of other positions than the mask's stays as it is.
-    """
-    if mask is None:
-        return tensor
-    mask = ops.cast(mask, "bool")
-    if not _same_shape(tensor.shape[: len(mask.shape)], mask.shape):
-        return tensor
-    for _ in range(len(tensor.shape) - len(mask.shape)):
-        mask = ops.expand_dims(mask, -1)
-    return ops.where(mask, tensor, ops.zeros_like(tensor))
-
-
-def _same_shape(first: Any, second: Any) -> bool:
-    return len(first) == len(second) and all(
-        a is None or b is None or a == b for a, b in zip(first, second, strict=True)
     )
 
 
@@ -317,7 +307,8 @@ def _mask_of_pair(teacher: Any, student: Any) -> Any:
 def _mask_of_positions(tensor: Any, mask: Any) -> Any:
     """Return `mask`, or the tensor's own where that is of the tensor's positions and `mask` not."""
     own = get_keras_mask(tensor)
-    if own is None or _same_shape(tensor.shape[: len(mask.shape)], mask.shape):
+    sizes = (*tensor.shape[1 : len(mask.shape)], *mask.shape[1:]) if own is not None else ()
+    if own is None or (None not in sizes and is_of_positions(mask, tensor)):
         return mask
     return own
 

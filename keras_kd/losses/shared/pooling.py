@@ -7,6 +7,9 @@ from typing import Any
 
 from keras import ops
 
+from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask, zero_masked
+from keras_kd.losses.shared.weighting import spread, widened
+
 
 def adaptive_average_pool(x: Any, sides: Sequence[Any]) -> Any:
     """Average a map over as many bins an axis as asked for.
@@ -43,6 +46,8 @@ def adaptive_average_pool(x: Any, sides: Sequence[Any]) -> Any:
 def pool_to_smaller(first: Any, second: Any) -> tuple[Any, Any]:
     """Pool the larger of two maps to the size of the smaller, side by side.
 
+    Masked positions do not count, and masks are pooled along.
+
     Raises:
         ValueError: If the maps differ in their number of sides.
     """
@@ -56,7 +61,22 @@ def pool_to_smaller(first: Any, second: Any) -> tuple[Any, Any]:
         min(a, b) if isinstance(a, int) and isinstance(b, int) else ops.minimum(a, b)
         for a, b in zip(ops.shape(first)[1:-1], ops.shape(second)[1:-1], strict=True)
     ]
-    return adaptive_average_pool(first, sides), adaptive_average_pool(second, sides)
+    return _pooled(first, sides), _pooled(second, sides)
+
+
+def _pooled(feature: Any, sides: Sequence[Any]) -> Any:
+    if tuple(feature.shape[1:-1]) == tuple(sides):
+        return feature
+    mask = get_keras_mask(feature)
+    feature = widened(feature)
+    if mask is None:
+        return adaptive_average_pool(feature, sides)
+    counted = spread(ops.cast(mask, feature.dtype), feature, "mask")
+    counted = adaptive_average_pool(counted * ops.ones_like(feature[..., :1]), sides)
+    pooled = adaptive_average_pool(zero_masked(feature, mask), sides)
+    pooled = pooled / ops.where(counted > 0, counted, ops.ones_like(counted))
+    set_keras_mask(pooled, counted[..., 0] > 0)
+    return pooled
 
 
 def _bin_weights(side: Any, bins: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from keras import ops
 
 from keras_kd.losses.shared.base import DistillationLoss
-from keras_kd.losses.shared.weighting import fits
+from keras_kd.losses.shared.weighting import fits, weighted_mean
 
 
 class RelationLoss(DistillationLoss):
@@ -41,7 +41,7 @@ class RelationLoss(DistillationLoss):
     ) -> Any:
         """Return the weighted mean over pairs or triples."""
         values = weigh_pairs(self.call(teacher, student, labels), sample_weight)
-        return ops.cast(ops.mean(values), student.dtype)
+        return ops.cast(weighted_mean(values), student.dtype)
 
 
 def flatten(feature: Any) -> Any:

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_kd.losses.shared.base import require_equal_sizes, widened
+from keras_kd.losses.shared.base import require_equal_sizes
 from keras_kd.losses.shared.chunks import in_chunks
 from keras_kd.losses.shared.logits import TemperatureLoss
+from keras_kd.losses.shared.weighting import widened
 from keras_kd.losses.top_k_logits import TopKLogits, log_sum_exp_of_others
 from keras_kd.system.arguments import number
 

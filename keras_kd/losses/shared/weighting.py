@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
 
@@ -32,6 +33,12 @@ def weighted_mean(values: Any, sample_weight: Any = None, mask: Any = None) -> A
         weights = ops.cast(ops.convert_to_tensor(sample_weight), values.dtype)
         values = values * spread(weights, values, "sample_weight")
     return ops.sum(values) / ops.maximum(count, 1)
+
+
+def widened(tensor: Any) -> Any:
+    """Return a tensor in float32, or in float64 where it is."""
+    wide = keras.backend.standardize_dtype(tensor.dtype) == "float64"
+    return ops.cast(tensor, "float64" if wide else "float32")
 
 
 def spread(weights: Any, values: Any, name: str) -> Any:

@@ -326,3 +326,31 @@ def test_zeros_stay_zero_in_a_second_stage(later):
     data = np.random.default_rng(0).normal(size=(32, 8)), np.ones((32, 2))
     result = kd.compress(model, data, stages=[kd.Prune(0.75, 0, layers="a"), later], verbose=0)
     assert [layer.sparsity for layer in result.layers] == [0.75, 0.25]
+
+
+class Tune(kd.Stage):
+    """Trains, and changes nothing else."""
+
+    def make_plan(self, student, earlier):
+        return kd.Plan({}, lambda state, teaching: teaching.train_student(state, self))
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_zeros_stay_zero_whatever_the_optimizer_averages(use_ema, recwarn):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8,)), keras.layers.Dense(16, name="a"), keras.layers.Dense(2, name="b")]
+    )
+    model.compile("sgd", loss="mse")
+    data = np.random.default_rng(0).normal(size=(32, 8)), np.ones((32, 2))
+
+    def optimizer():
+        return keras.optimizers.SGD(0.05, use_ema=use_ema)
+
+    stages = [
+        kd.Prune(0.75, epochs=3, end=0.5, layers="a", optimizer=optimizer()),
+        Tune(2, optimizer()),
+    ]
+    result = kd.compress(model, data, stages=stages, verbose=0)
+    assert result.layers[0].sparsity == 0.75
+    assert not [w for w in recwarn if "brought back" in str(w.message)]

@@ -271,3 +271,15 @@ def test_the_reason_for_another_try_is_nan_and_not_the_points(exact, data, capsy
     printed = [line for line in capsys.readouterr().out.splitlines() if "BreakTwice " in line]
     assert len([line for line in printed if "weights that are NaN or infinite" in line]) == 2
     assert not [line for line in printed if "costs" in line]
+
+
+def test_a_stage_evaluates_as_its_distiller_does(exact, data):
+    exact.compile(
+        "sgd",
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        evaluate_distillation=True,
+    )
+    batch = next(iter(data))
+    names = {name for name in exact.fit(*batch, validation_data=batch, verbose=0).history}
+    result = kd.compress(exact, batch, batch, stages=kd.Cluster(16), verbose=0)
+    assert {name for name in names if name.startswith("val_")} <= {*result.history["cluster"]}

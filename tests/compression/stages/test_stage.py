@@ -4,6 +4,7 @@ import pytest
 
 import keras_kd as kd
 from keras_kd.models.layer_plan import RefusedLayers
+from keras_kd.models.tfmot import import_tfmot
 
 
 class Own(kd.Stage):
@@ -232,3 +233,18 @@ def test_a_run_of_a_stage_with_hidden_arguments_is_refused(student, tmp_path):
     data = np.zeros((4, 4), "float32"), np.zeros((4, 3), "float32")
     with pytest.raises(NotImplementedError, match="`size`"):
         kd.compress(distiller, data, stages=[Hidden(2)], path=tmp_path / "run", verbose=0)
+
+
+class Unregistered(Falling):
+    pass
+
+
+def test_schedules_inside_other_objects_extend_too():
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(Unregistered()))
+    optimizer = Own(epochs=4, optimizer=scaled).with_epochs(2).make_optimizer()
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    assert float(optimizer.inner_optimizer._learning_rate(3)) == 0.5
+    decay = import_tfmot().sparsity.keras.PolynomialDecay(0.0, 0.8, 0, 600, frequency=100)
+    shorter = kd.Prune(epochs=3, schedule=decay).with_epochs(1).schedule
+    assert (shorter.begin_step, shorter.end_step, shorter.frequency) == (0, 200, 33)
+    assert kd.Prune(0.5, epochs=3).with_epochs(1).schedule is None

@@ -177,3 +177,79 @@ def test_schedules_are_computed_in_the_type_of_the_models(check, name):
     value = loss(teacher, student, labels)
     assert value.dtype == tf.float64
     np.testing.assert_allclose(value, plain(teacher, student, labels), rtol=1e-6)
+
+
+def padded(steps, channels, padding, content):
+    x = np.random.default_rng(1).normal(size=(2, steps, channels)).astype("float32")
+    x[:, steps - padding :] = content
+    x = tf.constant(x)
+    keras.src.backend.set_keras_mask(x, tf.sequence_mask([steps - padding] * 2, steps))
+    return x
+
+
+def read_by(teacher_channels):
+    classifier = keras.layers.Dense(5)
+    classifier.build((None, teacher_channels))
+    return losses.SRRL(classifier)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [losses.VID(), losses.MaskedGenerative(mask_ratio=0.0, scale=1.0), read_by(3)],
+    ids=["vid", "masked_generative", "srrl"],
+)
+@pytest.mark.parametrize(("teacher", "student"), [((8, 3), (4, 1)), ((4, 1), (8, 3))])
+def test_padding_does_not_count_where_lengths_differ(loss, teacher, student):
+    keras.utils.set_random_seed(0)
+    loss = loss.fresh()
+    loss.build((None, teacher[0], 3), (None, student[0], 2))
+    values = []
+    for content in (0.0, 5.0, 50.0):
+        sides = [
+            padded(steps, channels, padding, content)
+            for (steps, padding), channels in ((teacher, 3), (student, 2))
+        ]
+        values.append(float(loss(*sides)))
+    assert values[0] == pytest.approx(values[1], rel=1e-5) == pytest.approx(values[2], rel=1e-5)
+
+
+def test_a_vector_as_long_as_a_sequence_is_not_masked():
+    rng = np.random.default_rng(0)
+    teacher = rng.normal(size=(4, 6)).astype("float32")  # 6 channels, as many as steps
+    student = padded(6, 3, 2, 0.0)[:1]
+    student = tf.constant(np.repeat(student.numpy(), 4, 0) * np.arange(1, 5).reshape(4, 1, 1))
+    plain = float(losses.RKDDistance()(teacher, student))
+    keras.src.backend.set_keras_mask(student, tf.sequence_mask([4] * 4, 6))
+    assert float(losses.RKDDistance()(teacher, student)) == pytest.approx(plain)
+
+
+def test_a_side_of_unknown_length_is_masked_by_its_own_mask():
+    teacher, student = padded(8, 3, 3, 9.0), padded(4, 3, 1, 9.0)
+    spec = tf.TensorSpec((None, None, 3)), tf.TensorSpec((None, None), tf.bool)
+
+    def step(t, t_mask, s, s_mask):
+        for x, mask in ((t, t_mask), (s, s_mask)):
+            keras.src.backend.set_keras_mask(x, mask)
+        return losses.PKT()(t, s)
+
+    step = tf.function(step, input_signature=spec * 2)
+    masks = [x._keras_mask for x in (teacher, student)]
+    value = step(teacher, masks[0], student, masks[1])
+    np.testing.assert_allclose(value, losses.PKT()(teacher, student), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.KLDivergence(), losses.MultiLevel(), losses.PKT(), losses.RKD(),
+        losses.CosineRelation(), losses.SimilarityPreserving(), losses.CorrelationCongruence(),
+        losses.ClassConsistency(), losses.DIST(),
+    ],
+    ids=lambda loss: loss.name,
+)  # fmt: skip
+def test_an_empty_part_of_a_batch_is_no_nan(loss):
+    """Several replicas may share a last batch of one example."""
+    empty, labels = tf.zeros((0, 3)), tf.zeros((0,), tf.int32)
+    outputs = tf.TensorSpec((None, 3))
+    run = tf.function(loss, input_signature=[outputs, outputs, tf.TensorSpec((None,), tf.int32)])
+    assert np.isfinite(run(empty, empty, labels))
