@@ -30,13 +30,14 @@ def first_row_not_finite(arrays: Any) -> int:
     return min(rows, default=0)
 
 
-def check_finite(values: Any, what: str, advice: str) -> None:
+def check_finite(values: Any, what: str, advice: str, first_row: int = 0) -> None:
     """Refuse a structure of tensors in which a number is NaN or infinite.
 
     Args:
         values: The structure.
         what: What the values are, with an article.
         advice: What to do.
+        first_row: Number of the first row in the data. Defaults to `0`.
 
     Raises:
         ValueError: If so, with the number and its place.
@@ -47,7 +48,8 @@ def check_finite(values: Any, what: str, advice: str) -> None:
         array = np.asarray(keras.ops.convert_to_numpy(part), "float64")
         place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         where = "".join(f"[{key!r}]" for key in path)
+        shown = [first_row + place[0], *place[1:]] if place else []
         raise ValueError(
-            f"{what[:1].upper()}{what[1:]} must be finite numbers. Received: {what}{where} with "
-            f"{array[place]} at {list(place)}. {advice}"
+            f"{what[:1].upper()}{what[1:]} must be finite numbers. Received: {array[place]} at "
+            f"{where}{shown}. {advice}"
         )

@@ -27,12 +27,14 @@ class FirstBatch:
         labels: The labels of the batch or, where they are in memory, all.
         taught: The batch with the teacher's outputs, where the data brings them along.
         sample_weight: The weights of the samples, as the labels, or `None`.
+        first_row: Number of its first example in the data.
     """
 
     inputs: Any
     labels: Any
     taught: TaughtInputs | None = None
     sample_weight: Any = None
+    first_row: int = 0
 
 
 def first_batch(x: Any, y: Any = None, sample_weight: Any = None) -> FirstBatch | None:
@@ -67,11 +69,12 @@ def first_batch(x: Any, y: Any = None, sample_weight: Any = None) -> FirstBatch 
     if any(leaf.shape[0] == 0 for leaf in leaves):
         raise ValueError(_EMPTY)
     start = first_row_not_finite(leaves)
-    return _batch(
+    batch = _batch(
         _tensors(keras.tree.map_structure(lambda leaf: leaf[start : start + 32], x)),
         None if y is None else _arrays(y),
         sample_weight,
     )
+    return dataclasses.replace(batch, first_row=start)
 
 
 def without_losing_the_first(x: Any) -> tuple[Any, FirstBatch | None]:
@@ -167,7 +170,8 @@ def check_finite_data(batch: FirstBatch, student: keras.Model) -> None:
     known = [spec.name for spec in keras.tree.flatten(getattr(student, "inputs", None) or [])]
     names = known if len(known) == len(inputs) else list(map(str, range(len(inputs))))
     for name, part in zip(names, inputs, strict=True):
-        check_finite(part, f"values of the input '{name}'", advice)
+        what = f"values of the input '{name}'" if len(names) > 1 else "values of the input"
+        check_finite(part, what, advice, batch.first_row)
 
 
 def _without_empty_rests(part: Any) -> TopKLogits | None:

@@ -12,14 +12,14 @@ from keras_kd.losses.fitnet import FitNet
 from keras_kd.losses.shared.base import DistillationLoss
 from keras_kd.losses.shared.masks import get_keras_mask, set_keras_mask
 from keras_kd.losses.shared.pooling import pool_to_smaller
-from keras_kd.system.names import scope_name
+from keras_kd.system.names import SuggestsArguments, scope_name
 from keras_kd.system.remaking import made_again
 
 Shape = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Hint:
+class Hint(SuggestsArguments):
     """Teaches a layer of the student by a layer of the teacher.
 
     Both layers are read from the forward pass of each model. If the loss compares them element by
@@ -309,8 +309,10 @@ _LONGEST_NAME = 32
 def _names(value: str | Sequence[str], argument: str) -> str | list[str]:
     names: list[Any] = [*value] if isinstance(value, (list, tuple)) else [value]
     if not names or not all(isinstance(name, str) and name for name in names):
+        advice = " Pass its name: layer.name." if isinstance(value, keras.layers.Layer) else ""
         raise TypeError(
             f"`{argument}` must be the name of a layer or a list of names. Received: {value!r}."
+            f"{advice}"
         )
     return value if isinstance(value, str) else names
 

@@ -31,9 +31,9 @@ from keras_kd.teachers.adapted_teacher import adapted_outputs
 from keras_kd.teachers.inference_reader import InferenceReader
 
 NO_TEACHER = (
-    "There is no teacher: a loaded Distiller is saved without it. Set "
-    "`distiller.teacher = teacher` before `fit`, or train on data that brings the teacher's "
-    "outputs along: elements (keras_kd.teachers.TaughtInputs(inputs, outputs), labels)."
+    "The Distiller has no teacher. (A saved one is loaded without it.) Set `distiller.teacher = "
+    "teacher` before `fit`, or train on data that holds the teacher's outputs: elements "
+    "(keras_kd.teachers.TaughtInputs(inputs, outputs), labels)."
 )
 
 

@@ -12,7 +12,7 @@ from keras_kd.export.exclusion import Exclude, check_exclude
 from keras_kd.export.int4 import check_installed
 from keras_kd.export.refusals import missing_data
 from keras_kd.export.signatures import Target, check_signatures
-from keras_kd.system.arguments import number
+from keras_kd.system.arguments import as_path, number
 from keras_kd.system.names import one_of
 
 QUANTIZATIONS = ("float32", "float16", "weight_only", "dynamic", "int8", "int16x8", "int4")
@@ -97,9 +97,10 @@ def check_target(path: str | os.PathLike[str]) -> pathlib.Path:
         path: What `export_tflite` was given.
 
     Raises:
+        TypeError: If it is not a path.
         ValueError: If it does not end in `.tflite`.
     """
-    target = pathlib.Path(path)
+    target = as_path(path, "export_tflite(model, path)")
     if target.suffix != ".tflite":
         raise ValueError(
             f"`path` must end in '.tflite'. Received: '{target}'. "

@@ -185,9 +185,11 @@ def source_of(
         return _only_default(SavedModelSource(model), signatures)
     if any(base.__module__.startswith("tf_keras.") for base in type(model).__mro__):
         return _only_default(SavedModelSource(_LegacyKeras(model)), signatures)
+    is_path = isinstance(model, (str, os.PathLike))
     raise TypeError(
         "`model` must be a Keras model or the result of keras_kd.compress. "
         f"Received: {type(model).__name__}."
+        f"{' Load it first: keras.models.load_model(path).' if is_path else ''}"
     )
 
 

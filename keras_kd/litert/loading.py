@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_kd.litert import probe
 from keras_kd.litert.model_file import IDENTIFIER
+from keras_kd.system.arguments import as_path
 from keras_kd.system.own_process import run_script
 
 # A damaged loop may never end. No file that can be measured needs this long for one run.
@@ -100,11 +101,12 @@ def probe_file(
         A `Probed`.
 
     Raises:
+        TypeError: If `path` is not a path.
         FileNotFoundError: If there is no file at `path`.
         OSError: If it is a folder or cannot be read.
         ValueError: If it is empty, of another format, damaged, or LiteRT cannot run it at all.
     """
-    path = pathlib.Path(path)
+    path = as_path(path, "the path of the .tflite file first")
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; a .tflite file was expected.")
     if not path.exists():

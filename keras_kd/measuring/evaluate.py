@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.data.finite import is_finite
 from keras_kd.data.numpy_batches import check_ends, iterate, with_progress
 from keras_kd.litert.constants import count_constants
 from keras_kd.litert.macs import count_macs, operator_types
@@ -28,6 +29,7 @@ from keras_kd.measuring.selection import file_end, output_position
 from keras_kd.measuring.sizes import file_size, zipped_size
 from keras_kd.system.arguments import number
 from keras_kd.system.names import suggests_arguments
+from keras_kd.system.user_warning import warn_user
 
 
 @suggests_arguments
@@ -152,12 +154,14 @@ def evaluate_tflite(
     )
     positions = Positions(position)
     first: dict[str, np.ndarray] | None = None
+    wrong_inputs = 0
     inputs = runtime.inputs if answer is None else answer.in_model_order(runtime.inputs)
     batches = iterate(data, inputs, batch_size, "data", max_samples)
     for batch in with_progress(batches, "Evaluating", verbose):
         if first is None:
             first = {name: array[:1] for name, array in batch.inputs.items()}
         outputs = runtime.predict(batch.inputs)
+        wrong_inputs += _rows_not_finite(batch.inputs)
         reference, masks = (None, None) if answer is None else answer(batch.x)
         places = places_in_tuple(names) if answer is None else answer.places
         labels = by_output(
@@ -182,6 +186,11 @@ def evaluate_tflite(
         scores.add(output_of_batch, labels[position], reference, counted)
     if first is None:
         raise ValueError("`data` is empty. Pass at least one batch.")
+    if wrong_inputs and not scores.not_finite:
+        warn_user(
+            f"`data` holds NaN or infinite inputs in {wrong_inputs} samples, for which the file "
+            "gives numbers all the same: they count. Remove such samples."
+        )
     scores.warn_of_not_finite(runtime.path)
     if asked is not None and scores.from_logits and scores.task != REGRESSION:
         asked.warn_of_logits(position)
@@ -191,6 +200,16 @@ def evaluate_tflite(
         values.update({} if part is None else part.result())
     result = _result(runtime, scores, values, first, runs, warmup)
     return dataclasses.replace(result, device_cost=cost)
+
+
+def _rows_not_finite(inputs: Mapping[str, np.ndarray]) -> int:
+    """Return how many samples of a batch have an input that is NaN or infinite."""
+    wrong = [
+        ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        for array in inputs.values()
+        if not is_finite(array)
+    ]
+    return int(np.any(wrong, axis=0).sum()) if wrong else 0
 
 
 def _result(

@@ -53,9 +53,14 @@ class Reference:
         elif callable(model) and hasattr(model, "predict"):
             run = model
         else:
+            advice = (
+                " Labels belong to the data: evaluate_tflite(path, (x, y))."
+                if hasattr(model, "shape")
+                else ""
+            )
             raise TypeError(
                 "`model` must be a Keras model or a compressed one. Received: "
-                f"{type(model).__name__}."
+                f"{type(model).__name__}.{advice}"
             )
         self._model = getattr(model, "model", model)
         self._names = list(output_names)

@@ -41,11 +41,16 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
         classes: Size of the last axis of the student's output.
 
     Raises:
-        ValueError: If sparse labels lie outside `0 ... classes - 1` or are one-hot, or one-hot
-            labels have another number of classes; if they are not whole numbers; if a loss of
-            Keras would read NaN or infinite values.
+        ValueError: If labels are not numbers; if sparse ones lie outside `0 ... classes - 1` or are
+            one-hot, or one-hot labels have another number of classes; if they are not whole
+            numbers; if a loss of Keras would read NaN or infinite values.
     """
     values = np.asarray(labels)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Labels must be numbers. Received: labels of type {values.dtype}, such as "
+            f"{values.flat[0] if values.size else None!r}. Give each class a number, from 0."
+        )
     known = type(loss).__module__.split(".")[0] == "keras"
     if known or is_finite(values):
         advice = "Remove such examples, or give them a sample weight of 0 and another label."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
@@ -77,6 +79,21 @@ def with_added(kept: Any, now: Any, defaults: Mapping[str, Any]) -> Any:
         elif value == default or (isinstance(default, tuple) and value == [*default]):
             found[name] = value
     return found
+
+
+def as_path(path: Any, call: str) -> pathlib.Path:
+    """Return a path.
+
+    Args:
+        path: What was given as `path`.
+        call: How the function is called, such as `export_tflite(model, path)`.
+
+    Raises:
+        TypeError: If it is not a path, as where arguments are swapped.
+    """
+    if isinstance(path, (str, os.PathLike)):
+        return pathlib.Path(path)
+    raise TypeError(f"`path` must be a path. Received: {type(path).__name__}. Write {call}.")
 
 
 def number(

@@ -131,7 +131,8 @@ def refuse_wrong_call(
         if p.default is p.empty and p.name not in kwargs and p.name not in given
     ]
     if missing:
-        raise TypeError(f"{owner} needs {_quoted(missing)}. {takes}")
+        read = f" Received: {', '.join(given)}, in this order." if given else ""
+        raise TypeError(f"{owner} needs {_quoted(missing)}. {takes}{read}")
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -301,3 +301,31 @@ def test_indices_alone_are_no_labels():
     distiller = kd.Distiller(network(6), network(4), hint, student_loss_weight=0.0)
     distiller.compile("sgd", SparseCE(from_logits=True), metrics=["accuracy"])
     assert "accuracy" not in distiller.fit(X, {"index": np.arange(32)}, verbose=0).history
+
+
+def teaching():
+    distiller = kd.Distiller(network(4), network(2), kd.losses.KLDivergence())
+    distiller.compile("sgd", SparseCE(from_logits=True))
+    return distiller
+
+
+@pytest.mark.parametrize("row", [3, 31])
+def test_the_place_of_a_wrong_number_is_that_in_the_data(row):
+    x, y = examples()
+    x[row, 2] = np.nan
+    with pytest.raises(ValueError, match=rf"of the input must be finite.*nan at \[{row}, 2\]"):
+        teaching().fit(x, y)
+
+
+def test_labels_that_are_no_numbers_are_refused():
+    x, y = examples()
+    for labels in (y.astype(str), y.astype(object)):
+        with pytest.raises(ValueError, match=r"Labels must be numbers\. Received: labels of type"):
+            teaching().fit(x, labels)
+
+
+def test_labels_inside_of_a_dictionary_are_told():
+    x, y = examples()
+    data = tf.data.Dataset.from_tensor_slices({"image": x, "label": y}).batch(8)
+    with pytest.raises(ValueError, match=r"keys \['image', 'label'\].*as_supervised=True"):
+        teaching().fit(data)

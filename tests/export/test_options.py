@@ -36,3 +36,8 @@ def test_the_path_ends_in_tflite():
     assert check_target("a/b.tflite").name == "b.tflite"
     with pytest.raises(ValueError, match=r"Write to 'a/b\.tflite'"):
         check_target("a/b.lite")
+
+
+def test_swapped_arguments_are_told():
+    with pytest.raises(TypeError, match=r"`path` .*Received: dict\. Write export_tflite\(model"):
+        check_target({})  # type: ignore[arg-type]

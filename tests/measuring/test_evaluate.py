@@ -283,6 +283,20 @@ def test_nan_outputs_are_told(path: pathlib.Path) -> None:
         evaluate(path, np.array([[np.nan, 0], [1, 1]], np.float32))
 
 
+def test_numbers_for_nan_inputs_are_told(tmp_path: pathlib.Path) -> None:
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(3, activation="relu")])
+    file = export_tflite(model, tmp_path / "a.tflite", "int8", X, verbose=False)
+    with pytest.warns(UserWarning, match="inputs in 1 samples, for which the file gives numbers"):
+        evaluate(file, np.array([[np.nan, 0], [1, 1]], np.float32))
+
+
+def test_what_is_no_path_or_no_model_is_told(path: pathlib.Path, linear: keras.Model) -> None:
+    with pytest.raises(TypeError, match=r"`path` must be a path\. Received: Sequential"):
+        evaluate(linear, X)
+    with pytest.raises(TypeError, match=r"`model` .*evaluate_tflite\(path, \(x, y\)\)"):
+        evaluate(path, X, np.zeros(len(X)))
+
+
 def test_by_class_and_calibration(path: pathlib.Path, linear: keras.Model) -> None:
     result = evaluate(path, (X, np.array([0, 1, 2, 0])), linear)
     assert (result.task, result.model_accuracy) == ("classification", 0.75)

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.system.names import snake_case
+from keras_kd.system.names import snake_case, suggests_arguments
+
+
+@suggests_arguments
+def own(a, b=None, *, c):
+    return a, b, c
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,7 @@ def model():
         (lambda: kd.Prune(sparcity=0.5), "Did you mean 'sparsity'"),
         (lambda: kd.losses.KLDivergence(temprature=2.0), "Did you mean 'temperature'"),
         (lambda: kd.losses.DIST(bta=2.0), "Did you mean 'beta'"),
+        (lambda: kd.Hint("a", "a", los=None), "Did you mean 'loss'"),
         (lambda: kd.compress(None, None, stage=[]), "Did you mean 'stages'"),
         (lambda: kd.shrink(None, 0.5, exclud="a"), "Did you mean 'exclude'"),
         (lambda: kd.export_tflite(None, "a", quantizaton="int8"), "Did you mean 'quantization'"),
@@ -103,6 +109,7 @@ def test_a_constructor_with_more_arguments_decides_by_itself():
             lambda: kd.compress(model(), None),
             "compress needs `stages`. It takes: distiller, train,",
         ),
+        (lambda: own(1, 2), "own needs `c`. It takes: a, b, c. Received: a, b, in this order."),
         (lambda: kd.compress(stages=None), "compress needs `distiller` and `train`. It takes: "),
         (
             lambda: kd.compress(model(), None, None, [kd.Prune(0.5)]),

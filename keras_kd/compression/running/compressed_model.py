@@ -133,12 +133,21 @@ class CompressedModel:
         with self.applied():
             return self.model(student_inputs(x), training=False)
 
-    def predict(self, x: Any, batch_size: int = 32) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        """Say where the Keras model is, to whom asks for one of its attributes."""
+        if hasattr(keras.Model, name) and not name.startswith("_"):
+            raise AttributeError(
+                f"A CompressedModel has no `{name}`. Its Keras model has: use `.model.{name}`."
+            )
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+
+    def predict(self, x: Any, batch_size: int = 32, verbose: Any = 0) -> Any:
         """Return the outputs as NumPy arrays.
 
         Args:
             x: Arrays of inputs, or a `tf.data.Dataset` of batches, with or without labels.
             batch_size: Size of a batch, where `x` is arrays. Defaults to `32`.
+            verbose: Taken as Keras takes it; nothing is shown. Defaults to `0`.
         """
         if isinstance(x, tf.data.Dataset):
             x = x.map(lambda *batch: batch[0])
@@ -151,18 +160,25 @@ class CompressedModel:
             outputs = [tf.nest.map_structure(np.asarray, run(batch)) for batch in x]
         return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *outputs)
 
-    def evaluate(self, data: Any) -> dict[str, float]:
+    def evaluate(
+        self, data: Any, y: Any = None, sample_weight: Any = None, verbose: Any = 0
+    ) -> dict[str, float]:
         """Return the loss on labels and the metrics that the distiller was compiled with.
 
         Args:
-            data: Data with labels: a `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, or a
-                tuple of arrays `(x, y)` or `(x, y, sample_weight)`.
+            data: Data with labels: a `tf.data.Dataset` of batches, a `keras.utils.PyDataset`, a
+                tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or `x` alone.
+            y: Labels, where `data` is `x`. Defaults to `None`.
+            sample_weight: Weights, where `data` is `x`. Defaults to `None`.
+            verbose: Taken as Keras takes it; nothing is shown. Defaults to `0`.
 
         Raises:
             TypeError: If `data` is of another kind.
             ValueError: If the distiller was compiled without a loss or metrics, or the model was
                 loaded from a file that could not hold them.
         """
+        if y is not None:
+            data = (data, y) if sample_weight is None else (data, y, sample_weight)
         data = as_batches(data, "data")
         refuse_endless(data, "data")
         data = as_dataset(data)

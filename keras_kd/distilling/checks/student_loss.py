@@ -93,7 +93,7 @@ def check_batch(batch: FirstBatch, student: keras.Model, losses: Any, weight: An
     check_finite_data(batch, student)
     labels = class_labels(batch.labels)
     if labels is None:
-        require_labels(losses, weight)
+        require_labels(losses, weight, batch.inputs)
         return
     check_all_labels(losses, labels, student, batch.inputs)
     check_student_losses(losses, student, batch.inputs)
@@ -117,13 +117,25 @@ def check_student_losses(losses: Any, student: keras.Model, inputs: Any) -> None
         check_student_loss(loss, output)
 
 
-def require_labels(losses: Any, weight: Any) -> None:
+def require_labels(losses: Any, weight: Any, inputs: Any = None) -> None:
     """Refuse data without labels where there are losses on labels that count.
+
+    Args:
+        losses: The losses on labels, or `None`.
+        weight: Their weight.
+        inputs: A batch of inputs, among which labels may be. Defaults to `None`.
 
     Raises:
         ValueError: If so.
     """
     if losses is not None and weight != 0:
+        keys = list(inputs) if isinstance(inputs, dict) else []
+        if "label" in keys:
+            raise ValueError(
+                f"The data gives dictionaries and no labels beside them. Received: keys {keys}. "
+                "Pass pairs: dataset.map(lambda element: (element['image'], element['label'])), "
+                "by your own keys, or load it with as_supervised=True."
+            )
         raise ValueError(
             f"`student_loss_weight` is {weight}, but the data holds no labels. Pass labels `y`, "
             "or build the Distiller with student_loss_weight=0.0 to learn from the teacher alone."

@@ -265,3 +265,21 @@ def test_a_lambda_is_code(data, tmp_path):
         assert kd.load_compressed(tmp_path / "model.keras").evaluate(data).keys() == {"accuracy"}
     loaded = kd.load_compressed(tmp_path / "model.keras", safe_mode=False)
     assert loaded.loss is not None and loaded.metrics is not None
+
+
+def test_it_is_called_as_a_keras_model_is(data):
+    x, y = next(iter(data.unbatch().batch(48)))
+    inputs = keras.Input((8, 8, 1))
+    student = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(inputs)))
+    student.compile("sgd", LOSS, metrics=["accuracy"])
+    result = kd.compress(student, (x, y), stages=kd.Prune(0.5, epochs=0), verbose=0)
+    assert result.predict(x, verbose=0).shape == (48, 3)
+    whole = result.evaluate((x, y))
+    assert result.evaluate(x, y, verbose=0) == whole
+    weights = np.arange(48) % 2
+    assert result.evaluate(x, y, weights) == result.evaluate((x, y, weights))
+    for name in ("fit", "get_weights", "save_weights"):
+        with pytest.raises(AttributeError, match=rf"use `\.model\.{name}`"):
+            getattr(result, name)
+    with pytest.raises(AttributeError, match="has no attribute 'fitt'"):
+        result.fitt  # noqa: B018
