@@ -400,6 +400,7 @@ def _result(
         f"{recipe.labels} labels, {images:,} images: what a teacher is worth on {recipe.dataset}",
         rows,
         dataset=recipe.dataset,
+        part="test",
         classes=run.classes,
         command=f"keras-kd demo --dataset {recipe.dataset} --seeds {seeds}"
         + (f" --first-seed {first}" if first else ""),

@@ -126,6 +126,7 @@ def make_result(
     models: Sequence[Mapping[str, Any]],
     *,
     dataset: str = "",
+    part: str = "",
     classes: Iterable[str] = (),
     command: str | None = None,
     recipe: Mapping[str, Any] | None = None,
@@ -142,6 +143,7 @@ def make_result(
         title: The headline of the page.
         models: The rows, in the order of the table.
         dataset: The dataset's name. Defaults to `""`.
+        part: The part of it that was measured, such as `"test"`. Defaults to `""`: not known.
         classes: Names of the classes, in the order of the labels. Defaults to none.
         command: What to type to get this result again. Defaults to `None`: the command that
             started this process.
@@ -179,6 +181,8 @@ def make_result(
         "models": models,
         "notes": list(notes),
     }
+    if part:
+        result["part"] = part
     if recipe is not None:
         result["recipe"] = dict(recipe)
     if shipped is not None:

@@ -9,8 +9,10 @@ from typing import Any
 
 from keras_kd.report import markdown
 from keras_kd.report.classes import class_name
-from keras_kd.report.derive import complete_result, measured_seeds
+from keras_kd.report.derive import complete_result
 from keras_kd.report.page import at_export_text, environment
+from keras_kd.report.plots.reliability_plot import calibrated, without_calibration
+from keras_kd.report.sentences import over_seeds, samples_name, several_seeds
 from keras_kd.system.files import atomic_path, check_writable
 from keras_kd.system.names import one_of
 
@@ -88,25 +90,18 @@ def render_card(result: dict[str, Any], shown: list[dict[str, Any]]) -> str:
             models=result["models"],
             by_class=_by_class(result, [*beside, *shown]),
             layered=[model for model in shown if model["layers"]],
-            calibrated=[model for model in [*beside, *shown] if model.get("calibration")],
+            calibrated=calibrated([*beside, *shown]),
+            without_calibration=without_calibration([*beside, *shown]),
             runs=result.get("runs") or [result],
-            seeds=_seeds_sentence(result["models"]),
+            over_seeds=" ".join(over_seeds(result["models"])),
+            several_seeds=several_seeds(result["models"]),
+            samples=samples_name(result),
             cell=markdown.cell,
             code=markdown.code,
             at_export=at_export_text,
         )
     )
     return text.strip() + "\n"
-
-
-def _seeds_sentence(models: list[dict[str, Any]]) -> str:
-    counts = sorted({measured_seeds(model) for model in models} - {0}) or [1]
-    if counts == [1]:
-        return "Accuracy is that of one seed."
-    over = f"{counts[0]} seeds"
-    if len(counts) > 1:
-        over = f"the seeds of each model, {counts[0]} to {counts[-1]}"
-    return f"Accuracy is the mean ± sample standard deviation over {over}."
 
 
 def _by_class(result: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -140,7 +140,8 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
 
     A model that is in two of them, measured alike, is taken once. The first result's teacher is
     what all models are compared with; where another result's model has a key that is taken, it
-    gets a number, and its title names the result that it comes from.
+    gets a number, and its title names the result that it comes from. Titles that are still equal
+    get the part of their file's path that differs.
 
     Args:
         results: Results, as of `read_report`.
@@ -190,6 +191,7 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
             run = offset + model.get("run", 0)
             if not any(_same(model, other) for other in models):
                 models.append(_renamed({**model, "run": run}, models, whole["title"]))
+    _tell_apart(models)
     notes = [note for whole in wholes for note in whole["notes"]]
     merged = {
         **{key: copy.deepcopy(wholes[0][key]) for key in ("dataset", "classes")},
@@ -211,6 +213,14 @@ def merge(results: Sequence[Mapping[str, Any]], title: str | None = None) -> dic
         merged["notes"].append(
             f"The models were measured on {shown} samples: compare their accuracies with care."
         )
+    parts = dict.fromkeys(whole["part"] for whole in wholes if whole.get("part"))
+    if len(parts) > 1:
+        merged["notes"].append(
+            f"The models were measured on different parts of the data ({', '.join(parts)}): "
+            "compare their accuracies with care."
+        )
+    elif parts and all("part" in whole for whole in wholes):
+        merged["part"] = next(iter(parts))
     if len({str(run["environment"]) for run in runs}) > 1:
         merged["notes"].append(
             "The runs were made on different machines: their latencies cannot be compared."
@@ -247,6 +257,28 @@ def _renamed(
         "key": f"{model['key']}_{number}",
         "title": f"{model['title']} ({title})",
     }
+
+
+def _tell_apart(models: Sequence[dict[str, Any]]) -> None:
+    """Give models of equal titles the end of their file's path that differs, else a number."""
+    for title in {model["title"] for model in models}:
+        same = [model for model in models if model["title"] == title]
+        if len(same) == 1:
+            continue
+        ends = _differing_ends([(model["file"] or {}).get("path", "") for model in same])
+        for number, (model, end) in enumerate(zip(same, ends, strict=True), 1):
+            named = pathlib.PurePath(end).name == title
+            model["title"] = end if named else f"{title} ({end or number})"
+
+
+def _differing_ends(paths: Sequence[str]) -> list[str]:
+    """Return the shortest ends of paths that all differ, `""` for each where they do not."""
+    parts = [pathlib.PurePath(path).parts for path in paths]
+    for length in range(1, 1 + max(map(len, parts))):
+        ends = [part[-length:] for part in parts]
+        if len(set(ends)) == len(ends):
+            return ["/".join(end) for end in ends]
+    return [""] * len(paths)
 
 
 def _common(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""How numbers are written in the table and on the page."""
+"""How numbers and settings are written in the table, on the page and in the card."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 ABSENT = "–"
 
@@ -69,6 +72,26 @@ def milliseconds_text(milliseconds: float | None) -> str:
 def signed_points_text(points: float | None) -> str:
     """Write a change in percentage points with its sign: `"+0.40"`, `"−1.20"`."""
     return ABSENT if points is None else change_text(-points)
+
+
+def setting_text(value: Any) -> str:
+    """Write the value of a setting; a dict as `"epochs = 3; stages = prune(0.5), int8"`."""
+    if isinstance(value, Mapping):
+        entries = (
+            f"{name} = {_bracketed(entry) if isinstance(entry, Mapping) else setting_text(entry)}"
+            for name, entry in value.items()
+        )
+        return "; ".join(entries) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_bracketed, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def _bracketed(value: Any) -> str:
+    text = setting_text(value)
+    return f"[{text}]" if isinstance(value, (Mapping, list, tuple)) else text
 
 
 def _three_digits(value: float) -> str:

@@ -8,15 +8,11 @@ from typing import Any
 
 from keras_kd.report import numbers
 from keras_kd.report.classes import class_rows, confusion_tables
-from keras_kd.report.derive import lead
 from keras_kd.report.pareto import cost_of, drawable, merit_of
 from keras_kd.report.plots.curve_plots import training_curves
 from keras_kd.report.plots.front_plot import draw_front, letters
-from keras_kd.report.plots.reliability_plot import (
-    LEAST_SAMPLES,
-    calibrated_on,
-    reliability_diagrams,
-)
+from keras_kd.report.plots.reliability_plot import reliability_diagrams, without_calibration
+from keras_kd.report.sentences import lead, measured_on, over_seeds, samples_name
 
 _FRONT_TITLES = {
     "zipped_bytes": "against the zipped size",
@@ -50,8 +46,10 @@ def environment(finalize: Any = None) -> Any:
         unbroken=lambda text: re.sub(r"(?<=\d) (?=%|[kMG]?B\b|ms\b|points?\b)", "\u00a0", text),
         metric=numbers.metric_text,
         ms=numbers.milliseconds_text,
+        measured_on=measured_on,
         percent=numbers.percent_text,
         ratio=numbers.ratio_text,
+        setting=numbers.setting_text,
         combined=lambda first, second: {**first, **second},
     )
     return found
@@ -88,8 +86,10 @@ def render_page(result: dict[str, Any]) -> str:
             class_models=[model for model in models if model.get("per_class")],
             confusions=confusion_tables(result),
             diagrams=reliability_diagrams(models),
-            calibrated_on=max(map(calibrated_on, models), default=0),
-            least_samples=LEAST_SAMPLES,
+            without_calibration=without_calibration(models),
+            over_seeds=" ".join(over_seeds(models)),
+            samples=samples_name(result),
+            bars="chosen_by" not in result and any(model["accuracy"]["std"] for model in models),
             layered=[_layers(model) for model in models if model["layers"]],
             details=_file_details(files),
             devices=_devices(models),
@@ -143,6 +143,7 @@ def _layers(model: dict[str, Any]) -> dict[str, Any]:
     ]
     largest = max((layer["bytes"] or 0 for layer in told), default=0)
     return {
+        "key": model["key"],
         "title": model["title"],
         "layers": told,
         "silent": [layer["name"] for layer in model["layers"] if layer not in told],

@@ -14,6 +14,7 @@ from keras_kd.report.numbers import (
     milliseconds_text,
     ratio_text,
 )
+from keras_kd.report.sentences import measured_on
 from keras_kd.system.text_table import text_table
 
 COLUMNS = (
@@ -75,7 +76,7 @@ def format_table(result: Mapping[str, Any], columns: Sequence[str] = _SHORT) -> 
 def _row(model: Mapping[str, Any], mark: bool) -> dict[str, str]:
     """Return the text of every column; `mark`: say where an accuracy is not the file's."""
     file = model["file"] or {}
-    of_file = model["accuracy_of"] == "file"
+    measured = measured_on(model)
     accuracy = accuracy_text(model["accuracy"]["mean"], model["accuracy"]["std"])
     values = (
         model["title"],
@@ -83,9 +84,9 @@ def _row(model: Mapping[str, Any], mark: bool) -> dict[str, str]:
         count_text(model["nonzero_parameters"]),
         bytes_text(file.get("bytes")),
         bytes_text(file.get("zipped_bytes")),
-        accuracy if of_file or not mark else f"{accuracy} (Keras model)",
+        f"{accuracy} (Keras model)" if mark and measured == "Keras model" else accuracy,
         change_text(model["accuracy_drop_points"]),
-        "file" if of_file else "Keras model",
+        measured,
         milliseconds_text(file.get("latency_ms")),
         ratio_text(model["ratio_to_teacher"]["bytes"]),
     )

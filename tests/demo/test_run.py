@@ -110,6 +110,8 @@ def test_whole_run_and_resuming(short, tmp_path):
     assert card.startswith("# Student taught, int8")
     page = (tmp_path / "report.html").read_text()
     assert "Taught by the teacher, the student is" in page.split("<table")[0]
+    # The test images decided nothing.
+    assert "counts of test samples" in page and "optimistic" not in page + card
 
     # A part that is missing is made again; what is there is taken as it is.
     (tmp_path / "seed4" / "int8.measured.json").unlink()

@@ -82,3 +82,19 @@ def test_seeds_are_those_of_the_models(result, tmp_path):
     for model in result["models"]:
         model["seeds"] = dict(list(model["seeds"].items())[:1])
     assert sentence().startswith("Accuracy is that of one seed.")
+
+
+def test_figures_of_the_first_seed_are_marked(result, tmp_path):
+    for marked in (True, False):
+        text = model_card(result, tmp_path / "CARD.md", overwrite=True).read_text()
+        for heading in ("By class", "Calibration"):
+            section = text.split(f"### {heading}\n")[1].split("#")[0]
+            assert ("with the first seed" in section) == marked, heading
+        for model in result["models"]:
+            model["seeds"] = dict(list(model["seeds"].items())[:1])
+
+
+def test_a_front_of_titles_with_commas(result, tmp_path):
+    result["models"][4]["title"] = "Pruned, int8"
+    text = model_card(result, tmp_path / "CARD.md").read_text()
+    assert "- size: Pruned, int8; Teacher\n" in text

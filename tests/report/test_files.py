@@ -412,3 +412,68 @@ def test_other_numbers_of_samples_are_told_or_refused(result, other):
 def test_nothing_to_merge():
     with pytest.raises(ValueError, match="no results to merge"):
         merge([])
+
+
+def test_every_setting_has_its_value(result, tmp_path):
+    result["recipe"] = {
+        "distill": {"student": "shrink:0.5", "epochs": 20, "stages": ["prune", "int8"]},
+        "widths": [[32, 64], [1, 1]],
+        "rate": 0.003,
+    }
+    cells = _Page(write_report(result, tmp_path)[0].read_text(encoding="utf-8")).cells
+    card = model_card(result, tmp_path / "card.md").read_text()
+    inner = "student = shrink:0.5; epochs = 20; stages = prune, int8"
+    for name, shown in (("distill", inner), ("widths", "[32, 64], [1, 1]"), ("rate", "0.003")):
+        assert name in cells and shown in cells
+    assert f"  - distill: {inner}\n" in card and "  - rate = 0.003\n" in card
+    assert "  - widths = \\[32, 64\\], \\[1, 1\\]\n" in card
+
+
+@pytest.mark.parametrize(
+    ("titles", "paths", "told"),
+    [
+        (["a.tflite"] * 2, ["m/a.tflite", "n/a.tflite"], ["m/a.tflite", "n/a.tflite"]),
+        (["A"] * 2, ["m/a.tflite", "m/b.tflite"], ["A (a.tflite)", "A (b.tflite)"]),
+        (["A"] * 2, ["x/m/a", "y/m/a"], ["A (x/m/a)", "A (y/m/a)"]),
+        (["A"] * 2, ["m/a", None], ["A (a)", "A (2)"]),
+        (["A"] * 2, [None, None], ["A (1)", "A (2)"]),
+        (["A"] * 2, ["m/a", "m/a"], ["A (1)", "A (2)"]),
+        (["A", "B"], ["m/a", "m/a"], ["A", "B"]),
+    ],
+)
+def test_models_of_one_title_are_told_apart(result, titles, paths, told):
+    for i, (title, path) in enumerate(zip(titles, paths, strict=True)):
+        model = result["models"][i] = {**result["models"][i], "key": f"k{i}", "title": title}
+        if path is None:
+            model |= {"file": None, "accuracy_of": "keras model"}
+        else:
+            model["file"] = {**model["file"], "path": path}
+    result["models"] = result["models"][:2]
+    merged = merge([result])
+    assert [model["title"] for model in merged["models"]] == told
+    assert merge([merged])["models"] == merged["models"]
+    assert [line.split("  ")[0] for line in format_table(merged).splitlines()[2:]] == told
+
+
+def test_parts_of_the_data_are_merged_or_told(result, other):
+    result["part"] = other["part"] = "test"
+    assert merge([result, other])["part"] == "test"
+    del other["part"]
+    assert "part" not in merge([result, other])
+    other["part"] = "validation"
+    merged = merge([result, other])
+    assert "part" not in merged and "(test, validation)" in merged["notes"][-1]
+
+
+def test_layers_are_those_of_a_named_model(result, tmp_path):
+    layers = result["models"][4]["layers"]
+    for owners in (["Pruned"], ["Pruned", "Pruned and int8"]):
+        for model in result["models"]:
+            model["layers"] = layers if model["title"] in owners else []
+        text = write_report(result, tmp_path)[0].read_text(encoding="utf-8")
+        section = text.split("<h2>Layers")[1].split("<h2>")[0]
+        assert (" of Pruned</h2>" in section) == (len(owners) == 1)
+        summaries = re.findall("<summary>(.*?)</summary>", section)
+        letters = {"Pruned": "D", "Pruned and int8": "E"}
+        for owner, summary in zip(owners, summaries, strict=True):
+            assert owner in summary and f">{letters[owner]}</b>" in summary

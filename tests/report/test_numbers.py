@@ -66,3 +66,21 @@ def test_accuracy_and_counts():
     assert numbers.signed_points_text(-1.5) == "−1.50"
     assert numbers.signed_points_text(0.25) == "+0.25"
     assert numbers.count_text(1234567) == "1,234,567"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.1, "0.1"),
+        (True, "yes"),
+        (None, "none"),
+        ([], "none"),
+        ([[32, 64], [1]], "[32, 64], [1]"),
+        (
+            {"stages": ["prune(0.5, epochs=4)", "int8"], "cache": False, "within": {"a": 1}},
+            "stages = prune(0.5, epochs=4), int8; cache = no; within = [a = 1]",
+        ),
+    ],
+)
+def test_settings(value, text):
+    assert numbers.setting_text(value) == text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import string
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -183,7 +184,8 @@ def _label(
                 ha="center", va="center", annotation_clip=False,
             )  # fmt: skip
             box = label.get_window_extent(renderer)
-            place = _free_place(center, box.width, box.height, distances, obstacles, frame)
+            others = () if obstacles is taken else [c for c in centers if c != center]
+            place = _free_place(center, box.width, box.height, distances, obstacles, frame, others)
             label.remove()
             if place is not None:
                 x, y, distance = place
@@ -212,12 +214,12 @@ def _label(
 def _lines(
     axes: Axes, lines: Sequence[tuple[float, float, float, float]]
 ) -> list[tuple[float, float, float, float]]:
-    """Return the boxes of lines, in points."""
+    """Return the boxes of lines, in points, as wide as the caps of error bars."""
     boxes = []
     for left, foot, right, top in lines:
         x0, y0 = axes.transData.transform((left, foot))
         x1, y1 = axes.transData.transform((right, top))
-        boxes.append((x0 - 1.5, y0 - 1.5, x1 + 1.5, y1 + 1.5))
+        boxes.append((x0 - 3, y0 - 3, x1 + 3, y1 + 3))
     return boxes
 
 
@@ -237,6 +239,11 @@ def _holds(box: tuple[float, float, float, float], point: tuple[float, float]) -
     return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
 
 
+def _gap(box: tuple[float, float, float, float], point: tuple[float, ...]) -> float:
+    across = max(box[0] - point[0], 0.0, point[0] - box[2])
+    return math.hypot(across, max(box[1] - point[1], 0.0, point[1] - box[3]))
+
+
 def _meet(
     boxes: Sequence[tuple[float, float, float, float]],
     others: Sequence[tuple[float, float, float, float]],
@@ -253,8 +260,12 @@ def _free_place(
     distances: Sequence[float],
     taken: Sequence[tuple[float, float, float, float]],
     frame: Any,
+    others: Sequence[tuple[float, ...]] = (),
 ) -> tuple[float, float, float] | None:
-    """Return the nearest center of a label that overlaps nothing and stays inside the axes."""
+    """Return the nearest center of a label that overlaps nothing and stays inside the axes.
+
+    Without a line to its marker, a label is clearly nearer to it than to `others`.
+    """
     for distance in distances:
         for across, up in _DIRECTIONS:
             x = center[0] + across * (distance + width / 2)
@@ -263,7 +274,11 @@ def _free_place(
             inside = (
                 left >= frame.x0 and right <= frame.x1 and bottom >= frame.y0 and top <= frame.y1
             )
-            if inside and not _meet([(left, bottom, right, top)], taken):
+            box = left, bottom, right, top
+            near = distance == _DISTANCES[0] and any(
+                _gap(box, other) < 1.5 * _gap(box, center) for other in others
+            )
+            if inside and not near and not _meet([box], taken):
                 # The line begins in its marker, which is not an obstacle.
                 line = _leader(center, (x, y)) if distance > _DISTANCES[0] else []
                 if not _meet(line, [box for box in taken if not _holds(box, center)]):

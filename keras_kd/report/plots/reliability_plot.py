@@ -22,7 +22,7 @@ def reliability_diagrams(models: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         Dicts of `title`, `error` (the expected calibration error) and `svg`, for each model whose
         calibration was measured on `LEAST_SAMPLES` answers or more.
     """
-    measured = [model for model in models if calibrated_on(model) >= LEAST_SAMPLES]
+    measured = calibrated(models)
     teacher = next((model for model in measured if model["key"] == "teacher"), None)
     return [
         {
@@ -34,8 +34,20 @@ def reliability_diagrams(models: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     ]
 
 
-def calibrated_on(model: Mapping[str, Any]) -> int:
-    """Return the number of answers that a model's calibration was measured on, 0 if it was not."""
+def calibrated(models: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the models whose calibration was measured on `LEAST_SAMPLES` answers or more."""
+    return [model for model in models if _answers(model) >= LEAST_SAMPLES]
+
+
+def without_calibration(models: Sequence[Mapping[str, Any]]) -> str:
+    """Return why no calibration is shown, `""` where one is shown or none was measured."""
+    answers = max(map(_answers, models), default=0)
+    if not 0 < answers < LEAST_SAMPLES:
+        return ""
+    return f"Not shown: it needs {LEAST_SAMPLES:,} samples. There are {answers:,}."
+
+
+def _answers(model: Mapping[str, Any]) -> int:
     return sum(entry["samples"] for entry in (model.get("calibration") or {}).get("bins") or ())
 
 

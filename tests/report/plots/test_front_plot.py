@@ -7,10 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from keras_kd.report import complete_result
+from keras_kd.report.plots.figure import figure
 from keras_kd.report.plots.front_plot import (
     _box,
     _free_place,
+    _gap,
     _leader,
+    _lines,
     _meet,
     draw_front,
     letters,
@@ -80,6 +83,25 @@ def test_no_line_from_a_marker_crosses_a_label():
     labels.append(_box(25, 0, 10, 4))
     x, y, _ = _free_place((0, 0), 20, 8, (40,), labels, frame)
     assert x < 0 or y != 0
+
+
+def test_a_label_is_nearer_to_its_own_marker():
+    frame = SimpleNamespace(x0=-200, y0=-200, x1=200, y1=200)
+    marker = [_box(0, 0, 12, 12)]
+    for other in ((-16, 0), (16, 0), (0, 20), (12, 14)):
+        taken = [*marker, _box(*other, 12, 12)]
+        x, y, distance = _free_place((0, 0), 60, 8, (8, 20), taken, frame, [other])
+        label = _box(x, y, 60, 8)
+        # Else a line leads from the marker to it.
+        assert distance == 20 or _gap(label, other) >= 1.5 * _gap(label, (0, 0))
+
+
+def test_labels_stay_off_the_caps_of_error_bars():
+    with figure(3.0) as drawn:
+        axes = drawn.subplots()
+        (_, top) = axes.transData.transform((0.5, 0.7))
+        left, _, right, above = _lines(axes, [(0.5, 0.3, 0.5, 0.7)])[0]
+    assert right - left >= 2 * 2.5 and above > top
 
 
 def test_without_measurements_there_is_no_plot(result):
