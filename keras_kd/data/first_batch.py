@@ -170,7 +170,8 @@ def check_finite_data(batch: FirstBatch, student: keras.Model) -> None:
     known = [spec.name for spec in keras.tree.flatten(getattr(student, "inputs", None) or [])]
     names = known if len(known) == len(inputs) else list(map(str, range(len(inputs))))
     for name, part in zip(names, inputs, strict=True):
-        what = f"values of the input '{name}'" if len(names) > 1 else "values of the input"
+        numbered = len(names) == 1 and name.startswith("keras_tensor")  # by Keras
+        what = "values of the input" if numbered else f"values of the input '{name}'"
         check_finite(part, what, advice, batch.first_row)
 
 

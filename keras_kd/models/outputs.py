@@ -51,7 +51,9 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
             f"Labels must be numbers. Received: labels of type {values.dtype}, such as "
             f"{values.flat[0] if values.size else None!r}. Give each class a number, from 0."
         )
-    known = type(loss).__module__.split(".")[0] == "keras"
+    loss = keras.losses.get(loss)
+    kind = loss if hasattr(loss, "__name__") else type(loss)  # of a function, itself
+    known = kind.__module__.split(".")[0] == "keras"
     if known or is_finite(values):
         advice = "Remove such examples, or give them a sample weight of 0 and another label."
         check_finite(values, "labels", advice)
@@ -95,6 +97,17 @@ def check_labels(loss: Any, labels: Any, classes: int | None) -> None:
             f"Labels of shape {values.shape} do not fit a student with {classes} outputs: "
             f"CategoricalCrossentropy needs one-hot labels of shape (batch, {classes}); for "
             "integer labels use keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+        )
+    elif (
+        known
+        and not isinstance(loss, keras.losses.CTC)
+        and classes > 1
+        and (values.ndim == 1 or values.shape[-1] not in (1, classes))
+    ):
+        raise ValueError(
+            f"{kind.__name__} compares labels and outputs of equal shape. Received: labels "
+            f"of shape {values.shape} for {classes} outputs. For class numbers use "
+            "keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
         )
 
 

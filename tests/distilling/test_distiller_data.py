@@ -329,3 +329,15 @@ def test_labels_inside_of_a_dictionary_are_told():
     data = tf.data.Dataset.from_tensor_slices({"image": x, "label": y}).batch(8)
     with pytest.raises(ValueError, match=r"keys \['image', 'label'\].*as_supervised=True"):
         teaching().fit(data)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "binary_crossentropy", keras.losses.Huber()])
+def test_class_numbers_are_refused_where_shapes_must_be_equal(loss):
+    x, y = examples()
+    distiller = kd.Distiller(network(4), network(2), kd.losses.KLDivergence())
+    distiller.compile("sgd", loss)
+    with pytest.raises(ValueError, match=r"of equal shape.*SparseCategoricalCrossentropy"):
+        distiller.fit(x, y)
+    with pytest.raises(ValueError, match="of equal shape"):
+        distiller.fit(x, np.stack([y, y], 1))
+    distiller.fit(x, np.eye(3)[y], verbose=0)

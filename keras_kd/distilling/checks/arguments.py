@@ -142,8 +142,8 @@ def check_weights(weights: Any, losses: list[Any]) -> list[Any]:
     weights = list(weights)
     if len(weights) != len(losses):
         raise ValueError(
-            f"`distillation_loss_weights` has {len(weights)} weights, but there are {len(losses)} "
-            "distillation losses: give one weight per loss."
+            f"`distillation_loss_weights` needs one weight per loss. Received: {len(weights)} for "
+            f"{len(losses)} distillation losses."
         )
     return [scheduled("distillation_loss_weights", weight, least=0) for weight in weights]
 

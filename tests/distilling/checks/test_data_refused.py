@@ -59,7 +59,7 @@ def test_inputs_and_weights_that_are_not_finite_are_named(fit, value, data):
     x, y = data
     weights = np.ones(80, "float32")
     weights[70] = value
-    with pytest.raises(ValueError, match="sample weights"):
+    with pytest.raises(ValueError, match="Sample weights must"):
         fit(x, y, weights)
     x[70, 2] = value
     with pytest.raises(ValueError, match="input 'numbers'"):
@@ -110,7 +110,7 @@ def test_labels_that_are_not_finite_are_refused_or_warned_of(data):
     x, _ = data
     y = np.zeros((80, 3), "float32")
     y[40, 1] = np.nan
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(ValueError, match="Labels must be finite"):
         distiller(keras.losses.MeanSquaredError()).fit(x, y, verbose=0)
     with pytest.warns(UserWarning, match="labels hold NaN"):
         history = distiller(Known()).fit(x, y, verbose=0).history
