@@ -123,11 +123,13 @@ def _report_of(
     command = shlex.join(words)
     reports = [_moved(content, folder) for content in results if "models" in content]
     own: dict[str, Any] = {"models": [], "rows": {}, "notes": []}
-    own |= {"dataset": "", "part": "", "classes": []}
+    own |= {"dataset": "", "part": "", "samples": "", "classes": []}
     recipe = {}
     for content in results:
         if "models" not in content:
-            recipe[content["command"]] = content["settings"]
+            name = content["command"]
+            earlier = sum(key.split(" ")[0] == name for key in recipe)
+            recipe[f"{name} {earlier + 1}" if earlier else name] = content["settings"]
             if content["command"] == "measure":
                 _add_measured(own, content, folder)
     trainings = [c for c in results if "models" not in c and c["command"] in _TITLES]
@@ -145,6 +147,7 @@ def _report_of(
                 own["models"],
                 dataset=own["dataset"],
                 classes=own["classes"],
+                part=own["samples"],
                 command=command,
                 recipe=recipe,
                 notes=own["notes"],
@@ -171,6 +174,7 @@ def _add_measured(own: dict[str, Any], content: Mapping[str, Any], folder: pathl
 
     measured, settings = content["result"], content["settings"]
     dataset, split, part = measured_on(settings)
+    own["samples"] = {"all": ""}.get(settings.get("part"), settings.get("part") or split)
     known = own["dataset"]
     if known and dataset and os.path.realpath(dataset) == os.path.realpath(known):
         dataset = known  # one path, written in two ways

@@ -69,6 +69,16 @@ def report_of(work):
     }
 
 
+def test_every_measurement_and_its_part_are_on_the_page(keras_kd, work):
+    results = [
+        measurement(work / f"{name}.json", [f"{name}.keras"], part="validation") for name in "ab"
+    ]
+    assert keras_kd("report", *results)[0] == 0
+    report = json.loads((work / "runs/report/report.json").read_text())
+    assert report["part"] == "validation"
+    assert {"measure", "measure 2"} <= {*report["runs"][0]["recipe"]}
+
+
 def test_every_training_stands_at_its_model(keras_kd, work):
     distilled = write(
         work / "d.json", "distill", {"student": "new.keras"},
