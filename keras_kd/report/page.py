@@ -190,9 +190,11 @@ def at_export_text(found: Mapping[str, Any]) -> str:
         parts.append(f"{numbers.percent_text(found['agreement'])} of its model's answers")
     if found["signal_to_noise_db"] is not None:
         parts.append(f"{found['signal_to_noise_db']:.1f} dB")
-    kept = "held-out samples" if found["held_out"] else "samples that calibrated it"
-    ranges = "" if found["calibration"] is None else f", ranges by {found['calibration']}"
-    return f"{', '.join(parts) or 'no difference'} on {found['samples']} {kept}{ranges}"
+    samples = f"{found['samples']} sample{'s' * (found['samples'] != 1)}"
+    kept = f"{samples}, held out" if found["held_out"] else f"the {samples} of its calibration"
+    by = found["calibration"]
+    ranges = "" if by is None else ", trained ranges" if by == "trained" else f", {by} ranges"
+    return f"{', '.join(parts) or 'no difference'} on {kept}{ranges}"
 
 
 def _devices(models: list[dict[str, Any]]) -> list[dict[str, str]]:

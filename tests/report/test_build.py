@@ -197,6 +197,6 @@ def test_what_an_export_measured_stands_beside_the_file(tmp_path):
     card = kd.report.model_card(result, tmp_path / "card.md").read_text()
     assert "Student at export: 100.0 % of its model's answers" in card
     page, _ = write_report(result, tmp_path)
-    assert "on 64 held-out samples" in page.read_text()
+    assert "on 64 samples, held out" in page.read_text()
     other = model_result("student", "Student", model, measured(), layers=False)
     assert "at_export" not in other["file"]
