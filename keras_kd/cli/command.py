@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import re
@@ -9,14 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import click
+from click.core import augment_usage_errors
 
 from keras_kd.cli.console import Console, Outcome, stdout_to_stderr
 from keras_kd.cli.recipe import Tables, flag_of, read_recipe
 from keras_kd.system.arguments import number
 
 EXIT_CODES = """\
-exit codes: 0 done; 1 an error, in one line on stderr; 2 wrong usage; 3 a budget was exceeded;
-130 interrupted (rerun the command to resume)"""
+exit codes: 0 done; 1 an error, in one line on stderr; 2 wrong usage: an option that is unknown or
+missing, or a value that it does not take; 3 a budget was exceeded; 130 interrupted (rerun the
+command to resume)"""
 
 # The help's titles: of the options in each table of a recipe, and of those that no recipe holds.
 _TITLES = {
@@ -35,24 +38,53 @@ class Number(click.ParamType):
 
     Args:
         kind: `float` or `int`. Defaults to `float`.
+        nonzero: Whether it must not be 0. Defaults to `False`.
         **bounds: As for `keras_kd.system.arguments.number`.
     """
 
     name = "number"
 
-    def __init__(self, kind: type = float, **bounds: Any) -> None:
+    def __init__(self, kind: type = float, *, nonzero: bool = False, **bounds: Any) -> None:
         self.kind = kind
+        self.nonzero = nonzero
         self.bounds = bounds
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
-        """Return the number. What is not one is wrong usage; out of bounds is an error."""
+        """Return the number; anything else is wrong usage."""
         if isinstance(value, str):
             try:
                 value = self.kind(value)
             except ValueError:
                 kind = "whole number" if self.kind is int else "number"
                 self.fail(f"{value!r} is not a {kind}.", param, ctx)
-        return self.kind(number(param.name, value, owner=flag_of(param), **self.bounds))
+        if self.nonzero and value == 0:
+            self.fail(f"`{param.name}` must not be 0. Received: {param.name}=0.", param, ctx)
+        try:
+            return self.kind(number(param.name, value, **self.bounds))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Checked(click.ParamType):
+    """A text that a function takes; one that it refuses is wrong usage.
+
+    Args:
+        check: Raises `ValueError` for a text that it refuses. It may use Keras.
+    """
+
+    name = "text"
+
+    def __init__(self, check: Callable[[str], Any]) -> None:
+        self.check = check
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
+        """Return the text."""
+        _start_tensorflow()
+        try:
+            self.check(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 class Option(click.Option):
@@ -150,16 +182,19 @@ class Command(click.Command):
         """Parse the words.
 
         Raises:
-            ValueError: If a setting that must be given is given neither here nor in a recipe.
+            click.UsageError: If a setting that must be given is given neither here nor in a
+                recipe, or one has a value that it does not take.
         """
         try:
-            return super().parse_args(ctx, list(self._words(args)))
+            with augment_usage_errors(ctx):
+                return super().parse_args(ctx, list(self._words(args)))
         except click.MissingParameter as error:
             param: Any = error.param
             section = self.section(param)
-            raise ValueError(
+            raise click.UsageError(
                 f"`keras-kd {self.name}` needs {flag_of(param)}: {param.help}. "
-                f"(In a recipe: `{param.name}` in {f'[{section}]' if section else 'the top'}.)"
+                f"(In a recipe: `{param.name}` in {f'[{section}]' if section else 'the top'}.)",
+                ctx,
             ) from None
 
     def _words(self, args: list[str]) -> Iterator[str]:
@@ -191,7 +226,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Outcome:
         """Do the work."""
         console = ctx.ensure_object(Console)
-        with stdout_to_stderr(console.json):
+        with stdout_to_stderr(console.json), augment_usage_errors(ctx):
             _start_tensorflow()
             return self.run(self.values(ctx), console)
 
@@ -212,7 +247,8 @@ class Command(click.Command):
             ValueError: If one that must be given is missing, or one is out of bounds.
         """
         defaults = {**self._kept(tables), **(given or {})}
-        return self.values(self.make_context(self.name, [], default_map=defaults))
+        with usage_errors_of_recipe():
+            return self.values(self.make_context(self.name, [], default_map=defaults))
 
     def _kept(self, tables: Tables) -> dict[str, Any]:
         """Return the settings in a recipe's tables."""
@@ -255,6 +291,24 @@ def commands() -> dict[str, Command]:
     """Return all commands by name, while one of them is at work."""
     group: Any = click.get_current_context().find_root().command
     return dict(group.commands)
+
+
+@contextlib.contextmanager
+def wrong_usage() -> Iterator[None]:
+    """Make what is refused within wrong usage: it depends on the words alone, not on files."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+
+
+@contextlib.contextmanager
+def usage_errors_of_recipe() -> Iterator[None]:
+    """Make wrong usage within an error: a recipe is wrong, not the words of the command line."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise ValueError(error.format_message()) from None
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

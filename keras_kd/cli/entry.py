@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words behind the command. Defaults to `None`: those of this process.
 
     Returns:
-        The exit code: 0, 1 after an error, 3 if a budget was exceeded, 130 if interrupted. Wrong
-        usage ends the process with 2.
+        The exit code: 0, 1 after an error, 2 after wrong usage, 3 if a budget was exceeded, 130 if
+        interrupted.
     """
     console = Console()
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _show_error(error.format_message(), console)
+        return error.exit_code
     except KeyboardInterrupt:
         _fail("interrupted; rerun the command to resume.", console)
         return 130
@@ -96,6 +97,10 @@ def _line(error: Exception) -> str:
 
 def _fail(line: str, console: Console) -> None:
     print(f"keras-kd: {shown(line)}", file=sys.stderr, flush=True)
+    _show_error(line, console)
+
+
+def _show_error(line: str, console: Console) -> None:
     if console.json:
         console.show(Outcome({"error": line}, ""))
 

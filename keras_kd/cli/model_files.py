@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from keras_kd.cli.named import object_name
 from keras_kd.system.files import write_json
 from keras_kd.system.reading import read_json
 
@@ -79,11 +80,7 @@ def custom_objects(names: Sequence[str] | None) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for text in names or []:
-        module, _, name = text.partition(":")
-        if not module or not name:
-            raise ValueError(
-                f"--custom-objects takes MODULE:NAME, such as my_layers:Gate. Received: {text!r}."
-            )
+        module, name = object_name(text)
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         try:

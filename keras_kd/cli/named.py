@@ -1,14 +1,16 @@
-"""Losses, hints and stages as text: `prune(0.75, epochs=4)`."""
+"""Losses, hints, stages and formats as text: `prune(0.75, epochs=4)`."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_kd.system.arguments import number
-from keras_kd.system.names import did_you_mean
+from keras_kd.system.names import did_you_mean, one_of
 
 
 def parse_call(text: str, what: str) -> tuple[str, list[Any], dict[str, Any]]:
@@ -35,9 +37,82 @@ def parse_call(text: str, what: str) -> tuple[str, list[Any], dict[str, Any]]:
 
 
 def nearest(name: str, names: Any) -> str:
-    """Return a sentence that offers the nearest of `names`, or all of them."""
+    """Return a sentence that offers the nearest of `names`, those with a near word, or all."""
     known = sorted(names)
-    return did_you_mean(name, known).strip() or f"There are: {', '.join(known)}."
+    if suggestion := did_you_mean(name, known).strip():
+        return suggestion
+    words = {word for one in known for word in one.split("_")}
+    found = difflib.get_close_matches(name, sorted(words), n=1, cutoff=0.6)
+    near = [one for one in known if found and found[0] in one.split("_")]
+    if len(near) == 1:
+        return f"Did you mean '{near[0]}'?"
+    return f"Did you mean one of: {', '.join(near)}?" if near else f"There are: {', '.join(known)}."
+
+
+def check_format(text: str) -> None:
+    """Refuse a text that is not a format of `export_tflite`."""
+    from keras_kd.export.options import QUANTIZATIONS
+
+    one_of("FORM", text, QUANTIZATIONS)
+
+
+def check_calibration(text: str, quantization: str = "int8") -> None:
+    """Refuse a text that is not a way to calibrate, or not one of this format."""
+    from keras_kd.export.ways import way_of
+
+    way_of(text, quantization)
+
+
+def check_optimizer(text: str) -> None:
+    """Refuse a text that is not the name of a Keras optimizer."""
+    import keras
+
+    try:
+        keras.optimizers.get(text)
+    except (TypeError, ValueError):
+        kinds = [kind for kind in vars(keras.optimizers).values() if inspect.isclass(kind)]
+        names = {kind.__name__.lower() for kind in kinds if "Optimizer" not in kind.__name__}
+        raise ValueError(
+            f"There is no Keras optimizer '{text}'. {nearest(text.lower(), names)}"
+        ) from None
+
+
+def shrink_ratio(text: str) -> float | None:
+    """Return the ratio of `shrink:RATIO`, and `None` for any other text.
+
+    Raises:
+        ValueError: If it is not a number of at least 0 and below 1.
+    """
+    name, colon, ratio = text.partition(":")
+    if not colon or name != "shrink":
+        return None
+    value: Any = ratio
+    with contextlib.suppress(ValueError):
+        value = float(ratio)
+    advice = "It is the fraction of the channels that is removed: shrink:0.5 removes half."
+    found: float = number("RATIO", value, owner="shrink:RATIO", least=0, below=1, advice=advice)
+    return found
+
+
+def check_device(text: str) -> None:
+    """Refuse a text that is not a device of `device_cost`."""
+    from keras_kd.measuring.device_cost import DEVICES
+
+    one_of("device", text, DEVICES)
+
+
+def object_name(text: str) -> tuple[str, str]:
+    """Return module and name of `module:Name`.
+
+    Raises:
+        ValueError: If the text is not of this form.
+    """
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise ValueError(
+            f"A custom object is written MODULE:NAME, such as my_layers:Gate. Received: {text!r}."
+        )
+    return module, name
 
 
 def make_call(
@@ -47,7 +122,7 @@ def make_call(
 
     Args:
         text: As in `parse_call`.
-        classes: The classes by name.
+        classes: The classes by name, which may be written in capitals or without underscores.
         what: What it is, for errors.
         defaults: Arguments which are given unless the text gives them, to classes that take them.
             Defaults to `None`.
@@ -56,9 +131,11 @@ def make_call(
         ValueError: If there is no such class, or it has no such argument or refuses its value.
     """
     name, positional, keywords = parse_call(text, what)
-    if name not in classes:
+    by_letters = {_letters(known): kind for known, kind in classes.items()}
+    kind = by_letters.get(_letters(name))
+    if kind is None:
         raise ValueError(f"There is no {what.split(' ', 1)[-1]} '{name}'. {nearest(name, classes)}")
-    signature = inspect.signature(classes[name])
+    signature = inspect.signature(kind)
     for key in keywords:
         if key not in signature.parameters:
             raise ValueError(
@@ -74,13 +151,17 @@ def make_call(
         if key in signature.parameters and key not in given
     }
     try:
-        return classes[name](*positional, **keywords, **added)
+        return kind(*positional, **keywords, **added)
     except TypeError as error:
         raise ValueError(f"'{text}': {error}.") from None
 
 
+def _letters(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
 def loss_classes() -> dict[str, type]:
-    """Return the losses of `keras_kd.losses` by name: `kl_divergence`, `fit_net` or `fitnet`."""
+    """Return the losses of `keras_kd.losses` by name: `kl_divergence`, `fit_net`."""
     from keras_kd import losses
     from keras_kd.losses.shared.base import DistillationLoss
     from keras_kd.system.names import snake_case
@@ -92,7 +173,6 @@ def loss_classes() -> dict[str, type]:
         is_loss = inspect.isclass(value) and issubclass(value, DistillationLoss)
         if is_loss and value not in left_out:
             found[snake_case(name)] = value
-            found[snake_case(name).replace("_", "")] = value
     return found
 
 
@@ -103,6 +183,11 @@ def stage_classes() -> dict[str, type]:
 
     stages = (kd.Shrink, kd.LowRank, kd.Prune, kd.Cluster, kd.QuantizeAware)
     return {snake_case(stage.__name__): stage for stage in stages}
+
+
+def make_stage(text: str, defaults: Mapping[str, Any] | None = None) -> Any:
+    """Return the stage that a text describes; arguments as of `make_call`."""
+    return make_call(text, stage_classes(), "a stage", defaults)
 
 
 def make_stages(
@@ -120,8 +205,44 @@ def make_stages(
     """
     defaults: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
     defaults = {key: value for key, value in defaults.items() if value is not None}
-    classes = stage_classes()
-    return [make_call(text, classes, "a stage", defaults) for text in texts]
+    return [make_stage(text, defaults) for text in texts]
+
+
+def make_loss(text: str, defaults: Mapping[str, Any] | None = None) -> tuple[Any, float]:
+    """Return the loss that `loss` or `loss:weight` describes, and its weight.
+
+    Args:
+        text: The text.
+        defaults: As for `make_call`.
+
+    Raises:
+        ValueError: If it is not of this form, or names no loss.
+    """
+    name, weight = _weighted(text)
+    return make_call(name, loss_classes(), "a loss", defaults), weight
+
+
+def make_hint(text: str) -> tuple[Any, float]:
+    """Return the hint that a text describes, and its weight.
+
+    Args:
+        text: `teacher_layer:student_layer`, `...:loss` or `...:loss:weight`; several layers are
+            joined by commas.
+
+    Raises:
+        ValueError: If it is not of this form, or names no loss.
+    """
+    import keras_kd as kd
+
+    parts = text.split(":")
+    if not 2 <= len(parts) <= 4 or not all(part.strip() for part in parts):
+        raise ValueError(
+            "A hint is written TEACHER_LAYER:STUDENT_LAYER, with a loss and a weight behind "
+            f"further colons. Received: {text!r}."
+        )
+    theirs, ours = (part.split(",") if "," in part else part for part in parts[:2])
+    loss, weight = make_loss(":".join(parts[2:]) or "fit_net")
+    return kd.Hint(theirs, ours, loss=loss), weight
 
 
 def make_losses(
@@ -130,38 +251,17 @@ def make_losses(
     """Return the distillation losses and their weights.
 
     Args:
-        losses: Texts `loss` or `loss:weight`.
-        hints: Texts `teacher_layer:student_layer`, `...:loss` or `...:loss:weight`; several
-            layers are joined by commas.
+        losses: Texts as for `make_loss`.
+        hints: Texts as for `make_hint`.
         temperature: Of losses that take one and do not give their own.
         from_logits: Whether the outputs that are compared are logits.
 
     Raises:
         ValueError: If a text is not of this form, or names no loss.
     """
-    import keras_kd as kd
-
-    classes = loss_classes()
     defaults = {"temperature": temperature, "from_logits": from_logits}
-    made: list[Any] = []
-    weights: list[float] = []
-    for text in losses:
-        name, weight = _weighted(text)
-        loss = make_call(name, classes, "a loss", defaults)
-        made.append(loss)
-        weights.append(weight)
-    for text in hints:
-        parts = text.split(":")
-        if not 2 <= len(parts) <= 4 or not all(part.strip() for part in parts):
-            raise ValueError(
-                "A hint is written TEACHER_LAYER:STUDENT_LAYER, with a loss and a weight behind "
-                f"further colons. Received: {text!r}."
-            )
-        theirs, ours = (part.split(",") if "," in part else part for part in parts[:2])
-        name, weight = _weighted(":".join(parts[2:]) or "fit_net")
-        made.append(kd.Hint(theirs, ours, loss=make_call(name, classes, "a loss")))
-        weights.append(weight)
-    return made, weights
+    made = [make_loss(text, defaults) for text in losses] + [make_hint(text) for text in hints]
+    return [loss for loss, _ in made], [weight for _, weight in made]
 
 
 def _weighted(text: str) -> tuple[str, float]:

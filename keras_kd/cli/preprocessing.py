@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import click
+
 # Tells a stored preprocessing of this form from those that were written by hand.
 _FORMULA = "pixel / scale + offset"
 
@@ -94,8 +96,6 @@ def resolve_preprocessing(
                 "trained on 0..1, --scale 127.5 --offset -1 for -1..1, --scale 1 for 0..255."
             )
         scale = 1.0
-    if scale == 0:
-        raise ValueError("--scale must not be 0: pixels are divided by it.")
     return Preprocessing(scale, offset or 0.0, shape)
 
 
@@ -103,11 +103,11 @@ def teachers_scale(settings: Mapping[str, Any]) -> tuple[float, float] | None:
     """Return `--teacher-scale` and `--teacher-offset`, or `None` if neither is given.
 
     Raises:
-        ValueError: If the offset is given without the scale.
+        click.UsageError: If the offset is given without the scale.
     """
     scale, offset = settings["teacher_scale"], settings["teacher_offset"]
     if scale is None and offset is not None:
-        raise ValueError(
+        raise click.UsageError(
             "--teacher-offset is added to pixel / --teacher-scale, which is not given. Received: "
             f"--teacher-offset {offset:g}. Add --teacher-scale, which is 1 for a teacher whose "
             "pixels are not divided."

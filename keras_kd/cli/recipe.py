@@ -89,9 +89,8 @@ def _checked(
     try:
         converted = [param.type.convert(part, param, None) for part in parts]
     except click.BadParameter as error:
-        raise ValueError(f"{place}: `{key}`: {error.message}") from None
-    except ValueError as error:
-        raise ValueError(f"{place}: {str(error).removeprefix(f'{flag_of(param)}: ')}") from None
+        named = "" if error.message.startswith(f"`{key}`") else f"`{key}`: "
+        raise ValueError(f"{place}: {named}{error.message}") from None
     return converted if several else converted[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pathlib
 import re
 from typing import Any, Protocol
@@ -61,6 +62,15 @@ def open_source(text: str, default_split: str = "train") -> Source:
     if not re.fullmatch(r"[A-Za-z]\w*(/[\w.-]+)?(:.+)?", text):
         raise FileNotFoundError(f"There is no folder and no .npz file '{text}'. {_FORMS}.")
     return NamedDataset(text, default_split)
+
+
+def _near(name: str) -> str:
+    """Return a sentence that offers a TFDS dataset of nearly this name, else what may be given."""
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(re.split("[:/]", name)[0], known, n=1, cutoff=0.8)
+    return f"Did you mean '{close[0]}'?" if close else f"{_FORMS}."
 
 
 def _is_hidden(path: pathlib.Path) -> bool:
@@ -232,7 +242,7 @@ class NamedDataset:
         except ValueError as error:
             if "There is no dataset" in str(error):
                 raise FileNotFoundError(
-                    f"There is no folder, .npz file or TFDS dataset '{text}'. {error}"
+                    f"There is no folder, .npz file or TFDS dataset '{text}'. {_near(name)}"
                 ) from None
             raise
         if isinstance(loaded, dict):

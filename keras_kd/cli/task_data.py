@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -168,7 +169,8 @@ def warn_of_training_data(
         path: The model's file.
         notes: Its notes.
         source: The data to measure on.
-        indices: Which examples of it. `None` takes all.
+        indices: Which examples of it, by `--validation-split` and `--seed` of the command. `None`
+            takes all.
         settings: Those of the command. They stand for what notes of earlier versions do not say.
     """
     measured = np.arange(source.count) if indices is None else indices
@@ -178,8 +180,13 @@ def warn_of_training_data(
     advice = "Give other data."
     if len(divisions) == 1 and not seen.all():
         part, seed = divisions.pop()
-        option = "--part validation " if "part" in settings else ""
-        advice = f"{option}--validation-split {part:g} --seed {seed} is what was held out."
+        options = f"--validation-split {part:g} --seed {seed}"
+        advice = f"{options} is what was held out."
+        if indices is None:  # by a command that has no such options, or does not divide these data
+            words = (
+                f"keras-kd measure --data {shlex.quote(source.text)} --part validation {options}"
+            )
+            advice = f"`{words}` measures on what was held out."
     count = int(seen[measured].sum())
     warn_user(
         f"'{path}' was trained on {count:,} of the {len(measured):,} examples: this is not "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
 
 from keras_kd.cli import main
+from keras_kd.cli.commands import COMMANDS
 
 CLASSES = ["cat", "dog", "fish"]
 
@@ -84,6 +86,19 @@ def keras_kd(work, capsys):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def files_of_help():
+    """Return a function that gives the files which a command's help says that it writes."""
+
+    def find(command):
+        text = COMMANDS[command].help.split("--out then holds")[1]
+        found = set(re.findall(r"\w[\w./]*\.(?:keras|html|json|toml)\b(?:\.json)?", text))
+        assert {"result.json", "recipe.toml"} <= found
+        return sorted(found)
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,16 @@
 import click
 import pytest
 
+from keras_kd.cli.command import Checked, Number
+from keras_kd.cli.commands import COMMANDS
+from keras_kd.cli.recipe import flag_of
+
+# Names of files, folders and datasets; texts for people; a time, which `kd.search` reads.
+FREE = {
+    "budget", "calibration_data", "class_names", "data", "files", "model", "out", "recipe",
+    "results", "student", "teacher", "test_data", "title", "validation_data",
+}  # fmt: skip
+
 
 def test_several_values_stand_behind_one_option(parse_command):
     words = ["distill", "--teacher", "t", "--loss", "kl_divergence", "rkd:0.02", "--epochs", "3"]
@@ -61,7 +71,30 @@ def test_a_recipe_gives_what_is_not_given(parse_command, tmp_path):
     assert settings["batch_size"] == 32
 
 
-def test_options_of_numbers_name_themselves(parse_command):
-    for words in (["--epochs", "0"], ["--temperature", "nan"], ["--validation-split", "-1"]):
-        with pytest.raises(ValueError, match=f"^{words[0]}: "):
-            parse_command("distill", *words)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_value_that_an_option_does_not_take_is_wrong_usage(parse_command, name):
+    for param in COMMANDS[name].settings:
+        if isinstance(param.type, (click.Choice, Checked)):
+            wrong = ["shrink:1.5" if param.name == "student" else "?"]
+        elif isinstance(param.type, Number):
+            wrong = ["nan" if param.type.kind is float else "1.5", "x"]
+            bounds = param.type.bounds
+            wrong += ["-1"] if {"least", "above"} & set(bounds) else []
+            wrong += [str(bounds[key] + 1) for key in ("most", "below") if key in bounds]
+            wrong += ["0"] if param.type.nonzero else []
+        else:
+            assert getattr(param, "is_flag", False) or param.name in FREE, param.name
+            continue
+        for value in wrong:
+            with pytest.raises(click.BadParameter) as caught:
+                parse_command(name, flag_of(param), value)
+            assert caught.value.exit_code == 2
+            assert f"'{flag_of(param)}'" in caught.value.format_message()
+
+
+@pytest.mark.parametrize("name", ["check", "compress"])
+def test_a_stage_that_is_refused_is_named_as_it_was_given(parse_command, name):
+    for words in (["--prune", "1.5"], ["--cluster", "many"], ["--quantize-aware", "-1"]):
+        with pytest.raises(click.BadParameter) as caught:
+            parse_command(name, *words)
+        assert f"'{words[0]}'" in caught.value.format_message()

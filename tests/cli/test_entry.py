@@ -25,13 +25,25 @@ def test_version(capsys):
         ["unknown"],
         ["distill", "--epochs", "a"],
         ["distill", "--epoch", "3"],
+        ["distill", "--epochs", "0"],
+        ["distill", "--loss"],
+        ["distill", "--teacher", "absent.keras"],
+        ["compress", "--prune", "2"],
+        ["export", "absent.keras", "--quantization", "int9"],
+        ["measure", "absent.tflite", "--max-drop", "1"],
     ],
 )
 def test_wrong_words_end_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert capsys.readouterr().out == ""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("Usage: keras-kd")
+
+
+def test_wrong_values_are_told_in_json_too(capsys):
+    assert main(["distill", "--student", "shrink:1.5", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "--student" in error and "shrink:" in error and "1.5" in error
 
 
 def test_an_error_is_one_line(tmp_path, capsys):

@@ -80,5 +80,5 @@ def test_custom_objects(work, monkeypatch):
 
 @pytest.mark.parametrize("text", ["Gate", "absent_module:Gate", "json:absent"])
 def test_custom_objects_that_are_not_there(text):
-    with pytest.raises(ValueError, match="--custom-objects"):
+    with pytest.raises(ValueError, match=f"MODULE:NAME.*'{text}'|--custom-objects {text}"):
         custom_objects([text])

@@ -4,6 +4,7 @@ import keras_kd as kd
 from keras_kd.cli.named import (
     loss_classes,
     make_call,
+    make_loss,
     make_losses,
     make_stages,
     nearest,
@@ -16,7 +17,12 @@ def test_every_loss_has_a_name():
     public = {getattr(kd.losses, name) for name in dir(kd.losses) if name[0].isupper()}
     left_out = {kd.losses.DistillationLoss, kd.losses.CRD, kd.losses.TopKLogits}
     assert classes == public - left_out
-    assert loss_classes()["fit_net"] is loss_classes()["fitnet"] is kd.losses.FitNet
+    assert len(loss_classes()) == len(classes)
+
+
+@pytest.mark.parametrize("name", ["fit_net", "fitnet", "FitNet"])
+def test_a_loss_is_found_by_its_letters(name):
+    assert isinstance(make_loss(name)[0], kd.losses.FitNet)
 
 
 def test_losses_and_hints():
@@ -112,5 +118,14 @@ def test_make_call_refuses(text, message):
         make_call(text, {"thing": Thing}, "a thing")
 
 
-def test_nearest_lists_all_where_nothing_is_near():
-    assert nearest("xyz", ["prune", "cluster"]) == "There are: cluster, prune."
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("xyz", "There are: cluster, kl_divergence, skew_kl."),
+        ("clustr", "Did you mean 'cluster'?"),
+        ("divergense", "Did you mean 'kl_divergence'?"),
+        ("klll", "Did you mean one of: kl_divergence, skew_kl?"),
+    ],
+)
+def test_nearest(name, said):
+    assert nearest(name, ["skew_kl", "kl_divergence", "cluster"]) == said

@@ -65,8 +65,6 @@ def test_what_is_ambiguous_is_refused():
     stored = Preprocessing(255.0, 0.0, shape).to_dict()
     with pytest.raises(ValueError, match="trained with --scale 255 --offset 0: leave both out"):
         resolve_preprocessing(shape, 1.0, None, stored, plain, True)
-    with pytest.raises(ValueError, match="must not be 0"):
-        resolve_preprocessing(shape, 0.0, None, None, plain, True)
 
 
 def test_scaling_inside_a_backbone_is_seen():

@@ -56,6 +56,7 @@ def test_what_is_given_goes_before_the_recipe(tmp_path):
         ("[teaching]\ncache_teacher = 1\n", "`cache_teacher` must be true or false"),
         ("[teaching]\ntemperature = nan\n", "`temperature` must be a finite number"),
         ("[compress]\nsize_of = 'int3'\n", "`size_of`: 'int3' is not one of 'float32', .*'int8'"),
+        ("[export]\nquantization = ['int9']\n", r"\[export\]: `quantization`: .*'int8'"),
         ("[run]\n", r"no table \[run\]"),
     ],
 )
@@ -69,7 +70,7 @@ def test_what_must_be_given_is_named():
         DISTILL.settings_of({}, {"teacher": "a", "data": "b"})
     with pytest.raises(ValueError, match=r"needs FILE: .*`files` in \[measure\]"):
         COMMANDS["measure"].settings_of({}, {"data": "b"})
-    with pytest.raises(ValueError, match="--epochs: `epochs` must be a number of at least 1"):
+    with pytest.raises(ValueError, match="'--epochs': `epochs` must be a number of at least 1"):
         DISTILL.settings_of({}, {**GIVEN, "epochs": 0})
 
 

@@ -74,12 +74,15 @@ def test_tfds_names_and_splits():
     [
         ("absent/folder!", "There is no folder and no .npz file 'absent/folder!'. Give a folder"),
         ("absent.npz", "There is no file 'absent.npz'"),
-        ("digit", "no folder, .npz file or TFDS dataset 'digit'.*digits"),
+        ("digit", "no folder, .npz file or TFDS dataset 'digit'. Did you mean 'digits'"),
+        ("fashion_mnst:train", "'fashion_mnst:train'. Did you mean 'fashion_mnist'"),
+        *((name, f"dataset '{name}'. Give a folder") for name in ("nopics", "photos", "my_cats")),
     ],
 )
 def test_what_is_not_there(work, text, message):
-    with pytest.raises(FileNotFoundError, match=message):
+    with pytest.raises(FileNotFoundError, match=message) as caught:
         open_source(text)
+    assert str(caught.value).count(f"'{text}'") == 1
 
 
 def test_folders_that_are_no_classes_are_refused(work):

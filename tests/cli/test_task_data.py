@@ -1,3 +1,4 @@
+import shlex
 from types import SimpleNamespace
 
 import numpy as np
@@ -91,6 +92,23 @@ def test_training_data_is_told(recwarn, training, text, split, seen):
     said = " ".join(str(warning.message) for warning in recwarn)
     assert f"'m.keras' was trained on {seen} of the 10 examples" in said if seen else not said
     assert ("--validation-split 0.1 --seed 3" in said) is (seen == 9)
+
+
+@pytest.mark.parametrize("indices", [None, np.arange(10)])
+def test_the_advice_names_options_that_its_command_has(recwarn, parse_command, indices):
+    settings = {"data": "a b.npz", "validation_data": None, "validation_split": 0.2, "seed": 3}
+    notes = {"trained_on": [training_of(settings)]}
+    source = SimpleNamespace(text="a b.npz", split=None, count=10)
+    warn_of_training_data("m.keras", notes, source, indices, settings)
+    said = str(recwarn.pop().message)
+    if indices is None:
+        words = shlex.split(said.split("`")[1])
+        assert words[0] == "keras-kd"
+        advised = parse_command(*words[1:])
+        assert {name: advised[name] for name in settings} == settings
+        assert advised["part"] == "validation"
+    else:  # by the command's own options
+        assert said.endswith("--validation-split 0.2 --seed 3 is what was held out.")
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5])

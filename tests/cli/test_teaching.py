@@ -3,6 +3,7 @@
 import warnings
 from types import SimpleNamespace
 
+import click
 import keras
 import numpy as np
 import pytest
@@ -136,7 +137,9 @@ def test_other_names_of_classes_are_refused():
 
 def test_an_offset_of_the_teacher_without_its_scale_is_refused():
     shape = (4, 4, 1)
-    with pytest.raises(ValueError, match=r"Received: --teacher-offset -1. Add --teacher-scale"):
+    with pytest.raises(
+        click.UsageError, match=r"Received: --teacher-offset -1. Add --teacher-scale"
+    ):
         adapter(shape, shape, Preprocessing(255.0, 0.0, shape), teacher_offset=-1.0)
 
 

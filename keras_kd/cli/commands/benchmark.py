@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from keras_kd.cli.command import Command, Option
+from keras_kd.cli.command import Checked, Command, Option
 from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.named import check_format
 from keras_kd.cli.shared_options import DATA_HELP, custom_objects_option, input_options, out_option
 
 COMMAND = Command(
@@ -26,7 +27,8 @@ listed with the reason. --calibration-data is for int8 and int16x8.""",
         Option("calibration_data", "training data to calibrate with, given in the same way",
                section="data", metavar="DATA"),
         *input_options(),
-        Option("quantization", "the forms (default: all)", metavar="FORM", multiple=True),
+        Option("quantization", "the forms (default: all)", metavar="FORM", multiple=True,
+               type=Checked(check_format)),
         out_option("runs/benchmark"),
         custom_objects_option(),
     ),

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from keras_kd.cli.command import Command, Option
-from keras_kd.cli.commands.compress import stage_shortcuts
+from keras_kd.cli.command import Checked, Command, Option
+from keras_kd.cli.commands.compress import STAGE, stage_shortcuts
 from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.named import check_format
 from keras_kd.cli.shared_options import custom_objects_option
 
 COMMAND = Command(
@@ -26,9 +27,9 @@ With stages or --exports, the exit code is 1 if one of them will be refused.""",
     params=(
         click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),
         Option("stages", "stages in full, as in `keras-kd compress`", metavar="STAGE",
-               multiple=True),
+               multiple=True, type=STAGE),
         Option("exports", "formats of `keras-kd export` (default: all)", metavar="FORM",
-               multiple=True),
+               multiple=True, type=Checked(check_format)),
         Option("convert", "run a trial conversion and name the operators", type=bool,
                default=False),
         Option("table", "one line per layer instead of a summary", type=bool, default=False),

@@ -8,9 +8,17 @@ from typing import Any
 
 import click
 
-from keras_kd.cli.command import Command, Number, Option
+from keras_kd.cli.command import Checked, Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.shared_options import data_options, run_options, teaching_options
+from keras_kd.cli.named import make_stage
+from keras_kd.cli.shared_options import (
+    data_options,
+    run_options,
+    teaching_options,
+    validation_needed,
+)
+
+STAGE = Checked(make_stage)
 
 # How an option such as --prune becomes a stage: name, what the number is, help.
 _SHORTCUTS = (
@@ -26,12 +34,18 @@ class _Shortcut(Option):
     """An option that is a stage among `--stages`, in the order of the command line."""
 
     def words(self, values: Iterable[str]) -> list[str]:
-        """Return the words that give the stage in full."""
+        """Return the words that give the stage in full.
+
+        Raises:
+            click.BadParameter: If there is no such stage, while the name of this option is known.
+        """
         found = []
         for value in values:
             amount, _, epochs = value.partition(":") if self.amount else ("", "", value)
             parts = [amount, f"epochs={epochs}" if epochs else ""]
-            found.append(f"--stages={self.name}({', '.join(part for part in parts if part)})")
+            stage = f"{self.name}({', '.join(part for part in parts if part)})"
+            STAGE.convert(stage, self, click.get_current_context())
+            found.append(f"--stages={stage}")
         return found
 
     def __init__(self, name: str, amount: str, help: str) -> None:
@@ -70,7 +84,8 @@ reached.""",
     params=(
         Option("student", "the trained student: .keras", metavar="FILE", required=True),
         Option("stages", "stages in full, with any argument of their class: 'prune(0.75, "
-               "scope=\"global\")'", metavar="STAGE", multiple=True, required=True),
+               "scope=\"global\")'", metavar="STAGE", multiple=True, required=True,
+               type=STAGE),
         *data_options(),
         *teaching_options(),
         Option("epochs", "of a stage that does not give its own", type=Number(int, least=0),
@@ -112,6 +127,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     )
 
     limit, zipped = _size_limit(settings)
+    if settings["max_drop"] is not None:
+        validation_needed(settings, "--max-drop is measured on validation data")
     stages = make_stages(settings["stages"], settings["epochs"], settings["learning_rate"])
     folder = OutFolder(COMMAND, settings, [settings["teacher"], settings["student"]])
     if (done := folder.done(console)) is not None:
@@ -121,8 +138,6 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     student = load_model(settings["student"], settings["custom_objects"])
     warn_of_lost_stages(student, {"Prune", *(type(stage).__name__ for stage in stages)})
     data = task_data(settings, teacher, student, console)
-    if settings["max_drop"] is not None and data.validation is None:
-        raise ValueError("--max-drop is measured on validation data: give --validation-data.")
     distiller = make_distiller(settings, teacher, student, data.preprocessing)
     compile_distiller(distiller, student, "adam")
     common: dict[str, Any] = {"stages": stages, "verbose": console.verbose}
@@ -176,10 +191,10 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 def _size_limit(settings: dict[str, Any]) -> tuple[int | None, bool]:
     limits = [settings["max_bytes"], settings["max_zipped_bytes"]]
     if None not in limits:
-        raise ValueError("Give --max-bytes or --max-zipped-bytes, not both.")
+        raise click.UsageError("Give --max-bytes or --max-zipped-bytes, not both.")
     limit = limits[0] if limits[0] is not None else limits[1]
     if limit is not None and settings["max_drop"] is not None:
-        raise ValueError(
+        raise click.UsageError(
             "--max-drop cannot be combined with a limit on the size, which decides on the strength "
             "of the stages. Leave one out; `keras-kd measure` checks both afterwards."
         )

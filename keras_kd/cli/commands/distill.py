@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import TYPE_CHECKING, Any
 
-from keras_kd.cli.command import Command, Number, Option
+from keras_kd.cli.command import Checked, Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.named import check_optimizer, shrink_ratio
 from keras_kd.cli.shared_options import data_options, run_options, teaching_options
 
 if TYPE_CHECKING:
@@ -27,13 +29,15 @@ important half of its channels.""",
                    --loss kl_divergence rkd:0.02 --hint block4_out:block2_out:fit_net:0.5""",
     params=(
         Option("student", "a saved model, or shrink:RATIO for the teacher without this fraction of "
-               "its channels", metavar="FILE|shrink:RATIO", required=True),
+               "its channels", metavar="FILE|shrink:RATIO", required=True,
+               type=Checked(shrink_ratio)),
         *data_options(),
         *teaching_options(),
         Option("epochs", "passes over the data", type=Number(int, least=1), default=10),
         Option("learning_rate", "of the optimizer", type=Number(least=0.0), default=1e-3,
                metavar="RATE"),
-        Option("optimizer", "a Keras optimizer by name", default="adam", metavar="NAME"),
+        Option("optimizer", "a Keras optimizer by name", default="adam", metavar="NAME",
+               type=Checked(check_optimizer)),
         *run_options("runs/distill"),
     ),
 )  # fmt: skip
@@ -59,10 +63,13 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.models.weights import check_finite_weights
     from keras_kd.system.files import atomic_path
 
-    shrunk = settings["student"].startswith("shrink:")
-    if shrunk:
-        _ratio(settings["student"])
-    files = [settings["teacher"], None if shrunk else settings["student"]]
+    file = settings["student"] if shrink_ratio(settings["student"]) is None else None
+    if file is not None and not pathlib.Path(file).is_file():
+        raise FileNotFoundError(
+            f"There is no file '{file}'. Received: --student {file}. Give a saved model (.keras), "
+            "or shrink:RATIO, such as shrink:0.5."
+        )
+    files = [settings["teacher"], file]
     folder = OutFolder(COMMAND, settings, files)
     if (done := folder.done(console)) is not None:
         return Outcome(done, _text(done))
@@ -72,7 +79,8 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     warn_of_lost_stages(student)
     data = task_data(settings, teacher, student, console)
     distiller = make_distiller(settings, teacher, student, data.preprocessing)
-    compile_distiller(distiller, student, _optimizer(settings))
+    optimizer = type(keras.optimizers.get(settings["optimizer"]))
+    compile_distiller(distiller, student, optimizer(learning_rate=settings["learning_rate"]))
     _say_sizes(teacher, student, console)
     with folder.begun(), damaged_images_named(data):
         train = training_batches(settings, data, distiller, folder.path, console)
@@ -117,32 +125,11 @@ def _student(settings: dict[str, Any], teacher: LoadedModel, console: Console) -
     from keras_kd.cli.model_files import LoadedModel, load_model
 
     text = settings["student"]
-    if not text.startswith("shrink:"):
+    ratio = shrink_ratio(text)
+    if ratio is None:
         return load_model(text, settings["custom_objects"])
-    ratio = _ratio(text)
     console.say(f"Student: the teacher without {ratio:.0%} of its channels")
     return LoadedModel(text, kd.shrink(teacher.keras_model, ratio), teacher.notes)
-
-
-def _ratio(text: str) -> float:
-    try:
-        return float(text.removeprefix("shrink:"))
-    except ValueError:
-        raise ValueError(
-            f"--student {text}: expected a number after the colon, such as shrink:0.5."
-        ) from None
-
-
-def _optimizer(settings: dict[str, Any]) -> Any:
-    import keras
-
-    try:
-        kind = type(keras.optimizers.get(settings["optimizer"]))
-    except ValueError:
-        raise ValueError(
-            f"There is no Keras optimizer '{settings['optimizer']}'. Give adam, adamw, sgd, ..."
-        ) from None
-    return kind(learning_rate=settings["learning_rate"])
 
 
 def _say_sizes(teacher: LoadedModel, student: LoadedModel, console: Console) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from keras_kd.cli.command import Command, Number, Option
+from keras_kd.cli.command import Checked, Command, Number, Option, wrong_usage
 from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.named import check_calibration, check_format
 from keras_kd.cli.shared_options import (
     DATA_HELP,
     custom_objects_option,
@@ -40,7 +41,8 @@ measured: how many of its answers are the model's.""",
         click.Argument(["model"], help="a .keras or .h5 file", metavar="MODEL"),
         Option("quantization", "how numbers are stored: float32, float16, weight_only (8-bit "
                "weights), dynamic (the same, computed in integers), int8, int16x8, int4",
-               default=["int8"], metavar="FORM", multiple=True),
+               default=["int8"], metavar="FORM", multiple=True,
+               type=Checked(check_format)),
         Option("data", f"training data to calibrate with: {DATA_HELP}", section="data"),
         *input_options(),
         Option("class_names", "names of the classes, in order, separated by commas; not needed if "
@@ -48,10 +50,10 @@ measured: how many of its answers are the model's.""",
         Option("min_agreement", "the least share of answers that are to be the model's, on samples "
                "of --data kept from calibration", type=Number(least=0.0, most=1.0), default=0.95),
         Option("on_disagreement", "what happens below it: warn, error (no file is written) or "
-               "ignore", default="warn", metavar="warn|error|ignore"),
+               "ignore", default="warn", type=click.Choice(["warn", "error", "ignore"])),
         Option("calibration", "how int8 and int16x8 find ranges: auto, minmax, percentile or mse, "
                "the last three also with +equalization and +bias_correction", default="auto",
-               metavar="WAY"),
+               metavar="WAY", type=Checked(check_calibration)),
         Option("integer_io", "int8 and int16x8 files take and give integers", type=bool,
                default=False),
         Option("sparse", "store zeros in TFLite's sparse form", type=bool, default=False),
@@ -79,20 +81,21 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.cli.model_files import load_model, write_notes
     from keras_kd.cli.out_folder import OutFolder
     from keras_kd.cli.task_data import training_notes
-    from keras_kd.export.options import DISAGREEMENTS
-    from keras_kd.export.tflite import QUANTIZATIONS
-    from keras_kd.system.names import one_of
+    from keras_kd.export.options import INTEGER
 
-    one_of("--on-disagreement", settings["on_disagreement"], DISAGREEMENTS)
+    if settings["max_drop"] is not None and settings["data"] is None:
+        raise click.UsageError("--max-drop needs data with labels: add --data DATA.")
     for form in settings["quantization"]:
-        one_of("--quantization", form, QUANTIZATIONS)
+        if form in INTEGER:
+            with wrong_usage():
+                check_calibration(settings["calibration"], form)
         if settings["allow_flex"] and settings["max_drop"] is not None and form in _SPENDING:
-            raise ValueError(
+            raise click.UsageError(
                 f"{form} files within --max-drop have no TensorFlow operators. Received: "
                 f"--max-drop {settings['max_drop']:g} --allow-flex. Leave one of the two out."
             )
         if settings["c_array"] and form in ("float16", "weight_only", "dynamic", "int4"):
-            raise ValueError(
+            raise click.UsageError(
                 f"--c-array is for TensorFlow Lite for Microcontrollers, which does not compute "
                 f"with {form} files. Export that format separately, without --c-array."
             )
@@ -107,7 +110,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     with folder.begun():
         for form in settings["quantization"]:
             console.say(f"Exporting as {form}")
-            integer = form in ("int8", "int16x8")
+            integer = form in INTEGER
             target = folder.path / f"{stem}_{form}.tflite"
             arguments = {
                 "representative_data": examples,
@@ -204,8 +207,6 @@ def _check_data(settings: dict[str, Any], loaded: LoadedModel) -> None:
     trained = ranges.get("activation_bits") == 8
     if settings["data"] is not None:
         return
-    if settings["max_drop"] is not None:
-        raise ValueError("--max-drop needs data with labels: add --data DATA.")
     for form in settings["quantization"]:
         if form == "int16x8" or (form == "int8" and not trained):
             raise ValueError(

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from keras_kd.cli.command import Command, Number, Option
+from keras_kd.cli.command import Checked, Command, Number, Option, wrong_usage
 from keras_kd.cli.console import Console, Outcome
+from keras_kd.cli.named import check_device
 from keras_kd.cli.shared_options import data_options, run_options, teacher_input_options
 
 COMMAND = Command(
@@ -48,7 +49,8 @@ split, if it has one.""",
         Option("min_agreement", "smallest share of equal answers of file and --model, from 0 to 1",
                type=Number(), metavar="PART"),
         Option("max_latency_ms", "largest median latency", type=Number(), metavar="MS"),
-        Option("device", "an Arm Ethos-U to estimate the files for, such as ethos-u55-128"),
+        Option("device", "an Arm Ethos-U to estimate the files for, such as ethos-u55-128",
+               type=Checked(check_device)),
         Option("min_npu_share", "smallest share of operators on the NPU of --device, from 0 to 1",
                type=Number(), metavar="PART"),
         Option("max_sram", "most on-chip memory of --device", type=Number(int), metavar="BYTES"),
@@ -81,26 +83,27 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     if folder is not None and (done := folder.done(console)) is not None:
         return _outcome(done)
     if settings["max_drop"] is not None and settings["model"] is settings["teacher"] is None:
-        raise ValueError("--max-drop compares with a model: give --model or --teacher.")
+        raise click.UsageError("--max-drop compares with a model: give --model or --teacher.")
     if settings["min_agreement"] is not None and settings["model"] is None:
-        raise ValueError("--min-agreement compares with a model: give --model.")
+        raise click.UsageError("--min-agreement compares with a model: give --model.")
     limits = {key: settings[key] for key in _LIMITS if settings[key] is not None}
     if settings["data"] is settings["validation_data"] is None:
         _check_without_data(settings)
     if settings["validation_data"] is not None and settings["part"] is None:
-        raise ValueError(
+        raise click.UsageError(
             "--validation-data is read with --part validation. Received: no --part. Add it, or "
             "give the data as --data."
         )
     if limits and not any(path.endswith(".tflite") for path in settings["files"]):
-        raise ValueError(
+        raise click.UsageError(
             f"--{next(iter(limits)).replace('_', '-')} needs a .tflite file, and none is given. "
             "Export the model first: keras-kd export."
         )
-    budget = kd.Budget(**limits)
+    with wrong_usage():
+        budget = kd.Budget(**limits)
     for limit in ("min_npu_share", "max_sram"):
         if settings[limit] is not None and settings["device"] is None:
-            raise ValueError(f"--{limit.replace('_', '-')} needs a device: give --device.")
+            raise click.UsageError(f"--{limit.replace('_', '-')} needs a device: give --device.")
     model, teacher = (
         load_model(path, settings["custom_objects"]) if path is not None else None
         for path in (settings["model"], settings["teacher"])
@@ -133,10 +136,12 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
 def _check_without_data(settings: Mapping[str, Any]) -> None:
     for name in ("model", "teacher", "part", "min_accuracy", "min_agreement", "max_drop"):
         if settings[name] is not None:
-            raise ValueError(f"--{name.replace('_', '-')} needs examples: give --data.")
+            raise click.UsageError(f"--{name.replace('_', '-')} needs examples: give --data.")
     models = [path for path in settings["files"] if not path.endswith(".tflite")]
     if models:
-        raise ValueError(f"'{models[0]}' is not a .tflite file, so it needs data: give --data.")
+        raise click.UsageError(
+            f"'{models[0]}' is not a .tflite file, so it needs data: give --data."
+        )
 
 
 def _accuracy(files: list[dict[str, Any]], path: str | None) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from keras_kd.cli.command import Command, commands
+from keras_kd.cli.command import Command, commands, usage_errors_of_recipe
 from keras_kd.cli.console import Console, Outcome
 from keras_kd.cli.recipe import read_recipe
 from keras_kd.cli.shared_options import out_option
@@ -49,7 +49,9 @@ recipe.toml, beside its result.""",
     takes_recipe=False,
 )
 
-_ORDER = ("demo", "check", "distill", "compress", "export", "benchmark", "measure", "report")
+_ORDER = (
+    "demo", "check", "search", "distill", "compress", "export", "benchmark", "measure", "report",
+)  # fmt: skip
 
 
 @COMMAND.does
@@ -70,7 +72,9 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         if len(steps) > 1:
             console.say(f"== {name}")
         command = known[name]
-        outcome = command.run(command.settings_of(tables, chain.given(name)), console)
+        settings_of_step = command.settings_of(tables, chain.given(name))
+        with usage_errors_of_recipe():
+            outcome = command.run(settings_of_step, console)
         outcomes[name] = outcome
         chain.add(name, outcome.result)
         texts.append(outcome.text)

@@ -7,9 +7,15 @@ from typing import Any
 
 import click
 
-from keras_kd.cli.command import Command, Number, Option
+from keras_kd.cli.command import Checked, Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.shared_options import DATA_HELP, data_options, run_options
+from keras_kd.cli.named import check_device, check_format
+from keras_kd.cli.shared_options import (
+    DATA_HELP,
+    data_options,
+    run_options,
+    validation_needed,
+)
 
 COMMAND = Command(
     "search",
@@ -20,9 +26,9 @@ them, and find the files to which no other is superior in size and accuracy. Lim
 keep are refused before training. An interrupted run resumes, and ends with the same files. Needs
 KerasTuner: pip install "keras-kd[search]".
 
-The folder given with --out then holds report.html, result.json and recipe.toml; search/trials holds
-a folder for each file: the file, the student, and what it was made with. Other students, losses and
-stages: kd.search in Python.""",
+The folder given with --out then holds the page, search/report.html, result.json and recipe.toml;
+search/trials holds a folder for each file: the file, the student, and what it was made with. Other
+students, losses and stages: kd.search in Python.""",
     example="""\
   keras-kd search --teacher big.keras --data pictures --max-bytes 100000 --max-drop 1 --budget 2h
   keras-kd search --teacher big.keras --data digits --widths 0.5 --widths 0.25 --trials 20""",
@@ -39,7 +45,8 @@ stages: kd.search in Python.""",
                type=Number(least=0.0), metavar="POINTS"),
         Option("max_latency_ms", "longest latency, on this machine or --device",
                type=Number(above=0.0), metavar="MS"),
-        Option("device", "an Arm Ethos-U whose estimated latency counts, as ethos-u55-128"),
+        Option("device", "an Arm Ethos-U whose estimated latency counts, as ethos-u55-128",
+               type=Checked(check_device)),
         Option("budget", "time of all trials together, such as 30m, 2h or 1d (default: 2h, unless "
                "--trials is given)", metavar="TIME"),
         Option("trials", "number of trials", type=Number(int, least=1), metavar="NUMBER"),
@@ -53,7 +60,8 @@ stages: kd.search in Python.""",
                type=Number(above=0.0, most=1.0), default=[1.0, 0.5], metavar="PART",
                multiple=True),
         Option("formats", "formats of the files: int8, dynamic, float16, ...",
-               default=["int8", "dynamic", "float16"], metavar="FORM", multiple=True),
+               default=["int8", "dynamic", "float16"], metavar="FORM", multiple=True,
+               type=Checked(check_format)),
         Option("engine", "KerasTuner's oracle (default: hyperband, or bayesian for short searches)",
                type=click.Choice(["hyperband", "random", "bayesian", "grid"])),
         *run_options("runs/search"),
@@ -79,15 +87,15 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
     from keras_kd.cli.teaching import damaged_images_named, notes_of, task_data
     from keras_kd.planning.search.trials import decaying_adam
 
+    validation_needed(settings, "`search` chooses by validation data")
     folder = OutFolder(COMMAND, settings, [settings["teacher"]])
     if (done := folder.done(console)) is not None:
         return _outcome(done)
     keras.utils.set_random_seed(settings["seed"])
     teacher = load_model(settings["teacher"], settings["custom_objects"])
     data = task_data(settings, teacher, teacher, console)
-    if data.validation is None:
-        raise ValueError("`search` chooses by validation data: give --validation-data.")
     size, test = settings["batch_size"], None
+    verbose = not console.quiet and not console.json
     if settings["test_data"] is not None:
         source = open_source(settings["test_data"], "test")
         check_same_classes(data.source, source)
@@ -110,7 +118,7 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
                 "preprocessing": data.preprocessing.to_dict(),
             },
             path=folder.path / "search",
-            verbose=not console.quiet and not console.json,
+            verbose=verbose,
             **{name: settings[name] for name in names},
         )
     notes = notes_of(settings, data)
@@ -118,9 +126,9 @@ def run(settings: dict[str, Any], console: Console) -> Outcome:
         write_notes(file.model, notes)
         write_notes(file.file, training_notes(notes))
     result = {**found.to_dict(), "table": str(found)}
-    return _outcome(folder.finish(result))
+    return _outcome(folder.finish(result), with_table=not verbose)  # which `kd.search` printed
 
 
-def _outcome(result: dict[str, Any]) -> Outcome:
-    text = f"{result['table']}\n{result['report']}"
+def _outcome(result: dict[str, Any], with_table: bool = True) -> Outcome:
+    text = f"{result['table']}\n{result['report']}" if with_table else result["report"]
     return Outcome(result, text, exit_code=0 if result["best"] is not None else 3)

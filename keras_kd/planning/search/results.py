@@ -84,7 +84,8 @@ class SearchResult:
         failed: What ended in an error, as pairs of the candidate and the error.
         best: The file to ship: of those that meet all limits the smallest if `max_drop` is a
             limit, else the one with the best metric; `None` if no file meets them.
-        verdict: Whether the limits are met; if they are not, how close the search came.
+        verdict: Whether the limits are met, and how far `best` is from the teacher; if they are
+            not, how close the search came.
         reference: The metric of the teacher, or `None`.
         report: The page.
     """
@@ -230,7 +231,8 @@ def _judge(
         within = f" within {', '.join(f'{n}={v:,}' for n, (_, v) in limits.items())}"
         return best, (
             f"The {what}{within if limits else ''}: {best.candidate}, {shown_epochs(best.epochs)}, "
-            f"{getattr(best, size):,} bytes, {options['metric']} {best.metric:.4f}: '{best.file}'."
+            f"{getattr(best, size):,} bytes, {options['metric']} {best.metric:.4f}"
+            f"{_against_teacher(best)}: '{best.file}'."
         )
     ways = []
     for name, (key, limit) in limits.items():
@@ -245,6 +247,16 @@ def _judge(
         f"No file meets all limits. Closest: {'; or '.join(ways)}. Otherwise give it more time "
         "(`budget`, `trials`, `epochs`) or other students."
     )
+
+
+def _against_teacher(found: FoundFile) -> str:
+    """Return how far a file is from the teacher, where that is known, as words of a sentence."""
+    if found.drop is None:
+        return ""
+    points = f"{abs(found.drop):.2f}"
+    if float(points) == 0:
+        return ", equal to the teacher"
+    return f", {points} points {'worse' if found.drop > 0 else 'better'} than the teacher"
 
 
 def rounded_up(value: float) -> str:

@@ -31,6 +31,7 @@ def test_training_data_is_told(keras_kd_json, keras_kd, distilled, materials):
     words = ["benchmark", student, "--data", train, "--quantization", "float32", "--out", "forms"]
     code, _, error = keras_kd(*words, "--quiet")
     assert code == 0 and "was trained on 86 of the 96 examples" in error
+    assert f"`keras-kd measure --data {train} --part validation" in error
     _, measured = keras_kd_json("measure", "forms/student_float32.tflite", "--data", train)
     assert measured["files"][0]["trained_on"] == 86
 
@@ -48,4 +49,4 @@ def test_its_recipe_repeats_it(keras_kd, distilled, work):
 def test_a_form_that_does_not_exist(keras_kd, distilled):
     student = str(distilled / "student.keras")
     code, _, error = keras_kd("benchmark", student, "--data", "test.npz", "--quantization", "itn8")
-    assert code == 1 and "Did you mean 'int8'" in error
+    assert code == 2 and "Did you mean 'int8'" in error

@@ -33,9 +33,10 @@ def test_table(keras_kd, work):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["absent.keras"], "absent.keras"), ([], "needs MODEL")]
+    ("exit_code", "words", "message"),
+    [(1, ["absent.keras"], "absent.keras"), (2, [], "needs MODEL")],
 )
-def test_what_is_refused(keras_kd, words, message):
+def test_what_is_refused(keras_kd, exit_code, words, message):
     code, _, err = keras_kd("check", *words)
-    assert code == 1
+    assert code == exit_code
     assert message in err

@@ -16,7 +16,8 @@ def weights(path):
     return keras.models.load_model(path, compile=False).get_weights()
 
 
-def test_what_is_written(distilled, materials):
+def test_what_is_written(distilled, materials, files_of_help):
+    assert [name for name in files_of_help("distill") if not (distilled / name).is_file()] == []
     content = json.loads((distilled / "result.json").read_text())
     assert content["command"] == "distill"
     result = content["result"]
@@ -104,28 +105,36 @@ def test_from_a_folder_of_images_with_a_shrunk_and_cached_teacher(work, keras_kd
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("exit_code", "words", "message"),
     [
-        ([], "Add --scale 255"),
-        (["--teacher", "absent.keras"], "There is no file 'absent.keras'"),
-        (["--student", "shrink:half"], "expected a number"),
-        (["--data", "digits", "--scale", "255"], "'digits' has 10 classes (0, 1, 2, 3, 4, ...)"),
-        (["--loss", "kl", "--scale", "255"], "There is no loss 'kl'"),
-        (["--hint", "conv:convv", "--scale", "255"], "convv"),
-        (["--optimizer", "addam", "--scale", "255"], "no Keras optimizer 'addam'"),
-        (["--validation-split", "1", "--scale", "255"], "--validation-split must be"),
-        (["--validation-data", "absent", "--scale", "255"], "no folder, .npz file or TFDS"),
-        (["--out", "pictures"], "'pictures' is not empty ('cat') and holds no run"),
+        (1, [], "Add --scale 255"),
+        (1, ["--teacher", "absent.keras"], "There is no file 'absent.keras'"),
+        (2, ["--student", "shrink:half"], "'--student': shrink:RATIO"),
+        (1, ["--student", "half"], "--student half. Give a saved model (.keras), or shrink:RATIO"),
+        (1, ["--data", "digits", "--scale", "255"], "'digits' has 10 classes (0, 1, 2, 3, 4, ...)"),
+        (2, ["--loss", "kl", "--scale", "255"], "There is no loss 'kl'. Did you mean one of:"),
+        (1, ["--hint", "conv:convv", "--scale", "255"], "convv"),
+        (2, ["--optimizer", "addam", "--scale", "255"], "no Keras optimizer 'addam'"),
+        (2, ["--validation-split", "1", "--scale", "255"], "`validation_split` must be"),
+        (1, ["--validation-data", "absent", "--scale", "255"], "no folder, .npz file or TFDS"),
+        (1, ["--out", "pictures"], "'pictures' is not empty ('cat') and holds no run"),
     ],
 )
-def test_what_is_refused_leaves_no_folder_behind(keras_kd, work, words, message):
+def test_what_is_refused_leaves_no_folder_behind(keras_kd, work, exit_code, words, message):
     code, out, err = keras_kd(*BASE, *words, "--quiet")
-    assert code == 1
-    assert err.startswith("keras-kd: ")
-    assert message in err
-    assert len(err.strip().splitlines()) == 1
+    assert code == exit_code
+    assert err.startswith("keras-kd: " if code == 1 else "Usage: ")
+    assert message in err.splitlines()[-1]
+    assert code == 2 or len(err.strip().splitlines()) == 1
     assert out == ""
     assert not (work / "runs/distill/result.json").exists()
+
+
+@pytest.mark.parametrize("student", ["half", "shrnk:0.5", "shrink:1.5"])
+def test_a_student_that_does_not_exist_is_told_before_anything_is_printed(keras_kd, student):
+    code, out, err = keras_kd(*BASE, "--scale", "255", "--student", student)
+    assert code and out == ""
+    assert "--student" in err and "shrink:RATIO" in err
 
 
 @pytest.mark.parametrize("command", [["distill"], ["compress", "--prune", "0.5"]])

@@ -99,38 +99,46 @@ def test_c_array_and_class_names(keras_kd_json, work):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("exit_code", "words", "message"),
     [
-        (["small.keras"], "int8 needs some training data"),
-        (["small.keras", "--quantization", "int3"], "Received: --quantization='int3'"),
-        (["small.keras", "--quantization", "float32", "--class-names", "a,b"], "gives 2 names"),
-        (["small.keras", "--data", "train.npz"], "Add --scale 255"),
+        (1, ["small.keras"], "int8 needs some training data"),
+        (2, ["small.keras", "--quantization", "int3"], "'--quantization': `FORM` must be one of"),
+        (1, ["small.keras", "--quantization", "float32", "--class-names", "a,b"], "gives 2 names"),
+        (1, ["small.keras", "--data", "train.npz"], "Add --scale 255"),
         (
+            2,
             ["small.keras", "--quantization", "float16", "--c-array"],
             "does not compute with float16",
         ),
-        (["small.keras", "--quantization", "int4", "--max-drop", "1"], "--max-drop needs data"),
+        (2, ["small.keras", "--quantization", "int4", "--max-drop", "1"], "--max-drop needs data"),
         (
+            2,
             ["small.keras", "--max-drop", "1", "--allow-flex", "--data", "train.npz"],
             "Received: --max-drop 1 --allow-flex",
         ),
-        (["small.keras", "--on-disagreement", "stop"], "Received: --on-disagreement='stop'"),
+        (2, ["small.keras", "--on-disagreement", "stop"], "'stop' is not one of 'warn'"),
         (
+            2,
+            ["small.keras", "--quantization", "int16x8", "--calibration", "mse"],
+            "Received: quantization='int16x8'",
+        ),
+        (
+            1,
             [
                 *["small.keras", "--max-drop", "1", "--scale", "255"],
                 *["--class-names", "cat,dog,fish", "--data", "moved.npz"],
             ],
             "was trained on the classes cat, dog, fish, but 'moved.npz' has fish, cat, dog",
         ),
-        (["absent.keras"], "There is no file 'absent.keras'"),
-        ([], "needs MODEL"),
+        (1, ["absent.keras"], "There is no file 'absent.keras'"),
+        (2, [], "needs MODEL"),
     ],
 )
-def test_what_is_refused(keras_kd, work, words, message):
+def test_what_is_refused(keras_kd, work, exit_code, words, message):
     x, y = (np.load(work / "test.npz")[name] for name in ("x", "y"))
     np.savez("moved.npz", x=x, y=(y + 1) % 3, class_names=["fish", "cat", "dog"])
     code, _, err = keras_kd("export", *words)
-    assert code == 1
+    assert code == exit_code
     assert message in err
     assert not (work / "runs/export/result.json").exists()
 

@@ -86,7 +86,7 @@ def test_without_data_all_but_the_answers_is_measured(keras_kd, keras_kd_json, e
     assert file["accuracy"] is file["agreement"] is None
     assert file["latency_ms"] > 0 and file["operators"]
     code, _, error = keras_kd("measure", exported, "--min-accuracy", "0.5")
-    assert code == 1 and "--min-accuracy" in error and "--data" in error
+    assert code == 2 and "--min-accuracy" in error and "--data" in error
 
 
 def test_a_budget_that_is_not_kept_ends_with_3(keras_kd, exported, work):
@@ -126,7 +126,7 @@ def test_parts_are_those_of_training(keras_kd_json, keras_kd, exported, material
     assert result["files"][0]["samples"] == 86
     _, _, error = keras_kd("measure", exported, "--data", train, "--quiet")
     assert "was trained on 86 of the 96 examples" in error
-    assert "--part validation --validation-split 0.1 --seed 0 is what was held out" in error
+    assert "--part validation --validation-split 0.1 --seed 0` measures on what was held" in error
 
 
 def test_examples_that_were_trained_on_are_told(keras_kd, exported, materials, distilled):
@@ -142,29 +142,29 @@ def test_examples_that_were_trained_on_are_told(keras_kd, exported, materials, d
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("exit_code", "words", "message"),
     [
-        (["absent.tflite"], "absent.tflite"),
-        (["small.keras"], "Add --scale 255"),
-        (["a.tflite", "--max-drop", "1"], "give --model or --teacher"),
-        (["a.tflite", "--min-agreement", "1"], "give --model"),
-        (["a.tflite", "--max-sram", "1"], "give --device"),
+        (1, ["absent.tflite"], "absent.tflite"),
+        (1, ["small.keras"], "Add --scale 255"),
+        (2, ["a.tflite", "--max-drop", "1"], "give --model or --teacher"),
+        (2, ["a.tflite", "--min-agreement", "1"], "give --model"),
+        (2, ["a.tflite", "--max-sram", "1"], "give --device"),
         (
+            2,
             ["small.keras", "--teacher", "big.keras", "--teacher-offset", "-1"],
             "Add --teacher-scale",
         ),
-        (["a.tflite", "--model", "a.keras", "--min-accuracy", "90"], "write 0.9 for 90 %"),
-        (["small.keras", "--max-bytes", "1"], "--max-bytes needs a .tflite file"),
-        (["small.keras", "--max-latency-ms", "1"], "--max-latency-ms needs a .tflite file"),
-        (["train.npz"], "train.npz"),
-        ([], "needs FILE"),
+        (2, ["a.tflite", "--model", "a.keras", "--min-accuracy", "90"], "write 0.9 for 90 %"),
+        (2, ["small.keras", "--max-bytes", "1"], "--max-bytes needs a .tflite file"),
+        (2, ["small.keras", "--max-latency-ms", "1"], "--max-latency-ms needs a .tflite file"),
+        (1, ["train.npz"], "train.npz"),
+        (2, [], "needs FILE"),
     ],
 )
-def test_what_is_refused(keras_kd, words, message):
+def test_what_is_refused(keras_kd, exit_code, words, message):
     code, _, err = keras_kd("measure", *words, "--data", "test.npz")
-    assert code == 1
-    assert message in err
-    assert len(err.strip().splitlines()) == 1
+    assert code == exit_code
+    assert message in err.splitlines()[-1]
 
 
 def test_other_classes_are_refused(keras_kd, exported):
@@ -207,7 +207,7 @@ def test_a_quantized_student_is_measured_as_its_file(keras_kd_json, work):
 def test_validation_data_needs_its_part(keras_kd, exported, materials):
     words = ["measure", exported, "--data", str(materials / "train.npz")]
     code, _, error = keras_kd(*words, "--validation-data", "test.npz")
-    assert code == 1 and "--validation-data is read with --part validation" in error
+    assert code == 2 and "--validation-data is read with --part validation" in error
 
 
 def test_limits_are_those_of_files(keras_kd, exported, distilled):

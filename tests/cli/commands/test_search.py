@@ -5,10 +5,16 @@ import pytest
 
 import keras_kd as kd
 from keras_kd.cli.out_folder import _data_files
+from keras_kd.planning.search.results import SearchResult
+
+WORDS = [
+    "search", "--teacher", "big.keras", "--data", "train.npz", "--scale", "255",
+    "--validation-split", "0.3",
+]  # fmt: skip
 
 
 @pytest.mark.promise
-def test_a_search(keras_kd_json, keras_kd, work):
+def test_a_search(keras_kd_json, keras_kd, work, files_of_help):
     words = [
         "search", "--teacher", "big.keras", "--data", "train.npz", "--scale", "255",
         "--validation-split", "0.3", "--test-data", "test.npz", "--widths", "0.5", "--depths", "1",
@@ -26,7 +32,8 @@ def test_a_search(keras_kd_json, keras_kd, work):
     folder = work / result["front"][0]["folder"]
     notes = json.loads((folder / "student.keras.json").read_text())
     assert notes["class_names"] == ["cat", "dog", "fish"]
-    assert (work / "runs/search/search/report.html").is_file()
+    written = work / "runs/search"
+    assert [name for name in files_of_help("search") if not (written / name).is_file()] == []
     code, again = keras_kd_json(*words, "--max-drop", "100", "--quiet")
     assert again == result
     # What was found measures as any other file.
@@ -45,14 +52,34 @@ def test_the_learning_rate_decays_in_every_training(keras_kd, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr(kd, "search", search)
-    code, _, error = keras_kd(
-        "search", "--teacher", "big.keras", "--data", "train.npz", "--scale", "255",
-        "--validation-split", "0.3", "--learning-rate", "0.02", "--quiet",
-    )  # fmt: skip
+    code, _, error = keras_kd(*WORDS, "--learning-rate", "0.02", "--quiet")
     assert code == 1 and "enough" in error
     rate = given["optimizer"](50)._learning_rate
     assert float(rate(0)) == pytest.approx(0.02)
     assert float(rate(50)) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("more", [[], ["--quiet"]])
+def test_what_was_found_is_printed_once(keras_kd, monkeypatch, work, more):
+    def search(*data, path, verbose, **options):
+        page = path / "report.html"
+        found = SearchResult(path, (), (), (), None, "The verdict.", None, page)
+        if verbose:
+            print(found)
+        return found
+
+    monkeypatch.setattr(kd, "search", search)
+    for _ in range(2):  # once more where it is done
+        code, out, _ = keras_kd(*WORDS, *more)
+        assert code == 3
+        assert out.count("The verdict.") == out.count("report.html") == 1
+    code, out, _ = keras_kd("run", "runs/search/recipe.toml", "--out", "again")
+    assert code == 3 and out.count("The verdict.") == 1
+
+
+def test_nothing_to_choose_by_is_told_before_anything_is_printed(keras_kd):
+    code, out, error = keras_kd(*WORDS, "--validation-split", "0")
+    assert code == 2 and out == "" and "--validation-data" in error
 
 
 def test_test_data_of_other_classes_is_refused(keras_kd, work):

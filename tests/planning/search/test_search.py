@@ -365,6 +365,27 @@ def test_limits_that_are_told_are_large_enough(number, said):
     assert "max_bytes=1,000,000 would have to be 1,234,561 (small" in verdict
 
 
+@pytest.mark.parametrize(
+    ("drop", "said"),
+    [
+        (66.666, "accuracy 0.9000, 66.67 points worse than the teacher: "),
+        (-2.5, "accuracy 0.9000, 2.50 points better than the teacher: "),
+        (1e-9, "accuracy 0.9000, equal to the teacher: "),
+        (None, "accuracy 0.9000: "),
+    ],
+)
+@pytest.mark.parametrize("limit", ["max_bytes", "max_drop", None])
+def test_the_verdict_compares_the_best_file_with_the_teacher(drop, said, limit):
+    limits = {"max_bytes": None, "max_drop": None, "max_latency_ms": None, "metric": "accuracy"}
+    if limit is not None:
+        limits[limit] = 2_000_000
+    best, verdict = results._judge([found_file(drop=drop)], limits, "bytes", 1)
+    if limit == "max_drop" and drop is None:
+        assert best is None
+    else:
+        assert said in verdict
+
+
 def test_the_page_shows_the_latency_that_the_search_used(tmp_path):
     found = found_file()
     measured = {
