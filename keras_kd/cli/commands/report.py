@@ -124,7 +124,7 @@ def _report_of(
     reports = [_moved(content, folder) for content in results if "models" in content]
     own: dict[str, Any] = {"models": [], "rows": {}, "notes": []}
     own |= {"dataset": "", "part": "", "samples": "", "classes": []}
-    recipe = {}
+    recipe: dict[str, Any] = {}
     for content in results:
         if "models" not in content:
             name = content["command"]
