@@ -221,6 +221,7 @@ def table(files: Sequence[Mapping[str, Any]]) -> str:
     """Return the measurements as a table, one row per file."""
     teacher = next((entry["tflite"] for entry in files if entry.get("tflite")), None)
     rows = [[*_COLUMNS, *([_OF_TEACHER] if teacher else [])]]
+    marked = False
     for entry in files:
         # A teacher counts as its own .tflite file, as a .keras file also holds the optimizer.
         file = entry.get("tflite") or entry
@@ -229,19 +230,22 @@ def table(files: Sequence[Mapping[str, Any]]) -> str:
             if teacher and (file is not entry or entry["kind"] == "tflite")
             else None
         )
+        mark = " *" if file is entry and entry["kind"] == "model" else ""
+        marked |= bool(mark)
         rows.append(
             [
                 str(entry["file"]),
                 _share(entry.get("accuracy")),
                 _share(entry.get("agreement")),
-                _count(file.get("bytes")),
-                _count(file.get("zipped_bytes")),
+                _count(file.get("bytes")) + mark,
+                _count(file.get("zipped_bytes")) + mark,
                 "–" if file.get("latency_ms") is None else f"{file['latency_ms']:.3g}",
                 _count(entry.get("parameters", entry.get("constants"))),
                 *([ratio_text(ratio)] if teacher else []),
             ]
         )
-    return text_table(rows)
+    note = "\n* of a Keras file, not comparable with those of .tflite files" if marked else ""
+    return text_table(rows) + note
 
 
 def device_table(costs: Sequence[Mapping[str, Any]]) -> str:

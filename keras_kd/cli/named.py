@@ -101,6 +101,13 @@ def check_device(text: str) -> None:
     one_of("device", text, DEVICES)
 
 
+def check_budget(text: str) -> None:
+    """Refuse a text that is not a budget of `search`."""
+    from keras_kd.planning.search.search import budget_seconds
+
+    budget_seconds(text)
+
+
 def object_name(text: str) -> tuple[str, str]:
     """Return module and name of `module:Name`.
 

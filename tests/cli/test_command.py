@@ -5,9 +5,9 @@ from keras_kd.cli.command import Checked, Number
 from keras_kd.cli.commands import COMMANDS
 from keras_kd.cli.recipe import flag_of
 
-# Names of files, folders and datasets; texts for people; a time, which `kd.search` reads.
+# Names of files, folders and datasets; texts for people.
 FREE = {
-    "budget", "calibration_data", "class_names", "data", "files", "model", "out", "recipe",
+    "calibration_data", "class_names", "data", "files", "model", "out", "recipe",
     "results", "student", "teacher", "test_data", "title", "validation_data",
 }  # fmt: skip
 

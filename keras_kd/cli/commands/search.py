@@ -9,7 +9,7 @@ import click
 
 from keras_kd.cli.command import Checked, Command, Number, Option
 from keras_kd.cli.console import Console, Outcome
-from keras_kd.cli.named import check_device, check_format
+from keras_kd.cli.named import check_budget, check_device, check_format
 from keras_kd.cli.shared_options import (
     DATA_HELP,
     data_options,
@@ -48,7 +48,7 @@ students, losses and stages: kd.search in Python.""",
         Option("device", "an Arm Ethos-U whose estimated latency counts, as ethos-u55-128",
                type=Checked(check_device)),
         Option("budget", "time of all trials together, such as 30m, 2h or 1d (default: 2h, unless "
-               "--trials is given)", metavar="TIME"),
+               "--trials is given)", type=Checked(check_budget), metavar="TIME"),
         Option("trials", "number of trials", type=Number(int, least=1), metavar="NUMBER"),
         Option("epochs", "epochs of a whole training", type=Number(int, least=1), default=9),
         Option("learning_rate", "of Adam at the start of each training; it decays to zero",

@@ -315,6 +315,7 @@ def _report(
         **make_result(
             "Search of the smallest file that is good enough",
             rows,
+            part="validation",
             recipe={key: run.options["plan"][key] for key in ("teachings", "stages", "options")},
             seconds={"all trials": seconds},
             notes=notes,

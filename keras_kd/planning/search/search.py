@@ -191,7 +191,7 @@ def search(
         del options[name]
     if budget is None and trials is None:
         budget = "2h"
-    options |= {"budget": _seconds(budget), "measuring": dict(measuring or {})}
+    options |= {"budget": budget_seconds(budget), "measuring": dict(measuring or {})}
     options["exporting"] = dict(exporting or {})
     space = make_space(
         teacher, students, widths, depths, teachings, stages, formats, epochs, zipped, seed, loss
@@ -276,7 +276,12 @@ def _check(options: Mapping[str, Any]) -> None:
             )
 
 
-def _seconds(budget: str | float | None) -> float | None:
+def budget_seconds(budget: str | float | None) -> float | None:
+    """Return the seconds of a budget such as `"2h"`; `None` of `None`.
+
+    Raises:
+        ValueError: If it is neither such a text nor a number above 0.
+    """
     if isinstance(budget, str):
         match = re.fullmatch(r"([0-9.]+) ?([smhd])", budget)
         try:

@@ -79,6 +79,14 @@ def test_sizes_are_compared_with_the_teachers_own_file(keras_kd, exported):
     assert file.split()[-1] == ratio_text(sizes[0] / sizes[1])
 
 
+def test_bytes_of_keras_files_are_marked(keras_kd, exported):
+    _, out, _ = keras_kd("measure", exported, "big.keras", "--data", "test.npz")
+    rows = [line for line in out.splitlines() if " *" in line]
+    assert len(rows) == 1 and rows[0].startswith("big.keras")
+    assert out.rstrip().endswith("not comparable with those of .tflite files")
+    assert " *" not in keras_kd("measure", exported, "--data", "test.npz")[1]
+
+
 def test_without_data_all_but_the_answers_is_measured(keras_kd, keras_kd_json, exported):
     code, result = keras_kd_json("measure", exported, "--max-bytes", "100")
     (file,) = result["files"]

@@ -21,7 +21,12 @@ from keras_kd.distilling.distiller import Distiller
 from keras_kd.planning.search import results, trials
 from keras_kd.planning.search.candidates import Candidate, Space, make_space
 from keras_kd.planning.search.results import _report, finish, rounded_up
-from keras_kd.planning.search.search import _candidates, _engine, _refuse_others, _seconds
+from keras_kd.planning.search.search import (
+    _candidates,
+    _engine,
+    _refuse_others,
+    budget_seconds,
+)
 from keras_kd.planning.search.trials import Trials
 from keras_kd.report.pareto import pareto_front
 from keras_kd.system.files import write_json
@@ -725,7 +730,7 @@ def test_what_cannot_be_exported_is_said_to_have_failed(searched, given, monkeyp
 
 
 def test_budgets():
-    values = [_seconds(text) for text in ("90s", "30m", "1.5h", "1d", 12, None)]
+    values = [budget_seconds(text) for text in ("90s", "30m", "1.5h", "1d", 12, None)]
     assert values == [90.0, 1800.0, 5400.0, 86400.0, 12.0, None]
 
 
