@@ -21,6 +21,7 @@ import mlperf_tiny
 import published_and_ours
 import search_digits
 import search_images
+import small_files_fashion_mnist
 
 from keras_kd.system.files import write_if_changed
 from keras_kd.system.text_table import MEASURED
@@ -43,6 +44,7 @@ TABLES = {
         "mlperf_tiny": mlperf_tiny.table,
         "search_digits": lambda kept: search_digits.table(kept["results"]),
         "search_fashion_mnist": search_images.table_of,
+        "small_files_fashion_mnist": small_files_fashion_mnist.table_of,
     }.items()
 }
 

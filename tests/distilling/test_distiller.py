@@ -563,7 +563,7 @@ def test_empty_data_set_is_refused():
         ({"distillation_losses": None}, "cannot be None"),
         ({"distillation_losses": ["mse"]}, "keras_kd.losses"),
         ({"distillation_losses": [[None]]}, "holds no loss"),
-        ({"distillation_loss_weights": [1.0, 2.0]}, "2 weights.*1 distillation"),
+        ({"distillation_loss_weights": [1.0, 2.0]}, "2 for 1 distillation"),
         ({"student_loss_weight": 1.5}, "`student_loss_weight`"),
         ({"student_loss_weight": "0.5"}, "must be a number"),
     ],
