@@ -42,6 +42,7 @@ TABLES = {
         "losses_cifar10": compare_losses.report,
         "losses_fashion_mnist": compare_losses.report,
         "mlperf_tiny": mlperf_tiny.table,
+        "search_cifar10": search_images.table_of,
         "search_digits": lambda kept: search_digits.table(kept["results"]),
         "search_fashion_mnist": search_images.table_of,
         "small_files_fashion_mnist": small_files_fashion_mnist.table_of,
