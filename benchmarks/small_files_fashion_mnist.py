@@ -27,6 +27,7 @@ from kept_results import check_settings, once, percent, spread, write_results
 
 import keras_kd as kd
 from keras_kd.demo.networks import residual_network
+from keras_kd.system.arguments import exceeds
 
 STUDENTS = ("17-26-34/1-2-1", "12-18-24/1-2-1")
 # The teacher's bytes by a file's, how the file's are counted, and the points that may be lost.
@@ -41,9 +42,8 @@ def student_of(network, image_shape=(28, 28, 1), classes=10):
     return residual_network(image_shape, classes, widths, blocks, name="student")
 
 
-def trained(models, teacher, network, seed, chosen):
+def trained(models, teacher, network, seed, chosen, folder):
     """Return the student of a seed, trained by the teacher, then for weights of 4 bits."""
-    folder = chosen.out / f"{network.replace('/', '_')}.seed{seed}"
     data = models.training_data(seed, teacher)
     keras.utils.set_random_seed(seed)
     images, names = models.data.train[0], models.data.class_names
@@ -83,8 +83,7 @@ def goals_met(teacher, rows):
     met = [
         f"1/{ratio}{' zipped' * (size != 'bytes')}"
         for ratio, size, points in GOALS
-        if teacher["bytes"] >= ratio * max(row[size] for row in rows)
-        and round(lost - points, 2) <= 0
+        if teacher["bytes"] >= ratio * max(row[size] for row in rows) and not exceeds(lost, points)
     ]
     return ", ".join(met) or "none"
 
@@ -145,7 +144,7 @@ def main(argv=None):
 
         def files(network=network, seed=seed, name=name):
             start = time.time()
-            model = trained(models, teacher, network, seed, chosen)
+            model = trained(models, teacher, network, seed, chosen, chosen.out / name)
             found = measured(models, model, chosen.out / f"{name}.tflite", "int4")
             return {**found, "seconds": round(time.time() - start)}
 

@@ -23,11 +23,17 @@ def is_finite(values: Any) -> bool:
 def first_row_not_finite(arrays: Any) -> int:
     """Return the first row in which an array in memory is not finite; 0 where there is none."""
     rows = [
-        int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
+        int(np.argmin(finite_rows(array)))
         for array in arrays
         if type(array) is np.ndarray and not is_finite(array)
     ]
     return min(rows, default=0)
+
+
+def finite_rows(array: np.ndarray) -> np.ndarray:
+    """Return which rows of an array hold finite numbers only."""
+    finite: np.ndarray = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    return finite
 
 
 def check_finite(values: Any, what: str, advice: str, first_row: int = 0) -> None:

@@ -100,7 +100,7 @@ def check_target(path: str | os.PathLike[str]) -> pathlib.Path:
         TypeError: If it is not a path.
         ValueError: If it does not end in `.tflite`.
     """
-    target = as_path(path, "export_tflite(model, path)")
+    target = as_path(path, "Write export_tflite(model, path).")
     if target.suffix != ".tflite":
         raise ValueError(
             f"`path` must end in '.tflite'. Received: '{target}'. "

@@ -106,7 +106,7 @@ def probe_file(
         OSError: If it is a folder or cannot be read.
         ValueError: If it is empty, of another format, damaged, or LiteRT cannot run it at all.
     """
-    path = as_path(path, "the path of the .tflite file first")
+    path = as_path(path, "Pass the path of a .tflite file.")
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; a .tflite file was expected.")
     if not path.exists():

@@ -256,17 +256,15 @@ class CRD(DistillationLoss):
             index = _checked(index, self.examples)
             negatives = bank.draw_negatives(index, label)
             candidates = ops.concatenate([ops.expand_dims(index, -1), negatives], axis=1)
-            scores = [
-                self._scores(v, other, candidates)
-                for v, other in zip((v_student, v_teacher), banks, strict=True)
-            ]
-        else:  # the examples are not those of the bank, whatever their index
-            negatives = bank.draw_negatives(None, label, ops.shape(student)[0])
+        else:
+            candidates = bank.draw_negatives(None, label, ops.shape(student)[0])
+        scores = [
+            self._scores(v, other, candidates)
+            for v, other in zip((v_student, v_teacher), banks, strict=True)
+        ]
+        if not is_training():  # the examples are not those of the bank, whatever their index
             pair = ops.sum(v_student * v_teacher, -1, keepdims=True) / self.temperature
-            scores = [
-                ops.concatenate([pair, self._scores(v, other, negatives)], axis=1)
-                for v, other in zip((v_student, v_teacher), banks, strict=True)
-            ]
+            scores = [ops.concatenate([pair, s], axis=1) for s in scores]
         means = ops.stack([ops.mean(ops.exp(s)) * self.examples for s in scores])
         known = ops.convert_to_tensor(bank.normalizers)
         normalizers = ops.stop_gradient(ops.where(known > 0, known, means))

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.data.finite import is_finite
+from keras_kd.data.finite import finite_rows, is_finite
 from keras_kd.data.numpy_batches import check_ends, iterate, with_progress
 from keras_kd.litert.constants import count_constants
 from keras_kd.litert.macs import count_macs, operator_types
@@ -189,7 +189,7 @@ def evaluate_tflite(
     if wrong_inputs and not scores.not_finite:
         warn_user(
             f"`data` holds NaN or infinite inputs in {wrong_inputs} samples, for which the file "
-            "gives numbers all the same: they count. Remove such samples."
+            "gives numbers as if they were valid. Remove such samples."
         )
     scores.warn_of_not_finite(runtime.path)
     if asked is not None and scores.from_logits and scores.task != REGRESSION:
@@ -204,11 +204,7 @@ def evaluate_tflite(
 
 def _rows_not_finite(inputs: Mapping[str, np.ndarray]) -> int:
     """Return how many samples of a batch have an input that is NaN or infinite."""
-    wrong = [
-        ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        for array in inputs.values()
-        if not is_finite(array)
-    ]
+    wrong = [~finite_rows(array) for array in inputs.values() if not is_finite(array)]
     return int(np.any(wrong, axis=0).sum()) if wrong else 0
 
 

@@ -81,19 +81,19 @@ def with_added(kept: Any, now: Any, defaults: Mapping[str, Any]) -> Any:
     return found
 
 
-def as_path(path: Any, call: str) -> pathlib.Path:
+def as_path(path: Any, advice: str) -> pathlib.Path:
     """Return a path.
 
     Args:
         path: What was given as `path`.
-        call: How the function is called, such as `export_tflite(model, path)`.
+        advice: What to write instead.
 
     Raises:
         TypeError: If it is not a path, as where arguments are swapped.
     """
     if isinstance(path, (str, os.PathLike)):
         return pathlib.Path(path)
-    raise TypeError(f"`path` must be a path. Received: {type(path).__name__}. Write {call}.")
+    raise TypeError(f"`path` must be a path. Received: {type(path).__name__}. {advice}")
 
 
 def number(

@@ -430,7 +430,7 @@ def test_every_setting_has_its_value(result, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("titles", "paths", "told"),
+    ("titles", "paths", "shown"),
     [
         (["a.tflite"] * 2, ["m/a.tflite", "n/a.tflite"], ["m/a.tflite", "n/a.tflite"]),
         (["A"] * 2, ["m/a.tflite", "m/b.tflite"], ["A (a.tflite)", "A (b.tflite)"]),
@@ -441,7 +441,7 @@ def test_every_setting_has_its_value(result, tmp_path):
         (["A", "B"], ["m/a", "m/a"], ["A", "B"]),
     ],
 )
-def test_models_of_one_title_are_told_apart(result, titles, paths, told):
+def test_models_with_the_same_title_are_distinguished(result, titles, paths, shown):
     for i, (title, path) in enumerate(zip(titles, paths, strict=True)):
         model = result["models"][i] = {**result["models"][i], "key": f"k{i}", "title": title}
         if path is None:
@@ -450,12 +450,12 @@ def test_models_of_one_title_are_told_apart(result, titles, paths, told):
             model["file"] = {**model["file"], "path": path}
     result["models"] = result["models"][:2]
     merged = merge([result])
-    assert [model["title"] for model in merged["models"]] == told
+    assert [model["title"] for model in merged["models"]] == shown
     assert merge([merged])["models"] == merged["models"]
-    assert [line.split("  ")[0] for line in format_table(merged).splitlines()[2:]] == told
+    assert [line.split("  ")[0] for line in format_table(merged).splitlines()[2:]] == shown
 
 
-def test_parts_of_the_data_are_merged_or_told(result, other):
+def test_parts_of_the_data_are_merged_or_noted(result, other):
     result["part"] = other["part"] = "test"
     assert merge([result, other])["part"] == "test"
     del other["part"]

@@ -37,7 +37,7 @@ class _Shortcut(Option):
         """Return the words that give the stage in full.
 
         Raises:
-            click.BadParameter: If there is no such stage, while the name of this option is known.
+            click.BadParameter: If there is no such stage; the error names this option.
         """
         found = []
         for value in values:

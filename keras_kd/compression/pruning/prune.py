@@ -249,7 +249,7 @@ class Prune(Stage):
         return PruningCallback(self, model, steps_per_epoch)
 
     def with_epochs(self, epochs: int) -> Stage:
-        """Return a copy with another number of epochs, over which its schedules extend."""
+        """Return a copy with another number of epochs, and its schedules stretched to match."""
         made = super().with_epochs(epochs)
         if self.schedule is None or epochs == self.epochs:
             return made

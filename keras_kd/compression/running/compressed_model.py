@@ -134,7 +134,7 @@ class CompressedModel:
             return self.model(student_inputs(x), training=False)
 
     def __getattr__(self, name: str) -> Any:
-        """Say where the Keras model is, to whom asks for one of its attributes."""
+        """Point to `model` for attributes that only a Keras model has."""
         if hasattr(keras.Model, name) and not name.startswith("_"):
             raise AttributeError(
                 f"A CompressedModel has no `{name}`. Its Keras model has: use `.model.{name}`."
@@ -147,7 +147,7 @@ class CompressedModel:
         Args:
             x: Arrays of inputs, or a `tf.data.Dataset` of batches, with or without labels.
             batch_size: Size of a batch, where `x` is arrays. Defaults to `32`.
-            verbose: Taken as Keras takes it; nothing is shown. Defaults to `0`.
+            verbose: Accepted as in Keras; nothing is shown. Defaults to `0`.
         """
         if isinstance(x, tf.data.Dataset):
             x = x.map(lambda *batch: batch[0])
@@ -170,7 +170,7 @@ class CompressedModel:
                 tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or `x` alone.
             y: Labels, where `data` is `x`. Defaults to `None`.
             sample_weight: Weights, where `data` is `x`. Defaults to `None`.
-            verbose: Taken as Keras takes it; nothing is shown. Defaults to `0`.
+            verbose: Accepted as in Keras; nothing is shown. Defaults to `0`.
 
         Raises:
             TypeError: If `data` is of another kind.

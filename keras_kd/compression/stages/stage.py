@@ -117,7 +117,7 @@ class RescaledSchedule(LearningRateSchedule):
 
     Args:
         schedule: The other one.
-        factor: How many of its steps a step is.
+        factor: Steps of `schedule` per step.
     """
 
     def __init__(self, schedule: LearningRateSchedule, factor: float) -> None:
@@ -244,7 +244,7 @@ class Stage(SuggestsArguments):
         return stage
 
     def with_epochs(self, epochs: int) -> Stage:
-        """Return a copy with another number of epochs, over which its schedules extend.
+        """Return a copy with another number of epochs, and its schedules stretched to match.
 
         Args:
             epochs: The number of epochs.

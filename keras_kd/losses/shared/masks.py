@@ -48,7 +48,7 @@ def zero_masked(tensor: Any, mask: Any) -> Any:
 def is_of_positions(mask: Any, tensor: Any) -> bool:
     """Return whether a mask is of the positions of a tensor `[batch, positions..., channels]`.
 
-    The last axis is no position: a vector per sample may be as long as a sequence.
+    The last axis holds channels: a vector per sample may be as long as a sequence.
     """
     rank = len(mask.shape)
     return rank < len(tensor.shape) and same_shape(tensor.shape[:rank], mask.shape)

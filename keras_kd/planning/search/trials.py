@@ -175,7 +175,8 @@ class Trials:
             self._examples = view(0)
             # What files are calibrated on must not change from process to process either.
             self.batches = self._examples.map(_without_teacher)
-            counts = [sum(_sizes_of(view(number))) for number in range(views)]
+            of_views = [_sizes_of(view(number)) for number in range(views)]
+            counts = list(map(sum, of_views))
             if len(set(counts)) > 1:
                 raise ValueError(
                     "`train` must have the same number of examples in every pass. Received: "
@@ -185,7 +186,7 @@ class Trials:
             def examples(number: tf.Tensor) -> tf.data.Dataset:
                 return view(number).unbatch()
 
-        sizes = _sizes_of(self.batches)
+        sizes = _sizes_of(self.batches) if views is None else of_views[0]
         count = sum(sizes)
         # Arrays are in memory already, and may be sorted by class.
         buffer = min(count, _BUFFER) if isinstance(self.raw, tf.data.Dataset) else count
